@@ -1,0 +1,36 @@
+"""Image classifiers trained without backprop: low-precision engines, optical projections, ridge.
+
+The names below load what they need when they are first used; ``import aurevoir`` itself loads
+neither a deep-learning library nor a runtime, and touches no device.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .engine.build import build_engine
+    from .engine.engine import Engine, load_engine
+    from .transfer.classifier import OpticalClassifier
+    from .transfer.model import load
+
+_HOMES = {
+    "build_engine": ".engine.build",
+    "Engine": ".engine.engine",
+    "load_engine": ".engine.engine",
+    "OpticalClassifier": ".transfer.classifier",
+    "load": ".transfer.model",
+}
+
+__all__ = ["Engine", "OpticalClassifier", "build_engine", "load", "load_engine"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Timed comparisons with real peers in the same run."""

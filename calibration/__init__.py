@@ -1,0 +1,1 @@
+"""Activations in, thresholds and a Q/DQ graph out."""

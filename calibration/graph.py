@@ -1,0 +1,79 @@
+"""Small operations on ONNX graphs that calibration and export share."""
+
+import copy
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return the constants of a graph by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return, for each tensor name, the nodes that take it as an input."""
+    users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            users[name].append(node)
+    return users
+
+
+def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
+    """Return the part of a model that computes the named tensors, and nothing else.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    outputs : iterable of str
+        Names of tensors inside the graph; they become its outputs, in this order.
+    """
+    outputs = list(outputs)
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    pruned = copy.deepcopy(model)
+    graph = pruned.graph
+    known = {value.name: value for value in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
+    _replace(graph.node, reversed(kept))
+    _replace(graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
+    _replace(graph.output, (known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in outputs))
+    _replace(graph.value_info, (value for value in model.graph.value_info if value.name in needed))
+    return pruned
+
+
+def _replace(repeated: object, items: Iterable[object]) -> None:
+    chosen = [copy.deepcopy(item) for item in items]
+    del repeated[:]  # type: ignore[attr-defined]
+    repeated.extend(chosen)  # type: ignore[attr-defined]
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove documentation and exporter metadata, which hold file paths, in place."""
+    parts = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
+    for part in [*parts, *model.graph.input, *model.graph.output]:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """Return the SHA-256 of a model as it would be written."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
+    """Add an initializer and return its name."""
+    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    return name
+
+
+def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
+    """Return the value of an initializer."""
+    return numpy_helper.to_array(tensors[name])

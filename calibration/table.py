@@ -1,0 +1,78 @@
+"""The calibration table: thresholds by tensor, and the key that says what they were measured on."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+
+from ..errors import AurevoirError
+from .graph import digest
+
+SCHEMA = "aurevoir-calibration/1"
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Thresholds of every quantized tensor.
+
+    Attributes
+    ----------
+    method : str
+    graph, images : str
+        SHA-256 of the float graph and of the calibration pixels.
+    thresholds : dict of float
+        Magnitudes at which the tensors saturate, in the tensors' own units.
+    """
+
+    method: str
+    graph: str
+    images: str
+    thresholds: dict[str, float]
+
+    def to_json(self) -> str:
+        """Return the table as JSON text."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "CalibrationTable":
+        """Read a table.
+
+        Raises
+        ------
+        AurevoirError
+            If the text is not a table of this schema, or a threshold is not a finite size.
+        """
+        try:
+            content = json.loads(text)
+            schema = content.pop("schema")
+            table = cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise AurevoirError(f"not a calibration table: {error}") from None
+        if schema != SCHEMA:
+            raise AurevoirError(f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}")
+        for name, value in table.thresholds.items():
+            if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
+                raise AurevoirError(f"calibration table: threshold {value!r} of {name} is not a finite size")
+        return table
+
+    def check(self, model: onnx.ModelProto) -> None:
+        """Refuse a table that was measured on another graph.
+
+        Raises
+        ------
+        AurevoirError
+            If the graph's digest is not the table's.
+        """
+        found = digest(model)
+        if found != self.graph:
+            raise AurevoirError(
+                f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}: "
+                "another backbone, cut, weights or normalisation; calibrate anew"
+            )
+
+
+def pixels_digest(pixels: np.ndarray) -> str:
+    """Return the SHA-256 of uint8 images, their shape included."""
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -1,0 +1,49 @@
+"""From the histogram of a tensor to the threshold at which int8 saturates: pure functions."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import UsageError
+from .observe import BINS, Histogram
+
+PERCENTILE = 99.999
+
+
+def max_threshold(histogram: Histogram) -> float:
+    """Return the largest magnitude seen: nothing saturates."""
+    return histogram.amax
+
+
+def percentile_threshold(histogram: Histogram, percentile: float = PERCENTILE) -> float:
+    """Return the upper end of the bin at which `percentile` per cent of all values are counted.
+
+    Zeros count as values. The threshold is never above the largest magnitude seen.
+    """
+    shares = np.cumsum(histogram.counts) / max(1, int(histogram.counts.sum()))
+    place = int(np.searchsorted(shares, percentile / 100))
+    return min((min(place, BINS - 1) + 1) * histogram.top / BINS, histogram.amax)
+
+
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    "max": max_threshold,
+    "percentile": percentile_threshold,
+}
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that is not known."""
+    if method not in METHODS:
+        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(METHODS)}")
+
+
+def choose_thresholds(histograms: dict[str, Histogram], method: str) -> dict[str, float]:
+    """Return the threshold of each tensor by the named method.
+
+    Raises
+    ------
+    UsageError
+        If the method is not known.
+    """
+    check_method(method)
+    return {name: METHODS[method](histogram) for name, histogram in histograms.items()}

@@ -1,0 +1,41 @@
+"""``aurevoir cuts``."""
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("backbone", help="a torchvision name or an ONNX file")
+    parser.add_argument("--size", type=int, help="height and width of the input (default: the backbone's)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """List the cuts; weights are neither fetched nor needed."""
+    from ..engine.backbone import structure
+
+    cuts = structure(args.backbone, args.size).cuts()
+    return {
+        "backbone": args.backbone,
+        "cuts": [
+            {
+                "name": cut.name,
+                "features": cut.features,
+                "parameters": cut.parameters,
+                "macs": cut.macs,
+                "megabytes": cut.megabytes,
+            }
+            for cut in cuts
+        ],
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the cuts out as a table."""
+    lines = [f"{'cut':40s} {'features':>10s} {'parameters':>12s} {'GMACs':>8s} {'MB fp32':>8s} {'MB int8':>8s}"]
+    lines += [
+        f"{cut['name']:40s} {cut['features']:10,d} {cut['parameters']:12,d} {cut['macs'] / 1e9:8.3f} "
+        f"{cut['megabytes']['fp32']:8.2f} {cut['megabytes']['int8']:8.2f}"
+        for cut in result["cuts"]
+    ]
+    return "\n".join(lines)

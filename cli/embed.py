@@ -1,0 +1,67 @@
+"""``aurevoir embed``."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from .options import skipped_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("engine", help="an engine file (see `aurevoir build`)")
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--out", required=True, metavar="F.npz", help="where to write paths and bits (or features)")
+    parser.add_argument("--features", action="store_true", help="write float32 features, not packed sign bits")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Embed the images and write one array."""
+    import io
+
+    import numpy as np
+
+    from ..engine.engine import load_engine
+    from ..engine.file import write_atomically
+    from ..errors import DataError
+    from ..images.batches import ImageFiles
+    from ..images.folder import expand
+    from ..kernels.arrays import memory_budget, require
+    from ..transfer.embed import embed_bits, embed_features
+
+    engine = load_engine(args.engine)
+    made = engine.manifest
+    files = ImageFiles(expand(args.images), made.input_shape[:2], made.resize, description="embed")
+    if args.features:
+        needed = 4 * len(files) * engine.features
+        require(
+            needed,
+            memory_budget(),
+            "the features of these images",
+            "leave --features out, or give fewer images",
+        )
+    start = time.perf_counter()
+    indices, values = (embed_features if args.features else embed_bits)(engine, files)
+    seconds = time.perf_counter() - start
+    if not len(indices):
+        raise DataError(f"none of the {len(files)} files holds a readable image")
+    buffer = io.BytesIO()
+    name = "features" if args.features else "bits"
+    paths = np.array([str(files.paths[index]) for index in indices])
+    arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), name: values}
+    np.savez(buffer, **arrays)
+    write_atomically(Path(args.out), buffer.getvalue())
+    return {
+        "images": len(indices),
+        "features": engine.features,
+        "images_per_second": len(indices) / seconds,
+        "out": args.out,
+        "skipped": files.skipped,
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Say what was written."""
+    done = f"{result['out']}: {result['images']} images, {result['features']:,d} features each, "
+    return "\n".join([*skipped_lines(result["skipped"]), f"{done}{result['images_per_second']:.1f} images/s"])

@@ -1,0 +1,74 @@
+"""``aurevoir fit``."""
+
+import argparse
+from typing import Any
+
+from .options import add_engine_options, engine_arguments, positive, share, skipped_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("data", help="a folder of class folders")
+    parser.add_argument("--test", metavar="DIR", help="test images; else a fifth of the data is split off by the seed")
+    parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
+    parser.add_argument("--backbone", default="densenet169", help="torchvision name or ONNX file (densenet169)")
+    parser.add_argument("--engine", metavar="F", help="a built engine instead of a backbone")
+    parser.add_argument("--projection", default="auto", help="auto, none, exact, hadamard or dense (default: auto)")
+    parser.add_argument("--components", type=positive, metavar="K", help="outputs of hadamard and dense (default: m/2)")
+    parser.add_argument("--min-accuracy", type=share, metavar="A", help="exit with 4 below this test accuracy")
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Split, train, test, and write the model."""
+    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.evaluate import evaluate, train_and_test
+
+    train, test = train_and_test(args.data, args.test, args.seed)
+    classifier = OpticalClassifier(
+        args.backbone,
+        engine=args.engine,
+        projection=args.projection,
+        n_components=args.components,
+        random_state=args.seed,
+        verbose=True,
+        **engine_arguments(args),
+    ).fit(train.paths, train.labels)
+    tested = evaluate(classifier, test)
+    if args.out:
+        classifier.save(args.out)
+    assert classifier.engine_ is not None
+    made = classifier.engine_.manifest
+    return {
+        "accuracy": tested.accuracy,
+        "loo_accuracy": classifier.loo_accuracy_,
+        "alpha": classifier.alpha_,
+        "projection": classifier.projection_,
+        "classes": classifier.classes_.tolist(),
+        "train_images": len(train.paths) - len(classifier.skipped_),
+        "test_images": len(test.paths) - len(tested.skipped),
+        "skipped": {**classifier.skipped_, **tested.skipped},
+        "precision": made.precision,
+        "runtime": made.runtime,
+        "features": made.features,
+        "sign_agreement": made.sign_agreement,
+        "timings": classifier.timings_,
+        "out": args.out,
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Say how good the classifier is and where the time went."""
+    spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
+    lines = [
+        *skipped_lines(result["skipped"]),
+        f"{result['train_images']} images of {len(result['classes'])} classes, {result['precision']} on "
+        f"{result['runtime']}, {result['features']:,d} features, projection {result['projection']}, "
+        f"alpha {result['alpha']:.4g}",
+        f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; "
+        f"leave-one-out on the training images {result['loo_accuracy']:.4f}",
+        f"training, seconds: {spent}",
+    ]
+    if result["out"]:
+        lines.append(f"model: {result['out']}")
+    return "\n".join(lines)

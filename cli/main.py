@@ -1,0 +1,85 @@
+"""``aurevoir COMMAND``: arguments, exit codes, and what goes to stdout and stderr.
+
+A command is a module of this package with ``add_arguments(parser)``, ``run(args)``, which returns
+what ``--json`` prints, and ``describe(result)``, the same for people. Only the module of the
+command at hand is imported, and it imports what is heavy when it runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..errors import AurevoirError
+
+COMMANDS = {
+    "cuts": "list the places where a backbone can be cut",
+    "build": "build an engine of one precision",
+    "embed": "compute the sign bits or features of images",
+    "fit": "train a classifier on a folder of class folders",
+    "predict": "label images",
+    "evaluate": "measure a model's accuracy on a folder of class folders",
+    "doctor": "say what this machine can run, and what to install",
+    "demo": "run the main job on generated images in several precisions",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser_for(command: str | None) -> argparse.ArgumentParser:
+    """Return the parser; only the named command's own arguments are filled in."""
+    parser = _Parser(prog="aurevoir", description="Image classifiers trained without backprop.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        own = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        if name == command:
+            _module(name).add_arguments(own)
+    return parser
+
+
+def _module(command: str) -> Any:
+    return import_module(f".{command}", __package__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 done, 1 failed, 2 usage, 3 a missing runtime or package, 4 a threshold missed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    args = parser_for(command).parse_args(arguments)
+    try:
+        result = _module(args.command).run(args)
+        _show(args, result)
+        _check_thresholds(args, result)
+    except AurevoirError as error:
+        print(f"aurevoir {args.command}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"aurevoir {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    print(_module(args.command).describe(result), file=sys.stderr)
+    if args.json:
+        print(json.dumps(result))
+
+
+def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    from ..errors import ThresholdMissedError
+
+    for name in ("accuracy", "sign_agreement"):
+        least, found = getattr(args, f"min_{name}", None), result.get(name)
+        if least is not None and (found is None or found < least):
+            raise ThresholdMissedError(f"{name} {found} is below the {least} asked for")

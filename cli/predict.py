@@ -1,0 +1,36 @@
+"""``aurevoir predict``."""
+
+import argparse
+from typing import Any
+
+from .options import skipped_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Label the images."""
+    from ..images.folder import expand
+    from ..transfer.model import load
+
+    classifier = load(args.model)
+    files = classifier.image_files(expand(args.images))
+    indices, scores = classifier.score_images(files)
+    labels = classifier.classes_[scores.argmax(axis=1)].tolist()
+    return {
+        "predictions": [
+            {"path": str(files.paths[index]), "label": label, "score": float(row.max())}
+            for index, label, row in zip(indices, labels, scores, strict=True)
+        ],
+        "skipped": files.skipped,
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line an image."""
+    found = [f"{item['path']}: {item['label']} ({item['score']:+.3f})" for item in result["predictions"]]
+    return "\n".join([*found, *skipped_lines(result["skipped"])])

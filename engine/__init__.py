@@ -1,0 +1,1 @@
+"""A CNN in, a runnable engine out."""

@@ -1,0 +1,234 @@
+"""The engine: uint8 images in, features or sign bits out; and its file."""
+
+import hashlib
+import json
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..calibration.graph import prune
+from ..calibration.table import CalibrationTable
+from ..errors import AurevoirError, UsageError
+from ..images.decode import Resize
+from ..kernels.arrays import blocks
+from .file import pack, unpack, write_atomically
+from .runtimes import Compiled, choose_runtime, require_runtime
+
+SCHEMA = "aurevoir-engine/1"
+BATCH_SIZE = 16
+"""Images that an engine computes at a time; more are cut into batches of it."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine is made of.
+
+    Attributes
+    ----------
+    backbone, cut, weights : str
+    graph : str
+        SHA-256 of the float graph, weights and normalisation included.
+    precision, runtime, runtime_version : str
+    input_shape : (height, width, 3)
+    features : int
+        m, the number of features of one image.
+    mean, std : tuples of 3 floats
+        The normalisation inside the graph.
+    resize : str
+        How images of another size are brought to the input shape.
+    sign_agreement, relative_error : float or None
+        Against fp32, on calibration images that were held out; None where not measured.
+    """
+
+    backbone: str
+    cut: str
+    weights: str
+    graph: str
+    precision: str
+    runtime: str
+    runtime_version: str
+    input_shape: tuple[int, int, int]
+    features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Resize
+    sign_agreement: float | None = None
+    relative_error: float | None = None
+
+
+class Engine:
+    """A truncated network in one precision on one runtime; safe to share between threads.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    graph : bytes
+        The ONNX graph: input ``images``, outputs ``features`` and ``bits``.
+    table : CalibrationTable or None
+    device : str
+        As the runtime names it.
+    """
+
+    def __init__(
+        self, manifest: Manifest, graph: bytes, table: CalibrationTable | None = None, device: str = "cpu"
+    ) -> None:
+        self.manifest, self.graph, self.table, self.device = manifest, graph, table, device
+        self._compiled: dict[str, Compiled] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        made = self.manifest
+        return f"<Engine {made.backbone} cut at {made.cut}, {made.precision} on {made.runtime}, m = {made.features}>"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and 3."""
+        return self.manifest.input_shape
+
+    @property
+    def features(self) -> int:
+        """The number of features of one image, m."""
+        return self.manifest.features
+
+    @property
+    def precision(self) -> str:
+        """fp32, fp16, bf16 or int8."""
+        return self.manifest.precision
+
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime."""
+        return self.manifest.runtime
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the graph with its weights, in units of 10^6 bytes."""
+        return len(self.graph) / 1e6
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Compute features.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (batch, height, width, 3)
+            RGB. NumPy, or anything that speaks DLPack or the array interface.
+
+        Returns
+        -------
+        features : float32 array of shape (batch, m)
+
+        Raises
+        ------
+        UsageError
+            If the dtype or the shape is another.
+        """
+        return self._run("features", images, np.empty((len(images), self.features), "float32"))
+
+    def bits(self, images: Any) -> np.ndarray:
+        """Compute the packed signs of features, without bringing the features out.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (batch, height, width, 3)
+
+        Returns
+        -------
+        bits : uint8 array of shape (batch, ceil(m / 8))
+            Bit 1 where a feature is strictly positive, as ``numpy.packbits(features > 0, axis=1)``.
+            Below fp32 a runtime may round the two outputs apart, next to zero.
+        """
+        return self._run("bits", images, np.empty((len(images), -(-self.features // 8)), "uint8"))
+
+    def _run(self, output: str, images: Any, results: np.ndarray) -> np.ndarray:
+        images = self._checked(images)
+        run = self.compiled(output)
+        for which in blocks(len(images), BATCH_SIZE):
+            results[which] = run(images[which])[0]
+        return results
+
+    def _checked(self, images: Any) -> np.ndarray:
+        if not isinstance(images, np.ndarray):
+            images = np.from_dlpack(images) if hasattr(images, "__dlpack__") else np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.input_shape:
+            raise UsageError(
+                f"images of dtype {images.dtype} and shape {images.shape}; this engine takes uint8 of shape "
+                f"(batch, {', '.join(map(str, self.input_shape))})"
+            )
+        return images
+
+    def compiled(self, output: str) -> Compiled:
+        """Return the compiled function of one output, ``features`` or ``bits``; nothing else is computed."""
+        with self._lock:
+            if output not in self._compiled:
+                runtime = require_runtime(self.runtime, self.precision)
+                graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
+                self._compiled[output] = runtime.compile(graph, self.precision, self.device)
+            return self._compiled[output]
+
+    def to_bytes(self) -> bytes:
+        """Return the engine file; the same engine gives the same bytes."""
+        parts = {"model.onnx": self.graph}
+        if self.table is not None:
+            parts["calibration.json"] = self.table.to_json().encode()
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+        manifest = {"schema": SCHEMA, **asdict(self.manifest), "parts": digests}
+        return pack({"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
+
+    def save(self, path: Path | str) -> None:
+        """Write the engine file, atomically."""
+        write_atomically(Path(path), self.to_bytes())
+
+
+def load_engine(path: Path | str, device: str | None = None, runtime: str | None = None) -> Engine:
+    """Load an engine file.
+
+    Parameters
+    ----------
+    path : path
+    device : str, optional
+        As the runtime names it; None stands for ``cpu``.
+    runtime : str, optional
+        Another runtime than the one it was built for, or ``auto``.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or the runtime does not run its precision.
+    AurevoirError
+        If the file is damaged or not an engine file of this schema.
+    MissingPackageError
+        If the runtime is not installed.
+    """
+    parts = unpack(Path(path))
+    manifest = _read_manifest(parts, Path(path))
+    table = parts.get("calibration.json")
+    if runtime is not None:
+        manifest["runtime"] = choose_runtime(runtime, manifest["precision"])
+    require_runtime(manifest["runtime"], manifest["precision"])
+    for name in ("input_shape", "mean", "std"):
+        manifest[name] = tuple(manifest[name])
+    return Engine(
+        Manifest(**manifest),
+        parts["model.onnx"],
+        None if table is None else CalibrationTable.from_json(table),
+        device or "cpu",
+    )
+
+
+def _read_manifest(parts: dict[str, bytes], path: Path) -> dict[str, Any]:
+    manifest = json.loads(parts.get("manifest.json", b"{}"))
+    schema, digests = manifest.pop("schema", None), manifest.pop("parts", {})
+    if schema != SCHEMA:
+        raise AurevoirError(f"{path} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
+    for name, data in parts.items():
+        if name != "manifest.json" and digests.get(name) != hashlib.sha256(data).hexdigest():
+            raise AurevoirError(f"{path}: part {name} is not the one its manifest names; build it anew")
+    return manifest

@@ -1,0 +1,103 @@
+"""The runtimes, one a module; this page knows their names and how to choose among them.
+
+A runtime module holds ``PACKAGE`` (what it imports), ``INSTALL`` (the line that installs it),
+``version()``, ``precisions()`` (what this machine can run) and ``compile(graph, precision,
+device)``, which returns a thread-safe function from uint8 images to the graph's outputs.
+"""
+
+import ctypes
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Protocol, cast
+
+import numpy as np
+
+from ...errors import MissingPackageError, UsageError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+RUNTIMES = ("openvino", "onnxruntime", "torch")
+
+Compiled = Callable[[np.ndarray], list[np.ndarray]]
+
+
+class Runtime(Protocol):
+    """What a runtime module holds; see the package's description."""
+
+    PACKAGE: str
+    INSTALL: str
+
+    def version(self) -> str: ...  # noqa: D102
+
+    def precisions(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def compile(self, graph: bytes, precision: str, device: str) -> Compiled: ...  # noqa: D102
+
+
+def runtime(name: str) -> Runtime:
+    """Return a runtime's module by its name.
+
+    Raises
+    ------
+    UsageError
+        If the name is not known.
+    """
+    if name not in RUNTIMES:
+        raise UsageError(f"runtime {name!r} is not known; choose one of auto, {', '.join(RUNTIMES)}")
+    return cast(Runtime, import_module(f".on_{name}", __name__))
+
+
+def installed(name: str) -> bool:
+    """Return whether the library of a runtime can be imported, without importing it."""
+    return find_spec(runtime(name).PACKAGE) is not None
+
+
+def require_runtime(name: str, precision: str) -> Runtime:
+    """Return a runtime that is installed and runs a precision here.
+
+    Raises
+    ------
+    UsageError
+        If the name or the precision is not known, or this runtime cannot run it here.
+    MissingPackageError
+        If it is not installed; the message holds the line that installs it.
+    """
+    check_precision(precision)
+    module = runtime(name)
+    if not installed(name):
+        raise MissingPackageError(f"runtime {name!r} is not installed; install it with: {module.INSTALL}")
+    if precision not in module.precisions():
+        others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
+        mend = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
+        raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {mend}")
+    return module
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that is not known."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
+
+
+def choose_runtime(name: str, precision: str) -> str:
+    """Return the name itself, or for ``auto`` the best runtime present that runs the precision."""
+    check_precision(precision)
+    if name != "auto":
+        require_runtime(name, precision)
+        return name
+    order = ["torch", *RUNTIMES] if has_nvidia_driver() else list(RUNTIMES)
+    for candidate in order:
+        if installed(candidate) and precision in runtime(candidate).precisions():
+            return candidate
+    if not any(map(installed, RUNTIMES)):
+        raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
+    raise UsageError(f"no runtime on this machine runs {precision}; `aurevoir doctor` lists what runs here")
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether NVIDIA's driver is here, without loading a library that starts it."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""ONNX Runtime on the CPU: the reference for numerics. Runs fp32, and int8 from the Q/DQ graph."""
+
+from importlib.metadata import version as package_version
+
+import numpy as np
+
+from ...errors import UsageError
+from . import Compiled
+
+PACKAGE = "onnxruntime"
+INSTALL = "pip install 'aurevoir[onnxruntime]'"
+
+
+def version() -> str:
+    """Return the version of the library."""
+    return package_version(PACKAGE)
+
+
+def precisions() -> tuple[str, ...]:
+    """Return the precisions that it runs natively on CPUs."""
+    return ("fp32", "int8")
+
+
+def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
+    """Open a session on an ONNX graph; see the package's description."""
+    import onnxruntime
+
+    if device != "cpu":
+        raise UsageError(f"device {device!r}: the onnxruntime runtime runs on 'cpu'")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, {"images": images})
+
+    return run

@@ -1,0 +1,45 @@
+"""torch, on the CPU and on CUDA: fp32, bf16, and fp16 on CUDA, from the same ONNX graph."""
+
+from importlib.metadata import version as package_version
+
+import numpy as np
+import onnx
+
+from ...errors import UsageError
+from . import Compiled
+
+PACKAGE = "torch"
+INSTALL = "pip install 'aurevoir[torch]'"
+
+
+def version() -> str:
+    """Return the version of the library."""
+    return package_version(PACKAGE)
+
+
+def precisions() -> tuple[str, ...]:
+    """Return the precisions that torch runs here; it has no int8 kernels for the Q/DQ graph."""
+    import torch
+
+    return ("fp32", "fp16", "bf16") if torch.cuda.is_available() else ("fp32", "bf16")
+
+
+def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
+    """Load an ONNX graph into torch; see the package's description."""
+    import torch
+
+    from .torch_graph import TorchGraph
+
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not one that torch can use here: {error}") from None
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    network = TorchGraph(onnx.load_from_string(graph), dtype).to(target)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [output.cpu().numpy() for output in network(torch.as_tensor(images, device=target))]
+
+    return run

@@ -1,0 +1,137 @@
+"""Decoding ahead of the engine: threads read files while a batch is being computed.
+
+Pillow frees the interpreter's lock while it decodes and resizes, so threads are enough and arrays
+need no copy between processes.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .decode import Resize, UnreadableImageError, decode
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Indices of the images, int64 of shape (b,), and their pixels, uint8 of shape (b, height, width, 3)."""
+
+
+@dataclass
+class ImageFiles:
+    """Image files as batches of pixels.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+    size : (height, width)
+    resize : {"stretch", "crop"}
+    workers : int, optional
+        Decoding threads; None stands for one a processor.
+    description : str, optional
+        Names the progress bar on stderr; None shows none.
+
+    Attributes
+    ----------
+    skipped : dict
+        Files that hold no readable image, each with the reason; filled as they are met.
+    """
+
+    paths: Sequence[Path | str]
+    size: tuple[int, int]
+    resize: Resize = "stretch"
+    workers: int | None = None
+    description: str | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, batch_size: int = 16) -> Iterator[Batch]:
+        """Yield batches in the order of the paths; unreadable files are left out of them."""
+        kept: list[tuple[int, np.ndarray]] = []
+        for index, pixels in self._decoded(ahead=2 * batch_size):
+            kept.append((index, pixels))
+            if len(kept) == batch_size:
+                yield _stack(kept)
+                kept = []
+        if kept:
+            yield _stack(kept)
+
+    def _decoded(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
+        workers = self.workers or os.cpu_count() or 1
+        bar = tqdm(total=len(self), desc=self.description, unit="img", disable=self.description is None)
+        pending: deque[tuple[int, Future[np.ndarray]]] = deque()
+        with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            try:
+                for index, path in enumerate(self.paths):
+                    pending.append((index, pool.submit(decode, path, self.size, self.resize)))
+                    if len(pending) > ahead:
+                        yield from self._finish(*pending.popleft(), bar)
+                while pending:
+                    yield from self._finish(*pending.popleft(), bar)
+            finally:
+                for _, future in pending:
+                    future.cancel()
+
+    def _finish(self, index: int, future: "Future[np.ndarray]", bar: tqdm) -> Iterator[tuple[int, np.ndarray]]:
+        bar.update()
+        try:
+            yield index, future.result()
+        except UnreadableImageError as error:
+            self.skipped[str(self.paths[index])] = str(error)
+
+
+@dataclass
+class ImageArray:
+    """Decoded images as batches; the counterpart of `ImageFiles` for what is in memory already."""
+
+    pixels: np.ndarray
+    description: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Nothing: arrays are always readable."""
+        return {}
+
+    def batches(self, batch_size: int = 16) -> Iterator[Batch]:
+        """Yield views of the array, batch by batch."""
+        with tqdm(total=len(self), desc=self.description, unit="img", disable=self.description is None) as bar:
+            for start in range(0, len(self), batch_size):
+                pixels = self.pixels[start : start + batch_size]
+                yield np.arange(start, start + len(pixels)), pixels
+                bar.update(len(pixels))
+
+
+Images = ImageFiles | ImageArray
+
+
+def _stack(kept: list[tuple[int, np.ndarray]]) -> Batch:
+    return np.array([index for index, _ in kept]), np.stack([pixels for _, pixels in kept])
+
+
+def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Decode all of `images` into one array; return (indices, pixels) as a batch has them."""
+    parts = list(images.batches())
+    if not parts:
+        return np.empty(0, dtype="int64"), np.empty((0, 0, 0, 3), dtype="uint8")
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def channel_statistics(batches: Iterable[Batch]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+    count, total, squares = 0, np.zeros(3), np.zeros(3)
+    for _, pixels in batches:
+        values = pixels.reshape(-1, 3).astype("float64") / 255
+        count += len(values)
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+    mean = total / max(count, 1)
+    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 1e-12))
+    return tuple(mean.tolist()), tuple(std.tolist())

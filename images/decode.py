@@ -1,0 +1,89 @@
+"""One image file to one uint8 RGB array of a given size."""
+
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import AurevoirError, UsageError
+
+Resize = Literal["stretch", "crop"]
+
+
+def check_resize(resize: str) -> Resize:
+    """Return a way to resize, or refuse one that is not known."""
+    if resize not in get_args(Resize):
+        raise UsageError(f"resize {resize!r} is not known; choose one of {', '.join(get_args(Resize))}")
+    return cast(Resize, resize)
+
+
+class UnreadableImageError(AurevoirError):
+    """A file that does not hold a readable image; the message says why."""
+
+
+def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
+    """Decode an image file and resize it.
+
+    Parameters
+    ----------
+    path : path
+        Any format that Pillow reads; of several frames the first. EXIF rotation is applied,
+        transparency is laid on white, 16-bit and CMYK pixels become 8-bit RGB.
+    size : (height, width)
+    resize : {"stretch", "crop"}
+        ``stretch`` shows the whole image and gives up its proportions; ``crop`` keeps them and
+        shows the centre.
+
+    Returns
+    -------
+    pixels : uint8 array of shape (height, width, 3)
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is empty, truncated, not an image, or beyond Pillow's limit of pixels, past
+        which a small file may be made to fill the memory.
+    """
+    try:
+        return _decode(Path(path), size, resize)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image that Pillow can identify") from None
+    except Exception as error:  # Pillow's plugins let errors of many kinds through on broken files
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+
+
+def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
+    if path.stat().st_size == 0:
+        raise UnreadableImageError("the file is empty")
+    height, width = size
+    with Image.open(path) as image:
+        # A JPEG can be decoded at an eighth of its size: large photographs cost little.
+        image.draft("RGB", (2 * width, 2 * height))
+        image.load()
+        upright = _to_rgb(ImageOps.exif_transpose(image))
+        if resize == "crop":
+            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+        else:
+            fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.asarray(fitted)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    elif image.mode == "F":
+        raise UnreadableImageError("floating-point pixels, whose white is not known")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype("int64")
+    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+        raise UnreadableImageError("integer pixels beyond 16 bits")
+    return Image.fromarray((values >> 8).astype("uint8"))

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: bits, projections, Grams and the ridge."""

@@ -1,0 +1,75 @@
+"""Which array library an array belongs to, and how much memory its work may take."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import BudgetError, UsageError
+
+Array = Any
+"""A NumPy array, or a CuPy array on a GPU."""
+
+RowBlocks = Callable[[], Iterator[tuple[slice, Array]]]
+"""A pass over rows: each call starts anew and yields (which rows, their values as float32)."""
+
+DEFAULT_BUDGET = 4 * 2**30
+_UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def namespace(array: Array) -> Any:
+    """Return the module, ``numpy`` or ``cupy``, whose array this is."""
+    if type(array).__module__.partition(".")[0] == "cupy":
+        import cupy  # type: ignore[import-not-found, unused-ignore]
+
+        return cupy
+    return np
+
+
+def memory_budget(budget: int | str | None = None) -> int:
+    """Return a memory budget in bytes.
+
+    Parameters
+    ----------
+    budget : int, str or None
+        Bytes, or text such as ``"4GiB"``. None takes the environment variable
+        ``AUREVOIR_MEMORY``, else 4 GiB: a constant, so that block sizes do not change between runs.
+
+    Raises
+    ------
+    UsageError
+        If the budget is not a positive size.
+    """
+    value = os.environ.get("AUREVOIR_MEMORY", DEFAULT_BUDGET) if budget is None else budget
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
+    size = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if size <= 0:
+        raise UsageError(f"memory budget {value!r} is not a size; give bytes, or for example '4GiB'")
+    return size
+
+
+def block_length(bytes_each: int, budget: int, most: int) -> int:
+    """Return how many items of `bytes_each` fit the budget: at least 1, at most `most`."""
+    return max(1, min(most, budget // max(1, bytes_each)))
+
+
+def require(needed: int, budget: int, what: str, mend: str) -> None:
+    """Refuse work that does not fit the budget before anything is allocated.
+
+    Raises
+    ------
+    BudgetError
+        If `needed` bytes exceed the budget; the message says both, and how to mend it.
+    """
+    if needed > budget:
+        raise BudgetError(
+            f"{what} needs {needed / 2**30:.1f} GiB and the memory budget is "
+            f"{budget / 2**30:.1f} GiB; {mend}, or raise the budget (AUREVOIR_MEMORY)"
+        )
+
+
+def blocks(total: int, length: int) -> list[slice]:
+    """Cut ``range(total)`` into slices of at most `length`."""
+    return [slice(start, min(start + length, total)) for start in range(0, total, length)]

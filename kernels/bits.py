@@ -1,0 +1,77 @@
+"""Signs of features as packed bits, and the exact Gram of bits.
+
+A bit is 1 where the feature is strictly positive: a ReLU's zeros are 0. Bits are packed eight to a
+byte, the first in the highest place, as ``numpy.packbits`` does; what fills the last byte is 0.
+"""
+
+from ..errors import UsageError
+from .arrays import Array, block_length, blocks, memory_budget, namespace
+
+
+def packed_length(m: int) -> int:
+    """Return the number of bytes that hold `m` bits."""
+    return -(-m // 8)
+
+
+def pack_signs(features: Array) -> Array:
+    """Encode the signs of features as packed bits.
+
+    Parameters
+    ----------
+    features : array of shape (n, m)
+
+    Returns
+    -------
+    bits : uint8 array of shape (n, ceil(m / 8))
+        Bit 1 where ``features > 0``.
+    """
+    return namespace(features).packbits(features > 0, axis=1)
+
+
+def unpack(bits: Array, m: int, dtype: str = "uint8") -> Array:
+    """Return packed bits as an array of zeros and ones, of shape (n, m)."""
+    xp = namespace(bits)
+    return xp.unpackbits(bits, axis=1)[:, :m].astype(dtype, copy=False)
+
+
+def popcount(bits: Array) -> Array:
+    """Return the number of ones in each row, |x|^2, as int64 of shape (n,)."""
+    xp = namespace(bits)
+    ones = xp.unpackbits(xp.arange(256, dtype="uint8")[:, None], axis=1).sum(axis=1)
+    return sum(
+        (ones[bits[:, columns]].sum(axis=1, dtype="int64") for columns in blocks(bits.shape[1], 4096)),
+        start=xp.zeros(len(bits), dtype="int64"),
+    )
+
+
+def overlap(bits: Array, others: Array | None = None, budget: int | str | None = None) -> Array:
+    """Count the ones that each two rows share: the exact inner products <x, x'>.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, bytes)
+    others : uint8 array of shape (n', bytes), optional
+        None stands for `bits` itself, at half the cost.
+    budget : int, str or None
+        Memory for the blocks of unpacked columns; see `memory_budget`.
+
+    Returns
+    -------
+    counts : int64 array of shape (n, n')
+
+    Notes
+    -----
+    Columns are unpacked block by block to float32 and multiplied by BLAS. Every partial sum is an
+    integer below 2^24, so float32 holds it exactly, in any order of summation.
+    """
+    xp = namespace(bits)
+    if others is not None and others.shape[1] != bits.shape[1]:
+        raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
+    rows = len(bits) + (0 if others is None else len(others))
+    length = block_length(40 * rows, memory_budget(budget) // 8, min(bits.shape[1], 2**20))
+    counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")
+    for columns in blocks(bits.shape[1], length):
+        left = xp.unpackbits(bits[:, columns], axis=1).astype("float32")
+        right = left if others is None else xp.unpackbits(others[:, columns], axis=1).astype("float32")
+        counts += (left @ right.T).astype("int64")
+    return counts

@@ -1,0 +1,72 @@
+"""The exact integer Gram of uint8 speckle, and linear maps of bits and speckle, block by block.
+
+Speckle s is used as the signed byte s - 128. The shift is the same in every column, so whatever is
+centred afterwards is unchanged by it, and products of signed bytes are four times smaller.
+"""
+
+from .arrays import Array, RowBlocks, block_length, blocks, memory_budget, namespace
+from .bits import unpack
+
+# 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
+_EXACT_COLUMNS = 1024
+
+
+def signed(speckle: Array) -> Array:
+    """Return speckle - 128 as float32; the input is uint8 of any shape."""
+    return (speckle ^ 0x80).view("int8").astype("float32")
+
+
+def gram(speckle: Array) -> Array:
+    """Return the exact inner products of the rows of ``speckle - 128``.
+
+    Parameters
+    ----------
+    speckle : uint8 array of shape (n, k)
+
+    Returns
+    -------
+    products : int64 array of shape (n, n)
+    """
+    xp = namespace(speckle)
+    products = xp.zeros((len(speckle), len(speckle)), dtype="int64")
+    for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
+        block = signed(speckle[:, columns])
+        products += (block @ block.T).astype("int64")
+    return products
+
+
+def bit_rows(bits: Array, m: int, budget: int | str | None = None) -> RowBlocks:
+    """Return a pass over packed bits that unpacks a block of rows at a time."""
+    return lambda: ((which, unpack(bits[which], m, "float32")) for which in _row_slices(bits, m, budget))
+
+
+def speckle_rows(speckle: Array, budget: int | str | None = None) -> RowBlocks:
+    """Return a pass over speckle - 128, a block of rows at a time."""
+    width = speckle.shape[1]
+    return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
+
+
+def _row_slices(data: Array, width: int, budget: int | str | None) -> list[slice]:
+    # A block stands as float32 and, where it meets float64, once more as that.
+    length = block_length(12 * width, memory_budget(budget) // 8, max(1, len(data)))
+    return blocks(len(data), length)
+
+
+def combine_rows(rows: RowBlocks, width: int, coefficients: Array) -> Array:
+    """Return the weighted sum of rows X'c, as float64 of shape (width, c).
+
+    With the coefficients of a dual ridge these are its weights.
+    """
+    xp = namespace(coefficients)
+    weights = xp.zeros((width, coefficients.shape[1]))
+    for which, block in rows():
+        weights += block.astype("float64").T @ coefficients[which]
+    return weights
+
+
+def score_rows(rows: RowBlocks, n: int, weights: Array, intercept: Array) -> Array:
+    """Return ``X @ weights + intercept`` as float64 of shape (n, c)."""
+    scores = namespace(weights).empty((n, weights.shape[1]))
+    for which, block in rows():
+        scores[which] = block.astype("float64") @ weights + intercept
+    return scores

@@ -1,0 +1,224 @@
+"""The optical random projection y = |Rx|^2, its camera, and its limit for many components.
+
+For a complex Gaussian R the expected product of two outputs, E[y_i(x) y_i(x')], is proportional to
+|x|^2 |x'|^2 + <x, x'>^2 (Saade et al. 2016, arXiv:1510.06664): `exact_kernel`, what ever more
+components tend to. `Dense` draws R as the optics do; `Hadamard` replaces R by three products of a
+Walsh-Hadamard transform and random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) a row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from statistics import NormalDist
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+
+from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .bits import unpack
+
+# Exposure puts this share of a sample's intensities above white.
+_SATURATED = 1e-3
+_SAMPLE_ROWS = 64
+
+
+def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
+    """Return |x|^2 |x'|^2 + <x, x'>^2 of bits, exactly.
+
+    Parameters
+    ----------
+    overlap : int64 array of shape (n, n')
+        Inner products of the bits.
+    norms, other_norms : int64 arrays of shape (n,) and (n',)
+        Numbers of ones, see `bits.popcount`.
+
+    Returns
+    -------
+    kernel : int64 array of shape (n, n')
+    """
+    return norms[:, None] * other_norms + overlap**2
+
+
+class Projection(Protocol):
+    """Bits of m features in, k intensities out."""
+
+    @property
+    def m(self) -> int: ...  # noqa: D102
+    @property
+    def k(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+    def row_bytes(self) -> int:
+        """Return the working memory, in bytes, of one row."""
+        ...
+
+    def intensities(self, bits: Array) -> Array:
+        """Return float32 intensities of shape (n, k) for packed bits of n rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """|H D3 H D2 H D1 x|^2 with H Walsh-Hadamard and D random signs, summed over two such chains.
+
+    The chains stand for the real and the imaginary part of R. Inputs are padded with zeros to a
+    power of two p; where k exceeds p, further independent pairs of chains follow.
+
+    Parameters
+    ----------
+    m, k : int
+        Numbers of input features and of outputs.
+    seed : int
+        Of the signs, drawn from a counter-based generator (Philox).
+    """
+
+    m: int
+    k: int
+    seed: int = 0
+
+    @property
+    def length(self) -> int:
+        """The length p of the transform: the power of two at or above m."""
+        return 1 << max(0, self.m - 1).bit_length()
+
+    @cached_property
+    def signs(self) -> Array:
+        """Signs D as int8 of shape (pairs, 2, 3, p)."""
+        shape = (-(-self.k // self.length), 2, 3, self.length)
+        random = np.random.Generator(np.random.Philox(key=self.seed))
+        packed = random.integers(0, 256, size=-(-int(np.prod(shape)) // 8), dtype="uint8")
+        drawn = np.unpackbits(packed)[: int(np.prod(shape))].reshape(shape)
+        return (2 * drawn.view("int8") - 1).astype("int8")
+
+    def row_bytes(self) -> int:
+        """Return the working memory of one row; see `Projection`."""
+        return 4 * (6 * self.length + 2 * self.k)
+
+    def intensities(self, bits: Array) -> Array:
+        """Return float32 intensities of shape (n, k); see `Projection`."""
+        xp = namespace(bits)
+        x = xp.zeros((len(bits), self.length), dtype="float32")
+        x[:, : self.m] = unpack(bits, self.m)
+        outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
+        return xp.concatenate(outputs, axis=1)[:, : self.k]
+
+    def _chain(self, x: Array, signs: Array) -> Array:
+        return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)
+
+
+def walsh_hadamard(x: Array) -> Array:
+    """Return the orthonormal Walsh-Hadamard transform of each row, in natural order.
+
+    Parameters
+    ----------
+    x : float32 array of shape (n, p), p a power of two
+
+    Notes
+    -----
+    H of length p is a Kronecker product of small H; each is one matrix product along its own axis.
+    """
+    xp = namespace(x)
+    n, p = x.shape
+    left, right = p, 1
+    while left > 1:
+        radix = min(left, 64)
+        left //= radix
+        small = xp.asarray(scipy.linalg.hadamard(radix, dtype="float32") / np.float32(np.sqrt(radix)))
+        x = xp.matmul(small, x.reshape(n * left, radix, right)) if right > 1 else x.reshape(-1, radix) @ small
+        right *= radix
+    return x.reshape(n, p)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """|Rx|^2 with R complex, its parts Gaussian and quantized to int8, as a scattering medium's.
+
+    Parameters
+    ----------
+    m, k : int
+        Numbers of input features and of outputs.
+    seed : int
+        Row i of R is drawn from Philox with key `seed` and the counter at i * 2^64, one byte an
+        entry that stands for one of 256 equally likely values: the same R whatever the blocks,
+        the machine or the array library.
+    """
+
+    m: int
+    k: int
+    seed: int = 0
+
+    def row_bytes(self) -> int:
+        """Return the working memory of one row; see `Projection`."""
+        return 4 * (self.m + 4 * self.k)
+
+    def rows(self, which: slice, xp: object = np) -> Array:
+        """Return rows of R as int8 of shape (rows, 2, m): real part, imaginary part."""
+        return xp.asarray(np.stack([self._row(i) for i in range(which.start, which.stop)]))  # type: ignore[attr-defined]
+
+    def _row(self, index: int) -> Array:
+        words = np.random.Philox(key=self.seed, counter=[0, index, 0, 0]).random_raw(-(-2 * self.m // 8))
+        drawn = words.astype("<u8", copy=False).view("uint8")[: 2 * self.m]
+        return _gaussian_levels()[drawn].reshape(2, self.m)
+
+    def intensities(self, bits: Array) -> Array:
+        """Return float32 intensities of shape (n, k); see `Projection`.
+
+        Notes
+        -----
+        Products of bits and int8 are integers far below 2^24: float32 matrix products are exact.
+        """
+        xp = namespace(bits)
+        x = unpack(bits, self.m, "float32")
+        outputs = xp.empty((len(bits), self.k), dtype="float32")
+        for which in blocks(self.k, block_length(8 * self.m, 2**28, self.k)):
+            part = self.rows(which, xp).astype("float32")
+            outputs[:, which] = sum(xp.square(x @ part[:, axis].T) for axis in (0, 1))
+        return outputs
+
+
+def _gaussian_levels() -> Array:
+    """Return the 256 values of an int8 Gaussian: medians of equally likely cells, sigma = 40."""
+    normal = NormalDist(sigma=40)
+    return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """An 8-bit camera: ``speckle = min(255, round(intensity * gain))``."""
+
+    gain: float
+
+    @classmethod
+    def exposed(cls, intensities: Array) -> "Camera":
+        """Fit the exposure: one intensity of a thousand in the sample lies above white."""
+        xp = namespace(intensities)
+        white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
+        return cls(255 / white if white > 0 else 1.0)
+
+    def expose(self, intensities: Array) -> Array:
+        """Return speckle: uint8 of the same shape."""
+        xp = namespace(intensities)
+        return xp.minimum(xp.rint(intensities * xp.float32(self.gain)), 255).astype("uint8")
+
+
+def expose_sample(projection: Projection, bits: Array) -> Camera:
+    """Fit a camera's exposure to the first rows of the training bits."""
+    return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS]))
+
+
+def project(
+    projection: Projection, camera: Camera, bits: Array, budget: int | str | None = None
+) -> Iterator[tuple[slice, Array]]:
+    """Project packed bits in blocks of rows that fit the memory budget.
+
+    Yields
+    ------
+    which : slice
+        The rows of the block.
+    speckle : uint8 array of shape (rows, k)
+    """
+    length = block_length(projection.row_bytes(), memory_budget(budget) // 4, max(1, len(bits)))
+    for which in blocks(len(bits), length):
+        yield which, camera.expose(projection.intensities(bits[which]))

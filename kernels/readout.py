@@ -1,0 +1,204 @@
+"""From bits to scores: a projection, its Gram and the ridge that reads it out.
+
+`fit_readout` takes packed bits and labels; what it returns scores further bits. There are three
+kinds: linear in the bits, the exact optical kernel, and linear in speckle.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ..errors import UsageError
+from .arrays import Array, blocks, memory_budget, namespace, require
+from .bits import overlap, popcount
+from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
+from .projection import Camera, Dense, Hadamard, Projection, exact_kernel, expose_sample, project
+from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
+
+PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense")
+PROJECTORS: dict[str, Callable[[int, int, int], Projection]] = {"hadamard": Hadamard, "dense": Dense}
+Timer = Callable[[str], AbstractContextManager[object]]
+
+
+class Readout(Protocol):
+    """Scores packed bits."""
+
+    @property
+    def kind(self) -> str:
+        """The projection's name."""
+        ...
+
+    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+        """Return float64 scores of shape (n, c) for packed bits of n rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class BitsReadout:
+    """Scores linear in the bits: ``x @ weights + intercept``."""
+
+    m: int
+    weights: Array
+    intercept: Array
+    kind: ClassVar[str] = "none"
+
+    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+        """Return scores; see `Readout`."""
+        return score_rows(bit_rows(bits, self.m, budget), len(bits), self.weights, self.intercept)
+
+
+@dataclass(frozen=True)
+class ExactReadout:
+    """Scores by the exact kernel with the training bits: ``k(x, rows) @ coefficients + intercept``."""
+
+    rows: Array
+    coefficients: Array
+    intercept: Array
+    kind: ClassVar[str] = "exact"
+
+    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+        """Return scores; see `Readout`."""
+        xp = namespace(bits)
+        norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
+        for which in blocks(len(bits), 1024):
+            block = bits[which]
+            kernel = exact_kernel(overlap(block, self.rows, budget), popcount(block), norms)
+            result.append(kernel.astype("float64") @ self.coefficients + self.intercept)
+        return xp.concatenate(result)
+
+
+@dataclass(frozen=True)
+class SpeckleReadout:
+    """Scores linear in the speckle of a projection: ``(s - 128) @ weights + intercept``."""
+
+    projection: Projection
+    camera: Camera
+    weights: Array
+    intercept: Array
+
+    @property
+    def kind(self) -> str:
+        """``hadamard`` or ``dense``."""
+        return type(self.projection).__name__.lower()
+
+    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+        """Return scores; see `Readout`."""
+        xp = namespace(bits)
+        result = [xp.empty((0, len(self.intercept)))]
+        for _, speckle in project(self.projection, self.camera, bits, budget):
+            rows = speckle_rows(speckle, budget)
+            result.append(score_rows(rows, len(speckle), self.weights, self.intercept))
+        return xp.concatenate(result)
+
+
+def fit_readout(
+    bits: Array,
+    m: int,
+    labels: Array,
+    classes: int,
+    projection: str = "auto",
+    n_components: int | None = None,
+    alphas: Array | None = None,
+    seed: int = 0,
+    budget: int | str | None = None,
+    timer: Timer = lambda stage: nullcontext(),
+) -> tuple[Readout, RidgePath]:
+    """Fit a ridge on a projection of bits; leave-one-out picks alpha, and under ``auto`` the kernel.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, ceil(m / 8))
+    m : int
+        Number of features.
+    labels : integer array of shape (n,)
+        From 0 to ``classes - 1``.
+    classes : int
+    projection : {"auto", "none", "exact", "hadamard", "dense"}
+        ``auto`` takes the better of ``none`` and ``exact`` while their n x n system fits the
+        budget, else ``hadamard``.
+    n_components : int, optional
+        k of ``hadamard`` and ``dense``; None stands for m / 2.
+    alphas : array of shape (a,), optional
+    seed : int
+    budget : int, str or None
+        Memory; see `memory_budget`.
+    timer : callable, optional
+        Called as ``timer(stage)`` around ``project``, ``gram`` and ``solve``; a context manager.
+
+    Returns
+    -------
+    readout : Readout
+    path : RidgePath
+
+    Raises
+    ------
+    UsageError
+        If the projection is not known or `n_components` is not positive.
+    BudgetError
+        If the ridge's system does not fit the budget.
+    """
+    if projection not in PROJECTIONS:
+        raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
+    if n_components is not None and n_components < 1:
+        raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
+    n, size = len(bits), memory_budget(budget)
+    if projection == "auto":
+        projection = "none, exact" if _system_bytes(n) <= size else "hadamard"
+    targets = one_vs_rest(labels, classes)
+    if projection in PROJECTORS:
+        chosen = PROJECTORS[projection](m, n_components or max(1, m // 2), seed)
+        return _fit_speckle(bits, chosen, targets, alphas, size, timer)
+    require(_system_bytes(n), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
+    return _fit_kernels(bits, m, targets, projection, alphas, size, timer)
+
+
+def _system_bytes(order: int) -> int:
+    """Memory of a dual or primal solve: the Gram as int64, and as float64 centred and factored."""
+    return 3 * 8 * order**2
+
+
+def _fit_kernels(
+    bits: Array, m: int, targets: Array, kinds: str, alphas: Array | None, budget: int, timer: Timer
+) -> tuple[Readout, RidgePath]:
+    with timer("gram"):
+        counts = overlap(bits, budget=budget)
+    fitted: list[tuple[Readout, RidgePath]] = []
+    if "none" in kinds:
+        with timer("solve"):
+            path = dual_path(counts, targets, alphas)
+            weights = combine_rows(bit_rows(bits, m, budget), m, path.coefficients)
+        fitted.append((BitsReadout(m, weights, path.intercept), path))
+    if "exact" in kinds:
+        with timer("project"):
+            norms = popcount(bits)
+            kernel = exact_kernel(counts, norms, norms)
+        with timer("solve"):
+            path = dual_path(kernel, targets, alphas)
+        fitted.append((ExactReadout(bits, path.coefficients, path.intercept), path))
+    return max(fitted, key=lambda pair: pair[1].loo_accuracy)
+
+
+def _fit_speckle(
+    bits: Array, projection: Projection, targets: Array, alphas: Array | None, budget: int, timer: Timer
+) -> tuple[Readout, RidgePath]:
+    n, k = len(bits), projection.k
+    order = min(n, k)
+    require(_system_bytes(order), budget, f"the {order} x {order} ridge system", "lower n_components")
+    with timer("project"):
+        camera = expose_sample(projection, bits)
+        speckle = namespace(bits).empty((n, k), dtype="uint8")
+        for which, block in project(projection, camera, bits, budget):
+            speckle[which] = block
+    rows = speckle_rows(speckle, budget)
+    if n < k:
+        with timer("gram"):
+            products = gram(speckle)
+        with timer("solve"):
+            path = dual_path(products, targets, alphas)
+            weights = combine_rows(rows, k, path.coefficients)
+    else:
+        with timer("solve"):
+            path = primal_path(rows, k, targets, alphas)
+        weights = path.coefficients
+    return SpeckleReadout(projection, camera, weights, path.intercept), path

@@ -1,0 +1,356 @@
+"""OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from ..engine.backbone import open_backbone
+from ..engine.build import (
+    CALIBRATION_IMAGES,
+    HELD_OUT_IMAGES,
+    assemble,
+    calibrate,
+    export_backbone,
+    hold_out,
+    sample_images,
+    with_fidelity,
+)
+from ..engine.engine import Engine, load_engine
+from ..engine.runtimes import choose_runtime
+from ..errors import DataError, UsageError
+from ..images.batches import ImageArray, ImageFiles, Images, channel_statistics
+from ..images.decode import check_resize
+from ..images.folder import class_folders
+from ..kernels.arrays import memory_budget
+from ..kernels.bits import pack_signs
+from ..kernels.readout import PROJECTIONS, fit_readout
+from .embed import embed_bits
+from .timing import Stopwatch
+
+
+class OpticalClassifier(ClassifierMixin, BaseEstimator):
+    """Classify images by the signs of a truncated network's features, without a gradient.
+
+    The signs pass an optical random projection, or its limit, and a ridge classifier solved in
+    closed form. Leave-one-out on the training images picks the ridge's alpha, and under
+    ``projection="auto"`` the kernel.
+
+    Parameters
+    ----------
+    backbone : str, path or torch.nn.Module
+        A torchvision name, an ONNX file, or a module.
+    cut : str, optional
+        Where the network ends; None stands for the backbone's default.
+    weights : {"default", "random"} or path
+    precision : {"fp32", "fp16", "bf16", "int8"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch"}
+    engine : Engine or path, optional
+        A built engine; the parameters above and `calibration` to `resize` are then not used.
+    projection : {"auto", "none", "exact", "hadamard", "dense"}
+        ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
+        ``auto`` takes the better of the two while their n x n system fits the memory budget, else
+        ``hadamard``.
+    n_components : int, optional
+        k of ``hadamard`` and ``dense``; None stands for half the number of features.
+    alphas : array-like, optional
+        Ridge penalties to choose from; None stands for 15 of the data's own scale.
+    calibration : path, list of paths, or uint8 array, optional
+        Images for int8 thresholds; None takes training images.
+    calibration_images : int
+    method : {"percentile", "max"}
+        How thresholds are chosen.
+    normalization : {"imagenet", "data"} or (mean, std)
+    size : int, optional
+        Height and width of the engine's input; None stands for the backbone's own.
+    resize : {"stretch", "crop"}
+    memory_budget : int or str, optional
+        Bytes, or text such as ``"4GiB"``, for the projection and the ridge.
+    random_state : int, RandomState or None
+        Seeds random weights, the choice of calibration images, and the projection.
+    verbose : bool
+        Whether to show progress on stderr.
+
+    Attributes
+    ----------
+    classes_ : array of shape (c,)
+    alpha_ : float
+    loo_accuracy_ : float
+        Share of training images that a fit without them labels rightly.
+    path_ : RidgePath
+        Leave-one-out accuracy and error at every alpha.
+    projection_ : str
+        The projection in use; under ``auto`` the one chosen.
+    engine_ : Engine or None
+        None when features were given.
+    readout_ : Readout
+    n_bits_ : int
+        m, the number of features whose signs are used.
+    skipped_ : dict
+        Unreadable training files, each with the reason.
+    timings_ : dict
+        Wall-clock seconds of each stage and in total.
+    """
+
+    def __init__(
+        self,
+        backbone: Any = "densenet169",
+        *,
+        cut: str | None = None,
+        weights: str | Path = "default",
+        precision: str = "fp32",
+        runtime: str = "auto",
+        engine: Engine | Path | str | None = None,
+        projection: str = "auto",
+        n_components: int | None = None,
+        alphas: Any = None,
+        calibration: Any = None,
+        calibration_images: int = CALIBRATION_IMAGES,
+        method: str = "percentile",
+        normalization: Any = "imagenet",
+        size: int | None = None,
+        resize: str = "stretch",
+        memory_budget: int | str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.cut = cut
+        self.weights = weights
+        self.precision = precision
+        self.runtime = runtime
+        self.engine = engine
+        self.projection = projection
+        self.n_components = n_components
+        self.alphas = alphas
+        self.calibration = calibration
+        self.calibration_images = calibration_images
+        self.method = method
+        self.normalization = normalization
+        self.size = size
+        self.resize = resize
+        self.memory_budget = memory_budget
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # Features count by their sign alone, which the checks' few and shifted columns do not survive.
+        tags.classifier_tags.poor_score = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> "OpticalClassifier":
+        """Train.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            A folder of class folders; image files; images as uint8 of shape
+            (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
+        y : array-like of shape (n,)
+            Labels; None only with a folder, whose class folders then name them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        UsageError
+            If a parameter is not one of its choices.
+        DataError
+            If fewer than two classes, or none of a class's images, can be used.
+        """
+        watch = Stopwatch()
+        self._check_choices()
+        if isinstance(X, str | Path) and y is None:
+            labelled = class_folders(X)
+            X, y = labelled.paths, labelled.labels
+        if y is None:
+            raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
+        if _is_features(X):
+            X, y = validate_data(self, X, y)
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(f"only one class, {self.classes_[0]!r}, is in the labels; a classifier needs two or more")
+        self._seed = _seed(self.random_state)
+        indices, bits = self._training_bits(X, labels, watch)
+        self._refuse_emptied_classes(labels, labels[indices])
+        self.readout_, self.path_ = fit_readout(
+            bits,
+            self.n_bits_,
+            labels[indices],
+            len(self.classes_),
+            self.projection,
+            self.n_components,
+            self.alphas,
+            self._seed,
+            self.memory_budget,
+            watch,
+        )
+        self.alpha_, self.loo_accuracy_ = self.path_.alpha, self.path_.loo_accuracy
+        self.projection_ = self.readout_.kind
+        self.timings_ = watch.total()
+        return self
+
+    def _check_choices(self) -> None:
+        if self.projection not in PROJECTIONS:
+            raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
+        self._resize = check_resize(self.resize)
+        memory_budget(self.memory_budget)
+
+    def _training_bits(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> tuple[np.ndarray, np.ndarray]:
+        self.skipped_: dict[str, str] = {}
+        if _is_features(X):
+            self.engine_, self.n_bits_ = None, X.shape[1]
+            return np.arange(len(X)), pack_signs(X)
+        if len(X) != len(labels):
+            raise DataError(f"{len(X)} images and {len(labels)} labels; give one label an image")
+        self.engine_ = self._open_engine(X, watch)
+        self.n_bits_ = self.n_features_in_ = self.engine_.features
+        images = self._images(X, "train")
+        indices, bits = embed_bits(self.engine_, images, watch)
+        self.skipped_ = dict(images.skipped)
+        return indices, bits
+
+    def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:
+        emptied = np.setdiff1d(labels, kept)
+        if len(emptied):
+            raise DataError(
+                f"class {self.classes_[emptied[0]]!s} has no readable image left; "
+                f"{len(self.skipped_)} files could not be read, first {next(iter(self.skipped_.items()), None)}"
+            )
+
+    def _open_engine(self, X: Any, watch: Stopwatch) -> Engine:
+        if self.engine is not None:
+            return self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
+        runtime = choose_runtime(self.runtime, self.precision)
+        with watch("build"):
+            backbone = open_backbone(self.backbone, self.weights, self.size, self._seed)
+            backbone.resolve(self.cut)
+        pixels = held_out = None
+        if backbone.needs_images or self.precision != "fp32":
+            source, count = X if self.calibration is None else self.calibration, self.calibration_images
+            with watch("decode"):
+                sample = sample_images(
+                    source, backbone.size, count + HELD_OUT_IMAGES, self._resize, self._seed, self.verbose
+                )
+            pixels, held_out = hold_out(sample)
+        normalization = self.normalization
+        if isinstance(normalization, str) and normalization == "data":
+            with watch("decode"):
+                images = _images(X, backbone.size, self._resize, "normalisation" if self.verbose else None)
+                normalization = channel_statistics(images.batches())
+        with watch("build"):
+            exported = export_backbone(backbone, self.cut, pixels, normalization, self._resize)
+        table = None
+        if self.precision == "int8":
+            with watch("calibrate"):
+                table = calibrate(exported, pixels, self.method, self.verbose)
+        with watch("build"):
+            engine = assemble(exported, self.precision, runtime, table)
+            if held_out is not None and self.precision != "fp32":
+                engine = with_fidelity(engine, exported, held_out)
+        return engine
+
+    def _images(self, X: Any, what: str) -> Images:
+        assert self.engine_ is not None
+        made = self.engine_.manifest
+        return _images(X, made.input_shape[:2], made.resize, what if self.verbose else None)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return ridge scores; the class with the highest is predicted.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            As in `fit`.
+
+        Returns
+        -------
+        scores : float64 array of shape (n, c), or (n,) of the second class where there are two
+        """
+        scores = self.scores(X)
+        return scores[:, 1] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the label of each image or row of features.
+
+        Raises
+        ------
+        DataError
+            If a file cannot be read. To set such files aside, use `score_images`.
+        """
+        return self.classes_[self.scores(X).argmax(axis=1)]
+
+    def scores(self, X: Any) -> np.ndarray:
+        """Return the scores of every class as float64 of shape (n, c), the columns as in ``classes_``."""
+        check_is_fitted(self, "readout_")
+        if self.engine_ is None:
+            bits = pack_signs(validate_data(self, X, reset=False))
+            return self.readout_.scores(bits, self.memory_budget)
+        if isinstance(X, str | Path):
+            X = [X]
+        images = self._images(X, "predict")
+        _, scores = self.score_images(images)
+        if images.skipped:
+            path, reason = next(iter(images.skipped.items()))
+            raise DataError(f"{len(images.skipped)} of {len(X)} files cannot be read; first: {path}: {reason}")
+        return scores
+
+    def score_images(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Score what can be read.
+
+        Returns
+        -------
+        indices : int64 array of shape (n,)
+            Which images these are; ``images.skipped`` then holds the others.
+        scores : float64 array of shape (n, c)
+        """
+        check_is_fitted(self, "readout_")
+        if self.engine_ is None:
+            raise UsageError("this classifier was trained on features and has no engine; give features to `scores`")
+        indices, bits = embed_bits(self.engine_, images)
+        return indices, self.readout_.scores(bits, self.memory_budget)
+
+    def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
+        """Return files as this classifier's engine takes them."""
+        images = self._images(list(paths), "images")
+        assert isinstance(images, ImageFiles)
+        return images
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model folder; see `aurevoir.load`."""
+        from .model import save
+
+        save(self, Path(folder))
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))
+
+
+def _is_features(X: Any) -> bool:
+    """Tell features, and whatever scikit-learn is to refuse, from images and their paths."""
+    if isinstance(X, str | Path):
+        return False
+    if isinstance(X, Sequence):
+        return not (len(X) and isinstance(X[0], str | Path))
+    return not (getattr(X, "ndim", 0) == 4 or getattr(getattr(X, "dtype", None), "kind", "") == "U")
+
+
+def _images(X: Any, size: tuple[int, int], resize: Any, description: str | None) -> Images:
+    if isinstance(X, np.ndarray) and X.ndim == 4:
+        return ImageArray(X, description)
+    if _is_features(X):
+        raise UsageError("the classifier was trained on images; give files or uint8 of shape (n, height, width, 3)")
+    return ImageFiles(list(X), size, resize, description=description)
