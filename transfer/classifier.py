@@ -288,7 +288,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         DataError
             If a file cannot be read. To set such files aside, use `score_images`.
         """
-        return self.classes_[self.scores(X).argmax(axis=1)]
+        best = self.scores(X).argmax(axis=1)
+        return self.classes_[best]
 
     def scores(self, X: Any) -> np.ndarray:
         """Return the scores of every class as float64 of shape (n, c), the columns as in ``classes_``."""
