@@ -12,6 +12,9 @@ from .graph import initializers
 BINS = 4096
 """Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
 
+# Below this range the reciprocal of a bin's width would leave float32.
+_LEAST_TOP = 2.0**-100
+
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Runs the float graph on uint8 images and returns the observed tensors by name."""
 
@@ -65,7 +68,7 @@ class Histogram:
         self.counts += np.bincount(places, minlength=BINS)
 
     def _grow(self, amax: float) -> None:
-        needed = float(2.0 ** np.ceil(np.log2(amax))) if amax > 0 else 0.0
+        needed = float(2.0 ** np.ceil(np.log2(max(amax, _LEAST_TOP)))) if amax > 0 else 0.0
         if self.top == 0:
             self.top = needed
         while self.top < needed:

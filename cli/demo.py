@@ -124,7 +124,8 @@ def describe(result: dict[str, Any]) -> str:
     shared = result["shared"]
     lines = [
         f"{result['train_images']} training and {result['test_images']} test images of "
-        f"{len(result['classes'])} classes; {result['backbone']} cut at {result['cut']}, weights {result['weights']}, {result['features']:,d} features",
+        f"{len(result['classes'])} classes; {result['backbone']} cut at {result['cut']}, weights {result['weights']}, "
+        f"{result['features']:,d} features",
         f"{'':9s} {'accuracy':>8s} {'leave-1-out':>11s} {'signs':>7s} {'MB':>6s}   seconds: "
         f"{'engine':>7s} {'project':>7s} {'gram':>6s} {'solve':>6s} {'total':>7s}",
     ]

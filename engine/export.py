@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ..calibration.graph import constant, consumers, initializers, prune, read_constant, strip_metadata
 from ..errors import AurevoirError, UsageError
@@ -56,6 +56,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     model = copy.deepcopy(model)
     strip_metadata(model)
     _drop_initializer_inputs(model)
+    _lift_constants(model)
     _free_batch(model)
     model = fold_batch_norms(model)
     return onnx.shape_inference.infer_shapes(model)
@@ -67,6 +68,18 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     real = [value for value in model.graph.input if value.name not in constants]
     del model.graph.input[:]
     model.graph.input.extend(real)
+
+
+def _lift_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers, so that one kind of constant is left."""
+    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    for node in nodes:
+        value = helper.get_node_attr_value(node, node.attribute[0].name)
+        if isinstance(value, TensorProto):
+            value = numpy_helper.to_array(value)
+        kind = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
+        constant(model, node.output[0], np.asarray(value, dtype=kind.get(node.attribute[0].name)))
+        model.graph.node.remove(node)
 
 
 def _free_batch(model: onnx.ModelProto) -> None:

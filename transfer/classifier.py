@@ -260,9 +260,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 engine = with_fidelity(engine, exported, held_out)
         return engine
 
+    def _required_engine(self) -> Engine:
+        if self.engine_ is None:
+            raise UsageError("this classifier was trained on features and has no engine; give features to `scores`")
+        return self.engine_
+
     def _images(self, X: Any, what: str) -> Images:
-        assert self.engine_ is not None
-        made = self.engine_.manifest
+        made = self._required_engine().manifest
         return _images(X, made.input_shape[:2], made.resize, what if self.verbose else None)
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -316,16 +320,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         scores : float64 array of shape (n, c)
         """
         check_is_fitted(self, "readout_")
-        if self.engine_ is None:
-            raise UsageError("this classifier was trained on features and has no engine; give features to `scores`")
-        indices, bits = embed_bits(self.engine_, images)
+        indices, bits = embed_bits(self._required_engine(), images)
         return indices, self.readout_.scores(bits, self.memory_budget)
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files as this classifier's engine takes them."""
-        images = self._images(list(paths), "images")
-        assert isinstance(images, ImageFiles)
-        return images
+        made = self._required_engine().manifest
+        return ImageFiles(paths, made.input_shape[:2], made.resize, description="images" if self.verbose else None)
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`."""

@@ -1,0 +1,265 @@
+"""The commands: JSON on stdout, people's text on stderr, exit codes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aurevoir.cli.main import COMMANDS, main
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process; return (exit code, parsed stdout or None, stderr)."""
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out.startswith("{") else None, err
+
+    return run
+
+
+def _message(err):
+    """The one line that is not a progress bar."""
+    lines = [
+        line
+        for line in err.replace("\r", "\n").splitlines()
+        if line.strip() and "img/s" not in line and "?it" not in line
+    ]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_cuts(call, tiny_onnx):
+    code, result, err = call("cuts", tiny_onnx, "--json")
+    assert code == 0
+    assert {"name", "features", "parameters", "macs", "megabytes"} <= set(result["cuts"][0])
+    assert "relu" in err
+    code, result, _ = call("cuts", "densenet169", "--json")
+    assert {cut["name"]: cut["features"] for cut in result["cuts"]}["denseblock4.denselayer12"] == 50_176
+
+
+def test_build_and_embed(call, tiny_onnx, class_folder, tmp_path):
+    engine = tmp_path / "e.engine"
+    (class_folder / "red" / "0.png").write_bytes(b"broken")
+    code, built, err = call(
+        "build", tiny_onnx, "--precision", "int8", "--calibration", class_folder, "--out", engine, "--json"
+    )
+    assert code == 0, err
+    keys = {"engine", "runtime", "precision", "features", "megabytes", "sign_agreement", "relative_error", "seconds"}
+    assert keys <= set(built)
+    assert (built["features"], built["precision"]) == (196, "int8")
+    code, embedded, _ = call("embed", engine, class_folder, "--out", tmp_path / "bits.npz", "--json")
+    assert code == 0
+    assert (embedded["images"], embedded["features"]) == (29, 196)
+    assert list(embedded["skipped"]) == [str(class_folder / "red" / "0.png")]
+    _, _, _ = call("embed", engine, class_folder, "--out", tmp_path / "features.npz", "--features")
+    bits, features = (np.load(tmp_path / name, allow_pickle=False) for name in ("bits.npz", "features.npz"))
+    assert bits["paths"].tolist() == features["paths"].tolist()
+    signs = np.packbits(features["features"] > 0, axis=1)
+    assert np.bitwise_count(bits["bits"] ^ signs).sum() < 0.01 * signs.size * 8
+
+
+def test_fit_predict_evaluate(call, tiny_onnx, class_folder, tmp_path):
+    model = tmp_path / "model"
+    code, fitted, err = call("fit", class_folder, "--backbone", tiny_onnx, "--out", model, "--json")
+    assert code == 0, err
+    keys = {"accuracy", "loo_accuracy", "alpha", "classes", "train_images", "test_images", "skipped", "timings"}
+    assert keys <= set(fitted)
+    assert (fitted["train_images"], fitted["test_images"]) == (24, 6)
+    assert fitted["accuracy"] > 0.8
+    stages = {"decode", "calibrate", "build", "engine", "project", "gram", "solve", "total"}
+    assert set(fitted["timings"]) == stages
+    code, evaluated, err = call("evaluate", model, class_folder, "--json")
+    assert code == 0, err
+    assert np.array(evaluated["confusion"]).sum() == 30
+    assert evaluated["accuracy"] == np.trace(evaluated["confusion"]) / 30
+    assert set(evaluated["per_class"]) == {"blue", "green", "red"}
+    code, predicted, err = call("predict", model, class_folder / "red", class_folder / "blue" / "0.png", "--json")
+    assert code == 0, err
+    labels = [item["label"] for item in predicted["predictions"]]
+    assert len(labels) == 11
+    assert labels.count("red") >= 9
+    assert {"path", "label", "score"} == set(predicted["predictions"][0])
+    assert "red/0.png: red" in err.replace(str(class_folder) + "/", "")
+
+
+def test_a_test_folder_is_used_as_given(call, tiny_onnx, class_folder):
+    code, fitted, err = call("fit", class_folder, "--test", class_folder, "--backbone", tiny_onnx, "--json")
+    assert code == 0, err
+    assert (fitted["train_images"], fitted["test_images"]) == (30, 30)
+
+
+def test_five_per_cent_of_broken_files_are_listed_and_no_others(call, tiny_onnx, class_folder):
+    """Ten kinds of files that are no images, and two odd ones that are."""
+    red = class_folder / "red"
+    whole = (red / "0.png").read_bytes()
+    Image.fromarray(np.zeros((60, 60, 3), "uint8")).save(red / "j.jpg")
+    jpeg = (red / "j.jpg").read_bytes()
+    broken = {
+        "zero.png": b"",
+        "cut.png": whole[: len(whole) // 2],
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "text.jpg": b"hello",
+        "page.png": b"<html></html>",
+        "pdf.jpg": b"%PDF-1.4",
+        "nul.gif": bytes(100),
+        "head.png": whole[:30],
+    }
+    for name, data in broken.items():
+        (red / name).write_bytes(data)
+    Image.fromarray(np.full((9, 9), 40000, "uint16")).save(red / "sixteen.png")
+    Image.new("CMYK", (30, 30)).save(red / "cmyk.jpg")
+    code, fitted, err = call("fit", class_folder, "--backbone", tiny_onnx, "--json")
+    assert code == 0, err
+    assert set(fitted["skipped"]) == {str(red / name) for name in broken}
+    assert all(fitted["skipped"].values())
+    assert all(f"set aside: {red / name}" in err for name in broken)
+
+
+def _empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _one_class(folder):
+    shutil.rmtree(folder / "red")
+    shutil.rmtree(folder / "blue")
+
+
+def _one_image(folder):
+    for path in sorted((folder / "red").iterdir())[1:]:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "options", "code", "message"),
+    [
+        (_empty, [], 1, "holds no class folders"),
+        (_one_class, [], 1, "holds one class only, 'green'"),
+        (_one_image, [], 1, "class 'red' holds one image"),
+        (lambda folder: _empty(folder / "red"), [], 1, "the class folder .*red is empty"),
+        (shutil.rmtree, [], 2, "photos does not exist"),
+        (None, ["--backbone", "resnet51"], 2, "backbone 'resnet51' is not a torchvision model .* resnet50"),
+        (None, ["--backbone", "none.onnx"], 2, "backbone none.onnx does not exist"),
+        (None, ["--cut", "layer9"], 2, "cut 'layer9' is not in tiny.onnx; nearest"),
+        (None, ["--precision", "fp8"], 2, "precision 'fp8' is not known; choose one of fp32"),
+        (None, ["--runtime", "tvm"], 2, "runtime 'tvm' is not known; choose one of auto"),
+        (
+            None,
+            ["--runtime", "torch", "--precision", "int8"],
+            2,
+            "runtime 'torch' runs fp32, bf16 .*int8 runs on openvino",
+        ),
+        (None, ["--projection", "lens"], 2, "projection 'lens' is not known"),
+        (None, ["--components", "0"], 2, "0 is not at least 1"),
+        (None, ["--test", "nowhere"], 2, "nowhere does not exist"),
+        (None, ["--engine", "nowhere"], 2, "engine nowhere does not exist"),
+        (None, ["--seed", "x"], 2, "invalid int value: 'x'"),
+    ],
+)
+def test_bad_input_gives_one_line_and_its_exit_code(call, tiny_onnx, class_folder, harm, options, code, message):
+    import re
+
+    if harm:
+        harm(class_folder)
+    given = [] if "--backbone" in options else ["--backbone", tiny_onnx]
+    found, result, err = call("fit", class_folder, *given, *options, "--json")
+    assert (found, result) == (code, None)
+    assert re.search(message, _message(err)), err
+    assert _message(err).startswith("aurevoir fit: error: ")
+
+
+def test_weights_of_another_network_give_one_line(call, class_folder, tmp_path):
+    import torch
+
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    code, _, err = call("fit", class_folder, "--backbone", "squeezenet1_1", "--weights", tmp_path / "other.pth")
+    assert code == 1
+    assert "other.pth does not hold the weights of squeezenet1_1: 52 of its 52 tensors are missing" in _message(err)
+
+
+def test_weights_that_cannot_be_fetched_give_one_line_and_are_not_replaced(call, class_folder, monkeypatch):
+    import torch.hub
+
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    code, _, err = call("fit", class_folder, "--backbone", "squeezenet1_1")
+    assert code == 1
+    assert "the pretrained weights of squeezenet1_1 could not be fetched (OSError: no route to host)" in _message(err)
+
+
+def test_missed_thresholds_exit_with_four(call, tiny_onnx, class_folder, tmp_path):
+    code, fitted, err = call(
+        "fit", class_folder, "--backbone", tiny_onnx, "--min-accuracy", "1", "--seed", "3", "--json"
+    )
+    assert code == (0 if fitted["accuracy"] == 1 else 4)
+    options = [
+        "--precision",
+        "bf16",
+        "--calibration",
+        class_folder,
+        "--out",
+        tmp_path / "e",
+        "--min-sign-agreement",
+        "1",
+    ]
+    code, built, err = call("build", tiny_onnx, *options, "--json")
+    assert code == (0 if built["sign_agreement"] == 1 else 4)
+    code, built, err = call("build", tiny_onnx, "--out", tmp_path / "e", "--min-sign-agreement", "0.5", "--json")
+    assert code == 4
+    assert "sign_agreement None is below the 0.5 asked for" in err
+
+
+def test_predict_and_evaluate_refuse_what_is_no_model(call, class_folder):
+    for command in ("predict", "evaluate"):
+        code, _, err = call(command, class_folder, class_folder)
+        assert code == 2
+        assert "is not a model folder" in _message(err)
+
+
+def test_doctor(call):
+    code, result, _ = call("doctor", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in result["runtimes"]}
+    assert {"name", "available", "version", "precisions", "why_not"} == set(rows["openvino"])
+    assert rows["openvino"]["available"]
+    assert {"fp32", "int8"} <= set(rows["openvino"]["precisions"])
+
+
+def test_doctor_names_the_install_line_of_a_missing_runtime(call, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: None)
+    _, result, err = call("doctor", "--json")
+    assert not any(row["available"] for row in result["runtimes"])
+    assert "pip install openvino" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["fit"], ["fit", "x", "--nothing"]])
+def test_usage_errors_exit_with_two(call, arguments):
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert "error:" in _message(err)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_help(call, command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: aurevoir {command}")
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "aurevoir", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0.1.0"

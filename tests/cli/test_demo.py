@@ -1,0 +1,44 @@
+"""The demo, with few images."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aurevoir.cli.main import main
+from aurevoir.images.procedural import PATTERNS, draw, write_class_folders
+
+
+def test_the_demo_trains_every_precision(capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    assert main(["demo", "--per-class", "8", "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert [row["precision"] for row in result["rows"]][:1] == ["fp32"]
+    assert {"fp32", "int8"} <= {row["precision"] for row in result["rows"]}
+    assert (result["features"], result["train_images"], result["test_images"]) == (50_176, 64, 16)
+    assert result["weights"] == "random"
+    assert "could not be fetched" in err
+    assert "random weights of seed 0" in err
+    for row in result["rows"]:
+        assert row["loo_accuracy"] > 0.2
+        assert 0.85 < row["sign_agreement"] <= 1
+    assert result["rows"][-1]["megabytes"] < 0.3 * result["rows"][0]["megabytes"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_patterns_are_drawn_from_their_seed(name):
+    images = [draw(PATTERNS[name], 64, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert images[0].shape == (64, 64, 3)
+    assert images[0].dtype == np.uint8
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
+    assert images[0].std() > 10
+
+
+def test_class_folders_are_written(tmp_path):
+    labelled = write_class_folders(tmp_path, 2, 32)
+    assert labelled.labels == [name for name in sorted(PATTERNS) for _ in range(2)]

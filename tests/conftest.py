@@ -1,0 +1,98 @@
+"""What several tests share: real data where it is at hand, and small things where it is not."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("AUREVOIR_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+def _data(name: str) -> Path:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"no {name} in the folder of test data (AUREVOIR_TEST_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data():
+    """A function from the name of a real data set or backbone to its path; skips where it is absent."""
+    return _data
+
+
+@pytest.fixture(scope="session")
+def mobilenet(data) -> Path:
+    return data("backbones/mobilenetv2.onnx")
+
+
+@pytest.fixture(scope="session")
+def resnet(data) -> Path:
+    return data("backbones/resnet50v2_stage3.onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory) -> Path:
+    """A small ONNX backbone: two convolutions with batch norms, a shortcut, 4 x 7 x 7 features."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+            self.block = nn.Conv2d(4, 4, 3, 1, 1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.norm(self.block(x))
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = torch.export.Dim("batch")
+        program = torch.onnx.export(
+            net, (torch.zeros(2, 3, 28, 28),), dynamo=True, dynamic_shapes=({0: batch},), optimize=False, verbose=False
+        )
+    program.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """Twenty 28 x 28 images of smooth noise, uint8."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, size=(20, 7, 7, 3), dtype="uint8")
+    return np.stack([np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)) for image in small])
+
+
+@pytest.fixture
+def class_folder(tmp_path) -> Path:
+    """Three classes of ten small images each, told apart by colour."""
+    random = np.random.default_rng(1)
+    for place, name in enumerate(("blue", "green", "red")):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(10):
+            image = random.integers(0, 120, size=(40, 50, 3), dtype="uint8")
+            image[..., 2 - place] += 120
+            Image.fromarray(image).save(folder / f"{number}.png")
+    return tmp_path / "photos"

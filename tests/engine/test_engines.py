@@ -1,0 +1,258 @@
+"""Engines on every runtime, and their file."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from aurevoir import build_engine, load_engine
+from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.build import assemble, calibrate, export_backbone, hold_out
+from aurevoir.engine.runtimes import RUNTIMES, installed, runtime
+from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
+
+PAIRS = [(name, precision) for name in RUNTIMES if installed(name) for precision in runtime(name).precisions()]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_onnx):
+    return export_backbone(open_backbone(tiny_onnx))
+
+
+@pytest.fixture(scope="module")
+def table(exported, pixels):
+    return calibrate(exported, pixels, "max")
+
+
+@pytest.fixture(scope="module")
+def reference(exported, pixels):
+    return assemble(exported, "fp32", "onnxruntime")(pixels)
+
+
+@pytest.mark.parametrize(("name", "precision"), PAIRS)
+def test_every_runtime_and_precision_agrees_with_the_reference(exported, table, pixels, reference, name, precision):
+    engine = assemble(exported, precision, name, table if precision == "int8" else None)
+    features = engine(pixels)
+    bound = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2, "int8": 5e-2}[precision]
+    assert features.dtype == np.float32
+    assert np.linalg.norm(features - reference) < bound * np.linalg.norm(reference)
+    bits = engine.bits(pixels)
+    assert bits.dtype == np.uint8
+    differ = np.unpackbits(bits, axis=1)[:, : engine.features] != (features > 0)
+    assert differ.mean() <= (0 if precision == "fp32" else 0.01)
+    assert (engine.input_shape, engine.runtime, engine.precision) == ((28, 28, 3), name, precision)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if installed(name)])
+def test_batches_of_any_length_give_the_same_rows(exported, pixels, name):
+    engine = assemble(exported, "fp32", name)
+    whole = engine(pixels)
+    np.testing.assert_allclose(np.concatenate([engine(pixels[:3]), engine(pixels[3:])]), whole, atol=1e-5)
+    assert engine(pixels[:0]).shape == (0, engine.features)
+    assert engine.bits(pixels[:0]).shape == (0, -(-engine.features // 8))
+
+
+def test_other_array_libraries_are_taken(exported, pixels):
+    import torch
+
+    engine = assemble(exported, "fp32", "openvino")
+    np.testing.assert_array_equal(engine.bits(torch.from_numpy(pixels)), engine.bits(pixels))
+    np.testing.assert_array_equal(engine.bits(pixels[:, :, ::-1]), engine.bits(pixels[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 28, 28, 3), "float32"), np.zeros((1, 3, 28, 28), "uint8"), np.zeros((28, 28, 3), "uint8")]
+)
+def test_other_dtypes_and_shapes_are_refused(exported, images):
+    with pytest.raises(UsageError, match=r"this engine takes uint8 of shape \(batch, 28, 28, 3\)"):
+        assemble(exported, "fp32")(images)
+
+
+def test_threads_share_an_engine(exported, pixels):
+    engine = assemble(exported, "fp32", "openvino")
+    expected, wrong = engine.bits(pixels), []
+
+    def work():
+        wrong.extend(1 for _ in range(20) if not np.array_equal(engine.bits(pixels), expected))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_int8_quantizes_every_convolution_and_no_bias(exported, table):
+    import onnx
+
+    nodes = onnx.load_from_string(assemble(exported, "int8", table=table).graph).graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    assert convolutions
+    assert all({node.input[0], node.input[1]} <= dequantized for node in convolutions)
+    assert all(node.input[2] not in dequantized for node in convolutions if len(node.input) > 2)
+
+
+def test_a_file_gives_the_same_engine_back(exported, table, pixels, tmp_path):
+    for precision in ("fp32", "int8"):
+        engine = assemble(exported, precision, "openvino", table if precision == "int8" else None)
+        engine.save(tmp_path / "e.engine")
+        loaded = load_engine(tmp_path / "e.engine")
+        assert loaded.manifest == engine.manifest
+        assert (loaded.table is None) == (precision == "fp32")
+        np.testing.assert_array_equal(loaded(pixels), engine(pixels))
+        assert loaded.to_bytes() == engine.to_bytes()
+        assert list(tmp_path.iterdir()) == [tmp_path / "e.engine"]
+
+
+def test_a_file_runs_on_another_runtime(exported, table, pixels, tmp_path):
+    assemble(exported, "int8", "openvino", table).save(tmp_path / "e.engine")
+    other = load_engine(tmp_path / "e.engine", runtime="onnxruntime")
+    assert other.runtime == "onnxruntime"
+    assert (np.sign(other(pixels)) == np.sign(load_engine(tmp_path / "e.engine")(pixels))).mean() > 0.97
+    with pytest.raises(UsageError, match="runtime 'torch' runs fp32, bf16"):
+        load_engine(tmp_path / "e.engine", runtime="torch")
+
+
+def test_every_changed_byte_and_every_truncation_is_refused(exported, tmp_path):
+    assemble(exported, "fp32").save(tmp_path / "e.engine")
+    data = (tmp_path / "e.engine").read_bytes()
+    random = np.random.default_rng(0)
+    places = [0, 1, len(data) - 1, len(data) - 65, *random.integers(0, len(data), 60).tolist()]
+    broken = [
+        data[:place] + bytes([data[place] ^ 1 << int(random.integers(8))]) + data[place + 1 :] for place in places
+    ]
+    broken += [data[: int(length)] for length in np.linspace(0, len(data) - 1, 20)] + [data + b"\0"]
+    for content in broken:
+        (tmp_path / "e.engine").write_bytes(content)
+        with pytest.raises(AurevoirError, match="not an engine file, or a byte of it has changed"):
+            load_engine(tmp_path / "e.engine")
+
+
+def test_a_part_of_another_engine_is_refused(exported, table, tmp_path):
+    from aurevoir.engine.file import pack, unpack
+
+    assemble(exported, "fp32").save(tmp_path / "a.engine")
+    assemble(exported, "int8", table=table).save(tmp_path / "b.engine")
+    parts = {**unpack(tmp_path / "a.engine"), "model.onnx": unpack(tmp_path / "b.engine")["model.onnx"]}
+    (tmp_path / "c.engine").write_bytes(pack(parts))
+    with pytest.raises(AurevoirError, match=r"part model.onnx is not the one its manifest names"):
+        load_engine(tmp_path / "c.engine")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(exported, tmp_path, monkeypatch):
+    engine = assemble(exported, "fp32")
+    engine.save(tmp_path / "e.engine")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        engine.save(tmp_path / "e.engine")
+    assert list(tmp_path.iterdir()) == [tmp_path / "e.engine"]
+    assert load_engine(tmp_path / "e.engine").manifest == engine.manifest
+
+
+def test_a_build_measures_fidelity_on_held_out_images(tiny_onnx, pixels, tmp_path):
+    engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, method="max", out=tmp_path / "e.engine")
+    assert 0.9 < engine.manifest.sign_agreement <= 1
+    assert 0 < engine.manifest.relative_error < 0.1
+    assert load_engine(tmp_path / "e.engine").manifest == engine.manifest
+    used, held_out = hold_out(pixels)
+    assert len(used) + len(held_out) == len(pixels)
+    assert not (used[:, None] == held_out).all(axis=(2, 3, 4)).any()
+
+
+def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, table):
+    assert build_engine(tiny_onnx, precision="int8", calibration=table).table == table
+    with pytest.raises(AurevoirError, match="measured on graph .* calibrate anew"):
+        build_engine(tiny_onnx, cut="relu", precision="int8", calibration=table)
+
+
+def test_data_normalisation_takes_the_images_own_statistics(tiny_onnx, pixels):
+    made = build_engine(tiny_onnx, normalization="data", calibration=pixels[:3]).manifest
+    np.testing.assert_allclose(made.mean, pixels[:3].reshape(-1, 3).mean(axis=0) / 255, rtol=1e-6)
+    np.testing.assert_allclose(made.std, pixels[:3].reshape(-1, 3).std(axis=0) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision 'int4' is not known; choose one of fp32, fp16, bf16, int8"),
+        ({"runtime": "tensorflow"}, "runtime 'tensorflow' is not known; choose one of auto, openvino"),
+        ({"runtime": "onnxruntime", "precision": "bf16"}, "runtime 'onnxruntime' runs fp32, int8 .* bf16 runs on"),
+        ({"precision": "int8"}, "int8 needs calibration images"),
+        ({"precision": "int8", "method": "guess"}, "calibration method 'guess' is not known"),
+        ({"normalization": "cifar"}, "normalization 'cifar' is not known"),
+        ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive deviations"),
+        ({"normalization": "data"}, "normalization 'data' needs images"),
+        ({"resize": "pad"}, "resize 'pad' is not known"),
+        ({"device": "npu9"}, "device 'npu9'"),
+        ({"calibration": "nowhere"}, "nowhere does not exist"),
+    ],
+)
+def test_a_wrong_argument_is_named(tiny_onnx, options, message, pixels):
+    with pytest.raises(UsageError, match=message):
+        build_engine(tiny_onnx, **options).bits(pixels)
+
+
+def test_a_missing_runtime_names_the_line_that_installs_it(tiny_onnx, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install openvino"):
+        build_engine(tiny_onnx, runtime="openvino")
+    with pytest.raises(MissingPackageError, match="no runtime is installed"):
+        build_engine(tiny_onnx)
+
+
+def test_missing_torch_names_the_line_that_installs_it():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from aurevoir.cli.main import main; sys.exit(main(['cuts', 'densenet169']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.strip().endswith("pip install 'aurevoir[torch]'")
+
+
+def test_an_operator_that_torch_does_not_know_is_named(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 8, 8]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Celu", ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "celu.onnx")
+    with pytest.raises(AurevoirError, match="does not know the operator Celu"):
+        build_engine(tmp_path / "celu.onnx", runtime="torch")(np.zeros((1, 8, 8, 3), "uint8"))
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet"])
+def test_real_backbones_agree_across_runtimes(name, request, data):
+    path = request.getfixturevalue(name)
+    from aurevoir.engine.build import sample_images
+
+    exported = export_backbone(open_backbone(path))
+    images = sample_images(data("calibration500"), (224, 224), 8)
+    reference = assemble(exported, "fp32", "onnxruntime")(images)
+    for other in ("openvino", "torch"):
+        features = assemble(exported, "fp32", other)(images)
+        assert ((features > 0) == (reference > 0)).mean() > 0.99999
+
+
+def test_int8_of_a_pretrained_network_keeps_the_signs(resnet, data):
+    engine = build_engine(
+        resnet, precision="int8", calibration=data("calibration500"), calibration_images=48, runtime="openvino"
+    )
+    assert engine.manifest.sign_agreement > 0.97
+    assert engine.manifest.relative_error < 0.12
+    assert engine.megabytes < 0.27 * build_engine(resnet).megabytes
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet"])
+def test_networks_of_the_zoo_run_on_torch_as_on_the_reference(name, pixels):
+    from PIL import Image
+
+    big = np.stack([np.asarray(Image.fromarray(image).resize((96, 96))) for image in pixels[:8]])
+    exported = export_backbone(open_backbone(name, "random", 96), None, big)
+    reference = assemble(exported, "fp32", "onnxruntime")(big)
+    features = assemble(exported, "fp32", "torch")(big)
+    np.testing.assert_allclose(features, reference, atol=1e-3 * np.abs(reference).max())

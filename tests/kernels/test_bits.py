@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aurevoir.errors import UsageError
+from aurevoir.kernels.bits import overlap, pack_signs, packed_length, popcount, unpack
+
+quick = settings(deadline=None, max_examples=40, database=None)
+rows = st.integers(1, 12)
+widths = st.integers(1, 200)
+seeds = st.integers(0, 2**32 - 1)
+budgets = st.sampled_from([None, 1, 9_000, "64KiB", "1GiB"])
+
+
+def ones_and_zeros(seed, n, m):
+    return np.random.default_rng(seed).integers(0, 2, size=(n, m), dtype="uint8")
+
+
+@given(seed=seeds, n=rows, m=widths)
+@example(seed=0, n=1, m=1)
+@example(seed=0, n=3, m=8)
+@example(seed=0, n=3, m=9)
+@quick
+def test_unpack_gives_back_the_signs_that_were_packed(seed, n, m):
+    features = np.random.default_rng(seed).normal(size=(n, m))
+    bits = pack_signs(features)
+    assert bits.shape == (n, packed_length(m))
+    assert bits.dtype == np.uint8
+    np.testing.assert_array_equal(unpack(bits, m), features > 0)
+
+
+@given(seed=seeds, n=rows, m=widths)
+@quick
+def test_packing_is_that_of_numpy_with_zeros_at_the_end(seed, n, m):
+    ones = ones_and_zeros(seed, n, m)
+    bits = pack_signs(ones.astype("float32"))
+    np.testing.assert_array_equal(bits, np.packbits(ones, axis=1))
+    assert not unpack(bits, 8 * bits.shape[1])[:, m:].any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_only_what_is_strictly_positive_is_a_one(dtype):
+    tiny = np.finfo(dtype).tiny
+    features = np.array([[0.0, -0.0, np.nan, -tiny, -1.0, -np.inf, tiny, 1.0, np.inf]], dtype=dtype)
+    np.testing.assert_array_equal(unpack(pack_signs(features), 9), [[0, 0, 0, 0, 0, 0, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(("m", "length"), [(0, 0), (1, 1), (7, 1), (8, 1), (9, 2), (50_176, 6_272)])
+def test_packed_length_rounds_up_to_whole_bytes(m, length):
+    assert packed_length(m) == length
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_unpack_returns_the_dtype_asked_for(dtype):
+    assert unpack(np.array([[0b10100000]], dtype="uint8"), 3, dtype).dtype == dtype
+
+
+@given(seed=seeds, n=rows, m=widths)
+@quick
+def test_popcount_is_the_row_sum(seed, n, m):
+    ones = ones_and_zeros(seed, n, m)
+    counts = popcount(np.packbits(ones, axis=1))
+    assert counts.dtype == np.int64
+    np.testing.assert_array_equal(counts, ones.sum(axis=1, dtype="int64"))
+
+
+def test_popcount_counts_past_one_block_of_columns():
+    ones = ones_and_zeros(3, 2, 8 * 4096 * 2 + 11)
+    np.testing.assert_array_equal(popcount(np.packbits(ones, axis=1)), ones.sum(axis=1, dtype="int64"))
+
+
+@given(seed=seeds, n=rows, m=widths, budget=budgets)
+@quick
+def test_overlap_of_rows_with_themselves_is_the_integer_product(seed, n, m, budget):
+    ones = ones_and_zeros(seed, n, m).astype("int64")
+    counts = overlap(np.packbits(ones.astype("uint8"), axis=1), budget=budget)
+    assert counts.dtype == np.int64
+    np.testing.assert_array_equal(counts, ones @ ones.T)
+
+
+@given(seed=seeds, n=rows, others=rows, m=widths, budget=budgets)
+@quick
+def test_overlap_of_two_sets_of_rows_is_the_integer_product(seed, n, others, m, budget):
+    left, right = ones_and_zeros(seed, n, m).astype("int64"), ones_and_zeros(seed + 1, others, m).astype("int64")
+    packed = [np.packbits(ones.astype("uint8"), axis=1) for ones in (left, right)]
+    np.testing.assert_array_equal(overlap(*packed, budget=budget), left @ right.T)
+
+
+def test_overlap_counts_exactly_where_every_bit_is_one():
+    m = 300_001
+    bits = pack_signs(np.ones((2, m), dtype="int8"))
+    np.testing.assert_array_equal(overlap(bits), np.full((2, 2), m))
+
+
+def test_the_diagonal_of_the_overlap_is_the_popcount():
+    bits = np.random.default_rng(5).integers(0, 256, size=(20, 33), dtype="uint8")
+    np.testing.assert_array_equal(np.diag(overlap(bits)), popcount(bits))
+
+
+def test_no_rows_overlap_nothing():
+    bits = np.zeros((3, 2), dtype="uint8")
+    assert overlap(bits[:0]).shape == (0, 0)
+    assert overlap(bits, bits[:0]).shape == (3, 0)
+    assert popcount(bits[:0]).shape == (0,)
+
+
+def test_bits_of_different_widths_are_refused():
+    with pytest.raises(UsageError, match="3 and of 2 bytes"):
+        overlap(np.zeros((2, 2), dtype="uint8"), np.zeros((2, 3), dtype="uint8"))

@@ -1,0 +1,306 @@
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from aurevoir.errors import BudgetError, DataError, UsageError
+from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
+from aurevoir.kernels.gram import gram, signed
+from aurevoir.kernels.projection import Dense, Hadamard, exact_kernel
+from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout
+from aurevoir.kernels.ridge import dual_path, one_vs_rest
+
+M = 201
+every = pytest.mark.parametrize("projection", PROJECTIONS)
+
+
+def separable(seed=0, n=120, m=M, classes=3, noise=1.2):
+    """Signs of features that scatter about one centre a class."""
+    centres = np.random.default_rng(99).normal(size=(classes, m))
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    return pack_signs(centres[labels] + noise * random.normal(size=(n, m))), labels
+
+
+def parity(seed, n):
+    """Two classes that only products of bits tell apart: the sign of each half is random, their product is not."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, size=n)
+    first = random.choice([-1.0, 1.0], size=n)
+    features = np.concatenate([np.outer(first, np.ones(40)), np.outer(first * (2 * labels - 1), np.ones(40))], axis=1)
+    return pack_signs(features + 0.5 * random.normal(size=(n, 80))), labels
+
+
+def signs_of_speckle(readout, bits):
+    return signed(readout.camera.expose(readout.projection.intensities(bits))).astype("float64")
+
+
+@every
+def test_a_separable_problem_is_learnt_and_carries_over_to_new_rows(projection):
+    bits, labels = separable()
+    new, truth = separable(seed=1)
+    readout, path = fit_readout(bits, M, labels, 3, projection)
+    assert np.mean(readout.scores(bits).argmax(axis=1) == labels) > 0.98
+    scores = readout.scores(new)
+    assert scores.shape == (120, 3)
+    assert scores.dtype == np.float64
+    assert np.mean(scores.argmax(axis=1) == truth) > 0.95
+    assert path.loo_accuracy > 0.95
+    np.testing.assert_allclose(scores.mean(axis=0), -1 / 3, atol=0.15)
+
+
+@every
+def test_scores_of_random_labels_do_not_carry_over(projection):
+    bits, _ = separable()
+    new, _ = separable(seed=1)
+    labels, truth = np.random.default_rng(3).integers(0, 3, size=(2, 120))
+    readout, path = fit_readout(bits, M, labels, 3, projection)
+    assert path.loo_accuracy < 0.6
+    assert np.mean(readout.scores(new).argmax(axis=1) == truth) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("projection", "kind"), [("none", BitsReadout), ("exact", ExactReadout), ("hadamard", SpeckleReadout)]
+)
+def test_a_readout_is_of_the_kind_asked_for(projection, kind):
+    bits, labels = separable(n=30)
+    readout, _ = fit_readout(bits, M, labels, 3, projection)
+    assert type(readout) is kind
+    assert readout.kind == projection
+
+
+def test_bits_scores_are_those_of_sklearn_on_the_unpacked_bits():
+    bits, labels = separable(n=60, noise=3)
+    new, _ = separable(seed=1, n=20, noise=3)
+    readout, path = fit_readout(bits, M, labels, 3, "none")
+    model = Ridge(alpha=path.alpha, solver="svd").fit(unpack(bits, M, "float64"), one_vs_rest(labels, 3))
+    np.testing.assert_allclose(readout.scores(new), model.predict(unpack(new, M, "float64")), atol=1e-7)
+
+
+def test_exact_scores_are_kernel_algebra():
+    bits, labels = separable(n=60, noise=3)
+    new, _ = separable(seed=1, n=20, noise=3)
+    readout, path = fit_readout(bits, M, labels, 3, "exact")
+    x, others = unpack(new, M, "int64"), unpack(bits, M, "int64")
+    kernel = (x**2).sum(axis=1)[:, None] * (others**2).sum(axis=1) + (x @ others.T) ** 2
+    np.testing.assert_allclose(readout.scores(new), kernel @ path.coefficients + path.intercept, atol=1e-9)
+    assert path.coefficients.shape == (60, 3)
+
+
+def test_exact_training_scores_shrink_towards_the_targets():
+    bits, labels = separable(n=60, noise=3)
+    readout, _ = fit_readout(bits, M, labels, 3, "exact", alphas=[1e-3])
+    np.testing.assert_allclose(readout.scores(bits), one_vs_rest(labels, 3), atol=1e-3)
+
+
+def test_exact_scores_many_rows_block_by_block():
+    bits, labels = separable(n=30)
+    readout, _ = fit_readout(bits, M, labels, 3, "exact")
+    many, _ = separable(seed=1, n=2100)
+    kernel = exact_kernel(overlap(many, bits), popcount(many), popcount(bits))
+    np.testing.assert_allclose(readout.scores(many), kernel @ readout.coefficients + readout.intercept, atol=1e-9)
+
+
+@pytest.mark.parametrize(("projection", "kind"), [("hadamard", Hadamard), ("dense", Dense)])
+@pytest.mark.parametrize("k", [40, 300])
+def test_speckle_scores_are_linear_in_the_camera_s_bytes(projection, kind, k):
+    bits, labels = separable(n=90, noise=2)
+    new, _ = separable(seed=1, n=20)
+    readout, path = fit_readout(bits, M, labels, 3, projection, n_components=k, seed=5)
+    assert readout.projection == kind(M, k, 5)
+    model = Ridge(alpha=path.alpha, solver="svd").fit(signs_of_speckle(readout, bits), one_vs_rest(labels, 3))
+    np.testing.assert_allclose(readout.scores(new), model.predict(signs_of_speckle(readout, new)), atol=1e-6)
+
+
+@pytest.mark.parametrize("projection", ["hadamard", "dense"])
+@pytest.mark.parametrize("k", [30, 90])
+def test_the_primal_for_few_components_equals_the_dual_at_the_same_alphas(projection, k):
+    bits, labels = separable(n=90, noise=2)
+    alphas = [1e4, 1e5, 1e6]
+    readout, path = fit_readout(bits, M, labels, 3, projection, n_components=k, alphas=alphas)
+    assert path.coefficients.shape == (k, 3)
+    X = signs_of_speckle(readout, bits)
+    other = dual_path(X @ X.T, one_vs_rest(labels, 3), alphas)
+    np.testing.assert_allclose(path.loo_errors, other.loo_errors, rtol=1e-6)
+    np.testing.assert_array_equal(path.loo_accuracies, other.loo_accuracies)
+    np.testing.assert_allclose(readout.weights, X.T @ other.coefficients, atol=1e-9)
+    np.testing.assert_allclose(readout.intercept, other.intercept, atol=1e-6)
+
+
+@pytest.mark.parametrize("projection", ["hadamard", "dense"])
+def test_the_dual_serves_where_components_outnumber_rows(projection):
+    bits, labels = separable(n=40)
+    readout, path = fit_readout(bits, M, labels, 3, projection, n_components=41)
+    assert path.coefficients.shape == (40, 3)
+    speckle = readout.camera.expose(readout.projection.intensities(bits))
+    expected = dual_path(gram(speckle), one_vs_rest(labels, 3))
+    np.testing.assert_allclose(path.coefficients, expected.coefficients, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(("m", "k"), [(201, 100), (1, 1), (2, 1)])
+def test_components_default_to_half_the_features(m, k):
+    bits, labels = separable(n=20, m=m)
+    readout, _ = fit_readout(bits, m, labels, 3, "hadamard")
+    assert readout.projection.k == k
+
+
+def test_auto_takes_the_exact_kernel_where_products_of_bits_tell_the_classes():
+    bits, labels = parity(0, 150)
+    readout, path = fit_readout(bits, 80, labels, 2, "auto")
+    linear, exact = (fit_readout(bits, 80, labels, 2, kind)[1] for kind in ("none", "exact"))
+    assert exact.loo_accuracy > linear.loo_accuracy + 0.2
+    assert readout.kind == "exact"
+    assert path.loo_accuracy == exact.loo_accuracy
+
+
+def test_auto_takes_the_bits_where_they_leave_fewer_rows_wrong():
+    found = []
+    for seed in range(12):
+        bits, labels = separable(seed=seed, n=60, noise=6)
+        readout, path = fit_readout(bits, M, labels, 3, "auto")
+        rivals = {kind: fit_readout(bits, M, labels, 3, kind)[1].loo_accuracy for kind in ("none", "exact")}
+        assert path.loo_accuracy == rivals[readout.kind] == max(rivals.values())
+        found.append((readout.kind, rivals["none"] > rivals["exact"]))
+    assert ("none", True) in found
+    assert ("exact", False) in found
+
+
+@every
+def test_another_budget_gives_the_same_scores(projection):
+    bits, labels = separable(n=60, noise=3)
+    new, _ = separable(seed=1, n=70)
+    readout, path = fit_readout(bits, M, labels, 3, projection)
+    smaller, other = fit_readout(bits, M, labels, 3, projection, budget="100KiB")
+    assert smaller.kind == readout.kind
+    assert other.alpha == pytest.approx(path.alpha)
+    np.testing.assert_allclose(smaller.scores(new), readout.scores(new), atol=1e-6)
+    np.testing.assert_allclose(readout.scores(new, budget=1), readout.scores(new), atol=1e-6)
+
+
+@every
+def test_the_same_seed_gives_the_same_scores(projection):
+    bits, labels = separable(n=40)
+    first, second = (fit_readout(bits, M, labels, 3, projection, seed=4)[0].scores(bits) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("projection", ["hadamard", "dense"])
+def test_another_seed_gives_other_scores(projection):
+    bits, labels = separable(n=40)
+    first, second = (fit_readout(bits, M, labels, 3, projection, seed=seed)[0].scores(bits) for seed in (1, 2))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@every
+def test_no_rows_have_no_scores(projection):
+    bits, labels = separable(n=30)
+    readout, _ = fit_readout(bits, M, labels, 3, projection)
+    assert readout.scores(bits[:0]).shape == (0, 3)
+
+
+@every
+def test_rows_without_a_single_one_are_learnt_from_without_fault(projection):
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    readout, _ = fit_readout(np.zeros((6, 3), dtype="uint8"), 20, labels, 2, projection)
+    scores = readout.scores(np.zeros((2, 3), dtype="uint8"))
+    np.testing.assert_allclose(scores, [[1 / 3, -1 / 3]] * 2, atol=1e-5)
+
+
+@every
+def test_one_row_is_refused(projection):
+    bits, labels = separable(n=30)
+    with pytest.raises(DataError, match="at least 2"):
+        fit_readout(bits[:1], M, labels[:1], 3, projection)
+
+
+@pytest.mark.parametrize("projection", ["", "opu", "Exact", "none, exact"])
+def test_an_unknown_projection_is_refused_with_those_that_are_known(projection):
+    bits, labels = separable(n=30)
+    with pytest.raises(UsageError) as error:
+        fit_readout(bits, M, labels, 3, projection)
+    assert repr(projection) in str(error.value)
+    assert all(name in str(error.value) for name in PROJECTIONS)
+
+
+@every
+@pytest.mark.parametrize("k", [0, -3])
+def test_components_that_are_not_positive_are_refused(projection, k):
+    bits, labels = separable(n=30)
+    with pytest.raises(UsageError, match=f"n_components {k}"):
+        fit_readout(bits, M, labels, 3, projection, n_components=k)
+
+
+def big():
+    n = 4000
+    bits = np.random.default_rng(0).integers(0, 256, size=(n, 1), dtype="uint8")
+    return bits, (bits[:, 0] & 1).astype("int64")
+
+
+@contextmanager
+def allocating_less_than(size):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("projection", ["none", "exact"])
+def test_a_system_beyond_the_budget_is_refused_before_it_is_allocated(projection):
+    bits, labels = big()
+    with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
+        fit_readout(bits, 8, labels, 2, projection, alphas=[1.0], budget="100MiB")
+    for text in ("4000 x 4000", "0.4 GiB", "0.1 GiB", "projection='hadamard'"):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize("projection", ["hadamard", "dense"])
+def test_components_beyond_the_budget_are_refused_before_anything_is_allocated(projection):
+    bits, labels = big()
+    with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
+        fit_readout(bits, 8, labels, 2, projection, n_components=3500, alphas=[1.0], budget="100MiB")
+    for text in ("3500 x 3500", "0.3 GiB", "0.1 GiB", "n_components"):
+        assert text in str(error.value)
+
+
+def test_auto_goes_to_hadamard_where_the_dual_does_not_fit():
+    bits, labels = big()
+    readout, path = fit_readout(bits, 8, labels, 2, "auto", n_components=6, budget="100MiB")
+    assert readout.kind == "hadamard"
+    assert readout.projection.k == 6
+    assert path.coefficients.shape == (6, 2)
+
+
+def test_auto_goes_by_the_budget_and_not_by_the_rows():
+    bits, labels = separable(n=100)
+    system = 3 * 8 * 100**2
+    assert fit_readout(bits, M, labels, 3, "auto", n_components=50, budget=system)[0].kind != "hadamard"
+    assert fit_readout(bits, M, labels, 3, "auto", n_components=50, budget=system - 1)[0].kind == "hadamard"
+
+
+@pytest.mark.parametrize(
+    ("projection", "k", "stages"),
+    [
+        ("none", None, ["gram", "solve"]),
+        ("exact", None, ["gram", "project", "solve"]),
+        ("auto", None, ["gram", "solve", "project", "solve"]),
+        ("hadamard", 100, ["project", "gram", "solve"]),
+        ("hadamard", 31, ["project", "gram", "solve"]),
+        ("hadamard", 30, ["project", "solve"]),
+        ("dense", 10, ["project", "solve"]),
+    ],
+)
+def test_each_stage_is_timed(projection, k, stages):
+    seen = []
+
+    @contextmanager
+    def timer(stage):
+        yield
+        seen.append(stage)
+
+    bits, labels = separable(n=30)
+    fit_readout(bits, M, labels, 3, projection, n_components=k, timer=timer)
+    assert seen == stages

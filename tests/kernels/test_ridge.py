@@ -1,0 +1,328 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from aurevoir.errors import DataError, UsageError
+from aurevoir.kernels.ridge import default_alphas, dual_path, one_vs_rest, primal_path
+
+quick = settings(deadline=None, max_examples=20, database=None)
+seeds = st.integers(0, 2**32 - 1)
+ALPHAS = [1e-9, 1e-5, 1e-2, 1.0, 30.0, 1e4]
+
+
+def problem(seed, n, k, classes=3):
+    random = np.random.default_rng(seed)
+    X = random.normal(size=(n, k)) + 3 * random.normal(size=k)
+    labels = random.integers(0, classes, size=n)
+    labels[:classes] = np.arange(classes)
+    return X, labels, one_vs_rest(labels, classes)
+
+
+def passes(X, length=4):
+    return lambda: ((slice(i, i + length), X[i : i + length]) for i in range(0, len(X), length))
+
+
+def primal(X, targets, alphas=None):
+    return primal_path(passes(X), X.shape[1], targets, alphas)
+
+
+def dual(X, targets, alphas=None):
+    return dual_path(X @ X.T, targets, alphas)
+
+
+both = pytest.mark.parametrize("solve", [dual, primal])
+
+
+def refits(X, targets, alpha):
+    """Scores of every row by a fit without it."""
+    left_out = []
+    for i in range(len(X)):
+        others = np.arange(len(X)) != i
+        model = Ridge(alpha=alpha, solver="svd").fit(X[others], targets[others])
+        left_out.append(model.predict(X[i : i + 1])[0])
+    return np.array(left_out)
+
+
+@pytest.mark.parametrize(("n", "k"), [(12, 40), (12, 12), (12, 11), (25, 6)])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_dual_leave_one_out_is_that_of_brute_force_refits(n, k, alpha):
+    X, labels, targets = problem(n * k, n, k)
+    path, scores = dual(X, targets, [alpha]), refits(X, targets, alpha)
+    assert path.loo_errors[0] == pytest.approx(np.mean((targets - scores) ** 2), rel=1e-4)
+    assert path.loo_accuracies[0] == np.mean(scores.argmax(axis=1) == labels)
+
+
+@pytest.mark.parametrize(("n", "k"), [(12, 40), (12, 12), (25, 6)])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_primal_leave_one_out_is_that_of_brute_force_refits(n, k, alpha):
+    X, labels, targets = problem(n + k, n, k)
+    path, scores = primal(X, targets, [alpha]), refits(X, targets, alpha)
+    assert path.loo_errors[0] == pytest.approx(np.mean((targets - scores) ** 2), rel=1e-4)
+    assert path.loo_accuracies[0] == np.mean(scores.argmax(axis=1) == labels)
+
+
+@given(seed=seeds, n=st.integers(4, 12), k=st.integers(1, 15), log_alpha=st.floats(-6, 4))
+@quick
+def test_leave_one_out_of_one_target_is_that_of_brute_force_refits(seed, n, k, log_alpha):
+    X = np.random.default_rng(seed).normal(size=(n, k))
+    target = np.random.default_rng(seed + 1).normal(size=(n, 1))
+    expected = np.mean((target - refits(X, target, 10**log_alpha).reshape(n, 1)) ** 2)
+    assert dual(X, target, [10**log_alpha]).loo_errors[0] == pytest.approx(expected, rel=1e-4)
+
+
+@given(seed=seeds, n=st.integers(3, 20), k=st.integers(1, 25), c=st.integers(2, 3))
+@quick
+def test_dual_and_primal_agree(seed, n, k, c):
+    X, _, targets = problem(seed, n, k, c)
+    alphas = np.array([1e-3, 0.1, 10.0]) * k
+    a, b = dual(X, targets, alphas), primal(X, targets, alphas)
+    np.testing.assert_allclose(a.loo_errors, b.loo_errors, rtol=1e-6)
+    np.testing.assert_array_equal(a.loo_accuracies, b.loo_accuracies)
+    np.testing.assert_allclose(X @ X.T @ a.coefficients + a.intercept, X @ b.coefficients + b.intercept, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "k"), [(15, 40), (40, 15)])
+def test_dual_and_primal_choose_the_same_default_alphas(n, k):
+    X, _, targets = problem(1, n, k)
+    a, b = dual(X, targets), primal(X, targets)
+    np.testing.assert_allclose(a.alphas, b.alphas, rtol=1e-9)
+    assert a.best == b.best
+
+
+@pytest.mark.parametrize(
+    ("solve", "n", "k", "alpha"),
+    [(solve, n, k, alpha) for solve in (dual, primal) for n, k in ((15, 40), (40, 15)) for alpha in (1e-2, 1.0, 100.0)]
+    + [(dual, 15, 40, 1e-8), (primal, 40, 15, 1e-8)],
+)
+def test_scores_are_those_of_sklearn(solve, n, k, alpha):
+    X, _, targets = problem(n, n, k)
+    path = solve(X, targets, [alpha])
+    weights = X.T @ path.coefficients if solve is dual else path.coefficients
+    new = np.random.default_rng(9).normal(size=(7, k))
+    expected = Ridge(alpha=alpha, solver="svd").fit(X, targets).predict(new)
+    np.testing.assert_allclose(new @ weights + path.intercept, expected, atol=1e-6)
+
+
+@given(seed=seeds, n=st.integers(3, 20), log_alpha=st.floats(-5, 3))
+@quick
+def test_dual_coefficients_sum_to_zero(seed, n, log_alpha):
+    X, _, targets = problem(seed, n, 30, classes=2)
+    coefficients = dual(X, targets, [10**log_alpha]).coefficients
+    assert np.abs(coefficients.sum(axis=0)).max() < 1e-9 * np.abs(coefficients).sum()
+
+
+@given(seed=seeds, shift=st.floats(-50, 50))
+@quick
+def test_a_shift_of_all_features_changes_nothing(seed, shift):
+    X, _, targets = problem(seed, 12, 20)
+    a, b = dual(X, targets, [0.5]), dual(X + shift, targets, [0.5])
+    np.testing.assert_allclose(a.coefficients, b.coefficients, atol=1e-7)
+    np.testing.assert_allclose(a.loo_errors, b.loo_errors, rtol=1e-6)
+
+
+@both
+@pytest.mark.parametrize("factor", [2.0**-10, 3.0, 1e4])
+def test_default_alphas_follow_the_scale_of_the_features(solve, factor):
+    X, _, targets = problem(4, 20, 30)
+    a, b = solve(X, targets), solve(factor * X, targets)
+    np.testing.assert_allclose(b.alphas, factor**2 * a.alphas, rtol=1e-9)
+    np.testing.assert_allclose(b.loo_errors, a.loo_errors, rtol=1e-5)
+    np.testing.assert_array_equal(b.loo_accuracies, a.loo_accuracies)
+    np.testing.assert_allclose(b.intercept, a.intercept, atol=1e-5)
+
+
+def test_default_alphas_span_seven_decades_about_the_mean_eigenvalue():
+    X, _, targets = problem(4, 20, 30)
+    alphas = dual(X, targets).alphas
+    spectrum = np.linalg.eigvalsh(np.cov(X.T, bias=True) * 20)
+    assert len(alphas) == 15
+    assert np.all(np.diff(alphas) > 0)
+    np.testing.assert_allclose(alphas[[0, -1]], spectrum.sum() / 20 * np.array([1e-5, 1e2]))
+
+
+def test_default_alphas_of_no_spread_are_positive():
+    assert np.all(default_alphas(0.0) > 0)
+
+
+def test_an_integer_gram_is_solved_as_a_float_one():
+    X = np.random.default_rng(0).integers(0, 2, size=(20, 30))
+    targets = one_vs_rest(np.arange(20) % 3, 3)
+    a, b = dual(X, targets), dual(X.astype("float64"), targets)
+    np.testing.assert_array_equal(a.coefficients, b.coefficients)
+    np.testing.assert_array_equal(a.loo_errors, b.loo_errors)
+
+
+def test_the_gram_is_not_written_to():
+    X, _, targets = problem(0, 9, 5)
+    products = X @ X.T
+    before = products.copy()
+    dual_path(products, targets)
+    np.testing.assert_array_equal(products, before)
+
+
+@both
+def test_the_best_alpha_has_the_highest_leave_one_out_accuracy(solve):
+    X, _, targets = problem(30, 30, 8)
+    path = solve(X, targets, np.logspace(-4, 5, 19))
+    assert path.loo_accuracies[np.argmin(path.loo_errors)] < path.loo_accuracies.max()
+    assert path.loo_accuracy == path.loo_accuracies.max() == path.loo_accuracies[path.best]
+    assert path.alpha == path.alphas[path.best]
+
+
+@both
+def test_among_equally_accurate_alphas_the_least_error_is_best(solve):
+    labels = np.arange(20) % 2
+    X = np.random.default_rng(0).normal(size=(20, 4)) + 12 * labels[:, None]
+    path = solve(X, one_vs_rest(labels, 2), [1e3, 1e-3, 1e2, 1.0])
+    np.testing.assert_array_equal(path.loo_accuracies, 1.0)
+    assert path.best == np.argmin(path.loo_errors) == 2
+
+
+@both
+def test_the_solution_kept_is_the_one_at_the_best_alpha(solve):
+    X, _, targets = problem(12, 30, 8)
+    path = solve(X, targets, [1e-3, 1.0, 1e3])
+    alone = solve(X, targets, [path.alpha])
+    np.testing.assert_array_equal(path.coefficients, alone.coefficients)
+    np.testing.assert_array_equal(path.intercept, alone.intercept)
+
+
+@both
+def test_one_alpha_may_be_a_number(solve):
+    X, _, targets = problem(12, 10, 8)
+    assert solve(X, targets, 2.0).alpha == 2.0
+
+
+@given(seed=seeds, length=st.integers(1, 40))
+@quick
+def test_primal_does_not_depend_on_the_blocks(seed, length):
+    X, _, targets = problem(seed, 30, 6)
+    a, b = (primal_path(passes(X, by), 6, targets, [0.1, 10.0]) for by in (length, 30))
+    np.testing.assert_allclose(a.coefficients, b.coefficients, atol=1e-10)
+    np.testing.assert_allclose(a.loo_errors, b.loo_errors, rtol=1e-9)
+
+
+def test_one_vs_rest_is_plus_one_at_the_label_and_minus_one_elsewhere():
+    np.testing.assert_array_equal(
+        one_vs_rest(np.array([2, 0, 1]), 4), [[-1, -1, 1, -1], [1, -1, -1, -1], [-1, 1, -1, -1]]
+    )
+
+
+@both
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_constant_features_score_every_row_by_the_class_shares(solve, value):
+    labels = np.array([0, 0, 0, 1, 1])
+    X, targets = np.full((5, 3), value), one_vs_rest(labels, 2)
+    path = solve(X, targets)
+    weights = X.T @ path.coefficients if solve is dual else path.coefficients
+    scores = X @ weights + path.intercept
+    np.testing.assert_allclose(scores, np.tile(targets.mean(axis=0), (5, 1)), atol=1e-9)
+    assert path.loo_errors[path.best] == pytest.approx(np.mean((targets - refits(X, targets, 1.0)) ** 2))
+
+
+def test_an_all_zero_gram_has_a_solution():
+    path = dual_path(np.zeros((6, 6), dtype="int64"), one_vs_rest(np.array([0, 0, 0, 0, 1, 1]), 2))
+    assert np.all(path.alphas > 0)
+    assert np.all(np.isfinite(path.coefficients))
+    assert path.loo_accuracy == pytest.approx(4 / 6)
+
+
+@both
+@pytest.mark.parametrize("alpha", [1e-6, 1.0])
+def test_duplicate_rows_are_solved_as_brute_force_does(solve, alpha):
+    X, _, targets = problem(3, 10, 25)
+    X, targets = np.concatenate([X, X]), np.concatenate([targets, targets])
+    path = solve(X, targets, [alpha])
+    assert path.loo_errors[0] == pytest.approx(np.mean((targets - refits(X, targets, alpha)) ** 2), rel=1e-3, abs=1e-9)
+
+
+def test_dual_alpha_zero_interpolates_where_the_system_is_not_singular():
+    X, _, targets = problem(8, 12, 40)
+    path = dual(X, targets, [0.0])
+    np.testing.assert_allclose(X @ X.T @ path.coefficients + path.intercept, targets, atol=1e-9)
+    assert path.loo_errors[0] == pytest.approx(np.mean((targets - refits(X, targets, 1e-10)) ** 2), rel=1e-4)
+
+
+def test_primal_alpha_zero_is_least_squares_where_the_system_is_not_singular():
+    X, _, targets = problem(8, 40, 5)
+    path = primal(X, targets, [0.0])
+    expected = np.linalg.lstsq(np.column_stack([X, np.ones(40)]), targets, rcond=None)[0]
+    np.testing.assert_allclose(np.vstack([path.coefficients, path.intercept]), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("solve", "n", "k"), [(dual, 40, 5), (primal, 12, 40)])
+def test_alpha_zero_of_a_singular_system_is_refused(solve, n, k):
+    X, _, targets = problem(8, n, k)
+    with pytest.raises(DataError, match="singular at every alpha"):
+        solve(X, targets, [0.0])
+
+
+@pytest.mark.parametrize(("solve", "n", "k"), [(dual, 40, 5), (primal, 12, 40)])
+def test_a_singular_alpha_is_passed_over_for_one_that_is_not(solve, n, k):
+    X, _, targets = problem(8, n, k)
+    path = solve(X, targets, [0.0, 1.0])
+    assert np.isnan(path.loo_accuracies[0])
+    assert np.isnan(path.loo_errors[0])
+    assert path.alpha == 1.0
+    assert np.all(np.isfinite(path.coefficients))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_leave_one_out_of_a_nearly_singular_system_is_right_or_is_not_given(seed):
+    X, _, targets = problem(seed, 40, 5)
+    path = dual(X, targets, 10.0 ** np.arange(-19, -5))
+    given = np.isfinite(path.loo_errors)
+    assert not given[0]
+    assert given[-1]
+    expected = [np.mean((targets - refits(X, targets, alpha)) ** 2) for alpha in path.alphas[given]]
+    np.testing.assert_allclose(path.loo_errors[given], expected, rtol=0.1)
+
+
+def test_leave_one_out_is_refused_where_no_other_row_bears_on_a_feature():
+    X, targets = np.array([[-3.0], [3.0]]), one_vs_rest(np.arange(2), 2)
+    with np.errstate(all="ignore"), pytest.raises(DataError, match="singular"):
+        primal(X, targets, [0.0])
+
+
+@both
+def test_a_huge_alpha_leaves_the_class_shares(solve):
+    X, _, targets = problem(8, 15, 20)
+    path = solve(X, targets, [1e30])
+    weights = X.T @ path.coefficients if solve is dual else path.coefficients
+    np.testing.assert_allclose(X @ weights + path.intercept, np.tile(targets.mean(axis=0), (15, 1)), atol=1e-9)
+    assert path.loo_errors[0] == pytest.approx(np.mean((targets - refits(X, targets, 1e30)) ** 2))
+
+
+@both
+def test_two_rows_are_the_fewest_that_can_be_learnt_from(solve):
+    X, _, targets = problem(8, 2, 5, classes=2)
+    assert np.all(np.isfinite(solve(X, targets, [1.0]).coefficients))
+    with pytest.raises(DataError, match="at least 2"):
+        solve(X[:1], targets[:1])
+
+
+@both
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(solve, bad):
+    X, _, targets = problem(8, 9, 5)
+    X[4, 2] = bad
+    with pytest.raises(DataError, match="not finite"), np.errstate(invalid="ignore"):
+        solve(X, targets)
+
+
+def test_a_nan_off_the_diagonal_of_the_gram_is_refused():
+    X, _, targets = problem(8, 9, 5)
+    products = X @ X.T
+    products[1, 2] = np.nan
+    with pytest.raises(DataError, match="nan or inf"):
+        dual_path(products, targets)
+
+
+@both
+@pytest.mark.parametrize("alphas", [-1.0, [1.0, -1e-9], [], [np.nan], [1.0, np.inf], [[1.0, 2.0]]])
+def test_alphas_that_are_none_are_refused(solve, alphas):
+    X, _, targets = problem(8, 9, 5)
+    with pytest.raises(UsageError, match="alphas"):
+        solve(X, targets, alphas)

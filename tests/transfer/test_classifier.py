@@ -1,0 +1,177 @@
+"""OpticalClassifier: images and features, what it refuses, and what it promises to scikit-learn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from aurevoir import OpticalClassifier, build_engine
+from aurevoir.errors import BudgetError, DataError, UsageError
+from aurevoir.images.folder import class_folders
+from aurevoir.transfer.timing import STAGES
+
+
+# Every check applies to features, the one kind of input that the checks can make. Labels by image files and
+# folders, and uint8 images, are tested below. `poor_score` is declared: only signs of features are used.
+@parametrize_with_checks(
+    [OpticalClassifier(), OpticalClassifier(projection="hadamard"), OpticalClassifier(projection="none")]
+)
+def test_scikit_learns_estimator_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    # The digits come writer by writer: unshuffled, new rows would be by other writers.
+    order = np.random.default_rng(0).permutation(len(X))[:600]
+    return (X - X.mean(axis=0))[order], y[order]
+
+
+@pytest.mark.parametrize(
+    ("projection", "least"), [("none", 0.8), ("exact", 0.85), ("auto", 0.85), ("dense", 0.75), ("hadamard", 0.75)]
+)
+def test_features_of_real_digits_are_learnt(digits, projection, least):
+    X, y = digits
+    classifier = OpticalClassifier(projection=projection, n_components=400).fit(X[:400], y[:400])
+    assert classifier.score(X[400:], y[400:]) > least
+    assert abs(classifier.loo_accuracy_ - classifier.score(X[400:], y[400:])) < 0.08
+    assert classifier.engine_ is None
+
+
+def test_it_works_in_grid_search_and_cross_validation(digits):
+    X, y = digits
+    search = GridSearchCV(OpticalClassifier(), {"projection": ["none", "exact"]}, cv=2).fit(X[:300], y[:300])
+    assert search.best_score_ > 0.75
+    assert cross_val_score(clone(search.best_estimator_), X[:200], y[:200], cv=2).mean() > 0.7
+
+
+def test_two_classes_give_one_column(digits):
+    X, y = digits
+    two = y < 2
+    classifier = OpticalClassifier().fit(X[two], np.where(y[two] == 0, "none", "one"))
+    decision = classifier.decision_function(X[two])
+    assert decision.shape == (two.sum(),)
+    np.testing.assert_array_equal(classifier.predict(X[two]), np.where(decision > 0, "one", "none"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_folder_of_images_is_learnt(class_folder, tiny_onnx, precision):
+    classifier = OpticalClassifier(tiny_onnx, precision=precision).fit(class_folder)
+    labelled = class_folders(class_folder)
+    assert classifier.classes_.tolist() == ["blue", "green", "red"]
+    assert classifier.score(labelled.paths, labelled.labels) > 0.9
+    assert classifier.loo_accuracy_ > 0.8
+    assert set(classifier.timings_) == {*STAGES, "total"}
+    assert sum(classifier.timings_[stage] for stage in STAGES) <= classifier.timings_["total"]
+    assert (classifier.timings_["calibrate"] > 0) == (precision == "int8")
+
+
+def test_paths_arrays_and_a_built_engine_give_the_same(class_folder, tiny_onnx):
+    labelled = class_folders(class_folder)
+    images = np.stack(
+        [np.asarray(Image.open(path).resize((28, 28), Image.Resampling.BILINEAR)) for path in labelled.paths]
+    )
+    by_path = OpticalClassifier(tiny_onnx).fit([str(path) for path in labelled.paths], labelled.labels)
+    by_array = OpticalClassifier(tiny_onnx).fit(images, labelled.labels)
+    by_engine = OpticalClassifier(engine=build_engine(tiny_onnx)).fit(images, labelled.labels)
+    scores = by_path.scores(labelled.paths)
+    np.testing.assert_array_equal(by_array.scores(images), scores)
+    np.testing.assert_array_equal(by_engine.scores(images), scores)
+
+
+def test_an_engine_file_can_be_given(class_folder, tiny_onnx, tmp_path):
+    build_engine(tiny_onnx, out=tmp_path / "e.engine")
+    assert OpticalClassifier(engine=tmp_path / "e.engine").fit(class_folder).engine_.features == 196
+
+
+def test_data_normalisation_is_that_of_the_training_images(class_folder, tiny_onnx):
+    classifier = OpticalClassifier(tiny_onnx, normalization="data").fit(class_folder)
+    pixels = np.stack(
+        [
+            np.asarray(Image.open(path).resize((28, 28), Image.Resampling.BILINEAR))
+            for path in class_folders(class_folder).paths
+        ]
+    )
+    np.testing.assert_allclose(classifier.engine_.manifest.mean, pixels.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-6)
+
+
+def test_unreadable_files_are_set_aside_with_their_labels(class_folder, tiny_onnx):
+    for name in ("blue/0.png", "red/7.png"):
+        (class_folder / name).write_bytes(b"")
+    (class_folder / "green" / "notes.txt").write_text("not an image")
+    classifier = OpticalClassifier(tiny_onnx).fit(class_folder)
+    expected = {str(class_folder / name) for name in ("blue/0.png", "red/7.png", "green/notes.txt")}
+    assert set(classifier.skipped_) == expected
+    with pytest.raises(DataError, match=r"1 of 1 files cannot be read; first: .*0.png: the file is empty"):
+        classifier.predict([class_folder / "blue" / "0.png"])
+
+
+def test_a_class_that_is_left_empty_is_named(class_folder, tiny_onnx):
+    for path in (class_folder / "red").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="class red has no readable image left; 10 files could not be read"):
+        OpticalClassifier(tiny_onnx).fit(class_folder)
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_does_not(digits):
+    X, y = digits
+    scores = [
+        OpticalClassifier(projection="dense", n_components=50, random_state=seed).fit(X, y).scores(X)
+        for seed in (3, 3, 4)
+    ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert (scores[0] != scores[2]).any()
+
+
+def test_the_memory_budget_is_kept(digits):
+    X, y = digits
+    with pytest.raises(BudgetError, match=r"the 600 x 600 ridge system needs .* GiB and the memory budget is"):
+        OpticalClassifier(projection="exact", memory_budget="1MiB").fit(X, y)
+    fitted = OpticalClassifier(memory_budget="1MiB", n_components=100).fit(X, y)
+    assert fitted.projection_ == "hadamard"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"projection": "optical"}, UsageError, "projection 'optical' is not known; choose one of auto, none"),
+        ({"n_components": 0}, UsageError, "n_components 0 must be at least 1"),
+        ({"alphas": [-1.0]}, UsageError, "must be finite numbers, none negative"),
+        ({"resize": "pad"}, UsageError, "resize 'pad' is not known"),
+        ({"memory_budget": "much"}, UsageError, "memory budget 'much' is not a size"),
+    ],
+)
+def test_a_wrong_parameter_is_named(digits, options, error, message):
+    with pytest.raises(error, match=message):
+        OpticalClassifier(**options).fit(*digits)
+
+
+def test_wrong_images_and_labels_are_named(tiny_onnx, pixels, class_folder):
+    classifier = OpticalClassifier(tiny_onnx)
+    with pytest.raises(DataError, match="20 images and 3 labels"):
+        classifier.fit(pixels, [0, 1, 1])
+    with pytest.raises(DataError, match="only one class"):
+        classifier.fit(pixels, [1] * 20)
+    with pytest.raises(DataError, match="only a folder names its classes"):
+        classifier.fit(pixels)
+    with pytest.raises(UsageError, match="this engine takes uint8"):
+        classifier.fit(pixels[:, :20], [0, 1] * 10)
+    with pytest.raises(NotFittedError):
+        OpticalClassifier(tiny_onnx).predict(pixels)
+    with pytest.raises(UsageError, match="trained on images; give files or uint8"):
+        classifier.fit(class_folder).predict(np.zeros((3, 196)))
+    with pytest.raises(UsageError, match="trained on features"):
+        OpticalClassifier().fit(np.eye(4), [0, 1, 0, 1]).image_files(["x.png"])
+
+
+def test_nothing_of_n_by_m_floats_is_held(monkeypatch, tiny_onnx, pixels):
+    """The engine hands the classifier bits; its features are never asked for."""
+    from aurevoir.engine.engine import Engine
+
+    monkeypatch.setattr(Engine, "__call__", lambda *_: pytest.fail("features were computed"))
+    OpticalClassifier(tiny_onnx).fit(pixels, [0, 1] * 10).predict(pixels)
