@@ -44,10 +44,10 @@ def memory_budget(budget: int | str | None = None) -> int:
     """
     value = os.environ.get("AUREVOIR_MEMORY", DEFAULT_BUDGET) if budget is None else budget
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
-    size = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
-    if size <= 0:
+    size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
+    if not 1 <= size < 2**63:
         raise UsageError(f"memory budget {value!r} is not a size; give bytes, or for example '4GiB'")
-    return size
+    return int(size)
 
 
 def block_length(bytes_each: int, budget: int, most: int) -> int:
@@ -65,9 +65,13 @@ def require(needed: int, budget: int, what: str, mend: str) -> None:
     """
     if needed > budget:
         raise BudgetError(
-            f"{what} needs {needed / 2**30:.1f} GiB and the memory budget is "
-            f"{budget / 2**30:.1f} GiB; {mend}, or raise the budget (AUREVOIR_MEMORY)"
+            f"{what} needs {_in_words(needed)} and the memory budget is {_in_words(budget)}; "
+            f"{mend}, or raise the budget (AUREVOIR_MEMORY)"
         )
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def blocks(total: int, length: int) -> list[slice]:

@@ -134,7 +134,7 @@ def fit_readout(
     Raises
     ------
     UsageError
-        If the projection is not known or `n_components` is not positive.
+        If the projection is not known, `n_components` is not positive or the seed is negative.
     BudgetError
         If the ridge's system does not fit the budget.
     """
@@ -142,6 +142,8 @@ def fit_readout(
         raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
     if n_components is not None and n_components < 1:
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
+    if seed < 0:
+        raise UsageError(f"seed {seed} must not be negative")
     n, size = len(bits), memory_budget(budget)
     if projection == "auto":
         projection = "none, exact" if _system_bytes(n) <= size else "hadamard"
@@ -184,7 +186,8 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    require(_system_bytes(order), budget, f"the {order} x {order} ridge system", "lower n_components")
+    needed = _system_bytes(order) + n * k
+    require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = expose_sample(projection, bits)
         speckle = namespace(bits).empty((n, k), dtype="uint8")

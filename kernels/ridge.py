@@ -10,7 +10,8 @@ where G = (HKH + alpha I)^-1 and h is the diagonal of the hat matrix. Both resid
 fit without row i (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025; the 1 / (n alpha) is the share of
 the free intercept). It is never subtracted here: G is taken of HKH + alpha I + t J, t > 0, which
 moves only the eigenvalue of the constant vector, and what remains to subtract, 1 / (n (alpha + t)),
-stays small, so that a tiny alpha costs no digits.
+stays small, so that a tiny alpha
+costs the residuals no digits.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from .arrays import Array, RowBlocks, namespace
 
 # The diagonal of L^-1 spreads like the square root of the condition number; past 1e14 no digit is left.
 _WIDEST_SPREAD = 1e7
+_LEAST_FREEDOM = 1e-12
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ def dual_path(gram: Array, targets: Array, alphas: Array | None = None) -> Ridge
         If the Gram is not finite, or the system is singular at every alpha.
     """
     xp = namespace(gram)
-    n = len(gram)
+    n = _checked_rows(len(gram))
     means = gram.mean(axis=0, dtype="float64")
     centred = gram - means
     centred -= centred.mean(axis=1, keepdims=True)
     scale = float(xp.trace(centred)) / n
-    alphas = _checked_alphas(alphas, scale, n)
+    alphas = _checked_alphas(alphas, scale)
     target_means = targets.mean(axis=0)
 
     def solve(alpha: float) -> tuple[Array, Array]:
@@ -141,14 +143,15 @@ def primal_path(rows: RowBlocks, k: int, targets: Array, alphas: Array | None = 
         As `dual_path`.
     """
     xp = namespace(targets)
-    n, target_means = len(targets), targets.mean(axis=0)
+    n = _checked_rows(len(targets))
+    target_means = targets.mean(axis=0)
     means = sum((block.sum(axis=0, dtype="float64") for _, block in rows()), start=xp.zeros(k)) / n
     covariance, cross = xp.zeros((k, k)), xp.zeros((k, targets.shape[1]))
     for which, block in rows():
         deviation = block - means
         covariance += deviation.T @ deviation
         cross += deviation.T @ (targets[which] - target_means)
-    alphas = _checked_alphas(alphas, float(xp.trace(covariance)) / n, n)
+    alphas = _checked_alphas(alphas, float(xp.trace(covariance)) / n)
 
     def solve(alpha: float) -> tuple[Array, Array]:
         inverse = _inverse_factor(covariance, alpha)
@@ -158,15 +161,21 @@ def primal_path(rows: RowBlocks, k: int, targets: Array, alphas: Array | None = 
             deviation = block - means
             leverage = 1 / n + xp.square(deviation @ inverse.T).sum(axis=1)
             error = targets[which] - target_means - deviation @ weights
-            residuals[which] = error / (1 - leverage)[:, None]
+            # A row whose leverage is 1 is fitted whatever its target: nothing is left to divide.
+            free = xp.where(1 - leverage > _LEAST_FREEDOM, 1 - leverage, xp.nan)
+            residuals[which] = error / free[:, None]
         return weights, residuals
 
     return _best(alphas, targets, means, solve)
 
 
-def _checked_alphas(alphas: Array | None, scale: float, n: int) -> Array:
+def _checked_rows(n: int) -> int:
     if n < 2:
         raise DataError(f"{n} row(s) to train on; leave-one-out needs at least 2")
+    return n
+
+
+def _checked_alphas(alphas: Array | None, scale: float) -> Array:
     if not np.isfinite(scale):
         raise DataError("the Gram holds nan or inf; check the features for values that are not finite")
     if alphas is None:

@@ -253,7 +253,7 @@ def test_a_system_beyond_the_budget_is_refused_before_it_is_allocated(projection
     bits, labels = big()
     with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
         fit_readout(bits, 8, labels, 2, projection, alphas=[1.0], budget="100MiB")
-    for text in ("4000 x 4000", "0.4 GiB", "0.1 GiB", "projection='hadamard'"):
+    for text in ("4000 x 4000", "366.2 MiB", "100.0 MiB", "projection='hadamard'"):
         assert text in str(error.value)
 
 
@@ -262,7 +262,7 @@ def test_components_beyond_the_budget_are_refused_before_anything_is_allocated(p
     bits, labels = big()
     with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
         fit_readout(bits, 8, labels, 2, projection, n_components=3500, alphas=[1.0], budget="100MiB")
-    for text in ("3500 x 3500", "0.3 GiB", "0.1 GiB", "n_components"):
+    for text in ("3500 x 3500", "293.7 MiB", "100.0 MiB", "n_components"):
         assert text in str(error.value)
 
 

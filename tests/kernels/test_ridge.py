@@ -326,3 +326,17 @@ def test_alphas_that_are_none_are_refused(solve, alphas):
     X, _, targets = problem(8, 9, 5)
     with pytest.raises(UsageError, match="alphas"):
         solve(X, targets, alphas)
+
+
+def test_a_row_that_is_fitted_whatever_its_target_counts_as_singular():
+    X = np.array([[-15.0], [15.0]])
+    with pytest.raises(DataError, match="singular at every alpha"):
+        primal(X, one_vs_rest(np.arange(2), 2), [0.0])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_rows_are_refused(n):
+    with pytest.raises(DataError, match=rf"{n} row\(s\) to train on"):
+        dual_path(np.zeros((n, n)), np.zeros((n, 2)))
+    with pytest.raises(DataError, match=rf"{n} row\(s\) to train on"):
+        primal_path(lambda: iter([]), 3, np.zeros((n, 2)))
