@@ -92,3 +92,9 @@ def test_public_names_resolve():
     assert all(getattr(aurevoir, name) is not None for name in aurevoir.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         aurevoir.nothing  # noqa: B018
+
+
+def test_the_startup_benchmark_covers_every_command():
+    from aurevoir.benchmarks.startup import COMMANDS as TIMED
+
+    assert set(TIMED) == set(COMMANDS)

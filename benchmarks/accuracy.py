@@ -1,0 +1,96 @@
+"""Accuracy by precision and projection over several splits of real photographs.
+
+Each image passes each engine once; every split and projection then works on the same bits.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..engine.backbone import open_backbone
+from ..engine.build import assemble, calibrate, export_backbone, sample_images
+from ..images.batches import ImageFiles
+from ..images.folder import class_folders
+from ..kernels.readout import fit_readout
+from ..transfer.embed import embed_bits
+from ..transfer.evaluate import split
+from .machine import describe_machine
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the benchmark's arguments."""
+    parser.add_argument("data", help="a folder of class folders")
+    parser.add_argument("--backbone", required=True, help="a torchvision name or an ONNX file")
+    parser.add_argument("--calibration", required=True, help="a folder of other images to calibrate int8 on")
+    parser.add_argument("--splits", type=int, default=5, help="80:20 splits, seeds from 0 (default: 5)")
+    parser.add_argument(
+        "--projections", nargs="+", default=["auto", "none", "exact"], help="(default: auto none exact)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure every precision and projection on every split."""
+    exported = export_backbone(open_backbone(args.backbone))
+    table = calibrate(exported, sample_images(args.calibration, exported.size, 128), progress=True)
+    labelled = class_folders(args.data)
+    labels = np.unique(labelled.labels, return_inverse=True)[1]
+    places = {path: place for place, path in enumerate(labelled.paths)}
+    parts = [
+        tuple(np.array([places[path] for path in part.paths]) for part in split(labelled, seed))
+        for seed in range(args.splits)
+    ]
+    rows, reference = [], None
+    for precision in PRECISIONS:
+        engine = assemble(exported, precision, table=table if precision == "int8" else None)
+        bits = embed_bits(engine, ImageFiles(labelled.paths, exported.size, description=precision))[1]
+        reference = bits if reference is None else reference
+        agreement = 1 - int(np.bitwise_count(bits ^ reference).sum()) / (len(bits) * exported.features)
+        for projection in args.projections:
+            found = [
+                _accuracy(bits, exported.features, labels, part, projection) for part in tqdm(parts, desc=projection)
+            ]
+            rows.append({"precision": precision, "projection": projection, "sign_agreement": agreement, **_mean(found)})
+    return {
+        "benchmark": "accuracy",
+        "data": Path(args.data).name,
+        "backbone": Path(args.backbone).name,
+        "images": len(labels),
+        "features": exported.features,
+        "rows": rows,
+        "machine": describe_machine(),
+    }
+
+
+def _accuracy(
+    bits: np.ndarray, m: int, labels: np.ndarray, part: tuple[np.ndarray, ...], projection: str
+) -> tuple[float, float]:
+    train, test = part
+    readout, path = fit_readout(bits[train], m, labels[train], int(labels.max()) + 1, projection)
+    return float((readout.scores(bits[test]).argmax(axis=1) == labels[test]).mean()), path.loo_accuracy
+
+
+def _mean(found: list[tuple[float, float]]) -> dict[str, Any]:
+    accuracies, loo = np.array(found).T
+    error = accuracies.std(ddof=1) / np.sqrt(len(accuracies)) if len(accuracies) > 1 else float("nan")
+    return {
+        "accuracy": float(accuracies.mean()),
+        "standard_error": float(error),
+        "accuracies": accuracies.tolist(),
+        "loo_accuracy": float(loo.mean()),
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the rows out as a table."""
+    lines = [f"{result['data']}, {result['backbone']}: {result['images']} images, {result['features']:,d} features"]
+    lines += [
+        f"{row['precision']:5s} {row['projection']:9s} accuracy {row['accuracy']:.4f} +- {row['standard_error']:.4f}, "
+        f"leave-one-out {row['loo_accuracy']:.4f}, signs as fp32 {row['sign_agreement']:.4f}"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Where and with what a figure was measured."""
+
+import datetime
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("aurevoir", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime", "openvino", "torch", "torchvision")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, memory, versions, date and command of this run."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": " ".join(["python -m aurevoir.benchmarks", *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    cleaned = {name.strip(): value.strip() for name, value in fields.items()}
+    kinds = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    has = [kind for kind in kinds if kind in cleaned.get("flags", "").split()]
+    return f"{cleaned.get('model name', platform.processor())} ({', '.join(has)})"
