@@ -70,7 +70,7 @@ def digest(model: onnx.ModelProto) -> str:
 
 def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     """Add an initializer and return its name."""
-    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
     return name
 
 

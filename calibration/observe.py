@@ -1,13 +1,15 @@
 """Streamed histograms of the tensors that will be quantized."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from ..errors import AurevoirError
-from .graph import initializers
+from .graph import constant, initializers
 
 BINS = 4096
 """Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
@@ -15,8 +17,8 @@ BINS = 4096
 # Below this range the reciprocal of a bin's width would leave float32.
 _LEAST_TOP = 2.0**-100
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Runs the float graph on uint8 images and returns the observed tensors by name."""
+Run = Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Runs the float graph on uint8 images and returns the observed tensors and their channel means by name."""
 
 
 def quantizable(model: onnx.ModelProto) -> list[str]:
@@ -24,6 +26,26 @@ def quantizable(model: onnx.ModelProto) -> list[str]:
     constants = initializers(model)
     inputs = (node.input[0] for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants)
     return list(dict.fromkeys(name for name in inputs if name not in constants))
+
+
+def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the graph with, for each tensor (batch, channels, ...), its mean a channel as a further tensor.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    means : list of str
+        Names of the new tensors, each of shape (channels,): means over a batch.
+    """
+    model = copy.deepcopy(model)
+    axes = constant(model, "mean_axes", np.array([0, 2, 3]))
+    means = [f"{name}_mean" for name in names]
+    for name, mean in zip(names, means, strict=True):
+        # As an attribute before opset 18, as an input from there on.
+        old = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) < 18
+        inputs, options = ([name], {"axes": [0, 2, 3]}) if old else ([name, axes], {})
+        model.graph.node.append(helper.make_node("ReduceMean", inputs, [mean], keepdims=0, **options))
+    return model, means
 
 
 @dataclass
@@ -54,18 +76,17 @@ class Histogram:
         AurevoirError
             If a value is nan or infinite.
         """
-        magnitudes = np.abs(values, dtype="float32").ravel()
-        amax = float(magnitudes.max(initial=0.0))
+        from ..kernels.cpu import count_magnitudes, largest_magnitude
+
+        amax = largest_magnitude(values)
         if not np.isfinite(amax):
             raise AurevoirError("an activation is nan or infinite; the network overflows on these images")
         self.amax = max(self.amax, amax)
         self._grow(amax)
         if self.top == 0:
-            self.counts[0] += magnitudes.size
-            return
-        magnitudes *= np.float32(BINS / self.top)
-        places = np.minimum(magnitudes.astype("int32"), BINS - 1)
-        self.counts += np.bincount(places, minlength=BINS)
+            self.counts[0] += values.size
+        else:
+            self.counts += count_magnitudes(values, self.top, BINS)
 
     def _grow(self, amax: float) -> None:
         needed = float(2.0 ** np.ceil(np.log2(max(amax, _LEAST_TOP)))) if amax > 0 else 0.0
@@ -76,8 +97,10 @@ class Histogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, "int64")])
 
 
-def observe(run: Run, names: Sequence[str], batches: Iterable[np.ndarray]) -> dict[str, Histogram]:
-    """Collect a histogram of each named tensor over batches of images, in one pass.
+def observe(
+    run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
+) -> tuple[dict[str, Histogram], dict[str, list[float]]]:
+    """Collect a histogram and the channel means of each named tensor over images, in one pass.
 
     Parameters
     ----------
@@ -88,6 +111,8 @@ def observe(run: Run, names: Sequence[str], batches: Iterable[np.ndarray]) -> di
     Returns
     -------
     histograms : dict of Histogram
+    means : dict of lists of float
+        Mean of each channel.
 
     Raises
     ------
@@ -95,14 +120,16 @@ def observe(run: Run, names: Sequence[str], batches: Iterable[np.ndarray]) -> di
         If there are no images, or an activation is not finite; the message names the tensor.
     """
     histograms = {name: Histogram() for name in names}
+    sums: dict[str, np.ndarray] = {}
     images = 0
     for pixels in batches:
         images += len(pixels)
-        for name, values in run(pixels).items():
+        for name, (values, means) in run(pixels).items():
             try:
                 histograms[name].add(values)
             except AurevoirError as error:
                 raise AurevoirError(f"tensor {name}: {error}") from None
+            sums[name] = sums.get(name, 0) + len(pixels) * means.astype("float64")
     if images == 0:
         raise AurevoirError("no image to calibrate on could be read; give a folder of images")
-    return histograms
+    return histograms, {name: (total / images).tolist() for name, total in sums.items()}

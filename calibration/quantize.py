@@ -1,49 +1,77 @@
 """Where Q and DQ stand: symmetric int8 on convolution inputs, per-channel int8 weights.
 
-The graph follows the explicit-quantization rules of TensorRT (zero-point 0, weights per output
-channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO and ONNX Runtime.
+The ``s8`` dialect follows the explicit-quantization rules of TensorRT (zero-point 0, signed
+activations, weights per output channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO
+and ONNX Runtime. The ``u8`` dialect reads the same thresholds, but what cannot be negative, such as
+the output of a ReLU, is stored unsigned: 255 steps in place of 127.
 """
 
 import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from ..errors import AurevoirError
+from ..errors import AurevoirError, UsageError
 from .graph import constant, initializers, prune, read_constant
 
+DIALECTS = ("s8", "u8")
+
 LEVELS = 127
-"""Largest int8 magnitude in use; -128 is left out, so that the range is symmetric."""
+"""Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
+
+_NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
+_KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat", "Add", "Mul"}
 
 
-def quantize(model: onnx.ModelProto, thresholds: dict[str, float]) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class _Context:
+    model: onnx.ModelProto
+    constants: dict[str, onnx.TensorProto]
+    thresholds: Mapping[str, float]
+    means: Mapping[str, Sequence[float]]
+    unsigned: set[str]
+
+
+def quantize(
+    model: onnx.ModelProto,
+    thresholds: Mapping[str, float],
+    means: Mapping[str, Sequence[float]] | None = None,
+    dialect: str = "s8",
+) -> onnx.ModelProto:
     """Return a copy of a float graph whose convolutions read int8.
 
     Parameters
     ----------
     model : onnx.ModelProto
         Opset 13 or later.
-    thresholds : dict of float
+    thresholds : mapping of float
         The magnitude at which each convolution input saturates, by tensor name. A convolution
         whose input is not named here stays in floating point.
+    means : mapping of sequences of float, optional
+        Mean of each channel of those tensors. Where it is given, biases take up the mean error
+        that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+    dialect : {"s8", "u8"}
 
     Raises
     ------
+    UsageError
+        If the dialect is not known.
     AurevoirError
         If the graph holds no convolution that `thresholds` covers.
     """
+    if dialect not in DIALECTS:
+        raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    unsigned = nonnegative(model) if dialect == "u8" else set()
     quantized = copy.deepcopy(model)
-    constants = initializers(model)
-    nodes, done = [], set()
+    context = _Context(quantized, initializers(model), thresholds, means or {}, unsigned)
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
     for node in quantized.graph.node:
-        if node.op_type == "Conv" and node.input[0] in thresholds and node.input[1] in constants:
-            for place, make in ((0, _activation_nodes), (1, _weight_nodes)):
-                name = node.input[place]
-                node.input[place] = f"{name}_dequantized"
-                if name not in done:
-                    nodes += make(quantized, name, thresholds, constants)
-                    done.add(name)
+        if node.op_type == "Conv" and node.input[0] in thresholds and node.input[1] in context.constants:
+            nodes += _quantize_convolution(context, node, done)
         nodes.append(node)
     if not done:
         raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
@@ -53,31 +81,92 @@ def quantize(model: onnx.ModelProto, thresholds: dict[str, float]) -> onnx.Model
     return prune(quantized, [output.name for output in model.graph.output])
 
 
-def _activation_nodes(
-    model: onnx.ModelProto, name: str, thresholds: dict[str, float], constants: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    scale = constant(model, f"{name}_scale", _scales(np.array(thresholds[name])))
-    zero = constant(model, f"{name}_zero", np.array(0, dtype="int8"))
+def nonnegative(model: onnx.ModelProto) -> set[str]:
+    """Return the computed tensors that cannot be negative, whatever the image."""
+    constants, found = initializers(model), set()
+    for node in model.graph.node:
+        if (
+            node.op_type in _NEVER_NEGATIVE
+            or (node.op_type == "Clip" and _clips_at_zero(node, constants))
+            or (node.op_type in _KEEPS_SIGN and all(name in found for name in node.input))
+        ):
+            found.update(node.output)
+    return found
+
+
+def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    low = node.input[1] if len(node.input) > 1 else ""
+    return low in constants and float(read_constant(constants, low)) >= 0
+
+
+def _quantize_convolution(context: _Context, conv: onnx.NodeProto, done: set[str]) -> list[onnx.NodeProto]:
+    """Let a convolution read dequantized inputs; return the nodes that this adds before it."""
+    activation, weight = conv.input[0], conv.input[1]
+    nodes: list[onnx.NodeProto] = []
+    if activation not in done:
+        nodes += _activation_nodes(context, activation)
+    if weight not in done:
+        nodes += _weight_nodes(context, weight)
+    done |= {activation, weight}
+    conv.input[0], conv.input[1] = f"{activation}_dequantized", f"{weight}_dequantized"
+    if activation in context.means:
+        _correct_bias(context, conv, activation, weight)
+    return nodes
+
+
+def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
+    levels, kind = (255, "uint8") if name in context.unsigned else (LEVELS, "int8")
+    scale = constant(context.model, f"{name}_scale", _scales(np.array(context.thresholds[name]), levels))
+    zero = constant(context.model, f"{name}_zero", np.array(0, dtype=kind))
     return [
         helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_quantized"]),
         helper.make_node("DequantizeLinear", [f"{name}_quantized", scale, zero], [f"{name}_dequantized"]),
     ]
 
 
-def _weight_nodes(
-    model: onnx.ModelProto, name: str, thresholds: dict[str, float], constants: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    weights = read_constant(constants, name)
-    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1))
-    levels = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1)))
+def _weight_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
+    levels, scales = _round_weights(read_constant(context.constants, name))
     inputs = [
-        constant(model, f"{name}_quantized", np.clip(levels, -LEVELS, LEVELS).astype("int8")),
-        constant(model, f"{name}_scale", scales),
-        constant(model, f"{name}_zero", np.zeros(len(weights), dtype="int8")),
+        constant(context.model, f"{name}_quantized", levels),
+        constant(context.model, f"{name}_scale", scales),
+        constant(context.model, f"{name}_zero", np.zeros(len(levels), dtype="int8")),
     ]
     return [helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], axis=0)]
 
 
-def _scales(thresholds: np.ndarray) -> np.ndarray:
+def _round_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 levels and the float32 scale of each output channel.
+
+    Levels are rounded so that the sum of every kernel stays within half a level of what it was
+    (Guo et al. 2022, arXiv:2202.07471, section 3.2): neighbouring pixels are alike, so what counts
+    of a kernel's rounding errors is above all their sum.
+    """
+    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), LEVELS)
+    exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
+    kernels = exact.reshape(*weights.shape[:2], -1)
+    error = np.rint(kernels) - kernels
+    surplus = np.rint(error.sum(axis=2, keepdims=True))
+    # Move as many entries one level as the sum is off, those first that were rounded furthest that way.
+    rank = np.argsort(np.argsort(-error * np.sign(surplus), axis=2, kind="stable"), axis=2, kind="stable")
+    levels = np.rint(kernels) - np.sign(surplus) * (rank < np.abs(surplus))
+    return np.clip(levels, -LEVELS, LEVELS).astype("int8").reshape(weights.shape), scales
+
+
+def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weight: str) -> None:
+    """Add to the bias what the rounded weights lack on the mean input, sum (W - Wq) E[x]."""
+    weights = read_constant(context.constants, weight)
+    levels, scales = _round_weights(weights)
+    lost = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
+    per_input = lost.reshape(*weights.shape[:2], -1).sum(axis=2, dtype="float64")
+    groups = next((item.i for item in conv.attribute if item.name == "group"), 1)
+    mean = np.asarray(context.means[activation]).reshape(groups, -1)
+    missing = np.einsum("goc,gc->go", per_input.reshape(groups, -1, weights.shape[1]), mean).reshape(-1)
+    bias = read_constant(context.constants, conv.input[2]) if len(conv.input) > 2 else 0
+    corrected = constant(context.model, f"{conv.output[0]}_corrected_bias", (bias + missing).astype("float32"))
+    del conv.input[2:]
+    conv.input.append(corrected)
+
+
+def _scales(thresholds: np.ndarray, levels: int) -> np.ndarray:
     """Return float32 scales, one level each; a tensor that is all zeros gets 1, any would do."""
-    return np.where(thresholds > 0, thresholds / LEVELS, 1.0).astype("float32")
+    return np.where(thresholds > 0, thresholds / levels, 1.0).astype("float32")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import onnx
@@ -24,12 +24,15 @@ class CalibrationTable:
         SHA-256 of the float graph and of the calibration pixels.
     thresholds : dict of float
         Magnitudes at which the tensors saturate, in the tensors' own units.
+    means : dict of lists of float
+        Mean of each channel of the tensors, from which biases are corrected; may be empty.
     """
 
     method: str
     graph: str
     images: str
     thresholds: dict[str, float]
+    means: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the table as JSON text."""

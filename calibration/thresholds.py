@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import UsageError
+from . import entropy
 from .observe import BINS, Histogram
 
 PERCENTILE = 99.999
@@ -25,9 +26,21 @@ def percentile_threshold(histogram: Histogram, percentile: float = PERCENTILE) -
     return min((min(place, BINS - 1) + 1) * histogram.top / BINS, histogram.amax)
 
 
+def entropy_threshold(histogram: Histogram) -> float:
+    """Return the threshold of least Kullback-Leibler divergence; see `entropy.entropy_threshold`."""
+    return min(entropy.entropy_threshold(histogram.counts, histogram.top / BINS), histogram.amax)
+
+
+def mse_threshold(histogram: Histogram) -> float:
+    """Return the threshold of least squared error; see `entropy.mse_threshold`."""
+    return min(entropy.mse_threshold(histogram.counts, histogram.top / BINS), histogram.amax)
+
+
 METHODS: dict[str, Callable[[Histogram], float]] = {
-    "max": max_threshold,
+    "entropy": entropy_threshold,
+    "mse": mse_threshold,
     "percentile": percentile_threshold,
+    "max": max_threshold,
 }
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph import digest, prune
-from ..calibration.observe import observe, quantizable
+from ..calibration.observe import observe, quantizable, with_means
 from ..calibration.quantize import quantize
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import check_method, choose_thresholds
@@ -27,7 +27,7 @@ from ..kernels.arrays import block_length, blocks, memory_budget
 from .backbone import Backbone, BackboneLike, open_backbone
 from .engine import BATCH_SIZE, Engine, Manifest
 from .export import feature_count, tensor_shapes, wrap
-from .runtimes import choose_runtime, installed, require_runtime, runtime
+from .runtimes import choose_runtime, installed, int8_dialect, require_runtime, runtime
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 32
@@ -83,7 +83,7 @@ def build_engine(
         normalisation from; of these, `calibration_images` are used, and up to 32 others measure
         the fidelity. A table needs no images.
     calibration_images : int
-    method : {"percentile", "max"}
+    method : {"percentile", "entropy", "mse", "max"}
     normalization : {"imagenet", "data"} or (mean, std)
         Of pixels scaled to [0, 1].
     size : int, optional
@@ -237,7 +237,7 @@ def calibrate(
     ----------
     exported : Exported
     pixels : uint8 array of shape (n, height, width, 3)
-    method : {"percentile", "max"}
+    method : {"percentile", "entropy", "mse", "max"}
     progress : bool
 
     Raises
@@ -248,11 +248,13 @@ def calibrate(
     if pixels is None or not len(pixels):
         raise UsageError("int8 needs calibration images or a calibration table; give a folder (calibration=...)")
     names = quantizable(exported.graph)
+    if not names:
+        raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
     batches = (pixels[which] for which in blocks(len(pixels), _observed_batch(exported, names)))
     with tqdm(total=len(pixels), desc="calibrate", unit="img", disable=not progress) as bar:
-        histograms = observe(_observer(exported.graph, names, bar.update), names, batches)
+        histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
     thresholds = choose_thresholds(histograms, method)
-    return CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), thresholds)
+    return CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), thresholds, means)
 
 
 def _observed_batch(exported: Exported, names: list[str]) -> int:
@@ -264,15 +266,14 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
 
 def _observer(
     graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    if not names:
-        raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
-    compiled = _reference_runtime().compile(prune(graph, names).SerializeToString(), "fp32", "cpu")
+) -> Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    extended, means = with_means(graph, names)
+    compiled = _reference_runtime().compile(prune(extended, [*names, *means]).SerializeToString(), "fp32", "cpu")
 
-    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(pixels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         outputs = compiled(pixels)
         seen(len(pixels))
-        return dict(zip(names, outputs, strict=True))
+        return dict(zip(names, zip(outputs[: len(names)], outputs[len(names) :], strict=True), strict=True))
 
     return run
 
@@ -287,6 +288,7 @@ def assemble(
     runtime: str = "auto",
     table: CalibrationTable | None = None,
     device: str | None = None,
+    dialect: str = "auto",
 ) -> Engine:
     """Make an engine of one precision from a float graph, and for int8 its calibration table.
 
@@ -303,7 +305,8 @@ def assemble(
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
         table.check(graph)
-        graph = quantize(graph, table.thresholds)
+        dialect = int8_dialect(runtime) if dialect == "auto" else dialect
+        graph = quantize(graph, table.thresholds, table.means, dialect)
     manifest = Manifest(
         exported.backbone,
         exported.cut,
@@ -317,6 +320,7 @@ def assemble(
         exported.mean,
         exported.std,
         exported.resize,
+        dialect if precision == "int8" else None,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device or "cpu")
 

@@ -40,6 +40,8 @@ class Manifest:
         The normalisation inside the graph.
     resize : str
         How images of another size are brought to the input shape.
+    dialect : str or None
+        Of int8: ``s8``, or ``u8`` where activations that cannot be negative are unsigned.
     sign_agreement, relative_error : float or None
         Against fp32, on calibration images that were held out; None where not measured.
     """
@@ -56,6 +58,7 @@ class Manifest:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Resize
+    dialect: str | None = None
     sign_agreement: float | None = None
     relative_error: float | None = None
 

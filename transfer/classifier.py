@@ -63,7 +63,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     calibration : path, list of paths, or uint8 array, optional
         Images for int8 thresholds; None takes training images.
     calibration_images : int
-    method : {"percentile", "max"}
+    method : {"percentile", "entropy", "mse", "max"}
         How thresholds are chosen.
     normalization : {"imagenet", "data"} or (mean, std)
     size : int, optional

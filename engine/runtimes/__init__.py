@@ -2,7 +2,8 @@
 
 A runtime module holds ``PACKAGE`` (what it imports), ``INSTALL`` (the line that installs it),
 ``version()``, ``precisions()`` (what this machine can run) and ``compile(graph, precision,
-device)``, which returns a thread-safe function from uint8 images to the graph's outputs.
+device)``, which returns a thread-safe function from uint8 images to the graph's outputs; these
+may be overwritten by the same thread's next call.
 """
 
 import ctypes
@@ -92,6 +93,17 @@ def choose_runtime(name: str, precision: str) -> str:
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
     raise UsageError(f"no runtime on this machine runs {precision}; `aurevoir doctor` lists what runs here")
+
+
+def int8_dialect(name: str) -> str:
+    """Return the dialect of int8 that is best on a runtime here: ``u8``, or ``s8`` as TensorRT needs.
+
+    Unsigned activations have twice the levels. Without VNNI their products can overflow the 16 bits
+    that older processors sum pairs in.
+    """
+    from ...kernels.cpu import has_int8_dot_product
+
+    return "u8" if name in ("openvino", "onnxruntime") and has_int8_dot_product() else "s8"
 
 
 def has_nvidia_driver() -> bool:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.observe import BINS, Histogram, observe, quantizable
-from aurevoir.calibration.quantize import quantize
+from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
 from aurevoir.calibration.table import CalibrationTable, pixels_digest
 from aurevoir.calibration.thresholds import METHODS, choose_thresholds, max_threshold, percentile_threshold
 from aurevoir.engine.backbone import open_backbone
@@ -62,7 +62,7 @@ def test_zeros_count_wherever_they_come():
 def test_values_that_are_not_finite_are_refused_by_the_tensors_name(value):
     batches = [np.zeros((2, 1), "uint8")]
     with pytest.raises(AurevoirError, match="tensor conv7: an activation is nan or infinite"):
-        observe(lambda _: {"conv7": np.array([0, value])}, ["conv7"], batches)
+        observe(lambda _: {"conv7": (np.array([0, value], "float32"), np.zeros(1))}, ["conv7"], batches)
 
 
 def test_no_images_are_refused():
@@ -161,6 +161,89 @@ def test_all_zero_activations_give_a_sound_graph():
     assert not _run(quantize(model, {"x": 0.0}), np.zeros((1, 2, 6, 6), "float32")).any()
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.integers(1, 5))
+def test_rounding_keeps_the_sum_of_every_kernel(seed, outputs, inputs, size):
+    weights = np.random.default_rng(seed).normal(size=(outputs, inputs, size, size)).astype("float32")
+    levels, scales = _round_weights(weights)
+    exact = weights.astype("float64") / scales.reshape(-1, 1, 1, 1)
+    assert np.abs((levels - exact).sum(axis=(2, 3))).max() <= 0.5 + 1e-9
+    assert np.abs(levels - exact).max() < 1.5
+    assert np.abs(levels).max() <= 127
+
+
+def test_a_kernel_whose_rounding_cancels_is_rounded_to_the_nearest():
+    weights = np.array([[[[127.0, 0.4, -0.4, 3.0]]]], "float32")
+    np.testing.assert_array_equal(_round_weights(weights)[0], np.rint(weights))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_biases_take_up_the_mean_error_of_rounded_weights(groups):
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(4, 4 // groups, 1, 1)).astype("float32")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], group=groups)]
+    model = _model(nodes, {"w": weight}, channels=4)
+    mean = [1.0, 3.0, 2.0, 5.0]
+    x = np.broadcast_to(np.array(mean, "float32")[None, :, None, None], (1, 4, 6, 6)).copy()
+    plain, corrected = (_run(quantize(model, {"x": 127.0}, means), x) for means in ({}, {"x": mean}))
+    expected = _run(model, x)
+    assert np.abs(plain - expected).max() > 1e-3
+    np.testing.assert_allclose(corrected, expected, atol=1e-5)
+
+
+def test_what_cannot_be_negative_is_found_through_pools_and_sums():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[1, 1]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Add", ["x", "b"], ["d"]),
+        helper.make_node("Clip", ["x", "zero", "six"], ["e"]),
+        helper.make_node("Clip", ["x", "low", "six"], ["f"]),
+        helper.make_node("Clip", ["x", "", "six"], ["g"]),
+        helper.make_node("Concat", ["c", "d", "e", "f", "g"], ["y"], axis=1),
+    ]
+    limits = {name: np.array(value, "float32") for name, value in (("zero", 0), ("six", 6), ("low", -1))}
+    assert nonnegative(_model(nodes, limits)) == {"a", "b", "c", "e"}
+
+
+def test_the_unsigned_dialect_halves_the_steps_of_what_cannot_be_negative():
+    weights = {"w": np.ones((2, 2, 1, 1), "float32")}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["r"])]
+    model = _model([*nodes, helper.make_node("Conv", ["r", "w"], ["y"])], weights)
+    found = {}
+    for dialect in ("s8", "u8"):
+        tensors = {
+            item.name: numpy_helper.to_array(item)
+            for item in quantize(model, {"x": 1, "r": 1}, None, dialect).graph.initializer
+        }
+        found[dialect] = {name: (tensors[f"{name}_zero"].dtype.name, 1 / tensors[f"{name}_scale"]) for name in "xr"}
+    assert found["s8"] == {"x": ("int8", pytest.approx(127)), "r": ("int8", pytest.approx(127))}
+    assert found["u8"] == {"x": ("int8", pytest.approx(127)), "r": ("uint8", pytest.approx(255))}
+    with pytest.raises(UsageError, match="dialect 'u4' is not known; choose one of s8, u8"):
+        quantize(model, {"x": 1}, None, "u4")
+
+
+def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):
+    exported = export_backbone(open_backbone(tiny_onnx))
+    name = quantizable(exported.graph)[0]
+    means = calibrate(exported, pixels).means
+    normalised = (pixels / 255 - exported.mean) / exported.std
+    np.testing.assert_allclose(means[name], normalised.mean(axis=(0, 1, 2)), rtol=1e-4)
+    assert set(means) == set(quantizable(exported.graph))
+
+
+def test_numba_counts_as_numpy_does():
+    from aurevoir.kernels.cpu import count_magnitudes, largest_magnitude
+
+    random = np.random.default_rng(0)
+    for size in (0, 1, 2, 3, 1000, 4097):
+        values = random.normal(size=size).astype("float32")
+        assert largest_magnitude(values) == np.abs(values).max(initial=0)
+        expected = np.histogram(np.abs(values), bins=64, range=(0, 8))[0]
+        np.testing.assert_array_equal(count_magnitudes(values, 8.0, 64), expected)
+    np.testing.assert_array_equal(count_magnitudes(np.array([[8.0, -8.0]], "float32"), 8.0, 64), [0] * 63 + [2])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_one_pass_gives_the_thresholds_of_every_convolution_input(tiny_onnx, pixels, method):
     exported = export_backbone(open_backbone(tiny_onnx))
@@ -168,7 +251,9 @@ def test_one_pass_gives_the_thresholds_of_every_convolution_input(tiny_onnx, pix
     assert set(table.thresholds) == set(quantizable(exported.graph))
     assert len(table.thresholds) == 2
     assert all(value > 0 for value in table.thresholds.values())
-    assert calibrate(exported, pixels[::-1], method).thresholds == table.thresholds
+    again = calibrate(exported, pixels[::-1], method)
+    assert again.thresholds == table.thresholds
+    assert all(np.allclose(again.means[name], mean, rtol=1e-4, atol=1e-6) for name, mean in table.means.items())
     assert table.images == pixels_digest(pixels)
 
 

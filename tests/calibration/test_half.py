@@ -1,0 +1,172 @@
+"""The float16 body of a graph: its types, its arithmetic, and its fidelity beside the float32 body."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from aurevoir.calibration.fidelity import relative_error, sign_agreement
+from aurevoir.calibration.half import OLDEST_OPSET, half_body
+from aurevoir.calibration.quantize import quantize
+from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.build import calibrate, export_backbone, sample_images
+from aurevoir.errors import AurevoirError
+
+
+def _model(nodes, constants, opset=18, kind=TensorProto.FLOAT, channels=2):
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", kind, ["batch", channels, 6, 6])],
+            [helper.make_tensor_value_info("y", kind, ["batch", None, None, None])],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=10,
+    )
+
+
+def _onnxruntime(model, images):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        # Its bias scales would underflow in float16; see `half_body`.
+        model.SerializeToString(),
+        options,
+        disabled_optimizers=["WeightBiasQuantization"],
+    )
+    return session.run(None, {session.get_inputs()[0].name: images})
+
+
+def _openvino(model, images):
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    outputs = compiled(images)
+    return [np.array(outputs[place]) for place in range(len(model.graph.output))]
+
+
+RUNTIMES = pytest.mark.parametrize("run", [_onnxruntime, _openvino])
+
+
+def _graphs(path, pixels):
+    exported = export_backbone(open_backbone(path))
+    return exported.graph, quantize(exported.graph, calibrate(exported, pixels).thresholds)
+
+
+@pytest.fixture(scope="module", params=["tiny", "mobilenetv2", "resnet50v2_stage3"])
+def graphs(request, tiny_onnx, pixels, data):
+    """The float and the int8 graph of a backbone, and images for them."""
+    if request.param == "tiny":
+        return *_graphs(tiny_onnx, pixels), pixels
+    path = data(f"backbones/{request.param}.onnx")
+    images = sample_images(data("calibration500"), (224, 224), 12)
+    return *_graphs(path, images[:8]), images[8:]
+
+
+@RUNTIMES
+def test_the_float_graph_keeps_its_signs(graphs, run):
+    model, _, images = graphs
+    features, bits = run(half_body(model), images)
+    reference = _onnxruntime(model, images)[0]
+    assert features.dtype == "float32"
+    np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
+    assert sign_agreement(features, reference) > 0.99
+    assert relative_error(features, reference) < 0.03
+
+
+@RUNTIMES
+def test_the_int8_graph_agrees_with_float_as_well_as_a_float32_body_does(graphs, run):
+    model, quantized, images = graphs
+    reference = _onnxruntime(model, images)[0]
+    expected = run(quantized, images)[0]
+    features, bits = run(half_body(quantized), images)
+    np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
+    assert sign_agreement(features, reference) > sign_agreement(expected, reference) - 0.01
+    assert relative_error(features, reference) < relative_error(expected, reference) + 0.02
+
+
+def test_no_float32_is_left_inside(graphs):
+    _, quantized, _ = graphs
+    half = half_body(quantized)
+    onnx.checker.check_model(half, full_check=True)
+    assert list(half.graph.input) == list(quantized.graph.input)
+    assert [value.name for value in half.graph.output] == ["features", "bits"]
+    inside = [value.type.tensor_type.elem_type for value in half.graph.value_info]
+    assert TensorProto.FLOAT16 in inside
+    assert TensorProto.FLOAT not in [*inside, *(tensor.data_type for tensor in half.graph.initializer)]
+
+
+def test_the_dequantized_weights_hardly_change(graphs):
+    _, quantized, _ = graphs
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for model in (quantized, half_body(quantized))
+    )
+    weights = [name for name, values in before.items() if values.dtype == np.int8 and values.ndim > 1]
+    assert weights
+    for name in weights:
+        scale = name.replace("_quantized", "_scale")
+        old, new = (
+            constants[name] * constants[scale].astype("float64")[:, None, None, None] for constants in (before, after)
+        )
+        assert relative_error(new, old) < 0.01
+
+
+def test_the_graph_given_is_left_alone(tiny_onnx):
+    model = export_backbone(open_backbone(tiny_onnx)).graph
+    before = model.SerializeToString()
+    half_body(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_float_inputs_and_outputs_keep_their_type(opset):
+    weights = np.random.default_rng(0).normal(size=(2, 2, 1, 1)).astype("float32")
+    model = quantize(_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": weights}, opset), {"x": 2.0})
+    half = half_body(model)
+    onnx.checker.check_model(half, full_check=True)
+    assert half.opset_import[0].version == max(opset, OLDEST_OPSET)
+    x = np.random.default_rng(1).normal(size=(2, 2, 6, 6)).astype("float32")
+    result = _onnxruntime(half, x)[0]
+    assert result.dtype == "float32"
+    assert relative_error(result, _onnxruntime(model, x)[0]) < 0.01
+
+
+def test_weights_with_scales_near_the_least_float16_are_rounded_anew():
+    weights = (
+        np.array([1e-2, 1e-4, 1.3e-5, 1e-9], "float32")[:, None, None, None]
+        * np.array([1, 0.4], "float32")[:, None, None]
+    )
+    model = quantize(_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": weights}), {"x": 1.0})
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in half_body(model).graph.initializer}
+    scales = constants["w_scale"].astype("float64")[:, None, None, None]
+    assert scales.min() == 2.0**-24
+    assert np.abs(constants["w_quantized"]).max() <= 127
+    # Rounded twice, to half a level each time.
+    assert (np.abs(constants["w_quantized"] * scales - weights) <= scales).all()
+
+
+def test_resize_keeps_its_scales():
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["r"]), helper.make_node("Mul", ["r", "two"], ["y"])]
+    model = _model(nodes, {"scales": np.array([1, 1, 2, 2], "float32"), "two": np.array(2, "float32")})
+    half = half_body(model)
+    onnx.checker.check_model(half, full_check=True)
+    x = np.ones((1, 2, 6, 6), "float32")
+    np.testing.assert_array_equal(_onnxruntime(half, x)[0], np.full((1, 2, 12, 12), 2))
+
+
+def test_a_bound_that_bounds_nothing_becomes_infinite():
+    bounds = {"low": np.array(0, "float32"), "high": np.array(np.finfo("float32").max)}
+    half = half_body(_model([helper.make_node("Clip", ["x", "low", "high"], ["y"])], bounds))
+    assert numpy_helper.to_array(half.graph.initializer[1]) == np.inf
+
+
+def test_constants_beyond_float16_are_refused_by_name():
+    model = _model([helper.make_node("Mul", ["x", "gain"], ["y"])], {"gain": np.array(1e5, "float32")})
+    with pytest.raises(AurevoirError, match="constant gain holds 100000, beyond float16's 65504"):
+        half_body(model)
