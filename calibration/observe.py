@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError
-from .graph import constant, initializers
+from .graph import initializers
 
 BINS = 4096
 """Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
@@ -18,7 +18,7 @@ BINS = 4096
 _LEAST_TOP = 2.0**-100
 
 Run = Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]
-"""Runs the float graph on uint8 images and returns the observed tensors and their channel means by name."""
+"""Runs the float graph on b uint8 images; returns, by name, each observed tensor and its (b, channels, 1, 1) means."""
 
 
 def quantizable(model: onnx.ModelProto) -> list[str]:
@@ -29,22 +29,19 @@ def quantizable(model: onnx.ModelProto) -> list[str]:
 
 
 def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the graph with, for each tensor (batch, channels, ...), its mean a channel as a further tensor.
+    """Return the graph with, for each tensor, the mean of each of its channels as a further tensor.
 
     Returns
     -------
     model : onnx.ModelProto
     means : list of str
-        Names of the new tensors, each of shape (channels,): means over a batch.
+        Names of the new tensors, of shape (batch, channels, 1, 1).
     """
     model = copy.deepcopy(model)
-    axes = constant(model, "mean_axes", np.array([0, 2, 3]))
     means = [f"{name}_mean" for name in names]
-    for name, mean in zip(names, means, strict=True):
-        # As an attribute before opset 18, as an input from there on.
-        old = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) < 18
-        inputs, options = ([name], {"axes": [0, 2, 3]}) if old else ([name, axes], {})
-        model.graph.node.append(helper.make_node("ReduceMean", inputs, [mean], keepdims=0, **options))
+    model.graph.node.extend(
+        helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in zip(names, means, strict=True)
+    )
     return model, means
 
 
@@ -124,12 +121,12 @@ def observe(
     images = 0
     for pixels in batches:
         images += len(pixels)
-        for name, (values, means) in run(pixels).items():
+        for name, (values, channel_means) in run(pixels).items():
             try:
                 histograms[name].add(values)
             except AurevoirError as error:
                 raise AurevoirError(f"tensor {name}: {error}") from None
-            sums[name] = sums.get(name, 0) + len(pixels) * means.astype("float64")
+            sums[name] = sums.get(name, 0) + channel_means.sum(axis=(0, 2, 3), dtype="float64")
     if images == 0:
         raise AurevoirError("no image to calibrate on could be read; give a folder of images")
     return histograms, {name: (total / images).tolist() for name, total in sums.items()}

@@ -33,7 +33,7 @@ def _count_magnitudes(values: np.ndarray, gain: np.float32, bins: int, parts: in
     length = -(-values.size // parts)
     for part in prange(parts):
         for place in range(part * length, min((part + 1) * length, values.size)):
-            bin_ = min(np.int64(abs(values[place]) * gain), bins - 1)
+            bin_ = min(np.int64(abs(values[place]) * gain), np.int64(bins - 1))
             counts[part, place & 1, bin_] += 1
     return counts.sum(axis=0).sum(axis=0)
 
