@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..engine.assemble import assemble
 from ..engine.backbone import open_backbone
-from ..engine.build import assemble, calibrate, export_backbone, sample_images
+from ..engine.build import export_backbone, sample_images
+from ..engine.calibrate import calibrate
 from ..images.batches import ImageFiles
 from ..images.folder import class_folders
+from ..kernels.bits import agreement
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from ..transfer.evaluate import split
@@ -49,12 +52,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         engine = assemble(exported, precision, table=table if precision == "int8" else None)
         bits = embed_bits(engine, ImageFiles(labelled.paths, exported.size, description=precision))[1]
         reference = bits if reference is None else reference
-        agreement = 1 - int(np.bitwise_count(bits ^ reference).sum()) / (len(bits) * exported.features)
+        signs = agreement(bits, reference, exported.features)
         for projection in args.projections:
             found = [
                 _accuracy(bits, exported.features, labels, part, projection) for part in tqdm(parts, desc=projection)
             ]
-            rows.append({"precision": precision, "projection": projection, "sign_agreement": agreement, **_mean(found)})
+            rows.append({"precision": precision, "projection": projection, "sign_agreement": signs, **_mean(found)})
     return {
         "benchmark": "accuracy",
         "data": Path(args.data).name,

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.assemble import assemble
 from ..engine.backbone import open_backbone
-from ..engine.build import assemble, calibrate, export_backbone
+from ..engine.build import export_backbone
+from ..engine.calibrate import calibrate
 from ..engine.engine import Engine
 from ..engine.runtimes import RUNTIMES, installed, runtime
 from ..images.procedural import PATTERNS, draw

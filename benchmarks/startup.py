@@ -10,7 +10,7 @@ from typing import Any
 from .machine import describe_machine
 from .timing import alternate
 
-COMMANDS = ("cuts", "build", "embed", "fit", "predict", "evaluate", "doctor", "demo")
+COMMANDS = ("cuts", "build", "calibrate", "embed", "fit", "predict", "evaluate", "doctor", "demo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,7 @@
 """How near a low-precision engine stays to fp32."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..errors import AurevoirError
@@ -22,3 +24,43 @@ def relative_error(features: np.ndarray, reference: np.ndarray) -> float:
         raise AurevoirError("the engine's features hold nan or inf; its precision overflows on these images")
     difference = np.linalg.norm(np.asarray(features, "float64") - reference)
     return float(difference / max(np.linalg.norm(np.asarray(reference, "float64")), np.finfo("float64").tiny))
+
+
+@dataclass(frozen=True)
+class TensorFidelity:
+    """What is left of a tensor in low precision.
+
+    Attributes
+    ----------
+    name : str
+    threshold : float or None
+        The magnitude at which it saturates; None where it is not quantized itself.
+    sqnr : float
+        Signal-to-quantization-noise ratio in decibels; infinite where nothing differs.
+    sign_agreement : float
+    """
+
+    name: str
+    threshold: float | None
+    sqnr: float
+    sign_agreement: float
+
+
+class FidelityMeter:
+    """Sums up the fidelity of a tensor over batches."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+        self.agreeing = self.values = 0
+
+    def add(self, values: np.ndarray, reference: np.ndarray) -> None:
+        """Take in a batch."""
+        self.signal += float(np.square(reference, dtype="float64").sum())
+        self.noise += float(np.square(values - reference, dtype="float64").sum())
+        self.agreeing += int(((values > 0) == (reference > 0)).sum())
+        self.values += values.size
+
+    def result(self, name: str, threshold: float | None = None) -> TensorFidelity:
+        """Return what the batches so far give."""
+        sqnr = 10 * np.log10(self.signal / self.noise) if self.signal and self.noise else np.inf * (not self.noise)
+        return TensorFidelity(name, threshold, float(sqnr), self.agreeing / max(1, self.values))

@@ -81,6 +81,11 @@ def quantize(
     return prune(quantized, [output.name for output in model.graph.output])
 
 
+def dequantized(name: str) -> str:
+    """Return the name that a quantized tensor has behind its Q and DQ."""
+    return f"{name}_dequantized"
+
+
 def nonnegative(model: onnx.ModelProto) -> set[str]:
     """Return the computed tensors that cannot be negative, whatever the image."""
     constants, found = initializers(model), set()
@@ -108,7 +113,7 @@ def _quantize_convolution(context: _Context, conv: onnx.NodeProto, done: set[str
     if weight not in done:
         nodes += _weight_nodes(context, weight)
     done |= {activation, weight}
-    conv.input[0], conv.input[1] = f"{activation}_dequantized", f"{weight}_dequantized"
+    conv.input[0], conv.input[1] = dequantized(activation), dequantized(weight)
     if activation in context.means:
         _correct_bias(context, conv, activation, weight)
     return nodes
@@ -120,7 +125,7 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
     zero = constant(context.model, f"{name}_zero", np.array(0, dtype=kind))
     return [
         helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_quantized"]),
-        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale, zero], [f"{name}_dequantized"]),
+        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale, zero], [dequantized(name)]),
     ]
 
 
@@ -131,7 +136,7 @@ def _weight_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
         constant(context.model, f"{name}_scale", scales),
         constant(context.model, f"{name}_zero", np.zeros(len(levels), dtype="int8")),
     ]
-    return [helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], axis=0)]
+    return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=0)]
 
 
 def _round_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

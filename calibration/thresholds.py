@@ -44,19 +44,16 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 }
 
 
+SIGN = "sign"
+"""Chooses among the others by what they do to the final features; see `search.keep_most_signs`."""
+
+
 def check_method(method: str) -> None:
     """Refuse a method that is not known."""
-    if method not in METHODS:
-        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(METHODS)}")
+    if method not in (*METHODS, SIGN):
+        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join([*METHODS, SIGN])}")
 
 
 def choose_thresholds(histograms: dict[str, Histogram], method: str) -> dict[str, float]:
-    """Return the threshold of each tensor by the named method.
-
-    Raises
-    ------
-    UsageError
-        If the method is not known.
-    """
-    check_method(method)
+    """Return the threshold of each tensor by one of `METHODS`."""
     return {name: METHODS[method](histogram) for name, histogram in histograms.items()}

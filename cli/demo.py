@@ -9,8 +9,8 @@ from .options import positive
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..engine.assemble import Exported
     from ..engine.backbone import Backbone
-    from ..engine.build import Exported
 
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from ..engine.build import calibrate, export_backbone
+    from ..engine.build import export_backbone
+    from ..engine.calibrate import calibrate
     from ..images.batches import ImageFiles, collect
     from ..images.procedural import write_class_folders
+    from ..kernels.bits import agreement
     from ..transfer.evaluate import split
     from ..transfer.timing import Stopwatch
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         table = calibrate(exported, pixels[0][chosen], progress=True)
     trained = [_train(exported, precision, table, pixels, labels) for precision in _runnable()]
     reference = trained[0][1]
-    rows = [{**row, "sign_agreement": _agreement(bits, reference, exported.features)} for row, bits in trained]
+    rows = [{**row, "sign_agreement": agreement(bits, reference, exported.features)} for row, bits in trained]
     seconds = shared.total()
     return {
         "backbone": BACKBONE,
@@ -90,7 +92,7 @@ def _runnable() -> list[str]:
 def _train(
     exported: "Exported", precision: str, table: Any, pixels: "list[np.ndarray]", labels: "list[np.ndarray]"
 ) -> "tuple[dict[str, Any], np.ndarray]":
-    from ..engine.build import assemble
+    from ..engine.assemble import assemble
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.timing import Stopwatch
 
@@ -111,12 +113,6 @@ def _train(
         "timings": {**classifier.timings_, "build": watch.seconds["build"]},
     }
     return row, bits
-
-
-def _agreement(bits: "np.ndarray", reference: "np.ndarray", m: int) -> float:
-    import numpy as np
-
-    return 1 - int(np.bitwise_count(bits ^ reference).sum()) / (len(bits) * m)
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from ..errors import AurevoirError
 COMMANDS = {
     "cuts": "list the places where a backbone can be cut",
     "build": "build an engine of one precision",
+    "calibrate": "set int8 thresholds from images and measure every tensor",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
     "predict": "label images",

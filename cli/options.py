@@ -11,9 +11,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", default="default", help="default, random, or a .pth or .safetensors file")
     group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
     group.add_argument("--runtime", default="auto", help="auto, openvino, onnxruntime or torch (default: auto)")
-    group.add_argument("--calibration", metavar="DIR", help="images to set int8 thresholds from")
+    group.add_argument("--calibration", metavar="DIR", help="images, or a table, for int8 thresholds")
     group.add_argument("--calibration-images", type=positive, default=128, metavar="N", help="how many (default: 128)")
-    group.add_argument("--method", default="percentile", help="percentile, entropy, mse or max (default: percentile)")
+    group.add_argument(
+        "--method", default="percentile", help="percentile, entropy, mse, max or sign (default: percentile)"
+    )
     group.add_argument("--normalization", default="imagenet", help="imagenet, or data: the images' own statistics")
     group.add_argument("--size", type=positive, help="height and width of the input (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch, or crop: keep proportions (default: stretch)")

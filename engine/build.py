@@ -4,49 +4,29 @@
 of one precision; `build_engine` does all three.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from tqdm import tqdm
 
-from ..calibration.fidelity import relative_error, sign_agreement
-from ..calibration.graph import digest, prune
-from ..calibration.observe import observe, quantizable, with_means
-from ..calibration.quantize import quantize
-from ..calibration.table import CalibrationTable, pixels_digest
-from ..calibration.thresholds import check_method, choose_thresholds
+from ..calibration.quantize import DIALECTS
+from ..calibration.table import CalibrationTable
+from ..calibration.thresholds import check_method
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics, collect
 from ..images.decode import Resize, check_resize
 from ..images.folder import expand
-from ..kernels.arrays import block_length, blocks, memory_budget
+from .assemble import Exported, assemble, with_fidelity
 from .backbone import Backbone, BackboneLike, open_backbone
-from .engine import BATCH_SIZE, Engine, Manifest
-from .export import feature_count, tensor_shapes, wrap
-from .runtimes import choose_runtime, installed, int8_dialect, require_runtime, runtime
+from .calibrate import calibrate, hold_out, reach_sign_agreement, read_table
+from .engine import Engine
+from .export import feature_count, wrap
+from .runtimes import choose_runtime
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 32
 Normalization = str | tuple[Sequence[float], Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A truncated backbone as the float graph that every precision starts from."""
-
-    graph: onnx.ModelProto
-    backbone: str
-    cut: str
-    weights: str
-    size: tuple[int, int]
-    features: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: Resize
 
 
 def build_engine(
@@ -63,6 +43,8 @@ def build_engine(
     size: int | None = None,
     resize: Resize = "stretch",
     seed: int = 0,
+    dialect: str = "auto",
+    min_sign_agreement: float | None = None,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -78,10 +60,10 @@ def build_engine(
     precision : {"fp32", "fp16", "bf16", "int8"}
     runtime : {"auto", "openvino", "onnxruntime", "torch"}
     weights : {"default", "random"} or path
-    calibration : path, list of paths, uint8 array, or CalibrationTable
+    calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
         Images to set int8 thresholds, the batch-norm statistics of random weights and the data's
         normalisation from; of these, `calibration_images` are used, and up to 32 others measure
-        the fidelity. A table needs no images.
+        the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
     calibration_images : int
     method : {"percentile", "entropy", "mse", "max"}
     normalization : {"imagenet", "data"} or (mean, std)
@@ -91,6 +73,11 @@ def build_engine(
     resize : {"stretch", "crop"}
     seed : int
         Of random weights and of the choice of calibration images.
+    dialect : {"auto", "s8", "u8"}
+        Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` does so on CPUs with VNNI.
+    min_sign_agreement : float, optional
+        Leave the fewest convolutions of an int8 engine in floating point that bring the share of
+        signs that agree with fp32 to this, measured on the held-out images.
     device : str, optional
         As the runtime names it; None stands for ``cpu``.
     out : path, optional
@@ -114,23 +101,42 @@ def build_engine(
     runtime = choose_runtime(runtime, precision)
     check_method(method)
     check_resize(resize)
+    check_dialect(dialect)
     opened = open_backbone(backbone, weights, size, seed)
     opened.resolve(cut)
-    table = calibration if isinstance(calibration, CalibrationTable) else None
-    pixels = None
-    if calibration is not None and table is None:
+    given = calibration if is_table(calibration) else None
+    used = held_out = None
+    if calibration is not None and given is None:
         count = calibration_images + HELD_OUT_IMAGES
-        pixels = sample_images(calibration, opened.size, count, resize, seed, progress)
-    used, held_out = hold_out(pixels)
+        sample = sample_images(calibration, opened.size, count, resize, seed, progress)
+        used, held_out = hold_out(sample, HELD_OUT_IMAGES)
     exported = export_backbone(opened, cut, used, normalization, resize)
+    table = read_table(Path(given), exported) if isinstance(given, str | Path) else given
     if precision == "int8" and table is None:
         table = calibrate(exported, used, method, progress)
-    engine = assemble(exported, precision, runtime, table, device)
+    if min_sign_agreement is not None and precision == "int8" and table is not None:
+        if held_out is None:
+            raise UsageError("min_sign_agreement needs images to measure on; give a folder (calibration=...)")
+        table, _ = reach_sign_agreement(exported, table, min_sign_agreement, held_out, runtime, progress)
+    engine = assemble(exported, precision, runtime, table, device, dialect)
     if held_out is not None and precision != "fp32":
         engine = with_fidelity(engine, exported, held_out)
     if out is not None:
         engine.save(out)
     return engine
+
+
+def is_table(calibration: Any) -> bool:
+    """Tell a calibration table, or the path of one, from images."""
+    return isinstance(calibration, CalibrationTable) or (
+        isinstance(calibration, str | Path) and Path(calibration).suffix in (".json", ".cache")
+    )
+
+
+def check_dialect(dialect: str) -> None:
+    """Refuse a dialect that is not known."""
+    if dialect not in ("auto", *DIALECTS):
+        raise UsageError(f"dialect {dialect!r} is not known; choose one of auto, {', '.join(DIALECTS)}")
 
 
 def sample_images(
@@ -158,17 +164,6 @@ def sample_images(
     if not len(pixels):
         raise AurevoirError(f"none of the {len(chosen)} calibration files holds a readable image; give photographs")
     return pixels
-
-
-def hold_out(pixels: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Split a sample into images to calibrate on and images to measure fidelity on."""
-    if pixels is None or len(pixels) < 4:
-        return pixels, None
-    held = min(HELD_OUT_IMAGES, len(pixels) // 4)
-    # Every k-th image, since a sample may be sorted by class.
-    places = np.zeros(len(pixels), dtype=bool)
-    places[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
-    return pixels[~places], pixels[places]
 
 
 def export_backbone(
@@ -226,118 +221,3 @@ def _normalisation(
 def _normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     values = (pixels.astype("float32") / 255 - np.array(mean, "float32")) / np.array(std, "float32")
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-
-
-def calibrate(
-    exported: Exported, pixels: np.ndarray | None, method: str = "percentile", progress: bool = False
-) -> CalibrationTable:
-    """Observe the float graph on images and set the threshold of every convolution's input.
-
-    Parameters
-    ----------
-    exported : Exported
-    pixels : uint8 array of shape (n, height, width, 3)
-    method : {"percentile", "entropy", "mse", "max"}
-    progress : bool
-
-    Raises
-    ------
-    UsageError
-        If there are no images.
-    """
-    if pixels is None or not len(pixels):
-        raise UsageError("int8 needs calibration images or a calibration table; give a folder (calibration=...)")
-    names = quantizable(exported.graph)
-    if not names:
-        raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
-    batches = (pixels[which] for which in blocks(len(pixels), _observed_batch(exported, names)))
-    with tqdm(total=len(pixels), desc="calibrate", unit="img", disable=not progress) as bar:
-        histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
-    thresholds = choose_thresholds(histograms, method)
-    return CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), thresholds, means)
-
-
-def _observed_batch(exported: Exported, names: list[str]) -> int:
-    """Return how many images may be observed at once: their tensors all stand in memory together."""
-    shapes = tensor_shapes(exported.graph)
-    values = sum(int(np.prod([length or 1 for length in shapes.get(name, [])])) for name in names)
-    return block_length(8 * values, memory_budget() // 4, BATCH_SIZE)
-
-
-def _observer(
-    graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]
-) -> Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    extended, means = with_means(graph, names)
-    compiled = _reference_runtime().compile(prune(extended, [*names, *means]).SerializeToString(), "fp32", "cpu")
-
-    def run(pixels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        outputs = compiled(pixels)
-        seen(len(pixels))
-        return dict(zip(names, zip(outputs[: len(names)], outputs[len(names) :], strict=True), strict=True))
-
-    return run
-
-
-def _reference_runtime() -> Any:
-    return runtime(next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch"))
-
-
-def assemble(
-    exported: Exported,
-    precision: str,
-    runtime: str = "auto",
-    table: CalibrationTable | None = None,
-    device: str | None = None,
-    dialect: str = "auto",
-) -> Engine:
-    """Make an engine of one precision from a float graph, and for int8 its calibration table.
-
-    Raises
-    ------
-    UsageError
-        If the runtime does not run the precision, or int8 comes without a table.
-    AurevoirError
-        If the table belongs to another graph.
-    """
-    runtime = choose_runtime(runtime, precision)
-    graph = exported.graph
-    if precision == "int8":
-        if table is None:
-            raise UsageError("int8 needs a calibration table; see `calibrate`")
-        table.check(graph)
-        dialect = int8_dialect(runtime) if dialect == "auto" else dialect
-        graph = quantize(graph, table.thresholds, table.means, dialect)
-    manifest = Manifest(
-        exported.backbone,
-        exported.cut,
-        exported.weights,
-        digest(exported.graph),
-        precision,
-        runtime,
-        require_runtime(runtime, precision).version(),
-        (*exported.size, 3),
-        exported.features,
-        exported.mean,
-        exported.std,
-        exported.resize,
-        dialect if precision == "int8" else None,
-    )
-    return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device or "cpu")
-
-
-def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:
-    """Return the engine with its sign agreement and relative error against fp32 in the manifest.
-
-    Raises
-    ------
-    AurevoirError
-        If a feature is nan or infinite.
-    """
-    reference = assemble(exported, "fp32")(pixels)
-    features = engine(pixels)
-    measured = replace(
-        engine.manifest,
-        sign_agreement=sign_agreement(features, reference),
-        relative_error=relative_error(features, reference),
-    )
-    return Engine(measured, engine.graph, engine.table, engine.device)

@@ -42,6 +42,8 @@ class Manifest:
         How images of another size are brought to the input shape.
     dialect : str or None
         Of int8: ``s8``, or ``u8`` where activations that cannot be negative are unsigned.
+    in_float : tuple of str
+        Convolution inputs that an int8 engine leaves in floating point.
     sign_agreement, relative_error : float or None
         Against fp32, on calibration images that were held out; None where not measured.
     """
@@ -59,6 +61,7 @@ class Manifest:
     std: tuple[float, ...]
     resize: Resize
     dialect: str | None = None
+    in_float: tuple[str, ...] = ()
     sign_agreement: float | None = None
     relative_error: float | None = None
 
@@ -216,7 +219,7 @@ def load_engine(path: Path | str, device: str | None = None, runtime: str | None
     if runtime is not None:
         manifest["runtime"] = choose_runtime(runtime, manifest["precision"])
     require_runtime(manifest["runtime"], manifest["precision"])
-    for name in ("input_shape", "mean", "std"):
+    for name in ("input_shape", "mean", "std", "in_float"):
         manifest[name] = tuple(manifest[name])
     return Engine(
         Manifest(**manifest),

@@ -44,6 +44,12 @@ def popcount(bits: Array) -> Array:
     )
 
 
+def agreement(bits: Array, others: Array, m: int) -> float:
+    """Return the share of the m bits of each row that are equal in two packed arrays of one shape."""
+    xp = namespace(bits)
+    return 1 - int(xp.bitwise_count(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)
+
+
 def overlap(bits: Array, others: Array | None = None, budget: int | str | None = None) -> Array:
     """Count the ones that each two rows share: the exact inner products <x, x'>.
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from aurevoir.cli.main import main
+from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import assemble, calibrate, export_backbone, sample_images
+from aurevoir.engine.build import export_backbone, sample_images
+from aurevoir.engine.calibrate import calibrate
 from aurevoir.images.batches import ImageFiles
 from aurevoir.images.folder import class_folders
 from aurevoir.kernels.readout import fit_readout

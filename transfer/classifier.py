@@ -10,17 +10,10 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from ..engine.assemble import assemble, with_fidelity
 from ..engine.backbone import open_backbone
-from ..engine.build import (
-    CALIBRATION_IMAGES,
-    HELD_OUT_IMAGES,
-    assemble,
-    calibrate,
-    export_backbone,
-    hold_out,
-    sample_images,
-    with_fidelity,
-)
+from ..engine.build import CALIBRATION_IMAGES, HELD_OUT_IMAGES, export_backbone, sample_images
+from ..engine.calibrate import calibrate, hold_out
 from ..engine.engine import Engine, load_engine
 from ..engine.runtimes import choose_runtime
 from ..errors import DataError, UsageError
@@ -242,7 +235,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 sample = sample_images(
                     source, backbone.size, count + HELD_OUT_IMAGES, self._resize, self._seed, self.verbose
                 )
-            pixels, held_out = hold_out(sample)
+            pixels, held_out = hold_out(sample, HELD_OUT_IMAGES)
         normalization = self.normalization
         if isinstance(normalization, str) and normalization == "data":
             with watch("decode"):

@@ -13,9 +13,10 @@ from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.observe import BINS, Histogram, observe, quantizable
 from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
 from aurevoir.calibration.table import CalibrationTable, pixels_digest
-from aurevoir.calibration.thresholds import METHODS, choose_thresholds, max_threshold, percentile_threshold
+from aurevoir.calibration.thresholds import METHODS, check_method, max_threshold, percentile_threshold
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import calibrate, export_backbone
+from aurevoir.engine.build import export_backbone
+from aurevoir.engine.calibrate import calibrate
 from aurevoir.errors import AurevoirError, UsageError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -83,7 +84,7 @@ def test_the_percentile_is_numpys_within_a_bin(percentile):
 
 def test_an_unknown_method_is_named():
     with pytest.raises(UsageError, match="calibration method 'mean' is not known; choose one of"):
-        choose_thresholds({}, "mean")
+        check_method("mean")
 
 
 def _model(nodes, initializers, output="y", channels=2):

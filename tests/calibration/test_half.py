@@ -11,7 +11,8 @@ from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.half import OLDEST_OPSET, half_body
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import calibrate, export_backbone, sample_images
+from aurevoir.engine.build import export_backbone, sample_images
+from aurevoir.engine.calibrate import calibrate
 from aurevoir.errors import AurevoirError
 
 

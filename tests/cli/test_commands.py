@@ -68,6 +68,38 @@ def test_build_and_embed(call, tiny_onnx, class_folder, tmp_path):
     assert np.bitwise_count(bits["bits"] ^ signs).sum() < 0.01 * signs.size * 8
 
 
+def test_calibrate_then_build_without_images(call, tiny_onnx, class_folder, tmp_path):
+    table, cache = tmp_path / "t.json", tmp_path / "t.cache"
+    given = ["--calibration", class_folder, "--method", "mse", "--out", table, "--cache", cache]
+    code, result, err = call("calibrate", tiny_onnx, *given, "--json")
+    assert code == 0, err
+    assert [tensor["name"] for tensor in result["tensors"]][-1] == "features"
+    assert result["sign_agreement"] == result["tensors"][-1]["sign_agreement"] > 0.9
+    assert cache.read_bytes().startswith(b"TRT-8601-EntropyCalibration2\n")
+    for path in (table, cache):
+        options = ["--precision", "int8", "--calibration", path, "--out", tmp_path / "e.engine"]
+        code, built, err = call("build", tiny_onnx, *options, "--json")
+        assert code == 0, err
+        assert (built["precision"], built["in_float"]) == ("int8", [])
+    code, _, err = call("build", tiny_onnx, *options, "--cut", "none")
+    assert (code, "cut 'none' is not in" in _message(err)) == (2, True)
+
+
+def test_a_table_of_another_graph_is_refused(call, tiny_onnx, class_folder, tmp_path):
+    table = tmp_path / "t.json"
+    assert call("calibrate", tiny_onnx, "--cut", "relu", "--calibration", class_folder, "--out", table)[0] == 0
+    options = ["--precision", "int8", "--calibration", table, "--out", tmp_path / "e.engine"]
+    code, _, err = call("build", tiny_onnx, *options)
+    assert code == 1
+    assert "another backbone, cut, weights or normalisation; calibrate anew" in _message(err)
+
+
+def test_calibrate_needs_images(call, tiny_onnx, tmp_path):
+    code, _, err = call("calibrate", tiny_onnx, "--out", tmp_path / "t.json")
+    assert code == 2
+    assert "no images to calibrate on; give a folder" in _message(err)
+
+
 def test_fit_predict_evaluate(call, tiny_onnx, class_folder, tmp_path):
     model = tmp_path / "model"
     code, fitted, err = call("fit", class_folder, "--backbone", tiny_onnx, "--out", model, "--json")

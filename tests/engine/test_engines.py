@@ -3,15 +3,21 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from aurevoir import build_engine, load_engine
+from aurevoir.calibration.cache import write_cache
+from aurevoir.calibration.fidelity import sign_agreement
+from aurevoir.engine.assemble import assemble, with_fidelity
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import assemble, calibrate, export_backbone, hold_out
+from aurevoir.engine.build import export_backbone
+from aurevoir.engine.calibrate import calibrate, hold_out, reach_sign_agreement, read_table, tensor_fidelity
 from aurevoir.engine.runtimes import RUNTIMES, installed, runtime
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
+from aurevoir.kernels.bits import agreement
 
 PAIRS = [(name, precision) for name in RUNTIMES if installed(name) for precision in runtime(name).precisions()]
 
@@ -169,6 +175,58 @@ def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, ta
         build_engine(tiny_onnx, cut="relu", precision="int8", calibration=table)
 
 
+def test_convolutions_are_left_in_float_until_the_signs_agree(tiny_onnx, pixels):
+    plain = build_engine(tiny_onnx, precision="int8", calibration=pixels, method="max", dialect="s8")
+    coarse = replace(plain.table, thresholds={name: 40 * value for name, value in plain.table.thresholds.items()})
+    exported = export_backbone(open_backbone(tiny_onnx))
+    worst = with_fidelity(assemble(exported, "int8", "openvino", coarse), exported, pixels).manifest.sign_agreement
+    target = worst + (1 - worst) / 4
+    table, left = reach_sign_agreement(exported, coarse, target, pixels, "openvino")
+    reached = with_fidelity(assemble(exported, "int8", "openvino", table), exported, pixels)
+    assert worst < target <= reached.manifest.sign_agreement
+    assert list(reached.manifest.in_float) == left
+    assert len(left) == 1
+
+
+def test_a_search_for_signs_without_images_is_refused(tiny_onnx, table):
+    with pytest.raises(UsageError, match="min_sign_agreement needs images"):
+        build_engine(tiny_onnx, precision="int8", calibration=table, min_sign_agreement=0.9)
+
+
+def test_the_sign_method_keeps_at_least_the_signs_of_the_others(tiny_onnx, pixels):
+    exported = export_backbone(open_backbone(tiny_onnx))
+    used, kept_back = hold_out(pixels)
+    reference = assemble(exported, "fp32").bits(kept_back)
+    found = {}
+    for method in ("sign", "entropy", "mse", "percentile", "max"):
+        table = calibrate(exported, pixels if method == "sign" else used, method)
+        bits = assemble(exported, "int8", table=table).bits(kept_back)
+        found[method] = agreement(bits, reference, exported.features)
+    assert found["sign"] == max(found.values())
+    with pytest.raises(UsageError, match="needs at least 4 calibration images, not 3"):
+        calibrate(exported, pixels[:3], "sign")
+
+
+def test_every_quantized_tensor_is_measured(exported, table, pixels):
+    measured = {tensor.name: tensor for tensor in tensor_fidelity(exported, table, pixels)}
+    assert list(measured) == [*table.thresholds, "features"]
+    assert all(20 < tensor.sqnr < 80 and tensor.sign_agreement > 0.9 for tensor in measured.values())
+    engine = assemble(exported, "int8", "onnxruntime", table)
+    expected = sign_agreement(engine(pixels), assemble(exported, "fp32", "onnxruntime")(pixels))
+    assert measured["features"].sign_agreement == pytest.approx(expected, abs=2e-3)
+
+
+def test_tables_are_read_from_files_and_foreign_ones_refused(exported, table, tmp_path):
+    (tmp_path / "t.json").write_text(table.to_json())
+    assert read_table(tmp_path / "t.json", exported) == table
+    (tmp_path / "t.cache").write_bytes(write_cache(table.thresholds))
+    found = read_table(tmp_path / "t.cache", exported).thresholds
+    assert found == {name: pytest.approx(value, rel=1e-6) for name, value in table.thresholds.items()}
+    (tmp_path / "t.cache").write_bytes(write_cache({"conv1": 1.0}))
+    with pytest.raises(AurevoirError, match=r"t.cache lacks 2 of the 2 tensors that are quantized"):
+        read_table(tmp_path / "t.cache", exported)
+
+
 def test_data_normalisation_takes_the_images_own_statistics(tiny_onnx, pixels):
     made = build_engine(tiny_onnx, normalization="data", calibration=pixels[:3]).manifest
     np.testing.assert_allclose(made.mean, pixels[:3].reshape(-1, 3).mean(axis=0) / 255, rtol=1e-6)
@@ -186,6 +244,7 @@ def test_data_normalisation_takes_the_images_own_statistics(tiny_onnx, pixels):
         ({"normalization": "cifar"}, "normalization 'cifar' is not known"),
         ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive deviations"),
         ({"normalization": "data"}, "normalization 'data' needs images"),
+        ({"dialect": "u4"}, "dialect 'u4' is not known; choose one of auto, s8, u8"),
         ({"resize": "pad"}, "resize 'pad' is not known"),
         ({"device": "npu9"}, "device 'npu9'"),
         ({"calibration": "nowhere"}, "nowhere does not exist"),

@@ -8,7 +8,8 @@ import pytest
 from aurevoir.calibration.half import half_body
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import calibrate, export_backbone, sample_images
+from aurevoir.engine.build import export_backbone, sample_images
+from aurevoir.engine.calibrate import calibrate
 
 trt = pytest.importorskip("tensorrt_rtx_bindings")
 

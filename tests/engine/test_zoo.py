@@ -6,8 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
+from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone, structure
-from aurevoir.engine.build import assemble, export_backbone
+from aurevoir.engine.build import export_backbone
 from aurevoir.engine.zoo import TorchBackbone, set_statistics
 from aurevoir.errors import AurevoirError, UsageError
 

@@ -1,0 +1,65 @@
+"""``aurevoir calibrate``."""
+
+import argparse
+from typing import Any
+
+from .options import add_engine_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("backbone", help="a torchvision name or an ONNX file")
+    parser.add_argument("--out", required=True, metavar="F.json", help="the calibration table to write")
+    parser.add_argument("--cache", metavar="F.cache", help="write TensorRT's calibration cache too")
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Calibrate on most of the images, measure every quantized tensor on the others."""
+    import time
+    from dataclasses import asdict
+    from math import isfinite
+    from pathlib import Path
+
+    from ..calibration.cache import write_cache
+    from ..engine.backbone import open_backbone
+    from ..engine.build import HELD_OUT_IMAGES, export_backbone, sample_images
+    from ..engine.calibrate import calibrate, hold_out, tensor_fidelity
+    from ..engine.file import write_atomically
+    from ..errors import UsageError
+
+    if args.calibration is None:
+        raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
+    backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)
+    count = args.calibration_images + HELD_OUT_IMAGES
+    used, held_out = hold_out(
+        sample_images(args.calibration, backbone.size, count, args.resize, args.seed, True), HELD_OUT_IMAGES
+    )
+    exported = export_backbone(backbone, args.cut, used, args.normalization, args.resize)
+    start = time.perf_counter()
+    table = calibrate(exported, used, args.method, progress=True)
+    seconds = time.perf_counter() - start
+    write_atomically(Path(args.out), table.to_json().encode())
+    if args.cache:
+        write_atomically(Path(args.cache), write_cache(table.thresholds))
+    measured = [] if held_out is None else tensor_fidelity(exported, table, held_out, args.runtime, progress=True)
+    return {
+        "table": args.out,
+        "method": args.method,
+        "images": len(used),
+        "seconds": seconds,
+        # JSON knows no infinity, which is the ratio where nothing differs.
+        "tensors": [asdict(tensor) | {"sqnr": tensor.sqnr if isfinite(tensor.sqnr) else None} for tensor in measured],
+        "sign_agreement": measured[-1].sign_agreement if measured else None,
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the tensors out as a table, in the order of the graph."""
+    lines = [f"{'tensor':50s} {'threshold':>10s} {'SQNR dB':>8s} {'signs':>7s}"]
+    for tensor in result["tensors"]:
+        threshold = "" if tensor["threshold"] is None else f"{tensor['threshold']:.4g}"
+        ratio = "" if tensor["sqnr"] is None else f"{tensor['sqnr']:.2f}"
+        lines.append(f"{tensor['name']:50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:7.4f}")
+    lines.append(f"{result['table']}: {result['method']}, {result['images']} images, {result['seconds']:.1f} s")
+    return "\n".join(lines)

@@ -1,0 +1,217 @@
+"""Calibration of an exported backbone: what its tensors hold, and which thresholds keep its signs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from ..calibration.cache import read_cache
+from ..calibration.fidelity import FidelityMeter, TensorFidelity
+from ..calibration.graph import digest, prune
+from ..calibration.observe import observe, quantizable, with_means
+from ..calibration.quantize import dequantized, quantize
+from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
+from ..calibration.table import CalibrationTable, pixels_digest
+from ..calibration.thresholds import METHODS, SIGN, check_method, choose_thresholds
+from ..errors import AurevoirError, UsageError
+from ..kernels.arrays import block_length, blocks, memory_budget
+from ..kernels.bits import agreement
+from .assemble import Exported, assemble
+from .engine import BATCH_SIZE
+from .export import tensor_shapes
+from .runtimes import Compiled, choose_runtime, installed, int8_dialect, runtime
+
+
+def calibrate(
+    exported: Exported, pixels: np.ndarray | None, method: str = "percentile", progress: bool = False
+) -> CalibrationTable:
+    """Observe the float graph on images and set the threshold of every convolution's input.
+
+    Parameters
+    ----------
+    exported : Exported
+    pixels : uint8 array of shape (n, height, width, 3)
+    method : {"percentile", "entropy", "mse", "max", "sign"}
+        ``sign`` chooses among the others, group by group of neighbouring tensors, what keeps most
+        signs of the final features on a quarter of the images, which the others do not see.
+    progress : bool
+
+    Raises
+    ------
+    UsageError
+        If there are no images, or the method is not known.
+    AurevoirError
+        If the graph holds no convolution, or an activation is not finite.
+    """
+    check_method(method)
+    if pixels is None or not len(pixels):
+        raise UsageError("int8 needs calibration images or a calibration table; give a folder (calibration=...)")
+    names = quantizable(exported.graph)
+    if not names:
+        raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
+    seen, kept_back = (pixels, None) if method != SIGN else hold_out(pixels)
+    batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
+    with tqdm(total=len(seen), desc="calibrate", unit="img", disable=not progress) as bar:
+        histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
+    table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means)
+    if method != SIGN:
+        return replace(table, thresholds=choose_thresholds(histograms, method))
+    if kept_back is None:
+        raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}")
+    candidates = {name: choose_thresholds(histograms, name) for name in METHODS}
+    with tqdm(desc="sign", unit="engine", disable=not progress) as bar:
+        evaluate = _evaluator(exported, table, kept_back, "auto", bar.update)
+        return replace(table, thresholds=keep_most_signs(candidates, evaluate))
+
+
+def hold_out(pixels: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split images into those to calibrate on and a quarter, at most `most`, to measure on.
+
+    Fewer than 4 images are not split.
+    """
+    if len(pixels) < 4:
+        return pixels, None
+    held = min(most or len(pixels), len(pixels) // 4)
+    # Every k-th image, since a sample may be sorted by class.
+    places = np.zeros(len(pixels), dtype=bool)
+    places[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
+    return pixels[~places], pixels[places]
+
+
+def reach_sign_agreement(
+    exported: Exported,
+    table: CalibrationTable,
+    target: float,
+    pixels: np.ndarray,
+    runtime: str = "auto",
+    progress: bool = False,
+) -> tuple[CalibrationTable, list[str]]:
+    """Leave the fewest convolution inputs in floating point that bring sign agreement to a target.
+
+    Parameters
+    ----------
+    exported : Exported
+    table : CalibrationTable
+    target : float
+        Share of signs that are to agree with fp32.
+    pixels : uint8 array of shape (n, height, width, 3)
+        Images to measure on; other ones than the table's.
+    runtime : str
+    progress : bool
+
+    Returns
+    -------
+    table : CalibrationTable
+        With the thresholds of the tensors that stay quantized.
+    left : list of str
+        Tensors left in floating point, most sensitive first.
+    """
+    with tqdm(desc="sensitivity", unit="engine", disable=not progress) as bar:
+        evaluate = _evaluator(exported, table, pixels, runtime, bar.update)
+        thresholds, left = leave_in_float(table.thresholds, evaluate, target)
+    return replace(table, thresholds=thresholds), left
+
+
+def _evaluator(
+    exported: Exported, table: CalibrationTable, pixels: np.ndarray, runtime: str, done: Callable[[], Any]
+) -> Evaluate:
+    """Return what measures thresholds by the sign agreement of an int8 engine with fp32."""
+    reference = assemble(exported, "fp32").bits(pixels)
+
+    def evaluate(thresholds: Thresholds) -> float:
+        engine = assemble(exported, "int8", runtime, replace(table, thresholds=thresholds))
+        done()
+        return agreement(engine.bits(pixels), reference, engine.features)
+
+    return evaluate
+
+
+def tensor_fidelity(
+    exported: Exported, table: CalibrationTable, pixels: np.ndarray, runtime: str = "auto", progress: bool = False
+) -> list[TensorFidelity]:
+    """Measure every quantized tensor of the int8 graph against the float graph, and the features.
+
+    Parameters
+    ----------
+    exported : Exported
+    table : CalibrationTable
+    pixels : uint8 array of shape (n, height, width, 3)
+    runtime : str
+        Decides the dialect; the measurement itself runs with a float32 body.
+    progress : bool
+
+    Returns
+    -------
+    list of TensorFidelity
+        In the order of the graph; last the final ``features``.
+    """
+    names = list(table.thresholds)
+    dialect = int8_dialect(choose_runtime(runtime, "int8"))
+    low = quantize(exported.graph, table.thresholds, table.means, dialect)
+    runs = [
+        _compile(graph, [*tensors, "features"])
+        for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))
+    ]
+    meters = {name: FidelityMeter() for name in [*names, "features"]}
+    with tqdm(total=len(pixels), desc="fidelity", unit="img", disable=not progress) as bar:
+        for which in blocks(len(pixels), max(1, _observed_batch(exported, names) // 2)):
+            for meter, reference, values in zip(meters.values(), *(run(pixels[which]) for run in runs), strict=True):
+                meter.add(values, reference)
+            bar.update(len(pixels[which]))
+    return [meter.result(name, table.thresholds.get(name)) for name, meter in meters.items()]
+
+
+def read_table(path: Path, exported: Exported) -> CalibrationTable:
+    """Read a calibration table, ours or TensorRT's cache, for an exported backbone.
+
+    Raises
+    ------
+    AurevoirError
+        If it is damaged, or belongs to another graph.
+    """
+    data = path.read_bytes()
+    if not data.startswith(b"TRT-"):
+        table = CalibrationTable.from_json(data)
+        table.check(exported.graph)
+        return table
+    cache = read_cache(data)
+    names = quantizable(exported.graph)
+    missing = [name for name in names if name not in cache.thresholds]
+    if missing:
+        raise AurevoirError(
+            f"{path} lacks {len(missing)} of the {len(names)} tensors that are quantized (first: {missing[0]}): "
+            "it was made from another graph, or with other tensor names; calibrate anew"
+        )
+    thresholds = {name: cache.thresholds[name] for name in names}
+    return CalibrationTable(f"TensorRT {cache.algorithm}", digest(exported.graph), "", thresholds)
+
+
+def _observed_batch(exported: Exported, names: list[str]) -> int:
+    """Return how many images may be observed at once: their tensors all stand in memory together."""
+    shapes = tensor_shapes(exported.graph)
+    values = sum(int(np.prod([length or 1 for length in shapes.get(name, [])])) for name in names)
+    return block_length(8 * values, memory_budget() // 4, BATCH_SIZE)
+
+
+def _observer(
+    graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]
+) -> Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    extended, means = with_means(graph, names)
+    compiled = _compile(extended, [*names, *means])
+
+    def run(pixels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        outputs = compiled(pixels)
+        seen(len(pixels))
+        return dict(zip(names, zip(outputs[: len(names)], outputs[len(names) :], strict=True), strict=True))
+
+    return run
+
+
+def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
+    """Compile the computation of tensors inside a graph, in fp32 on the CPU."""
+    name = next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch")
+    return runtime(name).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
