@@ -63,7 +63,7 @@ def test_ants_and_bees(capsys, data, resnet, precision):
 
 
 def test_satellite_tiles(capsys, data, mobilenet):
-    assert _fit(capsys, data("eurosat1000"), "--backbone", mobilenet, "--precision", "bf16")["accuracy"] >= 0.80
+    assert _fit(capsys, data("eurosat1000"), "--backbone", mobilenet, "--precision", "int8")["accuracy"] >= 0.80
 
 
 def test_squeezenet_with_weights_from_a_file(capsys, data):

@@ -239,7 +239,7 @@ def test_missed_thresholds_exit_with_four(call, tiny_onnx, class_folder, tmp_pat
     assert code == (0 if fitted["accuracy"] == 1 else 4)
     options = [
         "--precision",
-        "bf16",
+        "int8",
         "--calibration",
         class_folder,
         "--out",
