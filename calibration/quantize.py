@@ -3,7 +3,12 @@
 The ``s8`` dialect follows the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO
 and ONNX Runtime. The ``u8`` dialect reads the same thresholds, but what cannot be negative, such as
-the output of a ReLU, is stored unsigned: 255 steps in place of 127.
+the output of a ReLU, is stored unsigned: 255 steps in place of 127. OpenVINO then quantizes in a pass
+of its own where a batch norm that could not be folded stands before the ReLU; the ``mixed`` dialect
+leaves those tensors signed. Measured at batch 16 on two cores with VNNI, images/s and sign agreement:
+
+    DenseNet169, random weights    s8 97, 0.950    mixed 100, 0.955    u8 74, 0.965
+    ResNet50v2 to stage 3          s8 95, 0.981    mixed  99, 0.982    u8 90, 0.987
 """
 
 import copy
@@ -16,8 +21,9 @@ from onnx import helper
 
 from ..errors import AurevoirError, UsageError
 from .graph import constant, initializers, prune, read_constant
+from .observe import quantizable
 
-DIALECTS = ("s8", "u8")
+DIALECTS = ("s8", "mixed", "u8")
 
 LEVELS = 127
 """Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
@@ -53,7 +59,7 @@ def quantize(
     means : mapping of sequences of float, optional
         Mean of each channel of those tensors. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
-    dialect : {"s8", "u8"}
+    dialect : {"s8", "mixed", "u8"}
 
     Raises
     ------
@@ -64,7 +70,9 @@ def quantize(
     """
     if dialect not in DIALECTS:
         raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
-    unsigned = nonnegative(model) if dialect == "u8" else set()
+    unsigned = set() if dialect == "s8" else nonnegative(model)
+    if dialect == "mixed":
+        unsigned -= after_batch_norms(model)
     quantized = copy.deepcopy(model)
     context = _Context(quantized, initializers(model), thresholds, means or {}, unsigned)
     nodes: list[onnx.NodeProto] = []
@@ -79,6 +87,19 @@ def quantize(
     del quantized.graph.node[:]
     quantized.graph.node.extend(nodes)
     return prune(quantized, [output.name for output in model.graph.output])
+
+
+def unsigned_dialect(model: onnx.ModelProto) -> str:
+    """Return the better of ``u8`` and ``mixed`` for a graph: how many of its inputs would need own passes."""
+    inputs = quantizable(model)
+    separate = after_batch_norms(model).intersection(inputs)
+    return "mixed" if 2 * len(separate) >= len(inputs) else "u8"
+
+
+def after_batch_norms(model: onnx.ModelProto) -> set[str]:
+    """Return the outputs of ReLUs that read a batch norm of its own, not folded into a convolution."""
+    norms = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.output}
+    return {node.output[0] for node in model.graph.node if node.op_type == "Relu" and node.input[0] in norms}
 
 
 def dequantized(name: str) -> str:

@@ -8,12 +8,12 @@ import onnx
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph import digest
 from ..calibration.observe import quantizable
-from ..calibration.quantize import quantize
+from ..calibration.quantize import quantize, unsigned_dialect
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
 from .engine import Engine, Manifest
-from .runtimes import choose_runtime, int8_dialect, require_runtime
+from .runtimes import choose_runtime, require_runtime, takes_unsigned
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def assemble(
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
         table.check(graph)
-        dialect = int8_dialect(runtime) if dialect == "auto" else dialect
+        dialect = resolve_dialect(dialect, graph, runtime)
         in_float = tuple(name for name in quantizable(graph) if name not in table.thresholds)
         graph = quantize(graph, table.thresholds, table.means, dialect)
     manifest = Manifest(
@@ -75,6 +75,13 @@ def assemble(
         in_float,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device or "cpu")
+
+
+def resolve_dialect(dialect: str, graph: onnx.ModelProto, runtime: str) -> str:
+    """Return the dialect itself, or for ``auto`` the best for a float graph on a runtime here."""
+    if dialect != "auto":
+        return dialect
+    return unsigned_dialect(graph) if takes_unsigned(runtime) else "s8"
 
 
 def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:

@@ -73,8 +73,9 @@ def build_engine(
     resize : {"stretch", "crop"}
     seed : int
         Of random weights and of the choice of calibration images.
-    dialect : {"auto", "s8", "u8"}
-        Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` does so on CPUs with VNNI.
+    dialect : {"auto", "s8", "mixed", "u8"}
+        Of int8: ``u8`` stores unsigned what cannot be negative, ``mixed`` where that costs no pass
+        of its own; ``auto`` takes one of them on CPUs with VNNI, else ``s8``, as TensorRT needs.
     min_sign_agreement : float, optional
         Leave the fewest convolutions of an int8 engine in floating point that bring the share of
         signs that agree with fp32 to this, measured on the held-out images.

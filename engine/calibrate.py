@@ -20,10 +20,10 @@ from ..calibration.thresholds import METHODS, SIGN, check_method, choose_thresho
 from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
-from .assemble import Exported, assemble
+from .assemble import Exported, assemble, resolve_dialect
 from .engine import BATCH_SIZE
 from .export import tensor_shapes
-from .runtimes import Compiled, choose_runtime, installed, int8_dialect, runtime
+from .runtimes import Compiled, choose_runtime, installed, runtime
 
 
 def calibrate(
@@ -150,7 +150,7 @@ def tensor_fidelity(
         In the order of the graph; last the final ``features``.
     """
     names = list(table.thresholds)
-    dialect = int8_dialect(choose_runtime(runtime, "int8"))
+    dialect = resolve_dialect("auto", exported.graph, choose_runtime(runtime, "int8"))
     low = quantize(exported.graph, table.thresholds, table.means, dialect)
     runs = [
         _compile(graph, [*tensors, "features"])

@@ -41,7 +41,7 @@ class Manifest:
     resize : str
         How images of another size are brought to the input shape.
     dialect : str or None
-        Of int8: ``s8``, or ``u8`` where activations that cannot be negative are unsigned.
+        Of int8: ``s8``, ``mixed`` or ``u8``; see `calibration.quantize`.
     in_float : tuple of str
         Convolution inputs that an int8 engine leaves in floating point.
     sign_agreement, relative_error : float or None

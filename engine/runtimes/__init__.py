@@ -95,15 +95,15 @@ def choose_runtime(name: str, precision: str) -> str:
     raise UsageError(f"no runtime on this machine runs {precision}; `aurevoir doctor` lists what runs here")
 
 
-def int8_dialect(name: str) -> str:
-    """Return the dialect of int8 that is best on a runtime here: ``u8``, or ``s8`` as TensorRT needs.
+def takes_unsigned(name: str) -> bool:
+    """Return whether a runtime is exact here on unsigned activations, which have twice the levels.
 
-    Unsigned activations have twice the levels. Without VNNI their products can overflow the 16 bits
-    that older processors sum pairs in.
+    Without VNNI, products of unsigned by signed bytes can overflow the 16 bits that older
+    processors sum pairs in; TensorRT takes signed activations only.
     """
     from ...kernels.cpu import has_int8_dot_product
 
-    return "u8" if name in ("openvino", "onnxruntime") and has_int8_dot_product() else "s8"
+    return name in ("openvino", "onnxruntime") and has_int8_dot_product()
 
 
 def has_nvidia_driver() -> bool:
