@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from ..engine.file import write_atomically
-from . import accuracy, engines, startup
+from . import accuracy, calibration, engines, startup
 
-BENCHMARKS = {"engines": engines, "accuracy": accuracy, "startup": startup}
+BENCHMARKS = {"engines": engines, "accuracy": accuracy, "calibration": calibration, "startup": startup}
 
 
 def main() -> int:

@@ -8,28 +8,29 @@ from typing import Any
 from tqdm import tqdm
 
 
-def alternate(contestants: dict[str, Callable[[], Any]], rounds: int = 7, warm_up: int = 1) -> dict[str, list[float]]:
+def alternate(contestants: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, list[float]]:
     """Time callables in turn, A B C A B C ...
+
+    Each turn runs a contestant twice and counts the second: the first finds the caches, and the
+    other libraries' threads still spinning, as the contestant before left them.
 
     Parameters
     ----------
     contestants : dict of callables
     rounds : int
         Counted runs of each.
-    warm_up : int
-        Runs of each before, not counted.
 
     Returns
     -------
     seconds : dict of lists, one entry a round
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in tqdm(range(-warm_up, rounds), desc="rounds"):
+    for _ in tqdm(range(rounds), desc="rounds"):
         for name, run in contestants.items():
+            run()
             start = time.perf_counter()
             run()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
