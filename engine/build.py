@@ -105,14 +105,13 @@ def build_engine(
     check_dialect(dialect)
     opened = open_backbone(backbone, weights, size, seed)
     opened.resolve(cut)
-    given = calibration if is_table(calibration) else None
     used = held_out = None
-    if calibration is not None and given is None:
+    if calibration is not None and not is_table(calibration):
         count = calibration_images + HELD_OUT_IMAGES
         sample = sample_images(calibration, opened.size, count, resize, seed, progress)
         used, held_out = hold_out(sample, HELD_OUT_IMAGES)
     exported = export_backbone(opened, cut, used, normalization, resize)
-    table = read_table(Path(given), exported) if isinstance(given, str | Path) else given
+    table = given_table(calibration, exported)
     if precision == "int8" and table is None:
         table = calibrate(exported, used, method, progress)
     if min_sign_agreement is not None and precision == "int8" and table is not None:
@@ -132,6 +131,13 @@ def is_table(calibration: Any) -> bool:
     return isinstance(calibration, CalibrationTable) or (
         isinstance(calibration, str | Path) and Path(calibration).suffix in (".json", ".cache")
     )
+
+
+def given_table(calibration: Any, exported: Exported) -> CalibrationTable | None:
+    """Return the table that stands in for calibration images, if one does."""
+    if not is_table(calibration):
+        return None
+    return calibration if isinstance(calibration, CalibrationTable) else read_table(Path(calibration), exported)
 
 
 def check_dialect(dialect: str) -> None:

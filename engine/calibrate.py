@@ -170,9 +170,13 @@ def read_table(path: Path, exported: Exported) -> CalibrationTable:
 
     Raises
     ------
+    UsageError
+        If there is no such file.
     AurevoirError
         If it is damaged, or belongs to another graph.
     """
+    if not path.is_file():
+        raise UsageError(f"calibration table {path} does not exist; make one with `aurevoir calibrate`")
     data = path.read_bytes()
     if not data.startswith(b"TRT-"):
         table = CalibrationTable.from_json(data)

@@ -12,7 +12,14 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from ..engine.assemble import assemble, with_fidelity
 from ..engine.backbone import open_backbone
-from ..engine.build import CALIBRATION_IMAGES, HELD_OUT_IMAGES, export_backbone, sample_images
+from ..engine.build import (
+    CALIBRATION_IMAGES,
+    HELD_OUT_IMAGES,
+    export_backbone,
+    given_table,
+    is_table,
+    sample_images,
+)
 from ..engine.calibrate import calibrate, hold_out
 from ..engine.engine import Engine, load_engine
 from ..engine.runtimes import choose_runtime
@@ -53,8 +60,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         k of ``hadamard`` and ``dense``; None stands for half the number of features.
     alphas : array-like, optional
         Ridge penalties to choose from; None stands for 15 of the data's own scale.
-    calibration : path, list of paths, or uint8 array, optional
-        Images for int8 thresholds; None takes training images.
+    calibration : path, list of paths, uint8 array, or calibration table, optional
+        Images for int8 thresholds, or a table in their place; None takes training images.
     calibration_images : int
     method : {"percentile", "entropy", "mse", "max"}
         How thresholds are chosen.
@@ -230,7 +237,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             backbone.resolve(self.cut)
         pixels = held_out = None
         if backbone.needs_images or self.precision != "fp32":
-            source, count = X if self.calibration is None else self.calibration, self.calibration_images
+            own = self.calibration is None or is_table(self.calibration)
+            source, count = X if own else self.calibration, self.calibration_images
             with watch("decode"):
                 sample = sample_images(
                     source, backbone.size, count + HELD_OUT_IMAGES, self._resize, self._seed, self.verbose
@@ -243,8 +251,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 normalization = channel_statistics(images.batches())
         with watch("build"):
             exported = export_backbone(backbone, self.cut, pixels, normalization, self._resize)
-        table = None
-        if self.precision == "int8":
+        table = given_table(self.calibration, exported)
+        if self.precision == "int8" and table is None:
             with watch("calibrate"):
                 table = calibrate(exported, pixels, self.method, self.verbose)
         with watch("build"):

@@ -89,6 +89,16 @@ def test_an_engine_file_can_be_given(class_folder, tiny_onnx, tmp_path):
     assert OpticalClassifier(engine=tmp_path / "e.engine").fit(class_folder).engine_.features == 196
 
 
+def test_a_calibration_table_stands_in_for_images(class_folder, tiny_onnx, tmp_path):
+    first = OpticalClassifier(tiny_onnx, precision="int8").fit(class_folder)
+    (tmp_path / "t.json").write_text(first.engine_.table.to_json())
+    again = OpticalClassifier(tiny_onnx, precision="int8", calibration=tmp_path / "t.json").fit(class_folder)
+    assert again.timings_["calibrate"] == 0
+    assert again.engine_.to_bytes() == first.engine_.to_bytes()
+    with pytest.raises(UsageError, match=r"calibration table none.json does not exist"):
+        OpticalClassifier(tiny_onnx, precision="int8", calibration="none.json").fit(class_folder)
+
+
 def test_data_normalisation_is_that_of_the_training_images(class_folder, tiny_onnx):
     classifier = OpticalClassifier(tiny_onnx, normalization="data").fit(class_folder)
     pixels = np.stack(
