@@ -15,6 +15,7 @@ from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
 from ..images.decode import Resize
 from ..kernels.arrays import blocks
+from ..kernels.bits import packed_length
 from .file import pack, unpack, write_atomically
 from .runtimes import Compiled, choose_runtime, require_runtime
 
@@ -147,7 +148,7 @@ class Engine:
             Bit 1 where a feature is strictly positive, as ``numpy.packbits(features > 0, axis=1)``.
             Below fp32 a runtime may round the two outputs apart, next to zero.
         """
-        return self._run("bits", images, np.empty((len(images), -(-self.features // 8)), "uint8"))
+        return self._run("bits", images, np.empty((len(images), packed_length(self.features)), "uint8"))
 
     def _run(self, output: str, images: Any, results: np.ndarray) -> np.ndarray:
         images = self._checked(images)

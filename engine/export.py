@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..calibration.graph import constant, consumers, initializers, prune, read_constant, strip_metadata
 from ..errors import AurevoirError, UsageError
+from ..kernels.bits import packed_length
 
 OLDEST_OPSET = 13
 """The first opset whose QuantizeLinear takes an axis."""
@@ -185,7 +186,7 @@ def wrap(
     graph.node.extend(nodes)
     graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *size, 3]))
     graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", m]))
-    graph.output.append(helper.make_tensor_value_info("bits", TensorProto.UINT8, ["batch", -(-m // 8)]))
+    graph.output.append(helper.make_tensor_value_info("bits", TensorProto.UINT8, ["batch", packed_length(m)]))
     graph.name, wrapped.producer_name, wrapped.producer_version = "aurevoir", "aurevoir", ""
     onnx.checker.check_model(wrapped)
     return onnx.shape_inference.infer_shapes(wrapped)
@@ -235,8 +236,8 @@ def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:
     """Nodes that equal ``numpy.packbits(features > 0, axis=1)``."""
     zero = constant(model, "sign_zero", np.array(0, dtype="float32"))
     places = constant(model, "bit_places", 2.0 ** np.arange(7, -1, -1, dtype="float32")[:, None])
-    bytes_shape = constant(model, "bytes_shape", np.array([-1, -(-m // 8), 8]))
-    packed_shape = constant(model, "packed_shape", np.array([-1, -(-m // 8)]))
+    bytes_shape = constant(model, "bytes_shape", np.array([-1, packed_length(m), 8]))
+    packed_shape = constant(model, "packed_shape", np.array([-1, packed_length(m)]))
     nodes = [
         helper.make_node("Greater", ["features", zero], ["signs"]),
         helper.make_node("Cast", ["signs"], ["signs_float"], to=TensorProto.FLOAT),

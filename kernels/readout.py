@@ -146,13 +146,14 @@ def fit_readout(
         raise UsageError(f"seed {seed} must not be negative")
     n, size = len(bits), memory_budget(budget)
     if projection == "auto":
-        projection = "none, exact" if _system_bytes(n) <= size else "hadamard"
+        projection = "hadamard" if _system_bytes(n) > size else projection
     targets = one_vs_rest(labels, classes)
     if projection in PROJECTORS:
         chosen = PROJECTORS[projection](m, n_components or max(1, m // 2), seed)
         return _fit_speckle(bits, chosen, targets, alphas, size, timer)
     require(_system_bytes(n), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
-    return _fit_kernels(bits, m, targets, projection, alphas, size, timer)
+    kinds = ("none", "exact") if projection == "auto" else (projection,)
+    return _fit_kernels(bits, m, targets, kinds, alphas, size, timer)
 
 
 def _system_bytes(order: int) -> int:
@@ -161,7 +162,7 @@ def _system_bytes(order: int) -> int:
 
 
 def _fit_kernels(
-    bits: Array, m: int, targets: Array, kinds: str, alphas: Array | None, budget: int, timer: Timer
+    bits: Array, m: int, targets: Array, kinds: tuple[str, ...], alphas: Array | None, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     with timer("gram"):
         counts = overlap(bits, budget=budget)
