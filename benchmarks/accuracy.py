@@ -4,6 +4,7 @@ Each image passes each engine once; every split and projection then works on the
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..engine.assemble import assemble
 from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone, sample_images
 from ..engine.calibrate import calibrate
+from ..engine.engine import Engine
 from ..images.batches import ImageFiles
 from ..images.folder import class_folders
 from ..kernels.bits import agreement
@@ -27,7 +29,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
-    parser.add_argument("data", help="a folder of class folders")
+    parser.add_argument("data", nargs="+", help="folders of class folders, one a data set")
     parser.add_argument("--backbone", required=True, help="a torchvision name or an ONNX file")
     parser.add_argument("--calibration", required=True, help="a folder of other images to calibrate int8 on")
     parser.add_argument("--splits", type=int, default=5, help="80:20 splits, seeds from 0 (default: 5)")
@@ -40,7 +42,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every precision and projection on every split."""
     exported = export_backbone(open_backbone(args.backbone))
     table = calibrate(exported, sample_images(args.calibration, exported.size, 128), progress=True)
-    labelled = class_folders(args.data)
+    engines = [assemble(exported, name, table=table if name == "int8" else None) for name in PRECISIONS]
+    rows = [row for data in args.data for row in _measure(data, engines, args)]
+    return {
+        "benchmark": "accuracy",
+        "backbone": Path(args.backbone).name,
+        "features": exported.features,
+        "rows": rows,
+        "together": _together(rows, args.projections),
+        "machine": describe_machine(),
+    }
+
+
+def _measure(data: str, engines: Sequence[Engine], args: argparse.Namespace) -> list[dict[str, Any]]:
+    labelled = class_folders(data)
     labels = np.unique(labelled.labels, return_inverse=True)[1]
     places = {path: place for place, path in enumerate(labelled.paths)}
     parts = [
@@ -48,25 +63,49 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for seed in range(args.splits)
     ]
     rows, reference = [], None
-    for precision in PRECISIONS:
-        engine = assemble(exported, precision, table=table if precision == "int8" else None)
-        bits = embed_bits(engine, ImageFiles(labelled.paths, exported.size, description=precision))[1]
+    for engine in engines:
+        size = (engine.input_shape[0], engine.input_shape[1])
+        bits = embed_bits(engine, ImageFiles(labelled.paths, size, description=f"{data} {engine.precision}"))[1]
         reference = bits if reference is None else reference
-        signs = agreement(bits, reference, exported.features)
+        common = {
+            "data": Path(data).name,
+            "images": len(labels),
+            "precision": engine.precision,
+            "sign_agreement": agreement(bits, reference, engine.features),
+        }
         for projection in args.projections:
             found = [
-                _accuracy(bits, exported.features, labels, part, projection) for part in tqdm(parts, desc=projection)
+                _accuracy(bits, engine.features, labels, part, projection) for part in tqdm(parts, desc=projection)
             ]
-            rows.append({"precision": precision, "projection": projection, "sign_agreement": signs, **_mean(found)})
-    return {
-        "benchmark": "accuracy",
-        "data": Path(args.data).name,
-        "backbone": Path(args.backbone).name,
-        "images": len(labels),
-        "features": exported.features,
-        "rows": rows,
-        "machine": describe_machine(),
-    }
+            rows.append({**common, "projection": projection, **_mean(found)})
+    return rows
+
+
+def _together(rows: list[dict[str, Any]], projections: Sequence[str]) -> list[dict[str, Any]]:
+    """Return accuracy less fp32's over every split of every data set, paired, with its standard error."""
+    found = []
+    for projection in projections:
+        accuracies = {
+            name: [
+                value
+                for row in rows
+                if (row["precision"], row["projection"]) == (name, projection)
+                for value in row["accuracies"]
+            ]
+            for name in PRECISIONS
+        }
+        for precision in PRECISIONS[1:]:
+            differences = np.subtract(accuracies[precision], accuracies["fp32"])
+            found.append(
+                {
+                    "precision": precision,
+                    "projection": projection,
+                    "splits": len(differences),
+                    "less_fp32": float(differences.mean()),
+                    "standard_error": float(differences.std(ddof=1) / np.sqrt(len(differences))),
+                }
+            )
+    return found
 
 
 def _accuracy(
@@ -90,10 +129,16 @@ def _mean(found: list[tuple[float, float]]) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as a table."""
-    lines = [f"{result['data']}, {result['backbone']}: {result['images']} images, {result['features']:,d} features"]
+    lines = [f"{result['backbone']}: {result['features']:,d} features"]
     lines += [
-        f"{row['precision']:5s} {row['projection']:9s} accuracy {row['accuracy']:.4f} +- {row['standard_error']:.4f}, "
-        f"leave-one-out {row['loo_accuracy']:.4f}, signs as fp32 {row['sign_agreement']:.4f}"
+        f"{row['data']:12s} {row['precision']:5s} {row['projection']:9s} accuracy {row['accuracy']:.4f} "
+        f"+- {row['standard_error']:.4f}, leave-one-out {row['loo_accuracy']:.4f}, "
+        f"signs as fp32 {row['sign_agreement']:.4f}"
         for row in result["rows"]
+    ]
+    lines += [
+        f"{row['precision']} less fp32, {row['projection']}: {row['less_fp32']:+.4f} +- {row['standard_error']:.4f} "
+        f"over {row['splits']} splits"
+        for row in result["together"]
     ]
     return "\n".join(lines)

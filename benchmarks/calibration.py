@@ -23,13 +23,15 @@ from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone, sample_images
 from ..engine.calibrate import calibrate
 from ..engine.runtimes import on_openvino
+from ..engine.timing import alternate, ratios
 from ..images.batches import ImageFiles, collect
 from ..images.folder import class_folders
 from ..kernels.readout import fit_readout
 from ..transfer.evaluate import split
 from .machine import describe_machine
-from .peers import PEERS, Features, Quantized, quantize, versions
-from .timing import alternate, ratios
+from .peers import PEERS, Features, Quantized, quantize
+
+DEFAULT = "aurevoir percentile"
 
 BATCH = 16
 """Images that a network computes at a time where it is not timed."""
@@ -54,6 +56,7 @@ class _Data:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
     parser.add_argument("--backbones", nargs="+", required=True, help="torchvision names or ONNX files")
+    parser.add_argument("--weights", default="default", help="of torchvision names (default: default)")
     parser.add_argument("--calibration", required=True, help="a folder of images to calibrate on")
     parser.add_argument("--calibration-images", type=int, default=128, help="(default: 128)")
     parser.add_argument("--test", required=True, help="a folder of other images to measure fidelity on")
@@ -73,20 +76,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "calibration_images": args.calibration_images,
         "test_images": args.test_images,
         "batch": args.batch,
+        "weights": args.weights,
+        "calibration": Path(args.calibration).name,
+        "test": Path(args.test).name,
         "data": Path(args.data).name if args.data else None,
-        "peers": versions(),
         "rows": rows,
         "machine": describe_machine(),
     }
 
 
 def _measure(backbone: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    exported = export_backbone(open_backbone(backbone))
-    pixels = sample_images(args.calibration, exported.size, args.calibration_images)
+    opened = open_backbone(backbone, args.weights)
+    pixels = sample_images(args.calibration, opened.size, args.calibration_images)
+    exported = export_backbone(opened, None, pixels)
     test = sample_images(args.test, exported.size, max(args.test_images, args.batch))
     contestants = _contestants(exported, pixels, with_peers=not args.no_peers)
     data = _labelled(args.data, exported.size, args.splits) if args.data else None
-    reference = _features(contestants[0].make().run, test)
+    reference, seconds = _reference(contestants[0].make().run, test, pixels)
     name = Path(backbone).stem
     for contestant in (bar := tqdm(contestants, desc=name)):
         bar.set_postfix_str(contestant.name)
@@ -94,10 +100,12 @@ def _measure(backbone: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         try:
             contestant.made = contestant.make()
             contestant.row |= _fidelity(contestant.made, test, reference)
+            contestant.row["times_fp32_inference"] = contestant.row["seconds"] / seconds
             if data is not None:
                 contestant.row |= _accuracy(contestant.made.run, data)
         except Exception as error:  # Whatever a peer's library raises, the others' rows stand.
             contestant.made, contestant.row["error"] = None, f"{type(error).__name__}: {error}"
+    _compare([contestant.row for contestant in contestants])
     _time(contestants, test[: args.batch], args.rounds)
     return [contestant.row for contestant in contestants]
 
@@ -125,6 +133,15 @@ def _own(exported: Exported, precision: str, pixels: np.ndarray, method: str = "
     return Quantized(engine, "openvino", time.perf_counter() - start)
 
 
+def _reference(run: Features, test: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the float features of the test images, and the seconds that those of the calibration images take."""
+    reference = _features(run, test)
+    start = time.perf_counter()
+    for place in range(0, len(pixels), BATCH):
+        run(pixels[place : place + BATCH])
+    return reference, time.perf_counter() - start
+
+
 def _features(run: Features, images: np.ndarray) -> np.ndarray:
     return np.concatenate([run(images[place : place + BATCH]) for place in range(0, len(images), BATCH)])
 
@@ -135,11 +152,29 @@ def _fidelity(made: Quantized, test: np.ndarray, reference: np.ndarray) -> dict[
     found = {
         "runtime": made.runtime,
         "sign_agreement": sign_agreement(features, reference),
+        "agreements": [sign_agreement(*pair) for pair in zip(features, reference, strict=True)],
         "relative_error": error,
         "sqnr_db": -20 * float(np.log10(error)) if error > 0 else None,
         "seconds": made.seconds,
     }
     return found | ({"remark": made.remark} if made.remark else {})
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    """Note the standard error of sign agreement over images, and by how much it falls behind the default, in pairs."""
+    default = next(row for row in rows if row["name"] == DEFAULT)
+    for row in rows:
+        if "error" not in row:
+            row["agreement_error"] = _standard_error(row["agreements"])
+            if "agreements" in default:
+                lead = np.subtract(default["agreements"], row["agreements"])
+                row["behind_default"] = {"mean": float(lead.mean()), "standard_error": _standard_error(lead)}
+    for row in rows:
+        row.pop("agreements", None)
+
+
+def _standard_error(values: Sequence[float] | np.ndarray) -> float | None:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _labelled(folder: str, size: tuple[int, int], splits: int) -> _Data:
@@ -169,8 +204,7 @@ def _accuracy(run: Features, data: _Data) -> dict[str, Any]:
     for train, test in data.parts:
         readout = fit_readout(bits[train], m, data.labels[train], int(data.labels.max()) + 1, "none")[0]
         found.append(float((readout.scores(bits[test]).argmax(axis=1) == data.labels[test]).mean()))
-    error = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else float("nan")
-    return {"accuracy": float(np.mean(found)), "standard_error": error, "accuracies": found}
+    return {"accuracy": float(np.mean(found)), "standard_error": _standard_error(found), "accuracies": found}
 
 
 def _time(contestants: Sequence[_Contestant], batch: np.ndarray, rounds: int) -> None:
@@ -188,7 +222,8 @@ def describe(result: dict[str, Any]) -> str:
     for row in rows:
         if row["backbone"] != before:
             before = row["backbone"]
-            lines += [before, f"{'':24s} {'signs':>6s} {'SQNR':>5s} {'images/s':>8s} {'x fp32':>6s} {'made in':>7s}"]
+            lines += ["", f"{before:24s} {'signs as fp32':>15s} {'behind default':>16s} {'SQNR':>5s}"]
+            lines[-1] += f" {'images/s':>8s} {'x fp32':>6s} {'made in':>8s} {'x inference':>11s}"
         lines.append(_line(row))
     return "\n".join(lines)
 
@@ -198,12 +233,20 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['name']:24s} {row['error']}"
     sqnr = f"{row['sqnr_db']:5.2f}" if row["sqnr_db"] is not None else f"{'-':>5s}"
     line = (
-        f"{row['name']:24s} {row['sign_agreement']:.4f} {sqnr} {row['images_per_second']:8.1f} "
-        f"{row['times_fp32']['median']:6.2f} {row['seconds']:5.1f} s"
+        f"{row['name']:24s} {row['sign_agreement']:.4f} +- {row['agreement_error'] or 0:.4f} "
+        f"{_behind(row):>16s} {sqnr} {row['images_per_second']:8.1f} "
+        f"{row['times_fp32']['median']:6.2f} {row['seconds']:6.1f} s {row['times_fp32_inference']:11.2f}"
     )
     if "accuracy" in row:
-        line += f"   accuracy {row['accuracy']:.4f} +- {row['standard_error']:.4f}"
+        line += f"   accuracy {row['accuracy']:.4f} +- {row['standard_error'] or 0:.4f}"
     return line + (f"   in {row['runtime']}: {row['remark']}" if "remark" in row else "")
+
+
+def _behind(row: dict[str, Any]) -> str:
+    if "behind_default" not in row:
+        return "-"
+    lead = row["behind_default"]
+    return f"{lead['mean']:.4f} +- {lead['standard_error'] or 0:.4f}"
 
 
 COLOURS = {"float": "0.35", "aurevoir": "tab:red", "peer": "tab:blue"}

@@ -17,9 +17,9 @@ from ..engine.build import export_backbone
 from ..engine.calibrate import calibrate
 from ..engine.engine import Engine
 from ..engine.runtimes import RUNTIMES, installed, runtime
+from ..engine.timing import alternate, ratios
 from ..images.procedural import PATTERNS, draw
 from .machine import describe_machine
-from .timing import alternate, ratios
 
 PEER = ("onnxruntime", "fp32")
 

@@ -8,7 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("aurevoir", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime", "openvino", "torch", "torchvision")
+PACKAGES = (
+    "aurevoir",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "torchvision",
+    "nncf",
+    "nvidia-modelopt",
+)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -21,7 +33,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python -m aurevoir.benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["aurevoir", *sys.argv[1:]]),
     }
 
 

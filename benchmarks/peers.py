@@ -11,10 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -285,15 +283,6 @@ PEERS = (
 )
 """The peers. Each quantizes convolutions and leaves the rest in float, which keeps most of the features' signs; ``all``
 marks the operators that it quantizes by itself, sums and batch norms too, which can be faster."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the peers' packages that are installed."""
-    found = {}
-    for package in ("onnxruntime", "nvidia-modelopt", "nncf"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _main(task: str, name: str, folder: Path) -> None:

@@ -7,10 +7,10 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from ..engine.timing import alternate
 from .machine import describe_machine
-from .timing import alternate
 
-COMMANDS = ("cuts", "build", "calibrate", "embed", "fit", "predict", "evaluate", "doctor", "demo")
+COMMANDS = ("cuts", "build", "calibrate", "embed", "fit", "predict", "evaluate", "doctor", "bench", "demo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

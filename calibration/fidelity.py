@@ -1,10 +1,13 @@
 """How near a low-precision engine stays to fp32."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
-from ..errors import AurevoirError
+from ..errors import AurevoirError, MissingPackageError
 
 
 def sign_agreement(features: np.ndarray, reference: np.ndarray) -> float:
@@ -64,3 +67,43 @@ class FidelityMeter:
         """Return what the batches so far give."""
         sqnr = 10 * np.log10(self.signal / self.noise) if self.signal and self.noise else np.inf * (not self.noise)
         return TensorFidelity(name, threshold, float(sqnr), self.agreeing / max(1, self.values))
+
+
+def require_plotting() -> None:
+    """Refuse to plot where matplotlib is missing; called before long work."""
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError("plots need matplotlib; install it with: pip install 'aurevoir[plot]'")
+
+
+def plot_fidelity(measured: Sequence[TensorFidelity], path: str | Path) -> None:
+    """Draw SQNR and sign agreement of every tensor, in the order of the graph, the features last.
+
+    Parameters
+    ----------
+    measured : sequence of TensorFidelity
+        In the order of the graph; last the final features.
+    path : path
+        Where to write the figure; its ending tells the format.
+
+    Raises
+    ------
+    MissingPackageError
+        If matplotlib is not installed.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 1.5 + 0.16 * len(measured)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(measured))
+    colours = [*["tab:blue"] * (len(measured) - 1), "tab:red"]
+    left.barh(places, [min(tensor.sqnr, 99) for tensor in measured], color=colours)
+    left.set_xlabel("SQNR (dB)")
+    left.set_yticks(places, [tensor.name for tensor in measured], fontsize=6)
+    left.invert_yaxis()
+    left.margins(y=0.01)
+    right.scatter([tensor.sign_agreement for tensor in measured], places, color=colours, s=14)
+    right.set_xlabel("signs as fp32")
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,19 +35,26 @@ def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
         Names of tensors inside the graph; they become its outputs, in this order.
     """
     outputs = list(outputs)
+    kept = leading_to(model, outputs)
+    needed = {*outputs, *(name for node in kept for name in node.input)}
+    pruned = copy.deepcopy(model)
+    graph = pruned.graph
+    known = {value.name: value for value in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
+    _replace(graph.node, kept)
+    _replace(graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
+    _replace(graph.output, (known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in outputs))
+    _replace(graph.value_info, (value for value in model.graph.value_info if value.name in needed))
+    return pruned
+
+
+def leading_to(model: onnx.ModelProto, outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that the named tensors are computed by, in the order of the graph."""
     needed, kept = set(outputs), []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input)
-    pruned = copy.deepcopy(model)
-    graph = pruned.graph
-    known = {value.name: value for value in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
-    _replace(graph.node, reversed(kept))
-    _replace(graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
-    _replace(graph.output, (known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in outputs))
-    _replace(graph.value_info, (value for value in model.graph.value_info if value.name in needed))
-    return pruned
+    return kept[::-1]
 
 
 def _replace(repeated: object, items: Iterable[object]) -> None:
@@ -77,3 +85,8 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
 def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
     """Return the value of an initializer."""
     return numpy_helper.to_array(tensors[name])
+
+
+def node_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return the value of a node's attribute, or what stands where it has none."""
+    return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import AurevoirError
-from .graph import initializers, read_constant
+from .graph import initializers, node_attribute, read_constant
 
 OLDEST_OPSET = 19
 """The first opset whose QuantizeLinear and DequantizeLinear take float16."""
@@ -89,7 +89,7 @@ def _raise_small_scales(model: onnx.ModelProto) -> None:
         after[scale].CopyFrom(numpy_helper.from_array(raised, scale))
         if levels in before:
             values = read_constant(before, levels)
-            axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+            axis = node_attribute(node, "axis", 1)
             ratios = scales / raised
             if ratios.size > 1:
                 ratios = np.moveaxis(ratios.reshape([-1] + [1] * (values.ndim - 1)), 0, axis)

@@ -9,7 +9,6 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError
-from .graph import initializers
 
 BINS = 4096
 """Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
@@ -17,15 +16,9 @@ BINS = 4096
 # Below this range the reciprocal of a bin's width would leave float32.
 _LEAST_TOP = 2.0**-100
 
-Run = Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]
-"""Runs the float graph on b uint8 images; returns, by name, each observed tensor and its (b, channels, 1, 1) means."""
-
-
-def quantizable(model: onnx.ModelProto) -> list[str]:
-    """Return the tensors that int8 convolutions read: every computed input of a Conv, once each."""
-    constants = initializers(model)
-    inputs = (node.input[0] for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants)
-    return list(dict.fromkeys(name for name in inputs if name not in constants))
+Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
+"""Runs the float graph on b uint8 images; returns the observed tensors by name, and the (b, channels, 1, 1) means of
+those whose means are wanted."""
 
 
 def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
@@ -97,7 +90,7 @@ class Histogram:
 def observe(
     run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
 ) -> tuple[dict[str, Histogram], dict[str, list[float]]]:
-    """Collect a histogram and the channel means of each named tensor over images, in one pass.
+    """Collect a histogram of each named tensor, and channel means where `run` gives them, in one pass.
 
     Parameters
     ----------
@@ -121,11 +114,13 @@ def observe(
     images = 0
     for pixels in batches:
         images += len(pixels)
-        for name, (values, channel_means) in run(pixels).items():
+        tensors, means = run(pixels)
+        for name, values in tensors.items():
             try:
                 histograms[name].add(values)
             except AurevoirError as error:
                 raise AurevoirError(f"tensor {name}: {error}") from None
+        for name, channel_means in means.items():
             sums[name] = sums.get(name, 0) + channel_means.sum(axis=(0, 2, 3), dtype="float64")
     if images == 0:
         raise AurevoirError("no image to calibrate on could be read; give a folder of images")

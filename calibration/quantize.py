@@ -1,4 +1,4 @@
-"""Where Q and DQ stand: symmetric int8 on convolution inputs, per-channel int8 weights.
+"""Q and DQ in a float graph: symmetric int8 activations, int8 weights per output channel; `placement` says where.
 
 The ``s8`` dialect follows the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO
@@ -14,15 +14,15 @@ that is not kept; images/s, and sign agreement on 32 photographs:
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from ..errors import AurevoirError, UsageError
-from .graph import constant, initializers, prune, read_constant
-from .observe import quantizable
+from .graph import constant, initializers, node_attribute, prune, read_constant
+from .placement import check_placement, quantizable, shared, weighted
 
 DIALECTS = ("s8", "mixed", "u8")
 
@@ -37,9 +37,10 @@ _KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identi
 class _Context:
     model: onnx.ModelProto
     constants: dict[str, onnx.TensorProto]
-    thresholds: Mapping[str, float]
+    thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
     unsigned: set[str]
+    done: set[str] = field(default_factory=set)
 
 
 def quantize(
@@ -47,42 +48,48 @@ def quantize(
     thresholds: Mapping[str, float],
     means: Mapping[str, Sequence[float]] | None = None,
     dialect: str = "s8",
+    placement: str = "conv-inputs",
 ) -> onnx.ModelProto:
-    """Return a copy of a float graph whose convolutions read int8.
+    """Return a copy of a float graph whose convolutions and constant matrix products read int8.
 
     Parameters
     ----------
     model : onnx.ModelProto
         Opset 13 or later.
     thresholds : mapping of float
-        The magnitude at which each convolution input saturates, by tensor name. A convolution
-        whose input is not named here stays in floating point.
+        The magnitude at which each tensor saturates, by name. What is not named here stays in
+        floating point; tensors that share a scale do so together.
     means : mapping of sequences of float, optional
-        Mean of each channel of those tensors. Where it is given, biases take up the mean error
+        Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     dialect : {"s8", "mixed", "u8"}
+    placement : {"conv-inputs", "shared-concat"}
 
     Raises
     ------
     UsageError
-        If the dialect is not known.
+        If the dialect or the placement is not known.
     AurevoirError
-        If the graph holds no convolution that `thresholds` covers.
+        If the graph holds nothing to quantize that `thresholds` covers.
     """
+    check_placement(placement)
     if dialect not in DIALECTS:
         raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
     unsigned = set() if dialect == "s8" else nonnegative(model)
     if dialect == "mixed":
         unsigned -= after_batch_norms(model)
     quantized = copy.deepcopy(model)
-    context = _Context(quantized, initializers(model), thresholds, means or {}, unsigned)
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned)
+    sources = _share_scales(context, model) if placement == "shared-concat" else set()
+    products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
     nodes: list[onnx.NodeProto] = []
-    done: set[str] = set()
     for node in quantized.graph.node:
-        if node.op_type == "Conv" and node.input[0] in thresholds and node.input[1] in context.constants:
-            nodes += _quantize_convolution(context, node, done)
+        if node.output[0] in products:
+            nodes += _quantize_product(context, node)
+        elif node.op_type in ("Concat", "MaxPool"):
+            nodes += _quantize_moved(context, node, sources)
         nodes.append(node)
-    if not done:
+    if not context.done:
         raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
     nodes = [copy.deepcopy(node) for node in nodes]
     del quantized.graph.node[:]
@@ -129,22 +136,46 @@ def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
     return low in constants and float(read_constant(constants, low)) >= 0
 
 
-def _quantize_convolution(context: _Context, conv: onnx.NodeProto, done: set[str]) -> list[onnx.NodeProto]:
-    """Let a convolution read dequantized inputs; return the nodes that this adds before it."""
-    activation, weight = conv.input[0], conv.input[1]
+def _share_scales(context: _Context, model: onnx.ModelProto) -> set[str]:
+    """Give all that meets in concatenations the largest of its thresholds and one sign; return the sources."""
+    sources: set[str] = set()
+    thresholds = context.thresholds
+    for group in shared(model):
+        if not all(name in thresholds for name in group.sources):
+            continue
+        largest = max(thresholds[name] for name in group.members if name in thresholds)
+        thresholds.update(dict.fromkeys([name for name in group.members if name in thresholds], largest))
+        if not context.unsigned.issuperset(group.sources):
+            context.unsigned.difference_update(group.members)
+        sources.update(group.sources)
+    return sources
+
+
+def _quantize_moved(context: _Context, node: onnx.NodeProto, sources: set[str]) -> list[onnx.NodeProto]:
+    """Let what only moves values read dequantized sources; return the nodes that this adds before it."""
     nodes: list[onnx.NodeProto] = []
-    if activation not in done:
-        nodes += _activation_nodes(context, activation)
-    if weight not in done:
-        nodes += _weight_nodes(context, weight)
-    done |= {activation, weight}
-    conv.input[0], conv.input[1] = dequantized(activation), dequantized(weight)
-    if activation in context.means:
-        _correct_bias(context, conv, activation, weight)
+    for place, name in enumerate(node.input):
+        if name in sources:
+            nodes += _activation_nodes(context, name)
+            node.input[place] = dequantized(name)
+    return nodes
+
+
+def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Let a convolution or matrix product read dequantized inputs; return the nodes that this adds before it."""
+    activation, weight = node.input[0], node.input[1]
+    axis = 0 if node.op_type == "Conv" or node_attribute(node, "transB", 0) else 1
+    nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis)]
+    node.input[0], node.input[1] = dequantized(activation), dequantized(weight)
+    if node.op_type == "Conv" and activation in context.means:
+        _correct_bias(context, node, activation, weight)
     return nodes
 
 
 def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
+    if name in context.done:
+        return []
+    context.done.add(name)
     levels, kind = (255, "uint8") if name in context.unsigned else (LEVELS, "int8")
     scale = constant(context.model, f"{name}_scale", _scales(np.array(context.thresholds[name]), levels))
     zero = constant(context.model, f"{name}_zero", np.array(0, dtype=kind))
@@ -154,14 +185,17 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _weight_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
-    levels, scales = _round_weights(read_constant(context.constants, name))
+def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProto]:
+    if name in context.done:
+        return []
+    context.done.add(name)
+    levels, scales = _round_weights(np.swapaxes(read_constant(context.constants, name), 0, axis))
     inputs = [
-        constant(context.model, f"{name}_quantized", levels),
+        constant(context.model, f"{name}_quantized", np.swapaxes(levels, 0, axis)),
         constant(context.model, f"{name}_scale", scales),
         constant(context.model, f"{name}_zero", np.zeros(len(levels), dtype="int8")),
     ]
-    return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=0)]
+    return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=axis)]
 
 
 def _round_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +222,7 @@ def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weig
     levels, scales = _round_weights(weights)
     lost = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
     per_input = lost.reshape(*weights.shape[:2], -1).sum(axis=2, dtype="float64")
-    groups = next((item.i for item in conv.attribute if item.name == "group"), 1)
+    groups = node_attribute(conv, "group", 1)
     mean = np.asarray(context.means[activation]).reshape(groups, -1)
     missing = np.einsum("goc,gc->go", per_input.reshape(groups, -1, weights.shape[1]), mean).reshape(-1)
     bias = read_constant(context.constants, conv.input[2]) if len(conv.input) > 2 else 0

@@ -36,23 +36,32 @@ def keep_most_signs(candidates: Mapping[str, Thresholds], evaluate: Evaluate, gr
     return best
 
 
-def leave_in_float(thresholds: Thresholds, evaluate: Evaluate, target: float) -> tuple[Thresholds, list[str]]:
-    """Leave the fewest tensors unquantized that bring sign agreement to a target.
+def leave_in_float(
+    thresholds: Thresholds, units: Sequence[Sequence[str]], evaluate: Evaluate, target: float
+) -> tuple[Thresholds, list[str]]:
+    """Leave the fewest units of tensors unquantized that bring sign agreement to a target.
 
-    Each tensor's sensitivity is measured: the agreement with it alone left in floating point. The
+    Each unit's sensitivity is measured: the agreement with it alone left in floating point. The
     most sensitive are then left so, their number found by bisection.
+
+    Parameters
+    ----------
+    thresholds : dict of float
+    units : sequence of sequences of str
+        Tensors that are quantized together or not at all.
+    evaluate : callable
+    target : float
 
     Returns
     -------
     thresholds : dict of float
         Of the tensors that stay quantized.
     left : list of str
-        The tensors left in floating point, most sensitive first; all of them but one at most.
+        The tensors left in floating point, most sensitive first; all units but one at most.
     """
     if evaluate(thresholds) >= target:
         return thresholds, []
-    gains = {name: evaluate(_without(thresholds, [name])) for name in thresholds}
-    order = sorted(thresholds, key=lambda name: -gains[name])
+    order = sorted(units, key=lambda unit: -evaluate(_without(thresholds, [unit])))
     low, high = 0, len(order) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -60,8 +69,9 @@ def leave_in_float(thresholds: Thresholds, evaluate: Evaluate, target: float) ->
             high = middle
         else:
             low = middle
-    return _without(thresholds, order[:high]), order[:high]
+    return _without(thresholds, order[:high]), [name for unit in order[:high] for name in unit]
 
 
-def _without(thresholds: Thresholds, names: Sequence[str]) -> Thresholds:
-    return {name: value for name, value in thresholds.items() if name not in names}
+def _without(thresholds: Thresholds, units: Sequence[Sequence[str]]) -> Thresholds:
+    left = {name for unit in units for name in unit}
+    return {name: value for name, value in thresholds.items() if name not in left}

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .options import add_engine_options
+from .options import PLACEMENT_HELP, add_engine_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F.json", help="the calibration table to write")
     parser.add_argument("--cache", metavar="F.cache", help="write TensorRT's calibration cache too")
+    parser.add_argument("--onnx", metavar="F.onnx", help="write the Q/DQ graph too, as TensorRT takes it (s8)")
+    parser.add_argument(
+        "--body", default="fp32", help="of that graph: fp32, or fp16 as strongly typed TensorRT needs (default: fp32)"
+    )
+    parser.add_argument("--placement", default="conv-inputs", help=PLACEMENT_HELP)
+    parser.add_argument("--plot", metavar="F.png", help="draw SQNR and sign agreement of every tensor")
     add_engine_options(parser)
 
 
@@ -22,6 +28,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from ..calibration.cache import write_cache
+    from ..calibration.fidelity import plot_fidelity, require_plotting
+    from ..engine.assemble import check_body, quantized_graph
     from ..engine.backbone import open_backbone
     from ..engine.build import HELD_OUT_IMAGES, export_backbone, sample_images
     from ..engine.calibrate import calibrate, hold_out, tensor_fidelity
@@ -30,6 +38,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.calibration is None:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
+    check_body(args.body)
+    if args.plot:
+        require_plotting()
     backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)
     count = args.calibration_images + HELD_OUT_IMAGES
     used, held_out = hold_out(
@@ -37,14 +48,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     exported = export_backbone(backbone, args.cut, used, args.normalization, args.resize)
     start = time.perf_counter()
-    table = calibrate(exported, used, args.method, progress=True)
+    table = calibrate(exported, used, args.method, progress=True, placement=args.placement)
     seconds = time.perf_counter() - start
     write_atomically(Path(args.out), table.to_json().encode())
     if args.cache:
         write_atomically(Path(args.cache), write_cache(table.thresholds))
-    measured = [] if held_out is None else tensor_fidelity(exported, table, held_out, args.runtime, progress=True)
+    if args.onnx:
+        graph = quantized_graph(exported, table, "s8", args.placement, args.body)
+        write_atomically(Path(args.onnx), graph.SerializeToString())
+    measured = []
+    if held_out is not None:
+        measured = tensor_fidelity(exported, table, held_out, args.runtime, progress=True, placement=args.placement)
+        if args.plot:
+            plot_fidelity(measured, args.plot)
     return {
         "table": args.out,
+        "cache": args.cache,
+        "onnx": args.onnx,
+        "plot": args.plot if measured else None,
         "method": args.method,
         "images": len(used),
         "seconds": seconds,

@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",
     "doctor": "say what this machine can run, and what to install",
+    "bench": "measure, side by side with peers",
     "demo": "run the main job on generated images in several precisions",
 }
 
@@ -33,16 +34,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def parser_for(command: str | None) -> argparse.ArgumentParser:
-    """Return the parser; only the named command's own arguments are filled in."""
+def parser_for(command: str | None, name: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; only the named command's own arguments are filled in, and of ``bench`` the named one's."""
     parser = _Parser(prog="aurevoir", description="Image classifiers trained without backprop.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        own = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-        if name == command:
-            _module(name).add_arguments(own)
+    for each, summary in COMMANDS.items():
+        own = commands.add_parser(each, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if each != "bench":
+            own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        if each == command:
+            _module(each).add_arguments(own, *([name] if each == "bench" else []))
     return parser
 
 
@@ -56,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 usage, 3 a missing runtime or package, 4 a threshold missed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = next((word for word in arguments if not word.startswith("-")), None)
-    args = parser_for(command).parse_args(arguments)
+    command, name, *_ = [*(word for word in arguments if not word.startswith("-")), None, None]
+    args = parser_for(command, name).parse_args(arguments)
     try:
         result = _module(args.command).run(args)
         _show(args, result)

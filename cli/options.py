@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+PLACEMENT_HELP = "what int8 quantizes: conv-inputs, or shared-concat: concatenations too (default: conv-inputs)"
+
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which engine to build."""

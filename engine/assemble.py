@@ -1,19 +1,26 @@
 """From the float graph and a calibration table to an engine of one precision."""
 
 from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
 
 import numpy as np
 import onnx
 
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph import digest
-from ..calibration.observe import quantizable
+from ..calibration.half import half_body
+from ..calibration.placement import quantizable, shared
 from ..calibration.quantize import quantize, unsigned_dialect
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
-from .engine import Engine, Manifest
+from .engine import BATCH_SIZE, Engine, Manifest
 from .runtimes import choose_runtime, require_runtime, takes_unsigned
+from .timing import alternate
+
+BODIES = ("fp32", "fp16")
+TIMED_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,15 @@ def assemble(
     table: CalibrationTable | None = None,
     device: str | None = None,
     dialect: str = "auto",
+    placement: str = "conv-inputs",
 ) -> Engine:
     """Make an engine of one precision from a float graph, and for int8 its calibration table.
 
     Raises
     ------
     UsageError
-        If the runtime does not run the precision, or int8 comes without a table.
+        If the runtime does not run the precision, int8 comes without a table, or the table lacks
+        what the placement needs.
     AurevoirError
         If the table belongs to another graph.
     """
@@ -54,10 +63,9 @@ def assemble(
     if precision == "int8":
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
-        table.check(graph)
         dialect = resolve_dialect(dialect, graph, runtime)
-        in_float = tuple(name for name in quantizable(graph) if name not in table.thresholds)
-        graph = quantize(graph, table.thresholds, table.means, dialect)
+        in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
+        graph = quantized_graph(exported, table, dialect, placement)
     manifest = Manifest(
         exported.backbone,
         exported.cut,
@@ -72,9 +80,55 @@ def assemble(
         exported.std,
         exported.resize,
         dialect if precision == "int8" else None,
+        placement if precision == "int8" else None,
         in_float,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device or "cpu")
+
+
+def quantized_graph(
+    exported: Exported,
+    table: CalibrationTable,
+    dialect: str = "s8",
+    placement: str = "conv-inputs",
+    body: str = "fp32",
+) -> onnx.ModelProto:
+    """Return the Q/DQ graph of an exported backbone.
+
+    Parameters
+    ----------
+    exported : Exported
+    table : CalibrationTable
+    dialect : {"s8", "mixed", "u8"}
+        TensorRT takes ``s8`` alone.
+    placement : {"conv-inputs", "shared-concat"}
+    body : {"fp32", "fp16"}
+        What runs between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
+        computes such graphs wrongly.
+
+    Raises
+    ------
+    UsageError
+        If a choice is not known, or the table lacks the tensors that the placement shares.
+    AurevoirError
+        If the table belongs to another graph.
+    """
+    check_body(body)
+    table.check(exported.graph)
+    sources = [name for group in shared(exported.graph) for name in group.sources]
+    if placement == "shared-concat" and sources and table.thresholds.keys().isdisjoint(sources):
+        raise UsageError(
+            f"the calibration table lacks the {len(sources)} tensors that placement 'shared-concat' shares (first: "
+            f"{sources[0]}); calibrate with that placement"
+        )
+    graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
+    return half_body(graph) if body == "fp16" else graph
+
+
+def check_body(body: str) -> None:
+    """Refuse a body that is not known."""
+    if body not in BODIES:
+        raise UsageError(f"body {body!r} is not known; choose one of {', '.join(BODIES)}")
 
 
 def resolve_dialect(dialect: str, graph: onnx.ModelProto, runtime: str) -> str:
@@ -100,3 +154,15 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
         relative_error=relative_error(features, reference),
     )
     return Engine(measured, engine.graph, engine.table, engine.device)
+
+
+def with_speed(engine: Engine, rivals: dict[str, Engine], progress: bool = False) -> Engine:
+    """Return the engine with images per second, its own and its rivals', in the manifest.
+
+    They take turns on a batch of noise, since speed does not depend on what the images show.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *engine.input_shape), dtype="uint8")
+    contestants = {name: partial(each.bits, noise) for name, each in {engine.precision: engine, **rivals}.items()}
+    seconds = alternate(contestants, TIMED_ROUNDS, progress)
+    found = {name: BATCH_SIZE / median(times) for name, times in seconds.items()}
+    return Engine(replace(engine.manifest, images_per_second=found), engine.graph, engine.table, engine.device)

@@ -5,11 +5,14 @@ of one precision; `build_engine` does all three.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..calibration.placement import check_placement
 from ..calibration.quantize import DIALECTS
 from ..calibration.table import CalibrationTable
 from ..calibration.thresholds import check_method
@@ -17,12 +20,12 @@ from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics, collect
 from ..images.decode import Resize, check_resize
 from ..images.folder import expand
-from .assemble import Exported, assemble, with_fidelity
+from .assemble import Exported, assemble, with_fidelity, with_speed
 from .backbone import Backbone, BackboneLike, open_backbone
 from .calibrate import calibrate, hold_out, reach_sign_agreement, read_table
 from .engine import Engine
 from .export import feature_count, wrap
-from .runtimes import choose_runtime
+from .runtimes import choose_runtime, narrowest_float
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 32
@@ -44,7 +47,9 @@ def build_engine(
     resize: Resize = "stretch",
     seed: int = 0,
     dialect: str = "auto",
+    placement: str = "conv-inputs",
     min_sign_agreement: float | None = None,
+    prefer_faster: bool = False,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -65,7 +70,7 @@ def build_engine(
         normalisation from; of these, `calibration_images` are used, and up to 32 others measure
         the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
     calibration_images : int
-    method : {"percentile", "entropy", "mse", "max"}
+    method : {"percentile", "entropy", "mse", "max", "sign"}
     normalization : {"imagenet", "data"} or (mean, std)
         Of pixels scaled to [0, 1].
     size : int, optional
@@ -76,9 +81,15 @@ def build_engine(
     dialect : {"auto", "s8", "mixed", "u8"}
         Of int8: ``u8`` stores unsigned what cannot be negative, ``mixed`` where that costs no pass
         of its own; ``auto`` takes one of them on CPUs with VNNI, else ``s8``, as TensorRT needs.
+    placement : {"conv-inputs", "shared-concat"}
+        Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional
-        Leave the fewest convolutions of an int8 engine in floating point that bring the share of
-        signs that agree with fp32 to this, measured on the held-out images.
+        Leave the fewest tensors of an int8 engine in floating point that bring the share of signs
+        that agree with fp32 to this, measured on the held-out images; the manifest's
+        ``images_per_second`` says what that costs.
+    prefer_faster : bool
+        Return an engine of the runtime's narrowest float precision where int8 is not faster than
+        that on this machine.
     device : str, optional
         As the runtime names it; None stands for ``cpu``.
     out : path, optional
@@ -103,6 +114,7 @@ def build_engine(
     check_method(method)
     check_resize(resize)
     check_dialect(dialect)
+    check_placement(placement)
     opened = open_backbone(backbone, weights, size, seed)
     opened.resolve(cut)
     used = held_out = None
@@ -112,18 +124,55 @@ def build_engine(
         used, held_out = hold_out(sample, HELD_OUT_IMAGES)
     exported = export_backbone(opened, cut, used, normalization, resize)
     table = given_table(calibration, exported)
-    if precision == "int8" and table is None:
-        table = calibrate(exported, used, method, progress)
-    if min_sign_agreement is not None and precision == "int8" and table is not None:
-        if held_out is None:
-            raise UsageError("min_sign_agreement needs images to measure on; give a folder (calibration=...)")
-        table, _ = reach_sign_agreement(exported, table, min_sign_agreement, held_out, runtime, progress)
-    engine = assemble(exported, precision, runtime, table, device, dialect)
-    if held_out is not None and precision != "fp32":
+    if precision == "int8":
+        if table is None:
+            table = calibrate(exported, used, method, progress, placement)
+        int8 = partial(assemble, exported, "int8", runtime, device=device, dialect=dialect, placement=placement)
+        reached = _reach(exported, table, min_sign_agreement, held_out, runtime, progress, placement)
+        engine = _timed(int8(reached), exported, None if reached is table else int8(table), progress)
+        if prefer_faster:
+            engine = _faster(engine, exported)
+    else:
+        engine = assemble(exported, precision, runtime, device=device)
+    if held_out is not None and engine.precision != "fp32":
         engine = with_fidelity(engine, exported, held_out)
     if out is not None:
         engine.save(out)
     return engine
+
+
+def _reach(
+    exported: Exported,
+    table: CalibrationTable,
+    target: float | None,
+    pixels: np.ndarray | None,
+    runtime: str,
+    progress: bool,
+    placement: str,
+) -> CalibrationTable:
+    if target is None:
+        return table
+    if pixels is None:
+        raise UsageError("min_sign_agreement needs images to measure on; give a folder (calibration=...)")
+    reached, left = reach_sign_agreement(exported, table, target, pixels, runtime, progress, placement)
+    return reached if left else table
+
+
+def _timed(engine: Engine, exported: Exported, throughout: Engine | None, progress: bool) -> Engine:
+    """Time an int8 engine beside the runtime's narrowest float and, if that is another, beside int8 throughout."""
+    precision = narrowest_float(engine.runtime)
+    rivals = {precision: assemble(exported, precision, engine.runtime, device=engine.device)}
+    if throughout is not None:
+        rivals["int8 throughout"] = throughout
+    return with_speed(engine, rivals, progress)
+
+
+def _faster(engine: Engine, exported: Exported) -> Engine:
+    speeds, rival = engine.manifest.images_per_second, narrowest_float(engine.runtime)
+    if speeds["int8"] > speeds[rival]:
+        return engine
+    faster = assemble(exported, rival, engine.runtime, device=engine.device)
+    return Engine(replace(faster.manifest, images_per_second=speeds), faster.graph, None, faster.device)
 
 
 def is_table(calibration: Any) -> bool:

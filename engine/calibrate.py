@@ -12,7 +12,8 @@ from tqdm import tqdm
 from ..calibration.cache import read_cache
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph import digest, prune
-from ..calibration.observe import observe, quantizable, with_means
+from ..calibration.observe import Run, observe, with_means
+from ..calibration.placement import quantizable, units, weighted
 from ..calibration.quantize import dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
 from ..calibration.table import CalibrationTable, pixels_digest
@@ -27,9 +28,13 @@ from .runtimes import Compiled, choose_runtime, installed, runtime
 
 
 def calibrate(
-    exported: Exported, pixels: np.ndarray | None, method: str = "percentile", progress: bool = False
+    exported: Exported,
+    pixels: np.ndarray | None,
+    method: str = "percentile",
+    progress: bool = False,
+    placement: str = "conv-inputs",
 ) -> CalibrationTable:
-    """Observe the float graph on images and set the threshold of every convolution's input.
+    """Observe the float graph on images and set the threshold of every tensor that is quantized.
 
     Parameters
     ----------
@@ -39,18 +44,20 @@ def calibrate(
         ``sign`` chooses among the others, group by group of neighbouring tensors, what keeps most
         signs of the final features on a quarter of the images, which the others do not see.
     progress : bool
+    placement : {"conv-inputs", "shared-concat"}
+        A table for ``shared-concat`` serves both.
 
     Raises
     ------
     UsageError
-        If there are no images, or the method is not known.
+        If there are no images, or the method or the placement is not known.
     AurevoirError
         If the graph holds no convolution, or an activation is not finite.
     """
     check_method(method)
     if pixels is None or not len(pixels):
         raise UsageError("int8 needs calibration images or a calibration table; give a folder (calibration=...)")
-    names = quantizable(exported.graph)
+    names = quantizable(exported.graph, placement)
     if not names:
         raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
     seen, kept_back = (pixels, None) if method != SIGN else hold_out(pixels)
@@ -64,7 +71,7 @@ def calibrate(
         raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}")
     candidates = {name: choose_thresholds(histograms, name) for name in METHODS}
     with tqdm(desc="sign", unit="engine", disable=not progress) as bar:
-        evaluate = _evaluator(exported, table, kept_back, "auto", bar.update)
+        evaluate = _evaluator(exported, table, kept_back, "auto", placement, bar.update)
         return replace(table, thresholds=keep_most_signs(candidates, evaluate))
 
 
@@ -89,8 +96,9 @@ def reach_sign_agreement(
     pixels: np.ndarray,
     runtime: str = "auto",
     progress: bool = False,
+    placement: str = "conv-inputs",
 ) -> tuple[CalibrationTable, list[str]]:
-    """Leave the fewest convolution inputs in floating point that bring sign agreement to a target.
+    """Leave the fewest tensors in floating point that bring sign agreement to a target.
 
     Parameters
     ----------
@@ -102,6 +110,7 @@ def reach_sign_agreement(
         Images to measure on; other ones than the table's.
     runtime : str
     progress : bool
+    placement : str
 
     Returns
     -------
@@ -111,19 +120,25 @@ def reach_sign_agreement(
         Tensors left in floating point, most sensitive first.
     """
     with tqdm(desc="sensitivity", unit="engine", disable=not progress) as bar:
-        evaluate = _evaluator(exported, table, pixels, runtime, bar.update)
-        thresholds, left = leave_in_float(table.thresholds, evaluate, target)
+        evaluate = _evaluator(exported, table, pixels, runtime, placement, bar.update)
+        together = [unit for unit in units(exported.graph, placement) if table.thresholds.keys() >= set(unit)]
+        thresholds, left = leave_in_float(table.thresholds, together, evaluate, target)
     return replace(table, thresholds=thresholds), left
 
 
 def _evaluator(
-    exported: Exported, table: CalibrationTable, pixels: np.ndarray, runtime: str, done: Callable[[], Any]
+    exported: Exported,
+    table: CalibrationTable,
+    pixels: np.ndarray,
+    runtime: str,
+    placement: str,
+    done: Callable[[], Any],
 ) -> Evaluate:
     """Return what measures thresholds by the sign agreement of an int8 engine with fp32."""
     reference = assemble(exported, "fp32").bits(pixels)
 
     def evaluate(thresholds: Thresholds) -> float:
-        engine = assemble(exported, "int8", runtime, replace(table, thresholds=thresholds))
+        engine = assemble(exported, "int8", runtime, replace(table, thresholds=thresholds), placement=placement)
         done()
         return agreement(engine.bits(pixels), reference, engine.features)
 
@@ -131,7 +146,12 @@ def _evaluator(
 
 
 def tensor_fidelity(
-    exported: Exported, table: CalibrationTable, pixels: np.ndarray, runtime: str = "auto", progress: bool = False
+    exported: Exported,
+    table: CalibrationTable,
+    pixels: np.ndarray,
+    runtime: str = "auto",
+    progress: bool = False,
+    placement: str = "conv-inputs",
 ) -> list[TensorFidelity]:
     """Measure every quantized tensor of the int8 graph against the float graph, and the features.
 
@@ -143,15 +163,16 @@ def tensor_fidelity(
     runtime : str
         Decides the dialect; the measurement itself runs with a float32 body.
     progress : bool
+    placement : str
 
     Returns
     -------
     list of TensorFidelity
         In the order of the graph; last the final ``features``.
     """
-    names = list(table.thresholds)
+    names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
     dialect = resolve_dialect("auto", exported.graph, choose_runtime(runtime, "int8"))
-    low = quantize(exported.graph, table.thresholds, table.means, dialect)
+    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
     runs = [
         _compile(graph, [*tensors, "features"])
         for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))
@@ -190,7 +211,8 @@ def read_table(path: Path, exported: Exported) -> CalibrationTable:
             f"{path} lacks {len(missing)} of the {len(names)} tensors that are quantized (first: {missing[0]}): "
             "it was made from another graph, or with other tensor names; calibrate anew"
         )
-    thresholds = {name: cache.thresholds[name] for name in names}
+    both = quantizable(exported.graph, "shared-concat")
+    thresholds = {name: cache.thresholds[name] for name in both if name in cache.thresholds}
     return CalibrationTable(f"TensorRT {cache.algorithm}", digest(exported.graph), "", thresholds)
 
 
@@ -201,16 +223,17 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
     return block_length(8 * values, memory_budget() // 4, BATCH_SIZE)
 
 
-def _observer(
-    graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]
-) -> Callable[[np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    extended, means = with_means(graph, names)
+def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]) -> Run:
+    # Biases are corrected for convolutions alone, so only their inputs' means are asked for.
+    averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
+    extended, means = with_means(graph, averaged)
     compiled = _compile(extended, [*names, *means])
 
-    def run(pixels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         outputs = compiled(pixels)
         seen(len(pixels))
-        return dict(zip(names, zip(outputs[: len(names)], outputs[len(names) :], strict=True), strict=True))
+        tensors, averages = outputs[: len(names)], outputs[len(names) :]
+        return dict(zip(names, tensors, strict=True)), dict(zip(averaged, averages, strict=True))
 
     return run
 

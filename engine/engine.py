@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,15 @@ class Manifest:
         How images of another size are brought to the input shape.
     dialect : str or None
         Of int8: ``s8``, ``mixed`` or ``u8``; see `calibration.quantize`.
+    placement : str or None
+        Of int8: ``conv-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
-        Convolution inputs that an int8 engine leaves in floating point.
+        Tensors that an int8 engine leaves in floating point.
     sign_agreement, relative_error : float or None
         Against fp32, on calibration images that were held out; None where not measured.
+    images_per_second : dict of float
+        Of an int8 engine and its rivals, as timed side by side on the machine that built it: by
+        precision, and ``int8 throughout`` where some tensors are left in floating point.
     """
 
     backbone: str
@@ -62,9 +67,11 @@ class Manifest:
     std: tuple[float, ...]
     resize: Resize
     dialect: str | None = None
+    placement: str | None = None
     in_float: tuple[str, ...] = ()
     sign_agreement: float | None = None
     relative_error: float | None = None
+    images_per_second: dict[str, float] = field(default_factory=dict)
 
 
 class Engine:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..calibration.graph import constant, consumers, initializers, prune, read_constant, strip_metadata
+from ..calibration.graph import constant, consumers, initializers, node_attribute, prune, read_constant, strip_metadata
 from ..errors import AurevoirError, UsageError
 from ..kernels.bits import packed_length
 
@@ -138,7 +138,7 @@ def _fold(
     model: onnx.ModelProto, conv: onnx.NodeProto, norm: onnx.NodeProto, constants: dict[str, TensorProto]
 ) -> None:
     scale, shift, mean, variance = (read_constant(constants, name).astype("float64") for name in norm.input[1:5])
-    epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+    epsilon = node_attribute(norm, "epsilon", 1e-5)
     gain = scale / np.sqrt(variance + epsilon)
     weights = read_constant(constants, conv.input[1])
     bias = read_constant(constants, conv.input[2]) if len(conv.input) > 2 else np.zeros(len(weights))

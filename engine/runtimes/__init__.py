@@ -95,6 +95,11 @@ def choose_runtime(name: str, precision: str) -> str:
     raise UsageError(f"no runtime on this machine runs {precision}; `aurevoir doctor` lists what runs here")
 
 
+def narrowest_float(name: str) -> str:
+    """Return the float precision of fewest bits that a runtime runs here."""
+    return next(precision for precision in ("bf16", "fp16", "fp32") if precision in runtime(name).precisions())
+
+
 def takes_unsigned(name: str) -> bool:
     """Return whether a runtime is exact here on unsigned activations, which have twice the levels.
 

@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
-from aurevoir.calibration.observe import BINS, Histogram, observe, quantizable
+from aurevoir.calibration.observe import BINS, Histogram, observe
+from aurevoir.calibration.placement import quantizable
 from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize, unsigned_dialect
 from aurevoir.calibration.table import CalibrationTable, pixels_digest
 from aurevoir.calibration.thresholds import METHODS, check_method, max_threshold, percentile_threshold
@@ -63,12 +64,12 @@ def test_zeros_count_wherever_they_come():
 def test_values_that_are_not_finite_are_refused_by_the_tensors_name(value):
     batches = [np.zeros((2, 1), "uint8")]
     with pytest.raises(AurevoirError, match="tensor conv7: an activation is nan or infinite"):
-        observe(lambda _: {"conv7": (np.array([0, value], "float32"), np.zeros((1, 1, 1, 1)))}, ["conv7"], batches)
+        observe(lambda _: ({"conv7": np.array([0, value], "float32")}, {}), ["conv7"], batches)
 
 
 def test_no_images_are_refused():
     with pytest.raises(AurevoirError, match="no image to calibrate on"):
-        observe(lambda pixels: {}, [], [])
+        observe(lambda pixels: ({}, {}), [], [])
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 99, 99.9])

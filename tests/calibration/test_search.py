@@ -29,7 +29,7 @@ def test_the_fewest_most_sensitive_tensors_are_left_in_float():
         return 1 - sum(costs[name] for name in thresholds)
 
     for target in (0.6, 0.7, 0.9, 0.99):
-        kept, left = leave_in_float(dict.fromkeys(NAMES, 1.0), evaluate, target)
+        kept, left = leave_in_float(dict.fromkeys(NAMES, 1.0), [[name] for name in NAMES], evaluate, target)
         assert sorted([*kept, *left]) == sorted(NAMES)
         assert left == sorted(left, key=lambda name: -costs[name])
         assert evaluate(kept) >= target
@@ -38,10 +38,19 @@ def test_the_fewest_most_sensitive_tensors_are_left_in_float():
 
 def test_nothing_is_left_in_float_where_the_target_is_met():
     calls = []
-    kept, left = leave_in_float({"a": 1.0, "b": 1.0}, lambda given: calls.append(given) or 0.99, 0.95)
+    kept, left = leave_in_float({"a": 1.0, "b": 1.0}, [["a"], ["b"]], lambda given: calls.append(given) or 0.99, 0.95)
     assert (kept, left, len(calls)) == ({"a": 1.0, "b": 1.0}, [], 1)
 
 
 def test_a_target_out_of_reach_leaves_one_tensor_quantized():
-    kept, left = leave_in_float({"a": 1.0, "b": 1.0, "c": 1.0}, lambda given: 0.5, 0.9)
+    kept, left = leave_in_float({"a": 1.0, "b": 1.0, "c": 1.0}, [["a"], ["b"], ["c"]], lambda given: 0.5, 0.9)
     assert (len(kept), len(left)) == (1, 2)
+
+
+def test_what_is_quantized_together_is_left_in_float_together():
+    def evaluate(thresholds):
+        return 1 - 0.1 * len(thresholds)
+
+    thresholds = dict.fromkeys("abcd", 1.0)
+    kept, left = leave_in_float(thresholds, [["a"], ["b", "d"], ["c"]], evaluate, 0.75)
+    assert (set(kept), left) == ({"a", "c"}, ["b", "d"])

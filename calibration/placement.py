@@ -1,0 +1,103 @@
+"""Which tensors of a graph are quantized."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from ..errors import UsageError
+from .graph import initializers, leading_to, node_attribute
+
+PLACEMENTS = ("conv-inputs", "shared-concat")
+"""``conv-inputs`` quantizes what convolutions and matrix products with constant weights read.
+``shared-concat`` also quantizes what channel concatenations join, with one scale for all that meets
+in them, so that they move bytes and nobody has to requantize."""
+
+_PASSES_LEVELS = ("Concat", "MaxPool")
+"""These only move values, so levels in are levels out where all inputs share one scale."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Tensors that meet in concatenations and therefore share one scale.
+
+    Attributes
+    ----------
+    sources : tuple of str
+        Those that other operators compute; Q and DQ stand behind them.
+    members : tuple of str
+        All of them, with the outputs of the concatenations and of max pools between.
+    """
+
+    sources: tuple[str, ...]
+    members: tuple[str, ...]
+
+
+def check_placement(placement: str) -> None:
+    """Refuse a placement that is not known."""
+    if placement not in PLACEMENTS:
+        raise UsageError(f"placement {placement!r} is not known; choose one of {', '.join(PLACEMENTS)}")
+
+
+def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes whose inputs are quantized: Conv, Gemm and MatMul on a computed tensor and constant weights.
+
+    What does not lead to the graph's first output is left out; in an engine's graph that is the
+    packing of the bits.
+    """
+    constants = initializers(model)
+    ranks = {name: len(tensor.dims) for name, tensor in constants.items()}
+    for node in leading_to(model, [model.graph.output[0].name]):
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        usual = node.op_type == "Conv" or (ranks.get(node.input[1]) == 2 and not node_attribute(node, "transA", 0))
+        if usual and node.input[0] not in constants and node.input[1] in constants:
+            yield node
+
+
+def shared(model: onnx.ModelProto) -> list[Shared]:
+    """Return the groups of tensors that meet in concatenations of channels, in the order of the graph."""
+    groups: list[list[str]] = []
+    joined: set[str] = set()
+    produced = set()
+    for node in model.graph.node:
+        if node.op_type not in _PASSES_LEVELS or (node.op_type == "Concat" and node_attribute(node, "axis", 0) != 1):
+            continue
+        names = [*node.input, node.output[0]]
+        produced.add(node.output[0])
+        if node.op_type == "Concat":
+            joined.add(node.output[0])
+        meeting = [group for group in groups if not set(group).isdisjoint(names)]
+        groups = [group for group in groups if group not in meeting]
+        groups.append(list(dict.fromkeys([name for group in meeting for name in group] + names)))
+    constants = initializers(model)
+    return [
+        Shared(tuple(name for name in group if name not in produced), tuple(group))
+        for group in groups
+        if not joined.isdisjoint(group) and constants.keys().isdisjoint(group)
+    ]
+
+
+def quantizable(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[str]:
+    """Return the tensors that a placement quantizes, once each, in the order of the graph.
+
+    Raises
+    ------
+    UsageError
+        If the placement is not known.
+    """
+    check_placement(placement)
+    chosen = {node.input[0] for node in weighted(model)}
+    if placement == "shared-concat":
+        chosen.update(name for group in shared(model) for name in group.sources)
+    inputs = [value.name for value in model.graph.input]
+    order = dict.fromkeys([*inputs, *(name for node in model.graph.node for name in node.output)])
+    return [name for name in order if name in chosen]
+
+
+def units(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[list[str]]:
+    """Return the tensors of `quantizable` in the groups that are quantized together or not at all."""
+    names = quantizable(model, placement)
+    groups = [list(group.sources) for group in shared(model)] if placement == "shared-concat" else []
+    grouped = {name for group in groups for name in group}
+    return [[name] for name in names if name not in grouped] + groups

@@ -1,0 +1,55 @@
+"""``aurevoir bench``."""
+
+import argparse
+from importlib import import_module
+from typing import Any
+
+BENCHMARKS = {
+    "engines": "throughput by runtime and precision, beside ONNX Runtime fp32",
+    "calibration": "int8 by calibration method, beside today's quantizers",
+    "accuracy": "accuracy by precision and projection over splits of real photographs",
+    "startup": "how long each command takes to print its help",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
+    """Declare the command's arguments; importing a benchmark is slow, so only the one at hand fills in its own."""
+    names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
+    for name, summary in BENCHMARKS.items():
+        own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        own.add_argument("--out", metavar="F.json", help="write the result")
+        if name == benchmark:
+            module = _module(name)
+            module.add_arguments(own)
+            if hasattr(module, "plot"):
+                own.add_argument("--plot", metavar="F.png", help="draw the result")
+
+
+def _module(name: str) -> Any:
+    return import_module(f"..benchmarks.{name}", __package__)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run one benchmark and write what was asked for."""
+    import json
+    from pathlib import Path
+
+    from ..calibration.fidelity import require_plotting
+    from ..engine.file import write_atomically
+
+    module, figure = _module(args.benchmark), getattr(args, "plot", None)
+    if figure:
+        require_plotting()
+    result: dict[str, Any] = module.run(args)
+    if args.out:
+        write_atomically(Path(args.out), (json.dumps(result, indent=1) + "\n").encode())
+    if figure:
+        module.plot(result, figure)
+    return result
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the rows out as the benchmark does."""
+    text: str = _module(result["benchmark"]).describe(result)
+    return text
