@@ -26,6 +26,8 @@ class CalibrationTable:
         Magnitudes at which the tensors saturate, in the tensors' own units.
     means : dict of lists of float
         Mean of each channel of the tensors, from which biases are corrected; may be empty.
+    placement : str
+        What was observed: the tensors of ``conv-inputs``, or of ``shared-concat`` too.
     """
 
     method: str
@@ -33,6 +35,7 @@ class CalibrationTable:
     images: str
     thresholds: dict[str, float]
     means: dict[str, list[float]] = field(default_factory=dict)
+    placement: str = "conv-inputs"
 
     def to_json(self) -> str:
         """Return the table as JSON text."""

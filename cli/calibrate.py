@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..calibration.cache import write_cache
     from ..calibration.fidelity import plot_fidelity, require_plotting
+    from ..calibration.placement import check_placement
     from ..engine.assemble import check_body, quantized_graph
     from ..engine.backbone import open_backbone
     from ..engine.build import HELD_OUT_IMAGES, export_backbone, sample_images
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.calibration is None:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
+    check_placement(args.placement)
     if args.plot:
         require_plotting()
     backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)

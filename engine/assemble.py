@@ -115,11 +115,10 @@ def quantized_graph(
     """
     check_body(body)
     table.check(exported.graph)
-    sources = [name for group in shared(exported.graph) for name in group.sources]
-    if placement == "shared-concat" and sources and table.thresholds.keys().isdisjoint(sources):
+    if placement == "shared-concat" != table.placement and shared(exported.graph):
         raise UsageError(
-            f"the calibration table lacks the {len(sources)} tensors that placement 'shared-concat' shares (first: "
-            f"{sources[0]}); calibrate with that placement"
+            f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
+            "'shared-concat' shares; calibrate with that placement"
         )
     graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
     return half_body(graph) if body == "fp16" else graph

@@ -209,9 +209,21 @@ def sample_images(
     ----------
     images : path, list of paths, or uint8 array of shape (n, height, width, 3)
         Folders stand for the files under them.
+
+    Raises
+    ------
+    UsageError
+        If an array is of another size or dtype.
+    AurevoirError
+        If no file holds a readable image.
     """
     random = np.random.default_rng(seed)
     if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.shape[1:] != (*size, 3):
+            raise UsageError(
+                f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
+                f"(n, {size[0]}, {size[1]}, 3), or another size"
+            )
         return images[np.sort(random.permutation(len(images))[:count])]
     paths = expand([images] if isinstance(images, str | Path) else images)
     chosen = [paths[place] for place in np.sort(random.permutation(len(paths))[:count])]

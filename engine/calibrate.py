@@ -64,7 +64,7 @@ def calibrate(
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with tqdm(total=len(seen), desc="calibrate", unit="img", disable=not progress) as bar:
         histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
-    table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means)
+    table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
     if kept_back is None:
@@ -211,9 +211,10 @@ def read_table(path: Path, exported: Exported) -> CalibrationTable:
             f"{path} lacks {len(missing)} of the {len(names)} tensors that are quantized (first: {missing[0]}): "
             "it was made from another graph, or with other tensor names; calibrate anew"
         )
-    both = quantizable(exported.graph, "shared-concat")
-    thresholds = {name: cache.thresholds[name] for name in both if name in cache.thresholds}
-    return CalibrationTable(f"TensorRT {cache.algorithm}", digest(exported.graph), "", thresholds)
+    every = quantizable(exported.graph, "shared-concat")
+    placement = "shared-concat" if cache.thresholds.keys() >= set(every) else "conv-inputs"
+    thresholds = {name: cache.thresholds[name] for name in every if name in cache.thresholds}
+    return CalibrationTable(f"TensorRT {cache.algorithm}", digest(exported.graph), "", thresholds, {}, placement)
 
 
 def _observed_batch(exported: Exported, names: list[str]) -> int:

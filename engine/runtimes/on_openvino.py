@@ -6,7 +6,9 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 import numpy as np
+import onnx
 
+from ...calibration.offset import offset_around_concats
 from ...errors import UsageError
 from . import Compiled
 
@@ -47,7 +49,7 @@ def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
     if device.upper() not in core.available_devices:
         raise UsageError(f"device {device!r} is not one of OpenVINO's here: {', '.join(core.available_devices)}")
     model = core.compile_model(
-        core.read_model(graph),
+        core.read_model(offset_around_concats(onnx.load_from_string(graph)).SerializeToString()),
         device.upper(),
         {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _body(precision)},
     )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -83,6 +84,85 @@ def test_calibrate_then_build_without_images(call, tiny_onnx, class_folder, tmp_
         assert (built["precision"], built["in_float"]) == ("int8", [])
     code, _, err = call("build", tiny_onnx, *options, "--cut", "none")
     assert (code, "cut 'none' is not in" in _message(err)) == (2, True)
+
+
+def test_calibrate_writes_the_graph_for_tensorrt_and_a_figure(call, tiny_onnx, class_folder, tmp_path):
+    given = [
+        "--calibration",
+        class_folder,
+        "--placement",
+        "shared-concat",
+        "--body",
+        "fp16",
+        "--out",
+        tmp_path / "t.json",
+    ]
+    written = {name: tmp_path / f"t.{name}" for name in ("onnx", "png")}
+    code, result, err = call(
+        "calibrate", tiny_onnx, *given, "--onnx", written["onnx"], "--plot", written["png"], "--json"
+    )
+    assert code == 0, err
+    assert (result["onnx"], result["plot"]) == (str(written["onnx"]), str(written["png"]))
+    kinds = {tensor.data_type for tensor in onnx.load(written["onnx"]).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
+    assert Image.open(written["png"]).width > 500
+
+
+def test_what_calibrate_cannot_write_is_refused_before_the_work(call, tiny_onnx, class_folder, tmp_path, monkeypatch):
+    given = ["--calibration", class_folder, "--out", tmp_path / "t.json"]
+    code, _, err = call("calibrate", tiny_onnx, *given, "--body", "bf16")
+    assert (code, "body 'bf16' is not known; choose one of fp32, fp16" in _message(err)) == (2, True)
+    code, _, err = call("calibrate", tiny_onnx, *given, "--placement", "all")
+    assert (code, "placement 'all' is not known" in _message(err)) == (2, True)
+    monkeypatch.setattr("aurevoir.calibration.fidelity.find_spec", lambda name: None)
+    code, _, err = call("calibrate", tiny_onnx, *given, "--plot", tmp_path / "t.png")
+    assert (code, "pip install 'aurevoir[plot]'" in _message(err)) == (3, True)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_build_reports_speed_and_the_price_of_float_layers(call, tiny_onnx, class_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
+    options = ["--precision", "int8", "--calibration", class_folder, "--out", tmp_path / "e.engine"]
+    code, built, err = call("build", tiny_onnx, *options, "--min-sign-agreement", "0.6", "--json")
+    assert code == 0, err
+    assert {"int8", "int8 throughout"} < set(built["images_per_second"])
+    assert "int8 on this machine: " in err
+    assert "1 tensors in floating point" in err
+    assert " cost " in err
+
+
+def test_bench_writes_its_rows_and_its_figure(call, tiny_onnx, class_folder, tmp_path):
+    out, figure = tmp_path / "c.json", tmp_path / "c.png"
+    images = ["--calibration", class_folder, "--test", class_folder, "--calibration-images", "8", "--test-images", "8"]
+    options = ["--data", class_folder, "--splits", "2", "--rounds", "1", "--no-peers", "--out", out, "--plot", figure]
+    code, result, err = call("bench", "calibration", "--backbones", tiny_onnx, *images, *options, "--json")
+    assert code == 0, err
+    assert json.loads(out.read_text()) == result
+    names = [row["name"] for row in result["rows"]]
+    assert {"fp32", "aurevoir entropy", "aurevoir percentile"} <= set(names)
+    assert all(0.8 < row["sign_agreement"] <= 1 and 0 <= row["accuracy"] <= 1 for row in result["rows"])
+    default = next(row for row in result["rows"] if row["name"] == "aurevoir percentile")
+    assert default["behind_default"] == {"mean": 0, "standard_error": 0}
+    assert Image.open(figure).width > 500
+
+
+def test_bench_accuracy_pairs_precisions_over_all_data_sets(call, tiny_onnx, class_folder, tmp_path):
+    shutil.copytree(class_folder, tmp_path / "again")
+    options = ["--backbone", tiny_onnx, "--calibration", class_folder, "--splits", "2", "--projections", "none"]
+    code, result, err = call("bench", "accuracy", class_folder, tmp_path / "again", *options, "--json")
+    assert code == 0, err
+    assert [row["data"] for row in result["rows"]].count("again") == 3
+    int8 = next(row for row in result["together"] if row["precision"] == "int8")
+    pairs = [(row["precision"], value) for row in result["rows"] for value in row["accuracies"]]
+    means = {name: np.mean([value for each, value in pairs if each == name]) for name in ("fp32", "int8")}
+    assert int8["splits"] == 4
+    assert int8["less_fp32"] == pytest.approx(means["int8"] - means["fp32"])
+
+
+def test_bench_needs_the_name_of_a_benchmark(call):
+    code, _, err = call("bench", "nothing")
+    assert (code, "invalid choice: 'nothing'" in _message(err)) == (2, True)
 
 
 def test_a_table_of_another_graph_is_refused(call, tiny_onnx, class_folder, tmp_path):

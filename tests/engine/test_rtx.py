@@ -6,7 +6,7 @@ It installs with ``pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
 import pytest
 
 from aurevoir.calibration.half import half_body
-from aurevoir.calibration.quantize import quantize
+from aurevoir.engine.assemble import quantized_graph
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
@@ -29,16 +29,24 @@ class _Log(trt.ILogger):
             self.messages.append(message)
 
 
-@pytest.fixture(scope="module", params=["tiny", "mobilenetv2", "resnet50v2_stage3"])
+@pytest.fixture(scope="module", params=["tiny", "mobilenetv2", "resnet50v2_stage3", "squeezenet1_1", "linear"])
 def exported(request, tiny_onnx, pixels, data):
-    """A float graph, and thresholds for its int8 form."""
+    """A float graph, and a table for its int8 form."""
     if request.param == "tiny":
-        path, images = tiny_onnx, pixels
+        backbone, images, cut = open_backbone(tiny_onnx), pixels, None
+    elif request.param == "linear":
+        from torch import nn
+
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 32), nn.ReLU())
+        net.append(nn.Linear(32, 24))
+        backbone, images, cut = open_backbone(net, size=28), pixels, "5"
     else:
-        path = data(f"backbones/{request.param}.onnx")
+        squeezed = request.param == "squeezenet1_1"
+        path = data(f"backbones/{request.param}.{'pth' if squeezed else 'onnx'}")
+        backbone, cut = open_backbone(request.param, path) if squeezed else open_backbone(path), None
         images = sample_images(data("calibration500"), (224, 224), 4)
-    exported = export_backbone(open_backbone(path))
-    return exported, calibrate(exported, images).thresholds
+    exported = export_backbone(backbone, cut, images)
+    return exported, calibrate(exported, images, placement="shared-concat")
 
 
 def _build(model, target):
@@ -62,11 +70,12 @@ def _build(model, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("body", ["float32", "float16"])
-def test_int8_graphs_build(exported, target, body):
-    exported, thresholds = exported
-    graph = quantize(exported.graph, thresholds)
-    plan, types = _build(half_body(graph) if body == "float16" else graph, target)
+@pytest.mark.parametrize(
+    ("body", "placement"), [("fp32", "conv-inputs"), ("fp16", "conv-inputs"), ("fp16", "shared-concat")]
+)
+def test_int8_graphs_build(exported, target, body, placement):
+    graph = quantized_graph(*exported, "s8", placement, body)
+    plan, types = _build(graph, target)
     assert plan.nbytes > 0
     assert types == {"features": trt.float32, "bits": trt.uint8}
 
