@@ -5,13 +5,14 @@ in float32 stays in float32. This module rewrites such a graph so that it stays 
 """
 
 import copy
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import AurevoirError
-from .graph import initializers, node_attribute, read_constant
+from .graph import constant, initializers, node_attribute, read_constant
 
 OLDEST_OPSET = 19
 """The first opset whose QuantizeLinear and DequantizeLinear take float16."""
@@ -23,7 +24,7 @@ LEAST = np.float32(np.finfo("float16").smallest_subnormal)
 _FLOAT32_INPUTS = {"Resize": (2,), "Upsample": (1,)}
 
 
-def half_body(model: onnx.ModelProto) -> onnx.ModelProto:
+def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a graph that computes in float16 between its inputs and its outputs.
 
     Weights, biases, scales of Q and DQ, and casts to float32 become float16; integers stay as they are.
@@ -34,6 +35,9 @@ def half_body(model: onnx.ModelProto) -> onnx.ModelProto:
     ----------
     model : onnx.ModelProto
         Without Constant nodes and subgraphs, as export makes it. An opset before 19 is raised to 19.
+    full : collection of str
+        Tensors too large for float16: they, the nodes that make them and those that read them stay in
+        float32.
 
     Raises
     ------
@@ -42,23 +46,67 @@ def half_body(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Notes
     -----
-    Activations beyond 65504 overflow at run time: measure the fidelity on images.
+    Activations beyond 65504 overflow at run time: see `overflow.overflowing`.
 
     The graph is not for ONNX Runtime's default session: its WeightBiasQuantization (seen in 1.31)
     computes the scale of a bias, a product of two scales, in float16, where it underflows.
     """
     half = _raised(model)
-    graph = half.graph
-    kept = _float32_constants(half)
+    floats = _float32_tensors(half)
+    full = floats.intersection(full)
+    nodes = half.graph.node
+    apart = {place for place, node in enumerate(nodes) if full.intersection([*node.input, *node.output])}
+    kept = _float32_constants(half) | _own_constants(half, [nodes[place] for place in apart])
     _raise_small_scales(half)
-    for tensor in graph.initializer:
+    for tensor in half.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_half_tensor(tensor))
-    for node in graph.node:
-        _halve_attributes(node)
-    del graph.value_info[:]
-    _keep_interface(half)
+    for place, node in enumerate(nodes):
+        if place not in apart:
+            _halve_attributes(node)
+    _cast_around(half, apart, floats - full)
+    del half.graph.value_info[:]
+    _keep_interface(half, full)
     return onnx.shape_inference.infer_shapes(half)
+
+
+def _float32_tensors(model: onnx.ModelProto) -> set[str]:
+    """Return the computed float32 tensors and the float32 inputs."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _own_constants(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Give nodes float32 constants of their own, since others may share them; return the names."""
+    tensors, own = initializers(model), set()
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name in tensors and tensors[name].data_type == TensorProto.FLOAT:
+                node.input[place] = f"{name}_full"
+                if node.input[place] not in own:
+                    own.add(constant(model, node.input[place], read_constant(tensors, name)))
+    return own
+
+
+def _cast_around(model: onnx.ModelProto, apart: set[int], halves: set[str]) -> None:
+    """Cast the float16 tensors that float32 nodes read, and what they write for float16 readers."""
+    nodes: list[onnx.NodeProto] = []
+    cast: set[str] = set()
+    for place, node in enumerate(copy.deepcopy(list(model.graph.node))):
+        written = []
+        if place in apart:
+            for name in halves.intersection(node.input):
+                if name not in cast:
+                    nodes.append(helper.make_node("Cast", [name], [f"{name}_full"], to=TensorProto.FLOAT))
+                cast.add(name)
+            node.input[:] = [f"{name}_full" if name in halves else name for name in node.input]
+            written = list(halves.intersection(node.output))
+            node.output[:] = [f"{name}_before" if name in halves else name for name in node.output]
+        nodes.append(node)
+        nodes += [helper.make_node("Cast", [f"{name}_before"], [name], to=TensorProto.FLOAT16) for name in written]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -118,11 +166,17 @@ def _halve_attributes(node: onnx.NodeProto) -> None:
             item.t.CopyFrom(_half_tensor(item.t))
 
 
-def _keep_interface(model: onnx.ModelProto) -> None:
-    """Cast behind float32 inputs and before float32 outputs."""
+def _keep_interface(model: onnx.ModelProto, full: Collection[str]) -> None:
+    """Cast behind float32 inputs and before float32 outputs, those left aside that are float32 inside too."""
     graph = model.graph
-    inputs = [value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    outputs = [value.name for value in graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    inputs, outputs = (
+        [
+            value.name
+            for value in values
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in full
+        ]
+        for values in (graph.input, graph.output)
+    )
     renamed = {name: f"{name}_half" for name in [*inputs, *outputs]}
     for node in graph.node:
         for names in (node.input, node.output):

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..calibration.placement import check_placement
     from ..engine.assemble import check_body, quantized_graph
     from ..engine.backbone import open_backbone
-    from ..engine.build import HELD_OUT_IMAGES, export_backbone, sample_images
-    from ..engine.calibrate import calibrate, hold_out, tensor_fidelity
+    from ..engine.build import calibration_sample, export_backbone
+    from ..engine.calibrate import calibrate, tensor_fidelity
     from ..engine.file import write_atomically
     from ..errors import UsageError
 
@@ -44,9 +44,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.plot:
         require_plotting()
     backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)
-    count = args.calibration_images + HELD_OUT_IMAGES
-    used, held_out = hold_out(
-        sample_images(args.calibration, backbone.size, count, args.resize, args.seed, True), HELD_OUT_IMAGES
+    used, held_out = calibration_sample(
+        args.calibration, backbone.size, args.calibration_images, args.resize, args.seed, True
     )
     exported = export_backbone(backbone, args.cut, used, args.normalization, args.resize)
     start = time.perf_counter()

@@ -25,7 +25,8 @@ from .backbone import Backbone, BackboneLike, open_backbone
 from .calibrate import calibrate, hold_out, reach_sign_agreement, read_table
 from .engine import Engine
 from .export import feature_count, wrap
-from .runtimes import choose_runtime, narrowest_float
+from .runtimes import check_device, choose_runtime, narrowest_float
+from .smoke import first_inference
 
 CALIBRATION_IMAGES = 128
 HELD_OUT_IMAGES = 32
@@ -50,6 +51,7 @@ def build_engine(
     placement: str = "conv-inputs",
     min_sign_agreement: float | None = None,
     prefer_faster: bool = False,
+    smoke: bool = True,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -90,6 +92,9 @@ def build_engine(
     prefer_faster : bool
         Return an engine of the runtime's narrowest float precision where int8 is not faster than
         that on this machine.
+    smoke : bool
+        Run the engine once in a child process before anything else, so that a native library that
+        crashes on it raises an error here.
     device : str, optional
         As the runtime names it; None stands for ``cpu``.
     out : path, optional
@@ -111,6 +116,7 @@ def build_engine(
         If the runtime, or torch for a torchvision name, is not installed.
     """
     runtime = choose_runtime(runtime, precision)
+    check_device(runtime, device or "cpu")
     check_method(method)
     check_resize(resize)
     check_dialect(dialect)
@@ -119,21 +125,19 @@ def build_engine(
     opened.resolve(cut)
     used = held_out = None
     if calibration is not None and not is_table(calibration):
-        count = calibration_images + HELD_OUT_IMAGES
-        sample = sample_images(calibration, opened.size, count, resize, seed, progress)
-        used, held_out = hold_out(sample, HELD_OUT_IMAGES)
+        used, held_out = calibration_sample(calibration, opened.size, calibration_images, resize, seed, progress)
     exported = export_backbone(opened, cut, used, normalization, resize)
     table = given_table(calibration, exported)
-    if precision == "int8":
-        if table is None:
-            table = calibrate(exported, used, method, progress, placement)
-        int8 = partial(assemble, exported, "int8", runtime, device=device, dialect=dialect, placement=placement)
+    if precision == "int8" and table is None:
+        table = calibrate(exported, used, method, progress, placement)
+    make = partial(assemble, exported, precision, runtime, device=device, dialect=dialect, placement=placement)
+    engine = make(table)
+    if smoke:
+        first_inference(engine)
+    if table is not None and precision == "int8":
         reached = _reach(exported, table, min_sign_agreement, held_out, runtime, progress, placement)
-        engine = _timed(int8(reached), exported, None if reached is table else int8(table), progress)
-        if prefer_faster:
-            engine = _faster(engine, exported)
-    else:
-        engine = assemble(exported, precision, runtime, device=device)
+        engine = _timed(make(reached), exported, None if reached is table else engine, progress)
+        engine = _faster(engine, exported) if prefer_faster else engine
     if held_out is not None and engine.precision != "fp32":
         engine = with_fidelity(engine, exported, held_out)
     if out is not None:
@@ -193,6 +197,22 @@ def check_dialect(dialect: str) -> None:
     """Refuse a dialect that is not known."""
     if dialect not in ("auto", *DIALECTS):
         raise UsageError(f"dialect {dialect!r} is not known; choose one of auto, {', '.join(DIALECTS)}")
+
+
+def calibration_sample(
+    images: Any,
+    size: tuple[int, int],
+    count: int,
+    resize: Resize = "stretch",
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return up to `count` images to calibrate on, and a third as many others, 32 at most, to measure on.
+
+    Of fewer than 4 images none are held out. See `sample_images`.
+    """
+    sample = sample_images(images, size, count + min(HELD_OUT_IMAGES, count // 3), resize, seed, progress)
+    return hold_out(sample, HELD_OUT_IMAGES)
 
 
 def sample_images(

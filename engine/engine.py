@@ -17,7 +17,7 @@ from ..images.decode import Resize
 from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
 from .file import pack, unpack, write_atomically
-from .runtimes import Compiled, choose_runtime, require_runtime
+from .runtimes import Compiled, check_device, choose_runtime, require_runtime
 
 SCHEMA = "aurevoir-engine/1"
 BATCH_SIZE = 16
@@ -179,6 +179,7 @@ class Engine:
         with self._lock:
             if output not in self._compiled:
                 runtime = require_runtime(self.runtime, self.precision)
+                check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
                 self._compiled[output] = runtime.compile(graph, self.precision, self.device)
             return self._compiled[output]

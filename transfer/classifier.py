@@ -14,13 +14,12 @@ from ..engine.assemble import assemble, with_fidelity
 from ..engine.backbone import open_backbone
 from ..engine.build import (
     CALIBRATION_IMAGES,
-    HELD_OUT_IMAGES,
+    calibration_sample,
     export_backbone,
     given_table,
     is_table,
-    sample_images,
 )
-from ..engine.calibrate import calibrate, hold_out
+from ..engine.calibrate import calibrate
 from ..engine.engine import Engine, load_engine
 from ..engine.runtimes import choose_runtime
 from ..errors import DataError, UsageError
@@ -240,10 +239,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             own = self.calibration is None or is_table(self.calibration)
             source, count = X if own else self.calibration, self.calibration_images
             with watch("decode"):
-                sample = sample_images(
-                    source, backbone.size, count + HELD_OUT_IMAGES, self._resize, self._seed, self.verbose
+                pixels, held_out = calibration_sample(
+                    source, backbone.size, count, self._resize, self._seed, self.verbose
                 )
-            pixels, held_out = hold_out(sample, HELD_OUT_IMAGES)
         normalization = self.normalization
         if isinstance(normalization, str) and normalization == "data":
             with watch("decode"):

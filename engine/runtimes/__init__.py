@@ -1,7 +1,7 @@
 """The runtimes, one a module; this page knows their names and how to choose among them.
 
 A runtime module holds ``PACKAGE`` (what it imports), ``INSTALL`` (the line that installs it),
-``version()``, ``precisions()`` (what this machine can run) and ``compile(graph, precision,
+``version()``, ``precisions()`` (what this machine can run), ``devices()`` and ``compile(graph, precision,
 device)``, which returns a thread-safe function from uint8 images to the graph's outputs; these
 may be overwritten by the same thread's next call.
 """
@@ -31,6 +31,8 @@ class Runtime(Protocol):
     def version(self) -> str: ...  # noqa: D102
 
     def precisions(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def devices(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def compile(self, graph: bytes, precision: str, device: str) -> Compiled: ...  # noqa: D102
 
@@ -72,6 +74,13 @@ def require_runtime(name: str, precision: str) -> Runtime:
         mend = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
         raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {mend}")
     return module
+
+
+def check_device(name: str, device: str) -> None:
+    """Refuse a device that a runtime does not have here."""
+    devices = runtime(name).devices()
+    if device not in devices:
+        raise UsageError(f"device {device!r} is not one of runtime {name!r} here: {', '.join(devices)}")
 
 
 def check_precision(precision: str) -> None:

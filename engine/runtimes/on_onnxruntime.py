@@ -4,7 +4,6 @@ from importlib.metadata import version as package_version
 
 import numpy as np
 
-from ...errors import UsageError
 from . import Compiled
 
 PACKAGE = "onnxruntime"
@@ -21,12 +20,15 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", "int8")
 
 
+def devices() -> tuple[str, ...]:
+    """Return ``cpu``, on which alone it is run."""
+    return ("cpu",)
+
+
 def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
     """Open a session on an ONNX graph; see the package's description."""
     import onnxruntime
 
-    if device != "cpu":
-        raise UsageError(f"device {device!r}: the onnxruntime runtime runs on 'cpu'")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

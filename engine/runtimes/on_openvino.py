@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 
 from ...calibration.offset import offset_around_concats
-from ...errors import UsageError
 from . import Compiled
 
 PACKAGE = "openvino"
@@ -36,6 +35,11 @@ def precisions() -> tuple[str, ...]:
     return tuple(ours for theirs, ours in names.items() if theirs in capabilities)
 
 
+def devices() -> tuple[str, ...]:
+    """Return OpenVINO's devices here, in lower case."""
+    return tuple(name.lower() for name in _core().available_devices)
+
+
 def _body(precision: str) -> str:
     """Return what the layers run in that are not quantized: the narrowest float, for int8."""
     if precision == "int8":
@@ -46,8 +50,6 @@ def _body(precision: str) -> str:
 def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
     """Compile an ONNX graph; see the package's description."""
     core = _core()
-    if device.upper() not in core.available_devices:
-        raise UsageError(f"device {device!r} is not one of OpenVINO's here: {', '.join(core.available_devices)}")
     model = core.compile_model(
         core.read_model(offset_around_concats(onnx.load_from_string(graph)).SerializeToString()),
         device.upper(),

@@ -6,9 +6,11 @@ import onnxruntime
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.half import OLDEST_OPSET, half_body
+from aurevoir.calibration.overflow import overflowing, with_sizes
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import export_backbone, sample_images
@@ -171,3 +173,60 @@ def test_constants_beyond_float16_are_refused_by_name():
     model = _model([helper.make_node("Mul", ["x", "gain"], ["y"])], {"gain": np.array(1e5, "float32")})
     with pytest.raises(AurevoirError, match="constant gain holds 100000, beyond float16's 65504"):
         half_body(model)
+
+
+def _scaled(factor):
+    """x (1 x 4 x 6 x 6) -> a -> relu -> b; `a` is large, `b` undoes it; `side` reads `a` too."""
+    weights = {"w": np.eye(4, dtype="float32")[:, :, None, None], "gain": np.float32(factor), "loss": np.float32(1 / factor)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Mul", ["c", "gain"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Mul", ["r", "loss"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["d"]),
+        helper.make_node("Add", ["d", "c"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 6, 6])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def _outputs(model, x):
+    # ONNX's own reference rounds to float16 after every node; ONNX Runtime's CPU kernels do not.
+    return ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})
+
+
+def test_tensors_beyond_float16_are_found_and_kept_in_float32():
+    model = _scaled(3e4)
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype("float32") * 3
+    exact = _outputs(model, x)[0]
+    sized, names = with_sizes(model)
+    del sized.graph.output[:]
+    sized.graph.output.extend(helper.make_tensor_value_info(f"{name}_size", TensorProto.FLOAT, []) for name in names)
+    found = overflowing(lambda x: _outputs(sized, x), names, [x, x])
+    assert found == ["a", "r"]
+    with np.errstate(over="ignore"):
+        assert not np.isfinite(_outputs(half_body(model), x)[0]).all()
+    kept = half_body(model, found)
+    onnx.checker.check_model(kept, full_check=True)
+    np.testing.assert_allclose(_outputs(kept, x)[0], exact, rtol=4e-3, atol=4e-3)
+    types = {value.name: value.type.tensor_type.elem_type for value in kept.graph.value_info}
+    assert types["a"] == types["r"] == TensorProto.FLOAT
+    assert types["c"] == types["b"] == types["d"] == TensorProto.FLOAT16
+
+
+def test_an_output_that_is_kept_in_float32_is_not_cast():
+    model = _scaled(1.0)
+    kept = half_body(model, ["y"])
+    assert {node.op_type for node in kept.graph.node if "y" in node.output} == {"Add"}
+    x = np.ones((1, 4, 6, 6), "float32")
+    np.testing.assert_allclose(_outputs(kept, x)[0], _outputs(model, x)[0], rtol=1e-3)
+
+
+def test_nan_counts_as_overflow():
+    assert overflowing(lambda _: [np.float32(np.nan), np.float32(1)], ["a", "b"], [None]) == ["a"]

@@ -13,7 +13,7 @@ from aurevoir.calibration.cache import write_cache
 from aurevoir.calibration.fidelity import sign_agreement
 from aurevoir.engine.assemble import assemble, with_fidelity
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.build import export_backbone
+from aurevoir.engine.build import calibration_sample, export_backbone
 from aurevoir.engine.calibrate import calibrate, hold_out, reach_sign_agreement, read_table, tensor_fidelity
 from aurevoir.engine.runtimes import RUNTIMES, installed, runtime
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
@@ -167,6 +167,16 @@ def test_a_build_measures_fidelity_on_held_out_images(tiny_onnx, pixels, tmp_pat
     used, held_out = hold_out(pixels)
     assert len(used) + len(held_out) == len(pixels)
     assert not (used[:, None] == held_out).all(axis=(2, 3, 4)).any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 16, 96, 128])
+def test_as_many_images_calibrate_as_are_asked_for(count):
+    images = np.arange(200, dtype="uint8").reshape(-1, 1, 1, 1).repeat(3, axis=3)
+    used, held_out = calibration_sample(images, (1, 1), count)
+    assert len(used) == count
+    assert (0 if held_out is None else len(held_out)) == min(32, count // 3)
+    used, held_out = calibration_sample(images[:6], (1, 1), count)
+    assert len(used) + (0 if held_out is None else len(held_out)) <= 6
 
 
 def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, table):

@@ -1,0 +1,77 @@
+"""The first inference in a child process."""
+
+import os
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from aurevoir import build_engine
+from aurevoir.engine import smoke as smoking
+from aurevoir.engine.engine import Engine
+from aurevoir.engine.smoke import first_inference
+from aurevoir.errors import AurevoirError
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_onnx):
+    return build_engine(tiny_onnx, smoke=False)
+
+
+def _harmed(monkeypatch, tmp_path, body):
+    """Let every interpreter that starts from here on do `body` when it first infers."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, signal, sys, time\nimport aurevoir.engine.engine as e\ndef harm(self, images):\n    {body}\n"
+        "e.Engine.__call__ = harm\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+def test_a_sound_engine_passes(engine):
+    first_inference(engine)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"fp32 on openvino crashes in its first inference \(SIGSEGV\)"),
+        ("os.abort()", r"crashes in its first inference \(SIGABRT\)"),
+        ("raise RuntimeError('no kernel')", "fails in its first inference: RuntimeError: no kernel"),
+        ("sys.exit(7)", "fails in its first inference: exit code 7"),
+    ],
+)
+def test_a_crash_is_an_error_that_names_it(engine, monkeypatch, tmp_path, body, message):
+    _harmed(monkeypatch, tmp_path, body)
+    with pytest.raises(AurevoirError, match=message):
+        first_inference(engine)
+
+
+def test_a_hang_is_given_up(engine, monkeypatch, tmp_path):
+    _harmed(monkeypatch, tmp_path, "time.sleep(60)")
+    monkeypatch.setattr(smoking, "PATIENCE", 3)
+    with pytest.raises(AurevoirError, match="no first inference within 3 s"):
+        first_inference(engine)
+
+
+def test_features_that_are_not_finite_are_refused(engine):
+    model = onnx.load_from_string(engine.graph)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, "float32"), tensor.name))
+    with pytest.raises(AurevoirError, match="fails in its first inference: .* features are nan"):
+        first_inference(Engine(engine.manifest, model.SerializeToString()))
+
+
+def test_a_build_that_crashes_leaves_no_file(tiny_onnx, monkeypatch, tmp_path):
+    _harmed(monkeypatch, tmp_path, "os.abort()")
+    with pytest.raises(AurevoirError, match="SIGABRT"):
+        build_engine(tiny_onnx, out=tmp_path / "e.engine")
+    assert not (tmp_path / "e.engine").exists()
+
+
+def test_a_program_that_embeds_python_uses_its_interpreter(engine, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/opt/program/viewer")
+    assert os.access(smoking._python(), os.X_OK)
+    first_inference(engine)
