@@ -1,67 +1,170 @@
-"""Throughput of engines by runtime and precision, beside ONNX Runtime fp32, in one run.
+"""Throughput and latency of engines by runtime, precision and batch size, beside their peers, in one run.
 
-The network is the post's, DenseNet169 cut at denseblock4.denselayer12, with seeded random weights
-whose batch-norm statistics are set from generated images; speed does not depend on the weights.
+The default network is the post's, DenseNet169 cut at denseblock4.denselayer12, with seeded random
+weights whose batch-norm statistics are set from generated images; speed does not depend on the
+weights. Peers: ONNX Runtime with its own quantization, NNCF in OpenVINO, and torch.compile.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from ..engine.assemble import assemble
+from ..engine.assemble import Exported, assemble
 from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone
 from ..engine.calibrate import calibrate
-from ..engine.engine import Engine
 from ..engine.runtimes import RUNTIMES, installed, runtime
-from ..engine.timing import alternate, ratios
+from ..engine.timing import alternate, ratios, spread
 from ..images.procedural import PATTERNS, draw
 from .machine import describe_machine
+from .peers import PEERS, Features, quantize
 
-PEER = ("onnxruntime", "fp32")
+BASE = "onnxruntime fp32"
+PEER_NAMES = ("ORT percentile U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
+WIDE_SPREAD = 0.1
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass
+class _Contestant:
+    """A row of the table, and what runs for it."""
+
+    row: dict[str, Any]
+    make: Callable[[], Features]
+    run: Features | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.row["name"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
-    parser.add_argument("--batch", type=int, default=16, help="images a call (default: 16)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each engine (default: 7)")
+    parser.add_argument("--backbone", default="densenet169", help="a torchvision name or ONNX file (densenet169)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[16], help="images a call (default: 16)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed turns of each engine (default: 7)")
+    parser.add_argument("--latency-calls", type=int, default=20, help="calls a turn of one image each (default: 20)")
+    parser.add_argument("--no-peers", action="store_true", help="measure aurevoir's engines only")
+    parser.add_argument(
+        "--min-speedup", type=float, metavar="X", help="exit with 4 if int8 is less than X times ONNX Runtime fp32"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time every runtime and precision that this machine runs."""
-    backbone = open_backbone("densenet169", "random")
-    images = _images(max(48, args.batch), backbone.size[0])
+    """Time every engine and peer at every batch size; one that fails keeps its row, with the reason."""
+    weights = "default" if args.backbone.endswith(".onnx") else "random"
+    backbone = open_backbone(args.backbone, weights)
+    images = _images(max(48, *args.batches), backbone.size[0])
     exported = export_backbone(backbone, None, images[:48])
-    table = calibrate(exported, images[:48], progress=True)
-    engines = {
-        (name, precision): assemble(exported, precision, name, table if precision == "int8" else None)
-        for name in RUNTIMES
-        if installed(name)
-        for precision in runtime(name).precisions()
+    contestants = list(_contestants(exported, images[:48], with_peers=not args.no_peers))
+    for contestant in (bar := tqdm(contestants, desc="build")):
+        bar.set_postfix_str(contestant.name)
+        _prepare(contestant, images[:1])
+    running = {each.name: each for each in contestants if each.run is not None}
+    for batch in args.batches:
+        _throughput(running, images[:batch], args.rounds)
+    _latency(running, images[:1], args.rounds, args.latency_calls)
+    return {
+        "benchmark": "engines",
+        "network": f"{exported.backbone} to {exported.cut}",
+        "weights": weights,
+        "features": exported.features,
+        "rows": [each.row for each in contestants],
+        "speedup": _speedup(running, args.batches[-1]),
+        "machine": describe_machine(),
     }
-    batch = images[: args.batch]
-    seconds = alternate({"/".join(key): partial(_bits, engine, batch) for key, engine in engines.items()}, args.rounds)
-    peer = seconds["/".join(PEER)]
-    rows = [
-        {
-            "runtime": name,
-            "precision": precision,
-            "batch": args.batch,
-            "images_per_second": args.batch / median(seconds[f"{name}/{precision}"]),
-            "times_onnxruntime_fp32": ratios(seconds[f"{name}/{precision}"], peer),
+
+
+def _contestants(exported: Exported, pixels: np.ndarray, with_peers: bool) -> Iterator[_Contestant]:
+    table = calibrate(exported, pixels, progress=True)
+    for name in RUNTIMES:
+        for precision in runtime(name).precisions() if installed(name) else ():
+            make = partial(assemble, exported, precision, name, table if precision == "int8" else None)
+            yield _Contestant(_row(f"{name} {precision}", "aurevoir", name, precision), make)
+    if not with_peers:
+        return
+    for peer in PEERS:
+        if peer.name in PEER_NAMES:
+            make_peer = partial(_quantized, peer.name, exported, pixels)
+            yield _Contestant(_row(peer.name, "peer", "openvino", "int8"), make_peer)
+    for precision in ("fp32", "bf16"):
+        make_compiled = partial(_torch_compiled, exported, precision)
+        yield _Contestant(_row(f"torch.compile {precision}", "peer", "torch", precision), make_compiled)
+
+
+def _row(name: str, group: str, runtime_name: str, precision: str) -> dict[str, Any]:
+    return {"name": name, "group": group, "runtime": runtime_name, "precision": precision}
+
+
+def _quantized(name: str, exported: Exported, pixels: np.ndarray) -> Features:
+    return quantize(next(peer for peer in PEERS if peer.name == name), exported.graph, pixels).run
+
+
+def _torch_compiled(exported: Exported, precision: str) -> Features:
+    import torch
+
+    from ..calibration.graph import prune
+    from ..engine.runtimes.torch_graph import TorchGraph
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    network = torch.compile(TorchGraph(prune(exported.graph, ["features"]), dtype))
+
+    def run_compiled(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            features: np.ndarray = network(torch.as_tensor(images))[0].numpy()
+        return features
+
+    return run_compiled
+
+
+def _prepare(contestant: _Contestant, image: np.ndarray) -> None:
+    try:
+        contestant.run = contestant.make()
+        contestant.run(image)
+    except Exception as error:  # Whatever a library raises, the others' rows stand.
+        contestant.run = None
+        contestant.row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int) -> None:
+    seconds = alternate({name: partial(each.run, images) for name, each in running.items() if each.run}, rounds)
+    for name, each in running.items():
+        found = {
+            "batch": len(images),
+            "images_per_second": len(images) / median(seconds[name]),
+            "spread": spread(seconds[name]),
         }
-        for name, precision in engines
+        if BASE in seconds:
+            found["times_onnxruntime_fp32"] = ratios(seconds[name], seconds[BASE])
+        each.row.setdefault("throughput", []).append(found)
+
+
+def _latency(running: dict[str, _Contestant], image: np.ndarray, rounds: int, calls: int) -> None:
+    contestants = {name: partial(each.run, image) for name, each in running.items() if each.run}
+    for name, seconds in alternate(contestants, rounds, calls=calls).items():
+        found = np.percentile(seconds, PERCENTILES) * 1e3
+        running[name].row["latency_ms"] = {
+            f"p{rank}": float(value) for rank, value in zip(PERCENTILES, found, strict=True)
+        }
+
+
+def _speedup(running: dict[str, _Contestant], batch: int) -> float | None:
+    """Return the best int8 engine's median ratio to ONNX Runtime fp32 at a batch size."""
+    found = [
+        entry["times_onnxruntime_fp32"]["median"]
+        for each in running.values()
+        if each.row["group"] == "aurevoir" and each.row["precision"] == "int8"
+        for entry in each.row["throughput"]
+        if entry["batch"] == batch and "times_onnxruntime_fp32" in entry
     ]
-    return {"benchmark": "engines", "network": "densenet169 to denseblock4.denselayer12", "rows": rows} | {
-        "machine": describe_machine()
-    }
-
-
-def _bits(engine: Engine, batch: np.ndarray) -> np.ndarray:
-    return engine.bits(batch)
+    return max(found, default=None)
 
 
 def _images(count: int, size: int) -> np.ndarray:
@@ -71,12 +174,43 @@ def _images(count: int, size: int) -> np.ndarray:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the rows out as a table."""
-    lines = [f"{'runtime':12s} {'precision':9s} {'images/s':>9s}   times ONNX Runtime fp32 (least, median, most)"]
+    """Lay the rows out as a table, with a warning where the spread is wide."""
+    lines = [result["network"]]
+    lines += [
+        f"{'':24s} {'batch':>5s} {'images/s':>9s} {'x ORT fp32':>11s} {'spread':>7s}   one image, ms: p50, p90, p99"
+    ]
     for row in result["rows"]:
-        found = row["times_onnxruntime_fp32"]
-        lines.append(
-            f"{row['runtime']:12s} {row['precision']:9s} {row['images_per_second']:9.1f}   "
-            f"{found['min']:.2f}  {found['median']:.2f}  {found['max']:.2f}"
-        )
+        if "error" in row:
+            lines.append(f"{row['name']:24s} {row['error']}")
+            continue
+        latency = "  ".join(f"{value:.1f}" for value in row["latency_ms"].values())
+        for entry in row["throughput"]:
+            ratio = f"{entry['times_onnxruntime_fp32']['median']:.2f}" if "times_onnxruntime_fp32" in entry else "-"
+            wide = "   WIDE SPREAD" if entry["spread"] > WIDE_SPREAD else ""
+            lines.append(
+                f"{row['name']:24s} {entry['batch']:5d} {entry['images_per_second']:9.1f} {ratio:>11s} "
+                f"{entry['spread']:7.1%}   {latency}{wide}"
+            )
     return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: str | Path) -> None:
+    """Draw images/s at the largest batch and the latency of one image, a bar a row."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in result["rows"] if "error" not in row]
+    names = [row["name"] for row in rows]
+    colours = ["tab:red" if row["group"] == "aurevoir" else "tab:blue" for row in rows]
+    figure = Figure(figsize=(11, 1.5 + 0.3 * len(rows)), layout="constrained")
+    speed, latency = figure.subplots(1, 2, sharey=True)
+    speed.barh(names, [row["throughput"][-1]["images_per_second"] for row in rows], color=colours)
+    speed.set_xlabel(f"images/s, batches of {rows[0]['throughput'][-1]['batch']}")
+    speed.invert_yaxis()
+    middle = [row["latency_ms"]["p50"] for row in rows]
+    late = [row["latency_ms"]["p99"] - row["latency_ms"]["p50"] for row in rows]
+    latency.barh(names, middle, color=colours, xerr=[[0] * len(rows), late], ecolor="0.3", capsize=2)
+    latency.set_xlabel("one image, ms: p50, whiskers to p99")
+    for axes in (speed, latency):
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(result["network"])
+    figure.savefig(path, dpi=150)

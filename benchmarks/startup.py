@@ -10,7 +10,7 @@ from typing import Any
 from ..engine.timing import alternate
 from .machine import describe_machine
 
-COMMANDS = ("cuts", "build", "calibrate", "embed", "fit", "predict", "evaluate", "doctor", "bench", "demo")
+COMMANDS = ("cuts", "build", "calibrate", "inspect", "embed", "fit", "predict", "evaluate", "doctor", "bench", "demo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

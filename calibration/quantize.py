@@ -3,13 +3,9 @@
 The ``s8`` dialect follows the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO
 and ONNX Runtime. The ``u8`` dialect reads the same thresholds, but what cannot be negative, such as
-the output of a ReLU, is stored unsigned: 255 steps in place of 127. OpenVINO then quantizes in a pass
-of its own where a batch norm that could not be folded stands before the ReLU; the ``mixed`` dialect
-leaves those tensors signed. Measured once, at batch 16 on two cores of an AMD EPYC with VNNI, by a script
-that is not kept; images/s, and sign agreement on 32 photographs:
-
-    DenseNet169, random weights    s8 97, 0.950    mixed 100, 0.955    u8 74, 0.965
-    ResNet50v2 to stage 3          s8 95, 0.981    mixed  99, 0.982    u8 90, 0.987
+the output of a ReLU, is stored unsigned: 255 steps in place of 127. A ReLU behind a batch norm of its
+own gets zero-point 1 and 254 steps: at zero-point 0 OpenVINO 2026.4 folds the batch norm into the
+quantization and then runs it in three passes over float32, with 1 in one pass over what it reads.
 """
 
 import copy
@@ -22,9 +18,9 @@ from onnx import helper
 
 from ..errors import AurevoirError, UsageError
 from .graph import constant, initializers, node_attribute, prune, read_constant
-from .placement import check_placement, quantizable, shared, weighted
+from .placement import check_placement, shared, weighted
 
-DIALECTS = ("s8", "mixed", "u8")
+DIALECTS = ("s8", "u8")
 
 LEVELS = 127
 """Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
@@ -40,6 +36,7 @@ class _Context:
     thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
     unsigned: set[str]
+    raised: set[str]
     done: set[str] = field(default_factory=set)
 
 
@@ -62,7 +59,7 @@ def quantize(
     means : mapping of sequences of float, optional
         Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
-    dialect : {"s8", "mixed", "u8"}
+    dialect : {"s8", "u8"}
     placement : {"conv-inputs", "shared-concat"}
 
     Raises
@@ -75,11 +72,10 @@ def quantize(
     check_placement(placement)
     if dialect not in DIALECTS:
         raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
-    unsigned = set() if dialect == "s8" else nonnegative(model)
-    if dialect == "mixed":
-        unsigned -= after_batch_norms(model)
+    unsigned = nonnegative(model) if dialect == "u8" else set()
+    raised = unsigned & after_batch_norms(model)
     quantized = copy.deepcopy(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned)
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, raised)
     sources = _share_scales(context, model) if placement == "shared-concat" else set()
     products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
     nodes: list[onnx.NodeProto] = []
@@ -95,16 +91,6 @@ def quantize(
     del quantized.graph.node[:]
     quantized.graph.node.extend(nodes)
     return prune(quantized, [output.name for output in model.graph.output])
-
-
-def unsigned_dialect(model: onnx.ModelProto) -> str:
-    """Return ``mixed`` where half or more of a graph's convolution inputs would need own passes, else ``u8``.
-
-    The half is drawn between the two networks above (65 of 128 inputs, 15 of 40), and no others were tried.
-    """
-    inputs = quantizable(model)
-    separate = after_batch_norms(model).intersection(inputs)
-    return "mixed" if 2 * len(separate) >= len(inputs) else "u8"
 
 
 def after_batch_norms(model: onnx.ModelProto) -> set[str]:
@@ -147,6 +133,7 @@ def _share_scales(context: _Context, model: onnx.ModelProto) -> set[str]:
         thresholds.update(dict.fromkeys([name for name in group.members if name in thresholds], largest))
         if not context.unsigned.issuperset(group.sources):
             context.unsigned.difference_update(group.members)
+        context.raised.difference_update(group.members)
         sources.update(group.sources)
     return sources
 
@@ -176,9 +163,10 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
     if name in context.done:
         return []
     context.done.add(name)
-    levels, kind = (255, "uint8") if name in context.unsigned else (LEVELS, "int8")
+    zero_point = int(name in context.raised)
+    levels, kind = (255 - zero_point, "uint8") if name in context.unsigned else (LEVELS, "int8")
     scale = constant(context.model, f"{name}_scale", _scales(np.array(context.thresholds[name]), levels))
-    zero = constant(context.model, f"{name}_zero", np.array(0, dtype=kind))
+    zero = constant(context.model, f"{name}_zero", np.array(zero_point, dtype=kind))
     return [
         helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_quantized"]),
         helper.make_node("DequantizeLinear", [f"{name}_quantized", scale, zero], [dequantized(name)]),

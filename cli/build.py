@@ -11,9 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
-    parser.add_argument(
-        "--dialect", default="auto", help="of int8: auto, s8 (as TensorRT needs), mixed or u8 (default: auto)"
-    )
+    parser.add_argument("--dialect", default="auto", help="of int8: auto, s8 (as TensorRT needs) or u8 (default: auto)")
     parser.add_argument("--placement", default="conv-inputs", help=PLACEMENT_HELP)
     parser.add_argument(
         "--min-sign-agreement",

@@ -19,6 +19,7 @@ COMMANDS = {
     "cuts": "list the places where a backbone can be cut",
     "build": "build an engine of one precision",
     "calibrate": "set int8 thresholds from images and measure every tensor",
+    "inspect": "print everything about an engine file",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
     "predict": "label images",
@@ -82,7 +83,7 @@ def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:
 def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:
     from ..errors import ThresholdMissedError
 
-    for name in ("accuracy", "sign_agreement"):
+    for name in ("accuracy", "sign_agreement", "speedup"):
         least, found = getattr(args, f"min_{name}", None), result.get(name)
         if least is not None and (found is None or found < least):
             raise ThresholdMissedError(f"{name} {found} is below the {least} asked for")

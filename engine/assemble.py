@@ -11,7 +11,7 @@ from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph import digest
 from ..calibration.half import half_body
 from ..calibration.placement import quantizable, shared
-from ..calibration.quantize import quantize, unsigned_dialect
+from ..calibration.quantize import quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
@@ -63,7 +63,7 @@ def assemble(
     if precision == "int8":
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
-        dialect = resolve_dialect(dialect, graph, runtime)
+        dialect = resolve_dialect(dialect, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
         graph = quantized_graph(exported, table, dialect, placement)
     manifest = Manifest(
@@ -99,7 +99,7 @@ def quantized_graph(
     ----------
     exported : Exported
     table : CalibrationTable
-    dialect : {"s8", "mixed", "u8"}
+    dialect : {"s8", "u8"}
         TensorRT takes ``s8`` alone.
     placement : {"conv-inputs", "shared-concat"}
     body : {"fp32", "fp16"}
@@ -130,11 +130,11 @@ def check_body(body: str) -> None:
         raise UsageError(f"body {body!r} is not known; choose one of {', '.join(BODIES)}")
 
 
-def resolve_dialect(dialect: str, graph: onnx.ModelProto, runtime: str) -> str:
-    """Return the dialect itself, or for ``auto`` the best for a float graph on a runtime here."""
+def resolve_dialect(dialect: str, runtime: str) -> str:
+    """Return the dialect itself, or for ``auto`` the best for a runtime on this machine."""
     if dialect != "auto":
         return dialect
-    return unsigned_dialect(graph) if takes_unsigned(runtime) else "s8"
+    return "u8" if takes_unsigned(runtime) else "s8"
 
 
 def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:

@@ -80,9 +80,9 @@ def build_engine(
     resize : {"stretch", "crop"}
     seed : int
         Of random weights and of the choice of calibration images.
-    dialect : {"auto", "s8", "mixed", "u8"}
-        Of int8: ``u8`` stores unsigned what cannot be negative, ``mixed`` where that costs no pass
-        of its own; ``auto`` takes one of them on CPUs with VNNI, else ``s8``, as TensorRT needs.
+    dialect : {"auto", "s8", "u8"}
+        Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` takes it on CPUs with
+        VNNI, else ``s8``, as TensorRT needs.
     placement : {"conv-inputs", "shared-concat"}
         Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional

@@ -171,7 +171,7 @@ def tensor_fidelity(
         In the order of the graph; last the final ``features``.
     """
     names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
-    dialect = resolve_dialect("auto", exported.graph, choose_runtime(runtime, "int8"))
+    dialect = resolve_dialect("auto", choose_runtime(runtime, "int8"))
     low = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
     runs = [
         _compile(graph, [*tensors, "features"])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Manifest:
     resize : str
         How images of another size are brought to the input shape.
     dialect : str or None
-        Of int8: ``s8``, ``mixed`` or ``u8``; see `calibration.quantize`.
+        Of int8: ``s8`` or ``u8``; see `calibration.quantize`.
     placement : str or None
         Of int8: ``conv-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
@@ -184,11 +184,16 @@ class Engine:
                 self._compiled[output] = runtime.compile(graph, self.precision, self.device)
             return self._compiled[output]
 
-    def to_bytes(self) -> bytes:
-        """Return the engine file; the same engine gives the same bytes."""
+    def parts(self) -> dict[str, bytes]:
+        """Return the parts of the engine file, the manifest left out."""
         parts = {"model.onnx": self.graph}
         if self.table is not None:
             parts["calibration.json"] = self.table.to_json().encode()
+        return parts
+
+    def to_bytes(self) -> bytes:
+        """Return the engine file; the same engine gives the same bytes."""
+        parts = self.parts()
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
         manifest = {"schema": SCHEMA, **asdict(self.manifest), "parts": digests}
         return pack({"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
@@ -216,25 +221,39 @@ def load_engine(path: Path | str, device: str | None = None, runtime: str | None
     Raises
     ------
     UsageError
-        If there is no such file, or the runtime does not run its precision.
+        If there is no such file, or the runtime does not run its precision or has no such device.
     AurevoirError
         If the file is damaged or not an engine file of this schema.
     MissingPackageError
         If the runtime is not installed.
     """
+    engine = read_engine(path)
+    if device is not None:
+        engine.device = device
+    if runtime is not None:
+        engine.manifest = replace(engine.manifest, runtime=choose_runtime(runtime, engine.precision))
+    require_runtime(engine.runtime, engine.precision)
+    check_device(engine.runtime, engine.device)
+    return engine
+
+
+def read_engine(path: Path | str) -> Engine:
+    """Read and check an engine file, whether or not its runtime is here.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    AurevoirError
+        If it is damaged or not an engine file of this schema.
+    """
     parts = unpack(Path(path))
     manifest = _read_manifest(parts, Path(path))
-    table = parts.get("calibration.json")
-    if runtime is not None:
-        manifest["runtime"] = choose_runtime(runtime, manifest["precision"])
-    require_runtime(manifest["runtime"], manifest["precision"])
     for name in ("input_shape", "mean", "std", "in_float"):
         manifest[name] = tuple(manifest[name])
+    table = parts.get("calibration.json")
     return Engine(
-        Manifest(**manifest),
-        parts["model.onnx"],
-        None if table is None else CalibrationTable.from_json(table),
-        device or "cpu",
+        Manifest(**manifest), parts["model.onnx"], None if table is None else CalibrationTable.from_json(table)
     )
 
 

@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AUREVOIR_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
+    """No test reads a time that is measured, so none waits for threads to settle."""
+    monkeypatch.setattr("aurevoir.engine.timing.PAUSE", 0)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT

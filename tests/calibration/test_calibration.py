@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.observe import BINS, Histogram, observe
 from aurevoir.calibration.placement import quantizable
-from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize, unsigned_dialect
+from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
 from aurevoir.calibration.table import CalibrationTable, pixels_digest
 from aurevoir.calibration.thresholds import METHODS, check_method, max_threshold, percentile_threshold
 from aurevoir.engine.backbone import open_backbone
@@ -221,11 +221,11 @@ def test_the_unsigned_dialect_halves_the_steps_of_what_cannot_be_negative():
         found[dialect] = {name: (tensors[f"{name}_zero"].dtype.name, 1 / tensors[f"{name}_scale"]) for name in "xr"}
     assert found["s8"] == {"x": ("int8", pytest.approx(127)), "r": ("int8", pytest.approx(127))}
     assert found["u8"] == {"x": ("int8", pytest.approx(127)), "r": ("uint8", pytest.approx(255))}
-    with pytest.raises(UsageError, match="dialect 'u4' is not known; choose one of s8, mixed, u8"):
+    with pytest.raises(UsageError, match="dialect 'u4' is not known; choose one of s8, u8"):
         quantize(model, {"x": 1}, None, "u4")
 
 
-def test_the_mixed_dialect_leaves_what_follows_a_batch_norm_signed():
+def test_a_relu_behind_its_own_batch_norm_gets_zero_point_one():
     stats = {name: np.full(2, value, "float32") for name, value in zip("sbmv", (1, 0, 0, 1))}
     nodes = [
         helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["n"]),
@@ -234,13 +234,13 @@ def test_the_mixed_dialect_leaves_what_follows_a_batch_norm_signed():
         helper.make_node("Relu", ["c"], ["q"]),
         helper.make_node("Conv", ["q", "w"], ["y"]),
     ]
-    weight = np.ones((2, 2, 1, 1), "float32")
-    model = _model(nodes, {"w": weight, **stats})
-    tensors = {item.name: item for item in quantize(model, {"r": 1, "q": 1}, None, "mixed").graph.initializer}
-    kinds = {name: numpy_helper.to_array(tensors[f"{name}_zero"]).dtype.name for name in "rq"}
-    assert kinds == {"r": "int8", "q": "uint8"}
-    assert unsigned_dialect(model) == "mixed"
-    assert unsigned_dialect(_model([helper.make_node("Conv", ["x", "w"], ["c"]), *nodes[3:]], {"w": weight})) == "u8"
+    model = _model(nodes, {"w": np.ones((2, 2, 1, 1), "float32"), **stats})
+    quantized = quantize(model, {"r": 1, "q": 1}, None, "u8")
+    tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
+    found = {name: (int(tensors[f"{name}_zero"]), 1 / tensors[f"{name}_scale"]) for name in "rq"}
+    assert found == {"r": (1, pytest.approx(254)), "q": (0, pytest.approx(255))}
+    x = np.random.default_rng(0).uniform(0, 0.5, size=(2, 2, 6, 6)).astype("float32")
+    np.testing.assert_allclose(_run(quantized, x), _run(model, x), atol=0.04)
 
 
 def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):

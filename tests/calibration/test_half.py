@@ -177,7 +177,11 @@ def test_constants_beyond_float16_are_refused_by_name():
 
 def _scaled(factor):
     """x (1 x 4 x 6 x 6) -> a -> relu -> b; `a` is large, `b` undoes it; `side` reads `a` too."""
-    weights = {"w": np.eye(4, dtype="float32")[:, :, None, None], "gain": np.float32(factor), "loss": np.float32(1 / factor)}
+    weights = {
+        "w": np.eye(4, dtype="float32")[:, :, None, None],
+        "gain": np.float32(factor),
+        "loss": np.float32(1 / factor),
+    }
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("Mul", ["c", "gain"], ["a"]),

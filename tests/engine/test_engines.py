@@ -254,7 +254,7 @@ def test_data_normalisation_takes_the_images_own_statistics(tiny_onnx, pixels):
         ({"normalization": "cifar"}, "normalization 'cifar' is not known"),
         ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive deviations"),
         ({"normalization": "data"}, "normalization 'data' needs images"),
-        ({"dialect": "u4"}, "dialect 'u4' is not known; choose one of auto, s8, mixed, u8"),
+        ({"dialect": "u4"}, "dialect 'u4' is not known; choose one of auto, s8, u8"),
         ({"resize": "pad"}, "resize 'pad' is not known"),
         ({"device": "npu9"}, "device 'npu9'"),
         ({"calibration": "nowhere"}, "nowhere does not exist"),

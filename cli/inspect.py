@@ -1,0 +1,87 @@
+"""``aurevoir inspect``."""
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("engine", help="an engine file")
+    parser.add_argument("--layers", action="store_true", help="list every layer with the precision it runs in here")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Read everything that an engine file says, and of the layers what the runtime tells."""
+    import hashlib
+    from dataclasses import asdict
+
+    from ..engine.engine import read_engine
+
+    engine = read_engine(args.engine)
+    layers, why = _layers(engine)
+    return {
+        "engine": args.engine,
+        **asdict(engine.manifest),
+        "parts": [
+            {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in engine.parts().items()
+        ],
+        "operators": _operators(engine.graph),
+        "calibration": _calibration(engine.table),
+        "layer_precisions": _counts(layer["precision"] for layer in layers),
+        "layers": layers if args.layers else None,
+        "layers_unknown": why,
+    }
+
+
+def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
+    from ..engine.runtimes import require_runtime
+    from ..errors import AurevoirError
+
+    try:
+        module = require_runtime(engine.runtime, engine.precision)
+    except AurevoirError as error:
+        return [], str(error)
+    if not hasattr(module, "layers"):
+        return [], f"{engine.runtime} does not tell the precisions of its layers"
+    return module.layers(engine.graph, engine.precision, engine.device), None
+
+
+def _operators(graph: bytes) -> dict[str, int]:
+    import onnx
+
+    return _counts(node.op_type for node in onnx.load_from_string(graph).graph.node)
+
+
+def _counts(items: Any) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(Counter(items).most_common())
+
+
+def _calibration(table: Any) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    return {
+        "method": table.method,
+        "placement": table.placement,
+        "tensors": len(table.thresholds),
+        "images": table.images,
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the facts out, one a line."""
+    shown = {name: value for name, value in result.items() if name not in ("parts", "layers") and value}
+    lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
+    lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
+    lines += [f"{layer['precision']:8s} {layer['type']:24s} {layer['name']}" for layer in result["layers"] or []]
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
