@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time every engine and peer at every batch size; one that fails keeps its row, with the reason."""
     weights = "default" if args.backbone.endswith(".onnx") else "random"
     backbone = open_backbone(args.backbone, weights)
-    images = _images(max(48, *args.batches), backbone.size[0])
+    images = procedural_images(max(48, *args.batches), backbone.size[0])
     exported = export_backbone(backbone, None, images[:48])
     contestants = list(_contestants(exported, images[:48], with_peers=not args.no_peers))
     for contestant in (bar := tqdm(contestants, desc="build")):
@@ -136,7 +136,7 @@ def _prepare(contestant: _Contestant, image: np.ndarray) -> None:
 def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int) -> None:
     seconds = alternate({name: partial(each.run, images) for name, each in running.items() if each.run}, rounds)
     for name, each in running.items():
-        found = {
+        found: dict[str, Any] = {
             "batch": len(images),
             "images_per_second": len(images) / median(seconds[name]),
             "spread": spread(seconds[name]),
@@ -167,7 +167,8 @@ def _speedup(running: dict[str, _Contestant], batch: int) -> float | None:
     return max(found, default=None)
 
 
-def _images(count: int, size: int) -> np.ndarray:
+def procedural_images(count: int, size: int) -> np.ndarray:
+    """Return generated images as uint8 of shape (count, size, size, 3)."""
     patterns = list(PATTERNS.values())
     random = np.random.default_rng(0)
     return np.stack([draw(patterns[number % len(patterns)], size, random) for number in range(count)])

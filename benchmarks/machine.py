@@ -37,6 +37,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def resident_megabytes() -> float:
+    """Return the memory of this process that stands in RAM, in units of 10^6 bytes; Linux only."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -5,9 +5,10 @@ from importlib import import_module
 from typing import Any
 
 BENCHMARKS = {
-    "engines": "throughput by runtime and precision, beside ONNX Runtime fp32",
+    "engines": "throughput and latency by runtime and precision, beside their peers",
     "calibration": "int8 by calibration method, beside today's quantizers",
     "accuracy": "accuracy by precision and projection over splits of real photographs",
+    "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
 }
 

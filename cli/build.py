@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prefer-faster", action="store_true", help="keep bf16 or fp16 where int8 is not faster on this machine"
     )
+    parser.add_argument(
+        "--target", metavar="SM", help="build for GPUs of this architecture, such as sm89, ahead of time"
+    )
     add_engine_options(parser)
 
 
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dialect=args.dialect,
         placement=args.placement,
         prefer_faster=args.prefer_faster,
+        target=args.target,
         min_sign_agreement=args.min_sign_agreement,
         progress=True,
         **engine_arguments(args),
@@ -51,6 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "dialect": made.dialect,
         "placement": made.placement,
         "in_float": list(made.in_float),
+        "in_float32": list(made.in_float32),
+        "target": made.target,
         "sign_agreement": made.sign_agreement,
         "relative_error": made.relative_error,
         "images_per_second": made.images_per_second,

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.assemble import check_body, quantized_graph
     from ..engine.backbone import open_backbone
     from ..engine.build import calibration_sample, export_backbone
-    from ..engine.calibrate import calibrate, tensor_fidelity
+    from ..engine.calibrate import calibrate, find_overflow, tensor_fidelity
     from ..engine.file import write_atomically
     from ..errors import UsageError
 
@@ -54,8 +54,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_atomically(Path(args.out), table.to_json().encode())
     if args.cache:
         write_atomically(Path(args.cache), write_cache(table.thresholds))
+    full: list[str] = []
     if args.onnx:
-        graph = quantized_graph(exported, table, "s8", args.placement, args.body)
+        full = find_overflow(exported, used) if args.body == "fp16" else []
+        graph = quantized_graph(exported, table, "s8", args.placement, args.body, full)
         write_atomically(Path(args.onnx), graph.SerializeToString())
     measured = []
     if held_out is not None:
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "table": args.out,
         "cache": args.cache,
         "onnx": args.onnx,
+        "in_float32": full,
         "plot": args.plot if measured else None,
         "method": args.method,
         "images": len(used),

@@ -12,7 +12,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cut", help="where the network ends (see `aurevoir cuts`)")
     group.add_argument("--weights", default="default", help="default, random, or a .pth or .safetensors file")
     group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
-    group.add_argument("--runtime", default="auto", help="auto, openvino, onnxruntime or torch (default: auto)")
+    group.add_argument(
+        "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
+    )
     group.add_argument("--calibration", metavar="DIR", help="images, or a table, for int8 thresholds")
     group.add_argument("--calibration-images", type=positive, default=128, metavar="N", help="how many (default: 128)")
     group.add_argument(

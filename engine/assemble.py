@@ -1,5 +1,6 @@
 """From the float graph and a calibration table to an engine of one precision."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -16,7 +17,8 @@ from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
 from .engine import BATCH_SIZE, Engine, Manifest
-from .runtimes import choose_runtime, require_runtime, takes_unsigned
+from .runtimes import builds_plans, choose_builder, choose_runtime, reference_runtime, takes_unsigned
+from .runtimes import runtime as runtime_module
 from .timing import alternate
 
 BODIES = ("fp32", "fp16")
@@ -46,8 +48,13 @@ def assemble(
     device: str | None = None,
     dialect: str = "auto",
     placement: str = "conv-inputs",
+    target: str | None = None,
+    full: Collection[str] = (),
 ) -> Engine:
     """Make an engine of one precision from a float graph, and for int8 its calibration table.
+
+    For NVIDIA's runtimes fp16 and int8 get a float16 body, in which the tensors of `full` stay in
+    float32; with a `target` the engine is for GPUs of that architecture, which need not be here.
 
     Raises
     ------
@@ -57,8 +64,9 @@ def assemble(
     AurevoirError
         If the table belongs to another graph.
     """
-    runtime = choose_runtime(runtime, precision)
+    runtime = choose_runtime(runtime, precision) if target is None else choose_builder(runtime, precision, target)
     graph = exported.graph
+    halved = builds_plans(runtime) and precision != "fp32"
     in_float: tuple[str, ...] = ()
     if precision == "int8":
         if table is None:
@@ -66,6 +74,8 @@ def assemble(
         dialect = resolve_dialect(dialect, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
         graph = quantized_graph(exported, table, dialect, placement)
+    if halved:
+        graph = half_body(graph, full)
     manifest = Manifest(
         exported.backbone,
         exported.cut,
@@ -73,7 +83,7 @@ def assemble(
         digest(exported.graph),
         precision,
         runtime,
-        require_runtime(runtime, precision).version(),
+        runtime_module(runtime).version(),
         (*exported.size, 3),
         exported.features,
         exported.mean,
@@ -82,8 +92,10 @@ def assemble(
         dialect if precision == "int8" else None,
         placement if precision == "int8" else None,
         in_float,
+        tuple(full) if halved else (),
+        target,
     )
-    return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device or "cpu")
+    return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device)
 
 
 def quantized_graph(
@@ -92,6 +104,7 @@ def quantized_graph(
     dialect: str = "s8",
     placement: str = "conv-inputs",
     body: str = "fp32",
+    full: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Return the Q/DQ graph of an exported backbone.
 
@@ -105,6 +118,8 @@ def quantized_graph(
     body : {"fp32", "fp16"}
         What runs between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
         computes such graphs wrongly.
+    full : collection of str
+        Tensors that a float16 body keeps in float32; see `find_overflow`.
 
     Raises
     ------
@@ -121,7 +136,7 @@ def quantized_graph(
             "'shared-concat' shares; calibrate with that placement"
         )
     graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
-    return half_body(graph) if body == "fp16" else graph
+    return half_body(graph, full) if body == "fp16" else graph
 
 
 def check_body(body: str) -> None:
@@ -145,14 +160,14 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
     AurevoirError
         If a feature is nan or infinite.
     """
-    reference = assemble(exported, "fp32")(pixels)
-    features = engine(pixels)
+    reference = assemble(exported, "fp32", reference_runtime())(pixels)
+    features = np.asarray(engine(pixels))
     measured = replace(
         engine.manifest,
         sign_agreement=sign_agreement(features, reference),
         relative_error=relative_error(features, reference),
     )
-    return Engine(measured, engine.graph, engine.table, engine.device)
+    return engine.told(measured)
 
 
 def with_speed(engine: Engine, rivals: dict[str, Engine], progress: bool = False) -> Engine:
@@ -164,4 +179,4 @@ def with_speed(engine: Engine, rivals: dict[str, Engine], progress: bool = False
     contestants = {name: partial(each.bits, noise) for name, each in {engine.precision: engine, **rivals}.items()}
     seconds = alternate(contestants, TIMED_ROUNDS, progress)
     found = {name: BATCH_SIZE / median(times) for name, times in seconds.items()}
-    return Engine(replace(engine.manifest, images_per_second=found), engine.graph, engine.table, engine.device)
+    return engine.told(replace(engine.manifest, images_per_second=found))

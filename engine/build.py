@@ -22,10 +22,17 @@ from ..images.decode import Resize, check_resize
 from ..images.folder import expand
 from .assemble import Exported, assemble, with_fidelity, with_speed
 from .backbone import Backbone, BackboneLike, open_backbone
-from .calibrate import calibrate, hold_out, reach_sign_agreement, read_table
+from .calibrate import calibrate, find_overflow, hold_out, reach_sign_agreement, read_table
 from .engine import Engine
 from .export import feature_count, wrap
-from .runtimes import check_device, choose_runtime, narrowest_float
+from .runtimes import (
+    builds_plans,
+    check_device,
+    choose_builder,
+    choose_runtime,
+    default_device,
+    narrowest_float,
+)
 from .smoke import first_inference
 
 CALIBRATION_IMAGES = 128
@@ -52,6 +59,7 @@ def build_engine(
     min_sign_agreement: float | None = None,
     prefer_faster: bool = False,
     smoke: bool = True,
+    target: str | None = None,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -65,7 +73,7 @@ def build_engine(
     cut : str, optional
         Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
-    runtime : {"auto", "openvino", "onnxruntime", "torch"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
         Images to set int8 thresholds, the batch-norm statistics of random weights and the data's
@@ -95,8 +103,11 @@ def build_engine(
     smoke : bool
         Run the engine once in a child process before anything else, so that a native library that
         crashes on it raises an error here.
+    target : str, optional
+        Build the plan for GPUs of this architecture, such as ``sm89``, which need not be here:
+        runtime ``tensorrt-rtx``. What needs the GPU is left out: the first inference and the speeds.
     device : str, optional
-        As the runtime names it; None stands for ``cpu``.
+        As the runtime names it; None stands for its first.
     out : path, optional
         Where to write the engine file.
     progress : bool
@@ -115,8 +126,13 @@ def build_engine(
     MissingPackageError
         If the runtime, or torch for a torchvision name, is not installed.
     """
-    runtime = choose_runtime(runtime, precision)
-    check_device(runtime, device or "cpu")
+    if target is None:
+        runtime = choose_runtime(runtime, precision)
+        check_device(runtime, device or default_device(runtime))
+    else:
+        runtime = choose_builder(runtime, precision, target)
+        if min_sign_agreement is not None:
+            raise UsageError("min_sign_agreement runs engines on this machine, which a target is not; leave one out")
     check_method(method)
     check_resize(resize)
     check_dialect(dialect)
@@ -130,15 +146,29 @@ def build_engine(
     table = given_table(calibration, exported)
     if precision == "int8" and table is None:
         table = calibrate(exported, used, method, progress, placement)
-    make = partial(assemble, exported, precision, runtime, device=device, dialect=dialect, placement=placement)
+    full = find_overflow(exported, used) if builds_plans(runtime) and precision != "fp32" else ()
+    make = partial(
+        assemble,
+        exported,
+        precision,
+        runtime,
+        device=device,
+        dialect=dialect,
+        placement=placement,
+        target=target,
+        full=full,
+    )
     engine = make(table)
-    if smoke:
+    engine.build_plan(progress)
+    if smoke and target is None:
         first_inference(engine)
     if table is not None and precision == "int8":
         reached = _reach(exported, table, min_sign_agreement, held_out, runtime, progress, placement)
-        engine = _timed(make(reached), exported, None if reached is table else engine, progress)
-        engine = _faster(engine, exported) if prefer_faster else engine
-    if held_out is not None and engine.precision != "fp32":
+        engine = engine if reached is table else make(reached)
+        if target is None:
+            engine = _timed(engine, exported, None if reached is table else make(table), progress)
+            engine = _faster(engine, exported) if prefer_faster else engine
+    if held_out is not None and engine.precision != "fp32" and target is None:
         engine = with_fidelity(engine, exported, held_out)
     if out is not None:
         engine.save(out)
@@ -176,7 +206,7 @@ def _faster(engine: Engine, exported: Exported) -> Engine:
     if speeds["int8"] > speeds[rival]:
         return engine
     faster = assemble(exported, rival, engine.runtime, device=engine.device)
-    return Engine(replace(faster.manifest, images_per_second=speeds), faster.graph, None, faster.device)
+    return faster.told(replace(faster.manifest, images_per_second=speeds))
 
 
 def is_table(calibration: Any) -> bool:

@@ -13,6 +13,7 @@ from ..calibration.cache import read_cache
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph import digest, prune
 from ..calibration.observe import Run, observe, with_means
+from ..calibration.overflow import overflowing, with_sizes
 from ..calibration.placement import quantizable, units, weighted
 from ..calibration.quantize import dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
@@ -24,7 +25,7 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import BATCH_SIZE
 from .export import tensor_shapes
-from .runtimes import Compiled, choose_runtime, installed, runtime
+from .runtimes import Compiled, choose_runtime, reference_runtime, runtime
 
 
 def calibrate(
@@ -135,7 +136,7 @@ def _evaluator(
     done: Callable[[], Any],
 ) -> Evaluate:
     """Return what measures thresholds by the sign agreement of an int8 engine with fp32."""
-    reference = assemble(exported, "fp32").bits(pixels)
+    reference = assemble(exported, "fp32", reference_runtime()).bits(pixels)
 
     def evaluate(thresholds: Thresholds) -> float:
         engine = assemble(exported, "int8", runtime, replace(table, thresholds=thresholds), placement=placement)
@@ -143,6 +144,22 @@ def _evaluator(
         return agreement(engine.bits(pixels), reference, engine.features)
 
     return evaluate
+
+
+def find_overflow(exported: Exported, pixels: np.ndarray | None) -> list[str]:
+    """Return the tensors that come near float16's range on images, or none where there are no images.
+
+    Parameters
+    ----------
+    exported : Exported
+    pixels : uint8 array of shape (n, height, width, 3), optional
+    """
+    if pixels is None:
+        return []
+    # The packing of the bits holds bytes only.
+    graph, names = with_sizes(prune(exported.graph, ["features"]))
+    run = _compile(graph, [f"{name}_size" for name in names])
+    return overflowing(run, names, (pixels[which] for which in blocks(len(pixels), 4)))
 
 
 def tensor_fidelity(
@@ -241,5 +258,4 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the computation of tensors inside a graph, in fp32 on the CPU."""
-    name = next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch")
-    return runtime(name).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    return runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")

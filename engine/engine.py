@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from ..images.decode import Resize
 from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
 from .file import pack, unpack, write_atomically
-from .runtimes import Compiled, check_device, choose_runtime, require_runtime
+from .runtimes import (
+    Compiled,
+    builds_plans,
+    check_device,
+    choose_runtime,
+    default_device,
+    plan_runtime,
+    require_runtime,
+)
+from .runtimes.device import open_device
 
 SCHEMA = "aurevoir-engine/1"
 BATCH_SIZE = 16
@@ -47,6 +57,10 @@ class Manifest:
         Of int8: ``conv-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
         Tensors that an int8 engine leaves in floating point.
+    in_float32 : tuple of str
+        Tensors too large for float16 that an fp16 or int8 engine of NVIDIA's keeps in float32.
+    target : str or None
+        The GPU architecture, such as ``sm89``, that the plan inside is for.
     sign_agreement, relative_error : float or None
         Against fp32, on calibration images that were held out; None where not measured.
     images_per_second : dict of float
@@ -69,6 +83,8 @@ class Manifest:
     dialect: str | None = None
     placement: str | None = None
     in_float: tuple[str, ...] = ()
+    in_float32: tuple[str, ...] = ()
+    target: str | None = None
     sign_agreement: float | None = None
     relative_error: float | None = None
     images_per_second: dict[str, float] = field(default_factory=dict)
@@ -83,15 +99,24 @@ class Engine:
     graph : bytes
         The ONNX graph: input ``images``, outputs ``features`` and ``bits``.
     table : CalibrationTable or None
-    device : str
-        As the runtime names it.
+    device : str, optional
+        As the runtime names it; None stands for the runtime's first.
+    plan : bytes, optional
+        What NVIDIA's runtimes made of the graph for GPUs of one architecture.
     """
 
     def __init__(
-        self, manifest: Manifest, graph: bytes, table: CalibrationTable | None = None, device: str = "cpu"
+        self,
+        manifest: Manifest,
+        graph: bytes,
+        table: CalibrationTable | None = None,
+        device: str | None = None,
+        plan: bytes | None = None,
     ) -> None:
-        self.manifest, self.graph, self.table, self.device = manifest, graph, table, device
+        self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
+        self._device = device
         self._compiled: dict[str, Compiled] = {}
+        self._runner: Callable[[Any], dict[str, Any]] | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -119,11 +144,16 @@ class Engine:
         return self.manifest.runtime
 
     @property
+    def device(self) -> str:
+        """Where it runs, as the runtime names it."""
+        return self._device or default_device(self.runtime)
+
+    @property
     def megabytes(self) -> float:
         """Size of the graph with its weights, in units of 10^6 bytes."""
         return len(self.graph) / 1e6
 
-    def __call__(self, images: Any) -> np.ndarray:
+    def __call__(self, images: Any) -> Any:
         """Compute features.
 
         Parameters
@@ -134,15 +164,16 @@ class Engine:
         Returns
         -------
         features : float32 array of shape (batch, m)
+            NumPy; of images on a GPU that NVIDIA's runtimes read in place, an array there.
 
         Raises
         ------
         UsageError
             If the dtype or the shape is another.
         """
-        return self._run("features", images, np.empty((len(images), self.features), "float32"))
+        return self._run("features", images, "float32", self.features)
 
-    def bits(self, images: Any) -> np.ndarray:
+    def bits(self, images: Any) -> Any:
         """Compute the packed signs of features, without bringing the features out.
 
         Parameters
@@ -155,14 +186,38 @@ class Engine:
             Bit 1 where a feature is strictly positive, as ``numpy.packbits(features > 0, axis=1)``.
             Below fp32 a runtime may round the two outputs apart, next to zero.
         """
-        return self._run("bits", images, np.empty((len(images), packed_length(self.features)), "uint8"))
+        return self._run("bits", images, "uint8", packed_length(self.features))
 
-    def _run(self, output: str, images: Any, results: np.ndarray) -> np.ndarray:
+    def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
+        if builds_plans(self.runtime):
+            return self._plan_runner()(images)[output]
         images = self._checked(images)
         run = self.compiled(output)
+        results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), BATCH_SIZE):
             results[which] = run(images[which])[0]
         return results
+
+    def build_plan(self, progress: bool = False) -> None:
+        """Build the plan, where the runtime has one, for the target or else for the GPU here."""
+        if not builds_plans(self.runtime) or self.plan is not None:
+            return
+        module, made = plan_runtime(self.runtime), self.manifest
+        self.plan = module.build(self.graph, made.precision, target=made.target, progress=progress)
+        here = made.target or open_device(self.device).capability
+        self.manifest = replace(made, target=here, runtime_version=module.version())
+
+    def _plan_runner(self) -> Callable[[Any], dict[str, Any]]:
+        with self._lock:
+            if self._runner is None:
+                require_runtime(self.runtime, self.precision)
+                self.build_plan()
+                self._runner = plan_runtime(self.runtime).load(self.plan or b"", self.device)
+            return self._runner
+
+    def told(self, manifest: Manifest) -> "Engine":
+        """Return the same engine with another manifest."""
+        return Engine(manifest, self.graph, self.table, self._device, self.plan)
 
     def _checked(self, images: Any) -> np.ndarray:
         if not isinstance(images, np.ndarray):
@@ -189,10 +244,13 @@ class Engine:
         parts = {"model.onnx": self.graph}
         if self.table is not None:
             parts["calibration.json"] = self.table.to_json().encode()
+        if self.plan is not None:
+            parts["plan.bin"] = self.plan
         return parts
 
     def to_bytes(self) -> bytes:
-        """Return the engine file; the same engine gives the same bytes."""
+        """Return the engine file, with a plan where the runtime has one; the same engine gives the same bytes."""
+        self.build_plan()
         parts = self.parts()
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
         manifest = {"schema": SCHEMA, **asdict(self.manifest), "parts": digests}
@@ -203,16 +261,21 @@ class Engine:
         write_atomically(Path(path), self.to_bytes())
 
 
-def load_engine(path: Path | str, device: str | None = None, runtime: str | None = None) -> Engine:
+def load_engine(
+    path: Path | str, device: str | None = None, runtime: str | None = None, rebuild: bool = False
+) -> Engine:
     """Load an engine file.
 
     Parameters
     ----------
     path : path
     device : str, optional
-        As the runtime names it; None stands for ``cpu``.
+        As the runtime names it; None stands for the runtime's first.
     runtime : str, optional
         Another runtime than the one it was built for, or ``auto``.
+    rebuild : bool
+        Where the plan inside is for another GPU or another version of the library, build it anew
+        from the graph inside.
 
     Returns
     -------
@@ -223,18 +286,46 @@ def load_engine(path: Path | str, device: str | None = None, runtime: str | None
     UsageError
         If there is no such file, or the runtime does not run its precision or has no such device.
     AurevoirError
-        If the file is damaged or not an engine file of this schema.
+        If the file is damaged or not an engine file of this schema, its plan does not fit this
+        machine, or its graph another runtime.
     MissingPackageError
         If the runtime is not installed.
     """
     engine = read_engine(path)
-    if device is not None:
-        engine.device = device
     if runtime is not None:
-        engine.manifest = replace(engine.manifest, runtime=choose_runtime(runtime, engine.precision))
+        engine = _moved(engine, choose_runtime(runtime, engine.precision), Path(path))
+    engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
+    if engine.plan is not None and (fault := _misfit(engine)):
+        if not rebuild:
+            raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it anew")
+        engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
     return engine
+
+
+def _moved(engine: Engine, runtime: str, path: Path) -> Engine:
+    """Return the engine for another runtime, if that takes its graph."""
+    made = engine.manifest
+    if runtime == made.runtime:
+        return engine
+    if builds_plans(runtime) != builds_plans(made.runtime) and made.precision != "fp32":
+        raise AurevoirError(
+            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it anew"
+        )
+    return Engine(replace(made, runtime=runtime, target=None), engine.graph, engine.table)
+
+
+def _misfit(engine: Engine) -> str:
+    """Say in what a plan does not fit this machine, before any native code reads it."""
+    made = engine.manifest
+    version, here = plan_runtime(made.runtime).version(), open_device(engine.device).capability
+    if (version, here) == (made.runtime_version, made.target):
+        return ""
+    return (
+        f"its plan was built by {made.runtime} {made.runtime_version} for {made.target} GPUs; "
+        f"here are {made.runtime} {version} and {here}"
+    )
 
 
 def read_engine(path: Path | str) -> Engine:
@@ -249,11 +340,14 @@ def read_engine(path: Path | str) -> Engine:
     """
     parts = unpack(Path(path))
     manifest = _read_manifest(parts, Path(path))
-    for name in ("input_shape", "mean", "std", "in_float"):
+    for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
         manifest[name] = tuple(manifest[name])
     table = parts.get("calibration.json")
     return Engine(
-        Manifest(**manifest), parts["model.onnx"], None if table is None else CalibrationTable.from_json(table)
+        Manifest(**manifest),
+        parts["model.onnx"],
+        None if table is None else CalibrationTable.from_json(table),
+        plan=parts.get("plan.bin"),
     )
 
 

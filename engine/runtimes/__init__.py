@@ -3,21 +3,23 @@
 A runtime module holds ``PACKAGE`` (what it imports), ``INSTALL`` (the line that installs it),
 ``version()``, ``precisions()`` (what this machine can run), ``devices()`` and ``compile(graph, precision,
 device)``, which returns a thread-safe function from uint8 images to the graph's outputs; these
-may be overwritten by the same thread's next call.
+may be overwritten by the same thread's next call. Those of NVIDIA build a plan for one kind of GPU
+first: they also hold ``build``, ``load``, ``buildable`` and ``targets``; see `on_tensorrt`.
 """
 
 import ctypes
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ...errors import MissingPackageError, UsageError
+from .device import open_device
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-RUNTIMES = ("openvino", "onnxruntime", "torch")
+RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 
 Compiled = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -37,6 +39,25 @@ class Runtime(Protocol):
     def compile(self, graph: bytes, precision: str, device: str) -> Compiled: ...  # noqa: D102
 
 
+class PlanRuntime(Runtime, Protocol):
+    """What a runtime of NVIDIA's holds besides."""
+
+    def why_not(self) -> str | None: ...  # noqa: D102
+
+    def targets(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def buildable(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def build(self, graph: bytes, precision: str, **options: Any) -> bytes: ...  # noqa: D102
+
+    def load(self, plan: bytes, device: str) -> Callable[[Any], dict[str, Any]]: ...  # noqa: D102
+
+
+def plan_runtime(name: str) -> PlanRuntime:
+    """Return a runtime of NVIDIA's by its name."""
+    return cast(PlanRuntime, runtime(name))
+
+
 def runtime(name: str) -> Runtime:
     """Return a runtime's module by its name.
 
@@ -47,7 +68,7 @@ def runtime(name: str) -> Runtime:
     """
     if name not in RUNTIMES:
         raise UsageError(f"runtime {name!r} is not known; choose one of auto, {', '.join(RUNTIMES)}")
-    return cast(Runtime, import_module(f".on_{name}", __name__))
+    return cast(Runtime, import_module(f".on_{name.replace('-', '_')}", __name__))
 
 
 def installed(name: str) -> bool:
@@ -70,6 +91,8 @@ def require_runtime(name: str, precision: str) -> Runtime:
     if not installed(name):
         raise MissingPackageError(f"runtime {name!r} is not installed; install it with: {module.INSTALL}")
     if precision not in module.precisions():
+        if builds_plans(name) and (reason := plan_runtime(name).why_not()):
+            raise UsageError(f"runtime {name!r} runs nothing on this machine: {reason}")
         others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
         mend = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
         raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {mend}")
@@ -78,6 +101,9 @@ def require_runtime(name: str, precision: str) -> Runtime:
 
 def check_device(name: str, device: str) -> None:
     """Refuse a device that a runtime does not have here."""
+    if builds_plans(name):
+        open_device(device)
+        return
     devices = runtime(name).devices()
     if device not in devices:
         raise UsageError(f"device {device!r} is not one of runtime {name!r} here: {', '.join(devices)}")
@@ -95,13 +121,53 @@ def choose_runtime(name: str, precision: str) -> str:
     if name != "auto":
         require_runtime(name, precision)
         return name
-    order = ["torch", *RUNTIMES] if has_nvidia_driver() else list(RUNTIMES)
+    order = ["tensorrt", "tensorrt-rtx", "torch", *RUNTIMES] if has_nvidia_driver() else list(RUNTIMES)
     for candidate in order:
         if installed(candidate) and precision in runtime(candidate).precisions():
             return candidate
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
     raise UsageError(f"no runtime on this machine runs {precision}; `aurevoir doctor` lists what runs here")
+
+
+def builds_plans(name: str) -> bool:
+    """Return whether a runtime builds a plan for one kind of GPU before it runs."""
+    return hasattr(runtime(name), "build")
+
+
+def choose_builder(name: str, precision: str, target: str) -> str:
+    """Return the runtime that builds a precision for a GPU that is not here; for ``auto`` find it.
+
+    Raises
+    ------
+    UsageError
+        If the runtime cannot.
+    MissingPackageError
+        If it is not installed.
+    """
+    check_precision(precision)
+    name = "tensorrt-rtx" if name == "auto" else name
+    if not builds_plans(name):
+        raise UsageError(f"target {target!r}: runtime {name!r} builds nothing ahead; 'tensorrt-rtx' does")
+    module = plan_runtime(name)
+    if not installed(name):
+        raise MissingPackageError(f"runtime {name!r} is not installed; install it with: {module.INSTALL}")
+    if target not in module.targets():
+        known = ", ".join(module.targets()) or "none"
+        raise UsageError(f"target {target!r} is not one that runtime {name!r} builds for without its GPU: {known}")
+    if precision not in module.buildable():
+        raise UsageError(f"runtime {name!r} builds {', '.join(module.buildable())} for {target}, not {precision}")
+    return name
+
+
+def default_device(name: str) -> str:
+    """Return the device that a runtime uses here unless told otherwise."""
+    return next(iter(runtime(name).devices()), "cuda" if builds_plans(name) else "cpu")
+
+
+def reference_runtime() -> str:
+    """Return the installed runtime that fp32 is computed with where others are measured against it."""
+    return next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch")
 
 
 def narrowest_float(name: str) -> str:

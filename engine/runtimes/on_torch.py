@@ -24,14 +24,11 @@ def precisions() -> tuple[str, ...]:
 
 
 def devices() -> tuple[str, ...]:
-    """Return ``cpu`` and the CUDA devices."""
+    """Return the CUDA devices, where there are any, and ``cpu``."""
     import torch
 
-    return (
-        "cpu",
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *map("cuda:{}".format, range(torch.cuda.device_count())),
-    )
+    gpus = [f"cuda:{place}" for place in range(torch.cuda.device_count())]
+    return (*(["cuda"] if gpus else []), *gpus, "cpu")
 
 
 def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from aurevoir.cli.main import COMMANDS, main
+from aurevoir.engine.engine import Engine
 
 
 @pytest.fixture
@@ -145,6 +146,68 @@ def test_bench_writes_its_rows_and_its_figure(call, tiny_onnx, class_folder, tmp
     default = next(row for row in result["rows"] if row["name"] == "aurevoir percentile")
     assert default["behind_default"] == {"mean": 0, "standard_error": 0}
     assert Image.open(figure).width > 500
+
+
+def test_bench_engines_keeps_failed_rows_and_checks_the_speedup(call, tiny_onnx, tmp_path, monkeypatch):
+    def broken(exported, precision):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("aurevoir.benchmarks.engines._torch_compiled", broken)
+    monkeypatch.setattr("aurevoir.benchmarks.engines.PEER_NAMES", ())
+    options = ["--backbone", tiny_onnx, "--batches", "4", "20", "--rounds", "2", "--latency-calls", "2"]
+    figure = tmp_path / "e.png"
+    code, result, err = call("bench", "engines", *options, "--min-speedup", "1000", "--plot", figure, "--json")
+    assert code == 4
+    assert "below the 1000.0 asked for" in err
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["torch.compile fp32"]["error"] == "RuntimeError: no compiler"
+    assert [entry["batch"] for entry in rows["openvino int8"]["throughput"]] == [4, 20]
+    assert set(rows["onnxruntime fp32"]["latency_ms"]) == {"p50", "p90", "p99"}
+    assert rows["onnxruntime fp32"]["throughput"][0]["times_onnxruntime_fp32"]["median"] == 1
+    assert result["speedup"] == max(
+        row["throughput"][-1]["times_onnxruntime_fp32"]["median"]
+        for row in rows.values()
+        if row["group"] == "aurevoir" and row["precision"] == "int8"
+    )
+    assert Image.open(figure).width > 500
+
+
+def test_bench_threads_counts_other_outputs(call, tiny_onnx, tmp_path, monkeypatch):
+    options = ["--backbone", tiny_onnx, "--threads", "3", "--calls", "30", "--precision", "fp32"]
+    code, result, err = call("bench", "threads", *options, "--plot", tmp_path / "t.png", "--json")
+    assert code == 0, err
+    assert (result["calls_with_other_outputs"], result["calls"]) == (0, 30)
+    assert len(result["resident_megabytes"]) == 31
+    run = Engine.__call__
+    calls = []
+    monkeypatch.setattr(
+        Engine, "__call__", lambda self, images: run(self, images) + (calls.append(1) or len(calls) > 20)
+    )
+    code, result, _ = call("bench", "threads", *options, "--json")
+    assert (code, result["calls_with_other_outputs"]) == (0, 18)
+
+
+def test_inspect_tells_all_about_an_engine(call, tiny_onnx, class_folder, tmp_path, monkeypatch):
+    engine = tmp_path / "e.engine"
+    options = ["--precision", "int8", "--calibration", class_folder, "--out", engine]
+    code, built, err = call("build", tiny_onnx, *options, "--json")
+    assert code == 0, err
+    code, told, err = call("inspect", engine, "--layers", "--json")
+    assert code == 0, err
+    assert (told["precision"], told["runtime"], told["features"]) == ("int8", "openvino", 196)
+    assert told["sign_agreement"] == built["sign_agreement"]
+    assert told["calibration"]["tensors"] == told["operators"]["QuantizeLinear"] == 2
+    assert [part["name"] for part in told["parts"]] == ["model.onnx", "calibration.json"]
+    assert sum(layer["type"] == "Convolution" for layer in told["layers"]) == 2
+    assert sum(told["layer_precisions"].values()) == len(told["layers"])
+    assert "SHA-256" not in err
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: None)
+    code, told, err = call("inspect", engine, "--json")
+    assert code == 0, err
+    assert (told["layers"], told["layer_precisions"]) == (None, {})
+    assert "pip install openvino" in told["layers_unknown"]
+    code, _, err = call("inspect", tiny_onnx)
+    assert (code, "is not an engine file" in _message(err)) == (1, True)
 
 
 def test_bench_accuracy_pairs_precisions_over_all_data_sets(call, tiny_onnx, class_folder, tmp_path):

@@ -1,0 +1,240 @@
+"""GPU memory, streams and CUDA graphs, through torch or CuPy, whichever is here.
+
+Streams and arrays are the library's own: work is in the order of its stream, and nothing waits for
+the GPU but `Device.synchronize`.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import MissingPackageError, UsageError
+
+Shape = tuple[int, ...]
+_DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 2, 13
+
+
+class Device(Protocol):
+    """A GPU: its ``name``, and its ``capability``, such as ``sm90``."""
+
+    name: str
+    capability: str
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Make it the current GPU of this thread."""
+
+    def stream(self) -> Any:
+        """Return the caller's current stream."""
+
+    def new_stream(self) -> Any:
+        """Return a stream that does not wait for the default one."""
+
+    def handle(self, stream: Any) -> int:
+        """Return the ``cudaStream_t`` of a stream."""
+
+    def synchronize(self, stream: Any) -> None:
+        """Wait until everything on a stream is done."""
+
+    def empty(self, shape: Shape, dtype: str, stream: Any) -> Any:
+        """Return an array on the GPU, aligned to 256 bytes, for use on a stream."""
+
+    def pinned(self, shape: Shape, dtype: str) -> np.ndarray:
+        """Return an array in page-locked host memory."""
+
+    def copy(self, target: Any, source: Any, stream: Any) -> None:
+        """Copy between arrays of one shape on the GPU, or pinned, on a stream."""
+
+    def pointer(self, array: Any) -> int:
+        """Return the address of an array on the GPU."""
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
+        """Return a function that repeats on the stream what `function` puts there, as a CUDA graph."""
+
+    def from_foreign(self, array: Any) -> Any:
+        """Return any library's GPU array as one of this device's: contiguous, not copied if it is already."""
+
+    def to_foreign(self, array: Any, like: Any) -> Any:
+        """Return an array as torch's if `like` is torch's, else as CuPy's where CuPy is here."""
+
+
+def on_gpu(array: Any) -> bool:
+    """Return whether an array of any library lies on an NVIDIA GPU."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    place = getattr(array, "__dlpack_device__", None)
+    return place is not None and place()[0] in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED)
+
+
+def open_device(name: str = "cuda") -> Device:
+    """Return a GPU through torch if it is imported already, else through CuPy, else torch.
+
+    Parameters
+    ----------
+    name : str
+        ``cuda``, the current one, or ``cuda:1`` and so on.
+
+    Raises
+    ------
+    UsageError
+        If there is no such GPU; the message holds the library's reason.
+    MissingPackageError
+        If neither torch nor CuPy is installed.
+    """
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"device {name!r}: NVIDIA's runtimes run on 'cuda', or 'cuda:1' and so on")
+    index = None if match[1] is None else int(match[1])
+    reasons = []
+    for library in ("torch", "cupy") if "torch" in sys.modules else ("cupy", "torch"):
+        if find_spec(library) is None:
+            continue
+        try:
+            return (_TorchDevice if library == "torch" else _CupyDevice)(index)
+        except Exception as problem:  # Each library has errors of its own.
+            reasons.append(f"{library}: {problem}")
+    if not reasons:
+        raise MissingPackageError("GPU memory needs torch or CuPy; install them with: pip install 'aurevoir[gpu]'")
+    raise UsageError(f"device {name!r} cannot be used here ({'; '.join(reasons)})")
+
+
+class _TorchDevice:
+    def __init__(self, index: int | None) -> None:
+        import torch
+
+        self._torch = torch
+        self._place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        self.name = torch.cuda.get_device_name(self._place)
+        self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._place))
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        # Buffers live on after a call, whatever mode its caller was in.
+        with self._torch.cuda.device(self._place), self._torch.inference_mode(False):
+            yield
+
+    def stream(self) -> Any:
+        return self._torch.cuda.current_stream(self._place)
+
+    def new_stream(self) -> Any:
+        return self._torch.cuda.Stream(self._place)
+
+    def handle(self, stream: Any) -> int:
+        return stream.cuda_stream
+
+    def synchronize(self, stream: Any) -> None:
+        stream.synchronize()
+
+    def empty(self, shape: Shape, dtype: str, stream: Any) -> Any:
+        with self._torch.cuda.stream(stream):
+            return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._place)
+
+    def pinned(self, shape: Shape, dtype: str) -> np.ndarray:
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device="cpu", pin_memory=True).numpy()
+
+    def copy(self, target: Any, source: Any, stream: Any) -> None:
+        with self._torch.cuda.stream(stream):
+            self._tensor(target).copy_(self._tensor(source), non_blocking=True)
+
+    def _tensor(self, array: Any) -> Any:
+        return self._torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+    def pointer(self, array: Any) -> int:
+        return array.data_ptr()
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
+
+        def replay() -> None:
+            with self._torch.cuda.stream(stream):
+                graph.replay()
+
+        return replay
+
+    def from_foreign(self, array: Any) -> Any:
+        if hasattr(array, "__dlpack__") and not isinstance(array, self._torch.Tensor):
+            array = self._torch.utils.dlpack.from_dlpack(array)
+        elif not isinstance(array, self._torch.Tensor):
+            ready = array.__cuda_array_interface__.get("stream")
+            if ready is not None:
+                self.stream().wait_stream(self._torch.cuda.ExternalStream(ready))
+            array = self._torch.as_tensor(array, device=self._place)
+        return array.to(self._place).contiguous()
+
+    def to_foreign(self, array: Any, like: Any) -> Any:
+        if isinstance(like, self._torch.Tensor) or find_spec("cupy") is None:
+            return array
+        import cupy
+
+        return cupy.from_dlpack(array)
+
+
+class _CupyDevice:
+    def __init__(self, index: int | None) -> None:
+        import cupy
+        import cupyx
+
+        self._cupy, self._cupyx = cupy, cupyx
+        self._place = cupy.cuda.Device(index)
+        self.name = cupy.cuda.runtime.getDeviceProperties(self._place.id)["name"].decode()
+        self.capability = f"sm{self._place.compute_capability}"
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return self._cupy.cuda.Device(self._place.id)
+
+    def stream(self) -> Any:
+        return self._cupy.cuda.get_current_stream()
+
+    def new_stream(self) -> Any:
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    def handle(self, stream: Any) -> int:
+        return stream.ptr
+
+    def synchronize(self, stream: Any) -> None:
+        stream.synchronize()
+
+    def empty(self, shape: Shape, dtype: str, stream: Any) -> Any:
+        with stream:
+            return self._cupy.empty(shape, dtype)
+
+    def pinned(self, shape: Shape, dtype: str) -> np.ndarray:
+        return self._cupyx.empty_pinned(shape, dtype)
+
+    def copy(self, target: Any, source: Any, stream: Any) -> None:
+        if isinstance(target, np.ndarray):
+            source.get(stream=stream, out=target, blocking=False)
+        elif isinstance(source, np.ndarray):
+            target.set(source, stream=stream)
+        else:
+            with stream:
+                target[...] = source
+
+    def pointer(self, array: Any) -> int:
+        return array.data.ptr
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
+        with stream:
+            stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
+            try:
+                function()
+            finally:
+                graph = stream.end_capture()
+        return lambda: graph.launch(stream)
+
+    def from_foreign(self, array: Any) -> Any:
+        convert = self._cupy.from_dlpack if hasattr(array, "__dlpack__") else self._cupy.asarray
+        return self._cupy.ascontiguousarray(convert(array))
+
+    def to_foreign(self, array: Any, like: Any) -> Any:
+        if not type(like).__module__.startswith("torch"):
+            return array
+        from torch.utils.dlpack import from_dlpack
+
+        return from_dlpack(array)

@@ -1,0 +1,171 @@
+"""NVIDIA TensorRT 10 and 11; and what its sibling TensorRT-RTX shares with it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...errors import AurevoirError, MissingPackageError, UsageError
+from . import Compiled, has_nvidia_driver
+from .device import open_device
+from .tensorrt_plan import BATCHES, build_plan, known_targets
+from .tensorrt_run import PlanRunner
+
+
+class NvidiaRuntime:
+    """One of NVIDIA's libraries as a runtime; its methods are the functions of a runtime module.
+
+    Parameters
+    ----------
+    name, package, install : str
+        As the user names it, as Python imports it, and the line that installs it.
+    distributions : sequence of str
+        What it may be installed as.
+    libraries : sequence of str
+        For distributions that are placeholders: those that hold the libraries.
+    """
+
+    PRECISIONS = ("fp32", "fp16", "int8")
+
+    def __init__(
+        self, name: str, package: str, install: str, distributions: Sequence[str], libraries: Sequence[str] = ()
+    ) -> None:
+        self.name, self.package, self.install = name, package, install
+        self.distributions, self.libraries = distributions, libraries
+
+    def version(self) -> str:
+        """Return the version of the library."""
+        found = _installed(self.distributions)
+        return self._library().__version__ if found is None else package_version(found)
+
+    def precisions(self) -> tuple[str, ...]:
+        """Return the precisions that this machine runs."""
+        return self.PRECISIONS if self.why_not() is None else ()
+
+    def devices(self) -> tuple[str, ...]:
+        """Return ``cuda``, the current GPU; ``cuda:1`` and so on are taken too."""
+        return ("cuda",) if self.why_not() is None else ()
+
+    def buildable(self) -> tuple[str, ...]:
+        """Return the precisions that can be built here for a target, without its GPU."""
+        return self.PRECISIONS if self.targets() else ()
+
+    def targets(self) -> tuple[str, ...]:
+        """Return the GPU architectures that can be built for without a GPU, such as ``sm89``."""
+        try:
+            return known_targets(self._library())
+        except MissingPackageError:
+            return ()
+
+    def why_not(self) -> str | None:
+        """Return why plans cannot run here, or None if they can."""
+        if find_spec(self.package) is not None and not has_nvidia_driver():
+            return "no NVIDIA driver (libcuda.so.1) on this machine"
+        try:
+            known = known_targets(self._library())
+            capability = open_device().capability
+        except AurevoirError as problem:
+            return str(problem)
+        if known and capability not in known:
+            return f"the GPU here is {capability}; this library has {', '.join(known)}"
+        return None
+
+    def build(
+        self,
+        graph: bytes,
+        precision: str,
+        *,
+        target: str | None = None,
+        batches: tuple[int, int, int] = BATCHES,
+        workspace: int | None = None,
+        timing_cache: Path | None = None,
+        progress: bool = False,
+    ) -> bytes:
+        """Build a plan from a graph whose body has the types of the precision; see `build_plan`.
+
+        Raises
+        ------
+        UsageError
+            If the library does not do the precision or build for the target.
+        AurevoirError
+            If it cannot build here, or not this graph.
+        MissingPackageError
+            If it is not installed.
+        """
+        if precision not in self.PRECISIONS:
+            raise UsageError(f"runtime {self.name!r} runs {', '.join(self.PRECISIONS)}, not {precision!r}")
+        trt = self._library()
+        if target is None and not known_targets(trt) and (reason := self.why_not()):
+            raise AurevoirError(f"runtime {self.name!r} builds on the GPU that it builds for: {reason}")
+        return build_plan(
+            trt,
+            graph,
+            batches=batches,
+            target=target,
+            workspace=workspace,
+            timing_cache=timing_cache,
+            progress=progress,
+        )
+
+    def load(self, plan: bytes, device: str = "cuda") -> PlanRunner:
+        """Load a plan on a GPU; see `open_device` and `PlanRunner`."""
+        return PlanRunner(self._library(), plan, open_device(device))
+
+    def compile(self, graph: bytes, precision: str, device: str = "cuda") -> Compiled:
+        """Build a graph for the GPU here and load it; see the package's description."""
+        run = self.load(self.build(graph, precision), device)
+        names = [value.name for value in onnx.load_from_string(graph).graph.output]
+
+        def compiled(images: np.ndarray) -> list[np.ndarray]:
+            outputs = run(images)
+            return [outputs[name] for name in names]
+
+        return compiled
+
+    def _library(self) -> Any:
+        try:
+            return import_module(self.package)
+        except (ImportError, OSError) as problem:
+            raise MissingPackageError(self._missing(problem)) from problem
+
+    def _missing(self, problem: Exception) -> str:
+        found = _installed(self.distributions)
+        if found is not None and self.libraries and _installed(self.libraries) is None:
+            return (
+                f"{found} is installed without its libraries: the wheel on PyPI is a placeholder that fetches them "
+                "from NVIDIA's own package index, which must be reachable when it is installed"
+            )
+        if found is None and find_spec(self.package) is None:
+            return f"runtime {self.name!r} is not installed; install it with: {self.install}"
+        return f"runtime {self.name!r} does not load: {problem}"
+
+
+def _installed(distributions: Sequence[str]) -> str | None:
+    """Return the first distribution that is installed."""
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            package_version(name)
+            return name
+    return None
+
+
+PACKAGE = "tensorrt"
+INSTALL = "pip install tensorrt (its libraries come from NVIDIA's own package index, which must be reachable)"
+
+_nvidia = NvidiaRuntime(
+    "tensorrt",
+    PACKAGE,
+    INSTALL,
+    ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    ("tensorrt-cu13-libs", "tensorrt-cu12-libs"),
+)
+version, precisions, devices, why_not = _nvidia.version, _nvidia.precisions, _nvidia.devices, _nvidia.why_not
+buildable, targets, build = _nvidia.buildable, _nvidia.targets, _nvidia.build
+load, compile = _nvidia.load, _nvidia.compile
