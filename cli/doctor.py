@@ -16,29 +16,41 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _examine(name: str) -> dict[str, Any]:
-    from ..engine.runtimes import installed, runtime
+    from ..engine.runtimes import builds_plans, installed, plan_runtime, runtime
 
     module = runtime(name)
-    report = {"name": name, "available": False, "version": None, "precisions": [], "why_not": None}
+    report = {
+        "name": name,
+        "available": False,
+        "version": None,
+        "precisions": [],
+        "devices": [],
+        "targets": [],
+        "why_not": None,
+        "install": module.INSTALL,
+    }
     if not installed(name):
-        return {**report, "why_not": f"not installed; {module.INSTALL}"}
+        return {**report, "why_not": "not installed"}
     try:
-        return {
-            **report,
-            "available": True,
-            "version": module.version(),
-            "precisions": list(module.precisions()),
-        }
+        report["targets"] = list(plan_runtime(name).targets()) if builds_plans(name) else []
+        report["version"] = module.version()
+        if builds_plans(name) and (reason := plan_runtime(name).why_not()):
+            return {**report, "why_not": reason}
+        found = {"precisions": list(module.precisions()), "devices": list(module.devices())}
     except Exception as error:  # a broken installation fails in ways of its own; that is what to report
-        return {**report, "why_not": f"installed, but does not load: {error}; {module.INSTALL}"}
+        return {**report, "why_not": f"installed, but does not load: {error}"}
+    return {**report, **found, "available": True}
 
 
 def describe(result: dict[str, Any]) -> str:
     """One line a runtime."""
-    lines = []
-    for item in result["runtimes"]:
-        if item["available"]:
-            lines.append(f"{item['name']:12s} {item['version']:12s} runs {', '.join(item['precisions'])}")
-        else:
-            lines.append(f"{item['name']:12s} {item['why_not']}")
-    return "\n".join(lines)
+    return "\n".join(_line(item) for item in result["runtimes"])
+
+
+def _line(item: dict[str, Any]) -> str:
+    head = f"{item['name']:12s} {item['version'] or '-':12s}"
+    ahead = f"; builds ahead for {', '.join(item['targets'])}" if item["targets"] else ""
+    if item["available"]:
+        return f"{head} runs {', '.join(item['precisions'])} on {', '.join(item['devices'])}{ahead}"
+    mend = "" if item["targets"] else f"; {item['install']}"
+    return f"{head} does not run here: {item['why_not']}{mend}{ahead}"

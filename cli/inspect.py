@@ -44,6 +44,8 @@ def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
         return [], str(error)
     if not hasattr(module, "layers"):
         return [], f"{engine.runtime} does not tell the precisions of its layers"
+    if engine.plan is not None:
+        return module.layers(engine.plan, engine.device), None
     return module.layers(engine.graph, engine.precision, engine.device), None
 
 

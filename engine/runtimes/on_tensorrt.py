@@ -15,7 +15,7 @@ import onnx
 from ...errors import AurevoirError, MissingPackageError, UsageError
 from . import Compiled, has_nvidia_driver
 from .device import open_device
-from .tensorrt_plan import BATCHES, build_plan, known_targets
+from .tensorrt_plan import BATCHES, build_plan, describe_plan, known_targets
 from .tensorrt_run import PlanRunner
 
 
@@ -118,6 +118,10 @@ class NvidiaRuntime:
         """Load a plan on a GPU; see `open_device` and `PlanRunner`."""
         return PlanRunner(self._library(), plan, open_device(device))
 
+    def layers(self, plan: bytes, device: str = "cuda") -> list[dict[str, str | None]]:
+        """Return name, type and precision of every layer of a plan; see `describe_plan`."""
+        return describe_plan(self._library(), self.load(plan, device).engine)
+
     def compile(self, graph: bytes, precision: str, device: str = "cuda") -> Compiled:
         """Build a graph for the GPU here and load it; see the package's description."""
         run = self.load(self.build(graph, precision), device)
@@ -168,4 +172,4 @@ _nvidia = NvidiaRuntime(
 )
 version, precisions, devices, why_not = _nvidia.version, _nvidia.precisions, _nvidia.devices, _nvidia.why_not
 buildable, targets, build = _nvidia.buildable, _nvidia.targets, _nvidia.build
-load, compile = _nvidia.load, _nvidia.compile
+load, layers, compile = _nvidia.load, _nvidia.layers, _nvidia.compile

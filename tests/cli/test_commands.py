@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import onnx
@@ -408,9 +409,31 @@ def test_doctor(call):
     code, result, _ = call("doctor", "--json")
     assert code == 0
     rows = {row["name"]: row for row in result["runtimes"]}
-    assert {"name", "available", "version", "precisions", "why_not"} == set(rows["openvino"])
+    keys = {"name", "available", "version", "precisions", "devices", "targets", "why_not", "install"}
+    assert all(set(row) == keys for row in rows.values())
     assert rows["openvino"]["available"]
     assert {"fp32", "int8"} <= set(rows["openvino"]["precisions"])
+    assert rows["openvino"]["devices"][0] == "cpu"
+    if rows["tensorrt-rtx"]["version"]:
+        assert "sm89" in rows["tensorrt-rtx"]["targets"]
+
+
+def test_doctor_tells_a_placeholder_from_a_library(call, monkeypatch):
+    versions = {"tensorrt-cu13": "11.4.0", "openvino": "1", "onnxruntime": "1", "torch": "1"}
+
+    def version(name):
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr("aurevoir.engine.runtimes.on_tensorrt.package_version", version)
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    _, result, err = call("doctor", "--json")
+    row = next(row for row in result["runtimes"] if row["name"] == "tensorrt")
+    assert not row["available"]
+    assert "placeholder that fetches them from NVIDIA's own package index" in row["why_not"]
+    assert "placeholder" in err
 
 
 def test_doctor_names_the_install_line_of_a_missing_runtime(call, monkeypatch):
