@@ -27,7 +27,7 @@ from .runtimes import (
     plan_runtime,
     require_runtime,
 )
-from .runtimes.device import open_device
+from .runtimes.device import on_gpu, open_device
 
 SCHEMA = "aurevoir-engine/1"
 BATCH_SIZE = 16
@@ -164,7 +164,7 @@ class Engine:
         Returns
         -------
         features : float32 array of shape (batch, m)
-            NumPy; of images on a GPU that NVIDIA's runtimes read in place, an array there.
+            NumPy; of images on a GPU, which NVIDIA's runtimes and torch read in place, an array there.
 
         Raises
         ------
@@ -191,8 +191,10 @@ class Engine:
     def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
         if builds_plans(self.runtime):
             return self._plan_runner()(images)[output]
-        images = self._checked(images)
         run = self.compiled(output)
+        if on_gpu(images):
+            return self._run_in_place(run, images)
+        images = self._checked(images)
         results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), BATCH_SIZE):
             results[which] = run(images[which])[0]
@@ -219,15 +221,31 @@ class Engine:
         """Return the same engine with another manifest."""
         return Engine(manifest, self.graph, self.table, self._device, self.plan)
 
+    def _run_in_place(self, run: Callable[[Any], list[Any]], images: Any) -> Any:
+        """Run images that lie on a GPU there, on the caller's stream, and leave the results there."""
+        if self.runtime != "torch":
+            raise UsageError(
+                f"the images lie on a GPU, and runtime {self.runtime!r} reads host memory; bring them there"
+            )
+        import torch
+        from torch.utils.dlpack import from_dlpack
+
+        images = torch.as_tensor(images) if hasattr(images, "__cuda_array_interface__") else from_dlpack(images)
+        self._check(str(images.dtype).removeprefix("torch."), tuple(images.shape))
+        return torch.cat([run(images[which])[0] for which in blocks(len(images), BATCH_SIZE)])
+
     def _checked(self, images: Any) -> np.ndarray:
         if not isinstance(images, np.ndarray):
             images = np.from_dlpack(images) if hasattr(images, "__dlpack__") else np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != self.input_shape:
+        self._check(str(images.dtype), images.shape)
+        return images
+
+    def _check(self, dtype: str, shape: tuple[int, ...]) -> None:
+        if dtype != "uint8" or shape[1:] != self.input_shape:
             raise UsageError(
-                f"images of dtype {images.dtype} and shape {images.shape}; this engine takes uint8 of shape "
+                f"images of dtype {dtype} and shape {shape}; this engine takes uint8 of shape "
                 f"(batch, {', '.join(map(str, self.input_shape))})"
             )
-        return images
 
     def compiled(self, output: str) -> Compiled:
         """Return the compiled function of one output, ``features`` or ``bits``; nothing else is computed."""

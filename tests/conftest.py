@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from aurevoir.engine.runtimes import has_nvidia_driver
+
 # In CI the examples are the same every time; elsewhere each run looks further.
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
@@ -16,6 +18,13 @@ if os.environ.get("CI"):
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AUREVOIR_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items):
+    if not has_nvidia_driver():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """torch, on the CPU and on CUDA: fp32, bf16, and fp16 on CUDA, from the same ONNX graph."""
 
 from importlib.metadata import version as package_version
+from typing import Any
 
-import numpy as np
 import onnx
 
 from . import Compiled
@@ -32,7 +32,7 @@ def devices() -> tuple[str, ...]:
 
 
 def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
-    """Load an ONNX graph into torch; see the package's description."""
+    """Load an ONNX graph into torch; see the package's description. Of torch tensors, outputs are such too."""
     import torch
 
     from .torch_graph import TorchGraph
@@ -41,8 +41,9 @@ def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     network = TorchGraph(onnx.load_from_string(graph), dtype).to(target)
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
+    def run(images: Any) -> list[Any]:
         with torch.inference_mode():
-            return [output.cpu().numpy() for output in network(torch.as_tensor(images, device=target))]
+            outputs = network(torch.as_tensor(images, device=target))
+        return outputs if isinstance(images, torch.Tensor) else [output.cpu().numpy() for output in outputs]
 
     return run

@@ -76,6 +76,34 @@ def test_other_dtypes_and_shapes_are_refused(exported, images):
         assemble(exported, "fp32")(images)
 
 
+def test_images_on_a_gpu_are_run_in_place_by_torch_and_refused_by_host_runtimes(exported, pixels, monkeypatch):
+    import torch
+
+    # No GPU is needed to see which way they go.
+    monkeypatch.setattr("aurevoir.engine.engine.on_gpu", lambda images: isinstance(images, torch.Tensor))
+    images = torch.from_numpy(pixels)
+    engine = assemble(exported, "fp32", "torch", device="cpu")
+    features = engine(images)
+    assert isinstance(features, torch.Tensor)
+    np.testing.assert_array_equal(features.numpy(), engine(pixels))
+    assert engine.bits(images).dtype == torch.uint8
+    with pytest.raises(UsageError, match="images of dtype float32"):
+        engine(images.float())
+    with pytest.raises(UsageError, match="lie on a GPU, and runtime 'openvino' reads host memory"):
+        assemble(exported, "fp32", "openvino")(images)
+
+
+@pytest.mark.gpu
+def test_torch_engines_read_cuda_arrays_in_place(exported, pixels):
+    import torch
+
+    engine = assemble(exported, "fp32", "torch")
+    assert engine.device == "cuda"
+    features = engine(torch.from_numpy(pixels).cuda())
+    assert features.is_cuda
+    np.testing.assert_allclose(features.cpu().numpy(), engine(pixels), rtol=1e-3, atol=1e-3)
+
+
 def test_threads_share_an_engine(exported, pixels):
     engine = assemble(exported, "fp32", "openvino")
     expected, wrong = engine.bits(pixels), []
