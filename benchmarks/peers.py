@@ -76,7 +76,7 @@ class Quantized:
     remark: str = ""
 
 
-def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray) -> Quantized:
+def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime: bool = False) -> Quantized:
     """Quantize a float graph with a peer.
 
     Parameters
@@ -86,6 +86,8 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray) -> Quantize
         As `export_backbone` makes it; the peer sees the part that computes ``features``.
     pixels : uint8 array of shape (n, height, width, 3)
         To calibrate on.
+    own_runtime : bool
+        Run what ONNX Runtime quantized in ONNX Runtime, in place of OpenVINO.
 
     Returns
     -------
@@ -107,6 +109,8 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray) -> Quantize
         if fault := _in_a_process("quantize", peer.name, folder):
             raise AurevoirError(f"{peer.name}: {fault}")
         seconds = json.loads((folder / _SECONDS).read_text())
+        if own_runtime and peer.package == "onnxruntime":
+            return Quantized(_in_onnxruntime(folder), "onnxruntime", seconds)
         fault = _in_a_process("try", peer.name, folder)
         if not fault:
             return Quantized(_in_openvino(folder), "openvino", seconds)
@@ -136,20 +140,12 @@ def _in_a_process(task: str, name: str, folder: Path) -> str:
 
 
 def _in_openvino(folder: Path) -> Features:
-    """Compile with the hints of `aurevoir.engine.runtimes.on_openvino`."""
+    """Run as aurevoir's own engines do, on as many streams and with the same body."""
     import openvino
 
-    core = openvino.Core()
     path = next(folder / name for name in _RESULTS.values() if (folder / name).is_file())
-    body = "bf16" if "bf16" in on_openvino.precisions() else "f32"
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": body}
-    request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        outputs = request.infer({0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=True)
-        return outputs[0].copy()
-
-    return run
+    compiled = on_openvino.compile_model(openvino.Core().read_model(path), "int8")
+    return lambda images: compiled(images)[0].copy()
 
 
 def _in_onnxruntime(folder: Path) -> Features:

@@ -68,6 +68,13 @@ class Histogram:
         """
         from ..kernels.cpu import count_magnitudes, largest_magnitude
 
+        if self.top > 0:
+            # Most batches stay within the range that others had: one pass over the values.
+            counts, largest = count_magnitudes(values, self.top, BINS)
+            if counts.sum() == values.size:
+                self.counts += counts
+                self.amax = max(self.amax, largest)
+                return
         amax = largest_magnitude(values)
         if not np.isfinite(amax):
             raise AurevoirError("an activation is nan or infinite; the network overflows on these images")
@@ -76,7 +83,7 @@ class Histogram:
         if self.top == 0:
             self.counts[0] += values.size
         else:
-            self.counts += count_magnitudes(values, self.top, BINS)
+            self.counts += count_magnitudes(values, self.top, BINS)[0]
 
     def _grow(self, amax: float) -> None:
         needed = float(2.0 ** np.ceil(np.log2(max(amax, _LEAST_TOP)))) if amax > 0 else 0.0

@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import Any
 
-from .options import PLACEMENT_HELP, add_engine_options, engine_arguments, share
+from .options import PLACEMENT_HELP, add_engine_options, engine_arguments, positive, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="SM", help="build for GPUs of this architecture, such as sm89, ahead of time"
     )
+    parser.add_argument("--workspace", type=positive, metavar="BYTES", help="GPU memory that a TensorRT layer may take")
+    parser.add_argument("--timing-cache", metavar="F", help="kernel timings that TensorRT's builds read and add to")
     add_engine_options(parser)
 
 
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         placement=args.placement,
         prefer_faster=args.prefer_faster,
         target=args.target,
+        workspace=args.workspace,
+        timing_cache=args.timing_cache,
         min_sign_agreement=args.min_sign_agreement,
         progress=True,
         **engine_arguments(args),

@@ -60,6 +60,8 @@ def build_engine(
     prefer_faster: bool = False,
     smoke: bool = True,
     target: str | None = None,
+    workspace: int | None = None,
+    timing_cache: str | Path | None = None,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -73,6 +75,7 @@ def build_engine(
     cut : str, optional
         Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
+        fp32 is exact everywhere: NVIDIA's runtimes run it without TF32.
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
@@ -105,7 +108,12 @@ def build_engine(
         crashes on it raises an error here.
     target : str, optional
         Build the plan for GPUs of this architecture, such as ``sm89``, which need not be here:
-        runtime ``tensorrt-rtx``. What needs the GPU is left out: the first inference and the speeds.
+        runtime ``tensorrt-rtx``. What needs the GPU is left out: the first inference, the fidelity
+        and the speeds.
+    workspace : int, optional
+        Of NVIDIA's runtimes: bytes of GPU memory that one layer may take for scratch.
+    timing_cache : path, optional
+        Of TensorRT: a file of kernel timings that builds read and add to.
     device : str, optional
         As the runtime names it; None stands for its first.
     out : path, optional
@@ -159,7 +167,7 @@ def build_engine(
         full=full,
     )
     engine = make(table)
-    engine.build_plan(progress)
+    engine.build_plan(progress, workspace, timing_cache)
     if smoke and target is None:
         first_inference(engine)
     if table is not None and precision == "int8":

@@ -200,12 +200,31 @@ class Engine:
             results[which] = run(images[which])[0]
         return results
 
-    def build_plan(self, progress: bool = False) -> None:
-        """Build the plan, where the runtime has one, for the target or else for the GPU here."""
+    def build_plan(
+        self, progress: bool = False, workspace: int | None = None, timing_cache: Path | str | None = None
+    ) -> None:
+        """Build the plan, where the runtime has one, for the target or else for the GPU here.
+
+        Parameters
+        ----------
+        progress : bool
+        workspace : int, optional
+            Bytes of GPU memory that one layer may take for scratch.
+        timing_cache : path, optional
+            A file of kernel timings that builds read and add to.
+        """
         if not builds_plans(self.runtime) or self.plan is not None:
             return
         module, made = plan_runtime(self.runtime), self.manifest
-        self.plan = module.build(self.graph, made.precision, target=made.target, progress=progress)
+        timings = None if timing_cache is None else Path(timing_cache)
+        self.plan = module.build(
+            self.graph,
+            made.precision,
+            target=made.target,
+            workspace=workspace,
+            timing_cache=timings,
+            progress=progress,
+        )
         here = made.target or open_device(self.device).capability
         self.manifest = replace(made, target=here, runtime_version=module.version())
 

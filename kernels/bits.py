@@ -4,6 +4,10 @@ A bit is 1 where the feature is strictly positive: a ReLU's zeros are 0. Bits ar
 byte, the first in the highest place, as ``numpy.packbits`` does; what fills the last byte is 0.
 """
 
+from typing import Any
+
+import numpy as np
+
 from ..errors import UsageError
 from .arrays import Array, block_length, blocks, memory_budget, namespace
 
@@ -59,7 +63,7 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
     others : uint8 array of shape (n', bytes), optional
         None stands for `bits` itself, at half the cost.
     budget : int, str or None
-        Memory for the blocks of unpacked columns; see `memory_budget`.
+        Memory for the blocks of columns that a GPU unpacks; see `memory_budget`.
 
     Returns
     -------
@@ -67,12 +71,21 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
 
     Notes
     -----
-    Columns are unpacked block by block to float32 and multiplied by BLAS. Every partial sum is an
-    integer below 2^24, so float32 holds it exactly, in any order of summation.
+    On the CPU, 64-bit words are combined and their ones counted. On a GPU, columns are unpacked block
+    by block to float32 and multiplied: every partial sum is an integer below 2^24, so float32 holds
+    it exactly, in any order of summation.
     """
     xp = namespace(bits)
     if others is not None and others.shape[1] != bits.shape[1]:
         raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
+    if xp is np:
+        from .cpu import shared_ones
+
+        return shared_ones(bits, others)
+    return _overlap_by_products(xp, bits, others, budget)
+
+
+def _overlap_by_products(xp: Any, bits: Array, others: Array | None, budget: int | str | None) -> Array:
     rows = len(bits) + (0 if others is None else len(others))
     length = block_length(40 * rows, memory_budget(budget) // 8, min(bits.shape[1], 2**20))
     counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")

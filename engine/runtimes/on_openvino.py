@@ -52,13 +52,23 @@ def _body(precision: str) -> str:
 
 
 def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
-    """Compile an ONNX graph; see the package's description.
+    """Compile an ONNX graph; see the package's description."""
+    return compile_model(read(graph), precision, device)
+
+
+def read(graph: bytes) -> Any:
+    """Return an ONNX graph as an ``openvino.Model``."""
+    return _core().read_model(offset_around_concats(onnx.load_from_string(graph)).SerializeToString())
+
+
+def compile_model(model: Any, precision: str, device: str = "cpu") -> Compiled:
+    """Compile an ``openvino.Model``, when it first runs.
 
     One image runs on all cores. Several run side by side, in chunks of `CHUNK` images on one stream
     a core or so: their layers' outputs stay in the caches, and cores wait less for one another.
     """
     # Whoever asks for many tensors observes them: chunks would have to be copied together.
-    side_by_side = len(onnx.load_from_string(graph).graph.output) <= MOST_COPIED
+    side_by_side = len(model.outputs) <= MOST_COPIED
     models: dict[str, Any] = {}
     lock, local = threading.Lock(), threading.local()
 
@@ -67,10 +77,9 @@ def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
         if not hasattr(local, hint):
             with lock:
                 if hint not in models:
-                    models[hint] = _compiled(graph, precision, device, hint)
-            model = models[hint]
-            count = model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            setattr(local, hint, [model.create_infer_request() for _ in range(count)])
+                    models[hint] = _compiled(model, precision, device, hint)
+            count = models[hint].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            setattr(local, hint, [models[hint].create_infer_request() for _ in range(count)])
         found: list[Any] = getattr(local, hint)
         return found
 
@@ -110,7 +119,7 @@ def _side_by_side(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
 def layers(graph: bytes, precision: str, device: str = "cpu") -> list[dict[str, str]]:
     """Return name, type and precision of every layer that is executed, constants left out."""
     found = []
-    for layer in _compiled(graph, precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
+    for layer in _compiled(read(graph), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
         told = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
         if told["layerType"] not in ("Input", "Const", "Output"):
             found.append(
@@ -124,10 +133,6 @@ def layers(graph: bytes, precision: str, device: str = "cpu") -> list[dict[str, 
     return found
 
 
-def _compiled(graph: bytes, precision: str, device: str, hint: str) -> Any:
-    core = _core()
-    return core.compile_model(
-        core.read_model(offset_around_concats(onnx.load_from_string(graph)).SerializeToString()),
-        device.upper(),
-        {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _body(precision)},
-    )
+def _compiled(model: Any, precision: str, device: str, hint: str) -> Any:
+    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _body(precision)}
+    return _core().compile_model(model, device.upper(), options)

@@ -260,8 +260,13 @@ def test_numba_counts_as_numpy_does():
         values = random.normal(size=size).astype("float32")
         assert largest_magnitude(values) == np.abs(values).max(initial=0)
         expected = np.histogram(np.abs(values), bins=64, range=(0, 8))[0]
-        np.testing.assert_array_equal(count_magnitudes(values, 8.0, 64), expected)
-    np.testing.assert_array_equal(count_magnitudes(np.array([[8.0, -8.0]], "float32"), 8.0, 64), [0] * 63 + [2])
+        counts, largest = count_magnitudes(values, 8.0, 64)
+        np.testing.assert_array_equal(counts, expected)
+        assert largest == np.abs(values).max(initial=0)
+    values = np.array([[8.0, -8.0, 9.0, np.nan, -np.inf]], "float32")
+    counts, largest = count_magnitudes(values, 8.0, 64)
+    np.testing.assert_array_equal(counts, [0] * 63 + [2])
+    assert largest == 8
 
 
 @pytest.mark.parametrize("method", METHODS)
