@@ -21,8 +21,8 @@ from ..images.folder import class_folders
 from ..kernels.bits import agreement
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
-from ..transfer.evaluate import split
 from .machine import describe_machine
+from .splits import readable_splits, standard_error
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -56,16 +56,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(data: str, engines: Sequence[Engine], args: argparse.Namespace) -> list[dict[str, Any]]:
     labelled = class_folders(data)
-    labels = np.unique(labelled.labels, return_inverse=True)[1]
-    places = {path: place for place, path in enumerate(labelled.paths)}
-    parts = [
-        tuple(np.array([places[path] for path in part.paths]) for part in split(labelled, seed))
-        for seed in range(args.splits)
-    ]
     rows, reference = [], None
     for engine in engines:
         size = (engine.input_shape[0], engine.input_shape[1])
-        bits = embed_bits(engine, ImageFiles(labelled.paths, size, description=f"{data} {engine.precision}"))[1]
+        files = ImageFiles(labelled.paths, size, description=f"{data} {engine.precision}")
+        kept, bits = embed_bits(engine, files)
+        labels, parts = readable_splits(labelled, kept, args.splits)
         reference = bits if reference is None else reference
         common = {
             "data": Path(data).name,
@@ -82,7 +78,10 @@ def _measure(data: str, engines: Sequence[Engine], args: argparse.Namespace) -> 
 
 
 def _together(rows: list[dict[str, Any]], projections: Sequence[str]) -> list[dict[str, Any]]:
-    """Return accuracy less fp32's over every split of every data set, paired, with its standard error."""
+    """Return accuracy less fp32's over every split of every data set, paired, with its standard error.
+
+    Splits of one data set share images: the error is that of independent splits, and so too small.
+    """
     found = []
     for projection in projections:
         accuracies = {
@@ -102,7 +101,7 @@ def _together(rows: list[dict[str, Any]], projections: Sequence[str]) -> list[di
                     "projection": projection,
                     "splits": len(differences),
                     "less_fp32": float(differences.mean()),
-                    "standard_error": float(differences.std(ddof=1) / np.sqrt(len(differences))),
+                    "standard_error": standard_error(differences),
                 }
             )
     return found
@@ -118,10 +117,9 @@ def _accuracy(
 
 def _mean(found: list[tuple[float, float]]) -> dict[str, Any]:
     accuracies, loo = np.array(found).T
-    error = accuracies.std(ddof=1) / np.sqrt(len(accuracies)) if len(accuracies) > 1 else float("nan")
     return {
         "accuracy": float(accuracies.mean()),
-        "standard_error": float(error),
+        "standard_error": standard_error(accuracies),
         "accuracies": accuracies.tolist(),
         "loo_accuracy": float(loo.mean()),
     }
@@ -132,13 +130,13 @@ def describe(result: dict[str, Any]) -> str:
     lines = [f"{result['backbone']}: {result['features']:,d} features"]
     lines += [
         f"{row['data']:12s} {row['precision']:5s} {row['projection']:9s} accuracy {row['accuracy']:.4f} "
-        f"+- {row['standard_error']:.4f}, leave-one-out {row['loo_accuracy']:.4f}, "
+        f"+- {row['standard_error'] or 0:.4f}, leave-one-out {row['loo_accuracy']:.4f}, "
         f"signs as fp32 {row['sign_agreement']:.4f}"
         for row in result["rows"]
     ]
     lines += [
-        f"{row['precision']} less fp32, {row['projection']}: {row['less_fp32']:+.4f} +- {row['standard_error']:.4f} "
-        f"over {row['splits']} splits"
+        f"{row['precision']} less fp32, {row['projection']}: {row['less_fp32']:+.4f} "
+        f"+- {row['standard_error'] or 0:.4f} over {row['splits']} splits"
         for row in result["together"]
     ]
     return "\n".join(lines)

@@ -27,9 +27,9 @@ from ..engine.timing import alternate, ratios
 from ..images.batches import ImageFiles, collect
 from ..images.folder import class_folders
 from ..kernels.readout import fit_readout
-from ..transfer.evaluate import split
 from .machine import describe_machine
 from .peers import PEERS, Features, Quantized, quantize
+from .splits import readable_splits, standard_error
 
 DEFAULT = "aurevoir percentile"
 
@@ -50,7 +50,7 @@ class _Contestant:
 class _Data:
     pixels: np.ndarray
     labels: np.ndarray
-    parts: list[tuple[np.ndarray, ...]]
+    parts: list[tuple[np.ndarray, np.ndarray]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,32 +165,18 @@ def _compare(rows: list[dict[str, Any]]) -> None:
     default = next(row for row in rows if row["name"] == DEFAULT)
     for row in rows:
         if "error" not in row:
-            row["agreement_error"] = _standard_error(row["agreements"])
+            row["agreement_error"] = standard_error(row["agreements"])
             if "agreements" in default:
                 lead = np.subtract(default["agreements"], row["agreements"])
-                row["behind_default"] = {"mean": float(lead.mean()), "standard_error": _standard_error(lead)}
+                row["behind_default"] = {"mean": float(lead.mean()), "standard_error": standard_error(lead)}
     for row in rows:
         row.pop("agreements", None)
 
 
-def _standard_error(values: Sequence[float] | np.ndarray) -> float | None:
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-
-
 def _labelled(folder: str, size: tuple[int, int], splits: int) -> _Data:
     labelled = class_folders(folder)
-    places = {path: place for place, path in enumerate(labelled.paths)}
     kept, pixels = collect(ImageFiles(labelled.paths, size, description=Path(folder).name))
-    rank = np.full(len(labelled.paths), -1)
-    rank[kept] = np.arange(len(kept))
-    parts = []
-    for seed in range(splits):
-        parts.append(tuple(_known(rank[[places[path] for path in part.paths]]) for part in split(labelled, seed)))
-    return _Data(pixels, np.unique(labelled.labels, return_inverse=True)[1][kept], parts)
-
-
-def _known(rank: np.ndarray) -> np.ndarray:
-    return rank[rank >= 0]
+    return _Data(pixels, *readable_splits(labelled, kept, splits))
 
 
 def _accuracy(run: Features, data: _Data) -> dict[str, Any]:
@@ -204,7 +190,7 @@ def _accuracy(run: Features, data: _Data) -> dict[str, Any]:
     for train, test in data.parts:
         readout = fit_readout(bits[train], m, data.labels[train], int(data.labels.max()) + 1, "none")[0]
         found.append(float((readout.scores(bits[test]).argmax(axis=1) == data.labels[test]).mean()))
-    return {"accuracy": float(np.mean(found)), "standard_error": _standard_error(found), "accuracies": found}
+    return {"accuracy": float(np.mean(found)), "standard_error": standard_error(found), "accuracies": found}
 
 
 def _time(contestants: Sequence[_Contestant], batch: np.ndarray, rounds: int) -> None:

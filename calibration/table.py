@@ -58,6 +58,8 @@ class CalibrationTable:
             raise AurevoirError(f"not a calibration table: {error}") from None
         if schema != SCHEMA:
             raise AurevoirError(f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}")
+        if not isinstance(table.thresholds, dict) or not isinstance(table.means, dict):
+            raise AurevoirError("not a calibration table: thresholds and means must be objects, by tensor name")
         for name, value in table.thresholds.items():
             if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
                 raise AurevoirError(f"calibration table: threshold {value!r} of {name} is not a finite size")

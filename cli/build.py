@@ -26,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="SM", help="build for GPUs of this architecture, such as sm89, ahead of time"
     )
     parser.add_argument("--workspace", type=positive, metavar="BYTES", help="GPU memory that a TensorRT layer may take")
+    parser.add_argument(
+        "--batches",
+        type=positive,
+        nargs=3,
+        default=(1, 16, 64),
+        metavar="N",
+        help="of plans: least, usual, most (1 16 64)",
+    )
     parser.add_argument("--timing-cache", metavar="F", help="kernel timings that TensorRT's builds read and add to")
     add_engine_options(parser)
 
@@ -45,6 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         target=args.target,
         workspace=args.workspace,
         timing_cache=args.timing_cache,
+        batches=tuple(args.batches),
         min_sign_agreement=args.min_sign_agreement,
         progress=True,
         **engine_arguments(args),

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .options import skipped_lines
+from .options import add_rebuild, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--out", required=True, metavar="F.npz", help="where to write paths and bits (or features)")
     parser.add_argument("--features", action="store_true", help="write float32 features, not packed sign bits")
+    add_rebuild(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..kernels.arrays import memory_budget, require
     from ..transfer.embed import embed_bits, embed_features
 
-    engine = load_engine(args.engine)
+    engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
     files = ImageFiles(expand(args.images), made.input_shape[:2], made.resize, description="embed")
     if args.features:

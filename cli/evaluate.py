@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .options import share, skipped_lines
+from .options import add_rebuild, share, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("data", help="a folder of class folders")
     parser.add_argument("--min-accuracy", type=share, metavar="A", help="exit with 4 below this accuracy")
+    add_rebuild(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..transfer.evaluate import evaluate
     from ..transfer.model import load
 
-    classifier = load(args.model)
+    classifier = load(args.model, rebuild=args.rebuild)
     tested = evaluate(classifier, class_folders(args.data))
     classes = classifier.classes_.tolist()
     return {

@@ -28,25 +28,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ],
         "operators": _operators(engine.graph),
         "calibration": _calibration(engine.table),
-        "layer_precisions": _counts(layer["precision"] for layer in layers),
+        "layer_precisions": _counts(layer["precision"] or "unknown" for layer in layers),
         "layers": layers if args.layers else None,
         "layers_unknown": why,
     }
 
 
 def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
+    """Return the layers, or else why they are not known."""
+    from ..engine.engine import misfit
     from ..engine.runtimes import require_runtime
     from ..errors import AurevoirError
 
     try:
         module = require_runtime(engine.runtime, engine.precision)
+        if not hasattr(module, "layers"):
+            return [], f"{engine.runtime} does not tell the precisions of its layers"
+        if fault := misfit(engine):
+            return [], fault
+        if engine.plan is not None:
+            return module.layers(engine.plan, engine.device), None
+        return module.layers(engine.graph, engine.precision, engine.device), None
     except AurevoirError as error:
         return [], str(error)
-    if not hasattr(module, "layers"):
-        return [], f"{engine.runtime} does not tell the precisions of its layers"
-    if engine.plan is not None:
-        return module.layers(engine.plan, engine.device), None
-    return module.layers(engine.graph, engine.precision, engine.device), None
 
 
 def _operators(graph: bytes) -> dict[str, int]:
@@ -77,7 +81,9 @@ def describe(result: dict[str, Any]) -> str:
     shown = {name: value for name, value in result.items() if name not in ("parts", "layers") and value}
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
-    lines += [f"{layer['precision']:8s} {layer['type']:24s} {layer['name']}" for layer in result["layers"] or []]
+    lines += [
+        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}" for layer in result["layers"] or []
+    ]
     return "\n".join(lines)
 
 

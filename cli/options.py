@@ -43,6 +43,13 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def add_rebuild(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to meet a plan of another machine."""
+    parser.add_argument(
+        "--rebuild", action="store_true", help="where the engine's plan is for another GPU or version, build it anew"
+    )
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     value = int(text)

@@ -3,13 +3,14 @@
 import argparse
 from typing import Any
 
-from .options import skipped_lines
+from .options import add_rebuild, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    add_rebuild(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..images.folder import expand
     from ..transfer.model import load
 
-    classifier = load(args.model)
+    classifier = load(args.model, rebuild=args.rebuild)
     files = classifier.image_files(expand(args.images))
     indices, scores = classifier.score_images(files)
     labels = classifier.classes_[scores.argmax(axis=1)].tolist()

@@ -146,7 +146,15 @@ def check_body(body: str) -> None:
 
 
 def resolve_dialect(dialect: str, runtime: str) -> str:
-    """Return the dialect itself, or for ``auto`` the best for a runtime on this machine."""
+    """Return the dialect itself, or for ``auto`` the best for a runtime on this machine.
+
+    Raises
+    ------
+    UsageError
+        If the runtime does not take it.
+    """
+    if dialect not in ("auto", "s8") and builds_plans(runtime):
+        raise UsageError(f"dialect {dialect!r}: runtime {runtime!r} takes signed activations; use 's8' or 'auto'")
     if dialect != "auto":
         return dialect
     return "u8" if takes_unsigned(runtime) else "s8"

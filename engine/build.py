@@ -4,7 +4,7 @@
 of one precision; `build_engine` does all three.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,17 @@ from ..images.decode import Resize, check_resize
 from ..images.folder import expand
 from .assemble import Exported, assemble, with_fidelity, with_speed
 from .backbone import Backbone, BackboneLike, open_backbone
-from .calibrate import calibrate, find_overflow, hold_out, reach_sign_agreement, read_table
+from .calibrate import calibrate, hold_out, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
 from .export import feature_count, wrap
 from .runtimes import (
-    builds_plans,
     check_device,
     choose_builder,
     choose_runtime,
     default_device,
     narrowest_float,
 )
+from .runtimes.tensorrt_plan import BATCHES
 from .smoke import first_inference
 
 CALIBRATION_IMAGES = 128
@@ -62,6 +62,7 @@ def build_engine(
     target: str | None = None,
     workspace: int | None = None,
     timing_cache: str | Path | None = None,
+    batches: tuple[int, int, int] = BATCHES,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
@@ -75,7 +76,7 @@ def build_engine(
     cut : str, optional
         Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
-        fp32 is exact everywhere: NVIDIA's runtimes run it without TF32.
+        TensorRT runs fp32 without TF32; torch on CUDA as torch's own settings say.
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
@@ -114,6 +115,8 @@ def build_engine(
         Of NVIDIA's runtimes: bytes of GPU memory that one layer may take for scratch.
     timing_cache : path, optional
         Of TensorRT: a file of kernel timings that builds read and add to.
+    batches : (int, int, int)
+        Of NVIDIA's runtimes: the smallest batch, the one to choose kernels for, and the largest.
     device : str, optional
         As the runtime names it; None stands for its first.
     out : path, optional
@@ -134,13 +137,7 @@ def build_engine(
     MissingPackageError
         If the runtime, or torch for a torchvision name, is not installed.
     """
-    if target is None:
-        runtime = choose_runtime(runtime, precision)
-        check_device(runtime, device or default_device(runtime))
-    else:
-        runtime = choose_builder(runtime, precision, target)
-        if min_sign_agreement is not None:
-            raise UsageError("min_sign_agreement runs engines on this machine, which a target is not; leave one out")
+    runtime = _checked_runtime(runtime, precision, device, target, min_sign_agreement is not None or prefer_faster)
     check_method(method)
     check_resize(resize)
     check_dialect(dialect)
@@ -150,71 +147,72 @@ def build_engine(
     used = held_out = None
     if calibration is not None and not is_table(calibration):
         used, held_out = calibration_sample(calibration, opened.size, calibration_images, resize, seed, progress)
+    if min_sign_agreement is not None and precision == "int8" and held_out is None:
+        raise UsageError(
+            "min_sign_agreement needs 4 or more images to measure on; give a folder of them (calibration=...)"
+        )
     exported = export_backbone(opened, cut, used, normalization, resize)
     table = given_table(calibration, exported)
     if precision == "int8" and table is None:
         table = calibrate(exported, used, method, progress, placement)
-    full = find_overflow(exported, used) if builds_plans(runtime) and precision != "fp32" else ()
-    make = partial(
-        assemble,
-        exported,
-        precision,
-        runtime,
-        device=device,
-        dialect=dialect,
-        placement=placement,
-        target=target,
-        full=full,
-    )
-    engine = make(table)
-    engine.build_plan(progress, workspace, timing_cache)
-    if smoke and target is None:
-        first_inference(engine)
-    if table is not None and precision == "int8":
-        reached = _reach(exported, table, min_sign_agreement, held_out, runtime, progress, placement)
-        engine = engine if reached is table else make(reached)
-        if target is None:
-            engine = _timed(engine, exported, None if reached is table else make(table), progress)
-            engine = _faster(engine, exported) if prefer_faster else engine
-    if held_out is not None and engine.precision != "fp32" and target is None:
+    full = keep_in_float32(exported, runtime, precision, used)
+    assembled = partial(assemble, exported, device=device, target=target, full=full)
+    make = partial(assembled, precision, runtime, dialect=dialect, placement=placement)
+
+    def ready(engine: Engine) -> Engine:
+        engine.build_plan(progress, workspace, timing_cache, batches)
+        if smoke and target is None:
+            first_inference(engine)
+        return engine
+
+    engine = ready(make(table))
+    if table is not None and precision == "int8" and target is None:
+        reached = table
+        if min_sign_agreement is not None and held_out is not None:
+            search = (exported, table, min_sign_agreement, held_out, make, progress, placement)
+            reached, left = reach_sign_agreement(*search)
+            reached = reached if left else table
+        engine = _compared(
+            engine,
+            None if reached is table else ready(make(reached)),
+            assembled(narrowest_float(runtime), runtime),
+            ready if prefer_faster else None,
+            progress,
+        )
+    if held_out is not None and precision != "fp32" and target is None:
         engine = with_fidelity(engine, exported, held_out)
     if out is not None:
         engine.save(out)
     return engine
 
 
-def _reach(
-    exported: Exported,
-    table: CalibrationTable,
-    target: float | None,
-    pixels: np.ndarray | None,
-    runtime: str,
-    progress: bool,
-    placement: str,
-) -> CalibrationTable:
+def _checked_runtime(runtime: str, precision: str, device: str | None, target: str | None, runs: bool) -> str:
+    """Return the runtime that builds, once it is known to; `runs` says whether engines must run on this machine."""
     if target is None:
-        return table
-    if pixels is None:
-        raise UsageError("min_sign_agreement needs images to measure on; give a folder (calibration=...)")
-    reached, left = reach_sign_agreement(exported, table, target, pixels, runtime, progress, placement)
-    return reached if left else table
+        runtime = choose_runtime(runtime, precision)
+        check_device(runtime, device or default_device(runtime))
+        return runtime
+    if runs:
+        raise UsageError("min_sign_agreement and prefer_faster run engines here, and target is elsewhere; leave it out")
+    return choose_builder(runtime, precision, target)
 
 
-def _timed(engine: Engine, exported: Exported, throughout: Engine | None, progress: bool) -> Engine:
-    """Time an int8 engine beside the runtime's narrowest float and, if that is another, beside int8 throughout."""
-    precision = narrowest_float(engine.runtime)
-    rivals = {precision: assemble(exported, precision, engine.runtime, device=engine.device)}
-    if throughout is not None:
-        rivals["int8 throughout"] = throughout
-    return with_speed(engine, rivals, progress)
-
-
-def _faster(engine: Engine, exported: Exported) -> Engine:
-    speeds, rival = engine.manifest.images_per_second, narrowest_float(engine.runtime)
-    if speeds["int8"] > speeds[rival]:
+def _compared(
+    engine: Engine,
+    partly: Engine | None,
+    rival: Engine,
+    prefer: Callable[[Engine], Engine] | None,
+    progress: bool,
+) -> Engine:
+    """Time an int8 engine, or the one that is partly in floating point, beside its rival; return which to keep."""
+    rivals = {rival.precision: rival}
+    if partly is not None:
+        rivals["int8 throughout"], engine = engine, partly
+    engine = with_speed(engine, rivals, progress)
+    speeds = engine.manifest.images_per_second
+    if prefer is None or speeds["int8"] > speeds[rival.precision]:
         return engine
-    faster = assemble(exported, rival, engine.runtime, device=engine.device)
-    return faster.told(replace(faster.manifest, images_per_second=speeds))
+    return prefer(rival).told(replace(rival.manifest, images_per_second=speeds))
 
 
 def is_table(calibration: Any) -> bool:

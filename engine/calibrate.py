@@ -23,9 +23,12 @@ from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
-from .engine import BATCH_SIZE
+from .engine import BATCH_SIZE, Engine
 from .export import tensor_shapes
-from .runtimes import Compiled, choose_runtime, reference_runtime, runtime
+from .runtimes import Compiled, builds_plans, choose_runtime, reference_runtime, runtime
+
+Make = Callable[[CalibrationTable], Engine]
+"""Makes an int8 engine from a table."""
 
 
 def calibrate(
@@ -72,7 +75,7 @@ def calibrate(
         raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}")
     candidates = {name: choose_thresholds(histograms, name) for name in METHODS}
     with tqdm(desc="sign", unit="engine", disable=not progress) as bar:
-        evaluate = _evaluator(exported, table, kept_back, "auto", placement, bar.update)
+        evaluate = _evaluator(exported, table, kept_back, _maker(exported, placement), bar.update)
         return replace(table, thresholds=keep_most_signs(candidates, evaluate))
 
 
@@ -95,7 +98,7 @@ def reach_sign_agreement(
     table: CalibrationTable,
     target: float,
     pixels: np.ndarray,
-    runtime: str = "auto",
+    make: Make | None = None,
     progress: bool = False,
     placement: str = "conv-inputs",
 ) -> tuple[CalibrationTable, list[str]]:
@@ -109,7 +112,9 @@ def reach_sign_agreement(
         Share of signs that are to agree with fp32.
     pixels : uint8 array of shape (n, height, width, 3)
         Images to measure on; other ones than the table's.
-    runtime : str
+    make : callable, optional
+        From a table to the int8 engine that is to reach the target; None stands for the reference
+        runtime's.
     progress : bool
     placement : str
 
@@ -121,41 +126,39 @@ def reach_sign_agreement(
         Tensors left in floating point, most sensitive first.
     """
     with tqdm(desc="sensitivity", unit="engine", disable=not progress) as bar:
-        evaluate = _evaluator(exported, table, pixels, runtime, placement, bar.update)
+        evaluate = _evaluator(exported, table, pixels, make or _maker(exported, placement), bar.update)
         together = [unit for unit in units(exported.graph, placement) if table.thresholds.keys() >= set(unit)]
         thresholds, left = leave_in_float(table.thresholds, together, evaluate, target)
     return replace(table, thresholds=thresholds), left
 
 
+def _maker(exported: Exported, placement: str) -> Make:
+    return lambda table: assemble(exported, "int8", reference_runtime(), table, placement=placement)
+
+
 def _evaluator(
-    exported: Exported,
-    table: CalibrationTable,
-    pixels: np.ndarray,
-    runtime: str,
-    placement: str,
-    done: Callable[[], Any],
+    exported: Exported, table: CalibrationTable, pixels: np.ndarray, make: Make, done: Callable[[], Any]
 ) -> Evaluate:
     """Return what measures thresholds by the sign agreement of an int8 engine with fp32."""
     reference = assemble(exported, "fp32", reference_runtime()).bits(pixels)
 
     def evaluate(thresholds: Thresholds) -> float:
-        engine = assemble(exported, "int8", runtime, replace(table, thresholds=thresholds), placement=placement)
+        engine = make(replace(table, thresholds=thresholds))
         done()
         return agreement(engine.bits(pixels), reference, engine.features)
 
     return evaluate
 
 
-def find_overflow(exported: Exported, pixels: np.ndarray | None) -> list[str]:
-    """Return the tensors that come near float16's range on images, or none where there are no images.
-
-    Parameters
-    ----------
-    exported : Exported
-    pixels : uint8 array of shape (n, height, width, 3), optional
-    """
-    if pixels is None:
+def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np.ndarray | None) -> list[str]:
+    """Return what an engine with a float16 body keeps in float32, as far as there are images to tell."""
+    if pixels is None or precision == "fp32" or not builds_plans(runtime):
         return []
+    return find_overflow(exported, pixels)
+
+
+def find_overflow(exported: Exported, pixels: np.ndarray) -> list[str]:
+    """Return the tensors that come near float16's range on uint8 images of shape (n, height, width, 3)."""
     # The packing of the bits holds bytes only.
     graph, names = with_sizes(prune(exported.graph, ["features"]))
     run = _compile(graph, [f"{name}_size" for name in names])

@@ -19,6 +19,7 @@ from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
 from .file import pack, unpack, write_atomically
 from .runtimes import (
+    RUNTIMES,
     Compiled,
     builds_plans,
     check_device,
@@ -27,9 +28,12 @@ from .runtimes import (
     plan_runtime,
     require_runtime,
 )
+from .runtimes import runtime as runtime_module
 from .runtimes.device import on_gpu, open_device
+from .runtimes.tensorrt_plan import BATCHES
+from .runtimes.tensorrt_run import PlanRunner
 
-SCHEMA = "aurevoir-engine/1"
+SCHEMA = "aurevoir-engine/2"
 BATCH_SIZE = 16
 """Images that an engine computes at a time; more are cut into batches of it."""
 
@@ -116,7 +120,7 @@ class Engine:
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
         self._compiled: dict[str, Compiled] = {}
-        self._runner: Callable[[Any], dict[str, Any]] | None = None
+        self._runner: PlanRunner | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -174,7 +178,7 @@ class Engine:
         return self._run("features", images, "float32", self.features)
 
     def bits(self, images: Any) -> Any:
-        """Compute the packed signs of features, without bringing the features out.
+        """Compute the packed signs of features; the features themselves stay where they are computed.
 
         Parameters
         ----------
@@ -190,10 +194,10 @@ class Engine:
 
     def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
         if builds_plans(self.runtime):
-            return self._plan_runner()(images)[output]
+            return self._plan_runner()(images, [output])[output]
         run = self.compiled(output)
         if on_gpu(images):
-            return self._run_in_place(run, images)
+            return self._run_in_place(run, images, dtype, width)
         images = self._checked(images)
         results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), BATCH_SIZE):
@@ -201,7 +205,11 @@ class Engine:
         return results
 
     def build_plan(
-        self, progress: bool = False, workspace: int | None = None, timing_cache: Path | str | None = None
+        self,
+        progress: bool = False,
+        workspace: int | None = None,
+        timing_cache: Path | str | None = None,
+        batches: tuple[int, int, int] = BATCHES,
     ) -> None:
         """Build the plan, where the runtime has one, for the target or else for the GPU here.
 
@@ -212,6 +220,8 @@ class Engine:
             Bytes of GPU memory that one layer may take for scratch.
         timing_cache : path, optional
             A file of kernel timings that builds read and add to.
+        batches : (int, int, int)
+            The smallest batch, the one to choose kernels for, and the largest.
         """
         if not builds_plans(self.runtime) or self.plan is not None:
             return
@@ -221,6 +231,8 @@ class Engine:
             self.graph,
             made.precision,
             target=made.target,
+            device=self.device,
+            batches=batches,
             workspace=workspace,
             timing_cache=timings,
             progress=progress,
@@ -228,7 +240,7 @@ class Engine:
         here = made.target or open_device(self.device).capability
         self.manifest = replace(made, target=here, runtime_version=module.version())
 
-    def _plan_runner(self) -> Callable[[Any], dict[str, Any]]:
+    def _plan_runner(self) -> PlanRunner:
         with self._lock:
             if self._runner is None:
                 require_runtime(self.runtime, self.precision)
@@ -240,18 +252,20 @@ class Engine:
         """Return the same engine with another manifest."""
         return Engine(manifest, self.graph, self.table, self._device, self.plan)
 
-    def _run_in_place(self, run: Callable[[Any], list[Any]], images: Any) -> Any:
+    def _run_in_place(self, run: Callable[[Any], list[Any]], images: Any, dtype: str, width: int) -> Any:
         """Run images that lie on a GPU there, on the caller's stream, and leave the results there."""
         if self.runtime != "torch":
             raise UsageError(
                 f"the images lie on a GPU, and runtime {self.runtime!r} reads host memory; bring them there"
             )
         import torch
-        from torch.utils.dlpack import from_dlpack
 
-        images = torch.as_tensor(images) if hasattr(images, "__cuda_array_interface__") else from_dlpack(images)
+        images = open_device(self.device).from_foreign(images)
         self._check(str(images.dtype).removeprefix("torch."), tuple(images.shape))
-        return torch.cat([run(images[which])[0] for which in blocks(len(images), BATCH_SIZE)])
+        results = torch.empty((len(images), width), dtype=getattr(torch, dtype), device=images.device)
+        for which in blocks(len(images), BATCH_SIZE):
+            results[which] = run(images[which])[0]
+        return results
 
     def _checked(self, images: Any) -> np.ndarray:
         if not isinstance(images, np.ndarray):
@@ -330,11 +344,11 @@ def load_engine(
     """
     engine = read_engine(path)
     if runtime is not None:
-        engine = _moved(engine, choose_runtime(runtime, engine.precision), Path(path))
+        engine = _moved(engine, runtime, Path(path))
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
-    if engine.plan is not None and (fault := _misfit(engine)):
+    if fault := misfit(engine):
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it anew")
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
@@ -344,17 +358,22 @@ def load_engine(
 def _moved(engine: Engine, runtime: str, path: Path) -> Engine:
     """Return the engine for another runtime, if that takes its graph."""
     made = engine.manifest
-    if runtime == made.runtime:
-        return engine
-    if builds_plans(runtime) != builds_plans(made.runtime) and made.precision != "fp32":
+    family = [name for name in RUNTIMES if made.precision == "fp32" or builds_plans(name) == builds_plans(made.runtime)]
+    runtime = choose_runtime(runtime, made.precision, family)
+    if runtime not in family:
         raise AurevoirError(
             f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it anew"
         )
-    return Engine(replace(made, runtime=runtime, target=None), engine.graph, engine.table)
+    if runtime == made.runtime:
+        return engine
+    moved = replace(made, runtime=runtime, runtime_version=runtime_module(runtime).version(), target=None)
+    return Engine(moved, engine.graph, engine.table)
 
 
-def _misfit(engine: Engine) -> str:
-    """Say in what a plan does not fit this machine, before any native code reads it."""
+def misfit(engine: Engine) -> str:
+    """Say in what an engine's plan does not fit this machine, before any native code reads it."""
+    if engine.plan is None:
+        return ""
     made = engine.manifest
     version, here = plan_runtime(made.runtime).version(), open_device(engine.device).capability
     if (version, here) == (made.runtime_version, made.target):

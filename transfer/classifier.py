@@ -19,7 +19,7 @@ from ..engine.build import (
     given_table,
     is_table,
 )
-from ..engine.calibrate import calibrate
+from ..engine.calibrate import calibrate, keep_in_float32
 from ..engine.engine import Engine, load_engine
 from ..engine.runtimes import choose_runtime
 from ..errors import DataError, UsageError
@@ -254,7 +254,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             with watch("calibrate"):
                 table = calibrate(exported, pixels, self.method, self.verbose)
         with watch("build"):
-            engine = assemble(exported, self.precision, runtime, table)
+            full = keep_in_float32(exported, runtime, self.precision, pixels)
+            engine = assemble(exported, self.precision, runtime, table, full=full)
+            engine.build_plan(self.verbose)
             if held_out is not None and self.precision != "fp32":
                 engine = with_fidelity(engine, exported, held_out)
         return engine

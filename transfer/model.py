@@ -112,12 +112,14 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
     return SpeckleReadout(projection, Camera(described["gain"]), arrays["weights"], arrays["intercept"])
 
 
-def load(folder: Path | str) -> "OpticalClassifier":
+def load(folder: Path | str, rebuild: bool = False) -> "OpticalClassifier":
     """Load a model folder.
 
     Parameters
     ----------
     folder : path
+    rebuild : bool
+        Build the engine's plan anew where it is for another GPU or version; see `load_engine`.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def load(folder: Path | str) -> "OpticalClassifier":
     folder = Path(folder)
     model = _read_model(folder)
     files = {name: _read_checked(folder / name, digest) for name, digest in model["files"].items()}
-    engine = load_engine(folder / _ENGINE) if _ENGINE in files else None
+    engine = load_engine(folder / _ENGINE, rebuild=rebuild) if _ENGINE in files else None
     arrays = load_arrays(files[_ARRAYS])
     parameters = {**_engine_parameters(engine), **model["parameters"]}
     classifier = OpticalClassifier(**parameters, random_state=model["seed"])

@@ -8,7 +8,7 @@ first: they also hold ``build``, ``load``, ``buildable`` and ``targets``; see `o
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol, cast
@@ -50,7 +50,7 @@ class PlanRuntime(Runtime, Protocol):
 
     def build(self, graph: bytes, precision: str, **options: Any) -> bytes: ...  # noqa: D102
 
-    def load(self, plan: bytes, device: str) -> Callable[[Any], dict[str, Any]]: ...  # noqa: D102
+    def load(self, plan: bytes, device: str) -> Any: ...  # noqa: D102
 
 
 def plan_runtime(name: str) -> PlanRuntime:
@@ -115,15 +115,18 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
 
 
-def choose_runtime(name: str, precision: str) -> str:
-    """Return the name itself, or for ``auto`` the best runtime present that runs the precision."""
+def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES) -> str:
+    """Return the name itself, or for ``auto`` the best runtime present among some that runs the precision."""
     check_precision(precision)
     if name != "auto":
         require_runtime(name, precision)
         return name
-    order = ["tensorrt", "tensorrt-rtx", "torch", *RUNTIMES] if has_nvidia_driver() else list(RUNTIMES)
+    order = list(RUNTIMES)
+    if has_nvidia_driver():
+        on_cuda = installed("torch") and default_device("torch") == "cuda"
+        order = ["tensorrt", "tensorrt-rtx", *(["torch"] if on_cuda else []), *RUNTIMES]
     for candidate in order:
-        if installed(candidate) and precision in runtime(candidate).precisions():
+        if candidate in among and installed(candidate) and precision in runtime(candidate).precisions():
             return candidate
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")

@@ -1,7 +1,7 @@
 """NVIDIA TensorRT 10 and 11; and what its sibling TensorRT-RTX shares with it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -9,11 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
 from ...errors import AurevoirError, MissingPackageError, UsageError
-from . import Compiled, has_nvidia_driver
+from . import has_nvidia_driver
 from .device import open_device
 from .tensorrt_plan import BATCHES, build_plan, describe_plan, known_targets
 from .tensorrt_run import PlanRunner
@@ -83,6 +80,7 @@ class NvidiaRuntime:
         precision: str,
         *,
         target: str | None = None,
+        device: str = "cuda",
         batches: tuple[int, int, int] = BATCHES,
         workspace: int | None = None,
         timing_cache: Path | None = None,
@@ -102,17 +100,18 @@ class NvidiaRuntime:
         if precision not in self.PRECISIONS:
             raise UsageError(f"runtime {self.name!r} runs {', '.join(self.PRECISIONS)}, not {precision!r}")
         trt = self._library()
-        if target is None and not known_targets(trt) and (reason := self.why_not()):
-            raise AurevoirError(f"runtime {self.name!r} builds on the GPU that it builds for: {reason}")
-        return build_plan(
-            trt,
-            graph,
-            batches=batches,
-            target=target,
-            workspace=workspace,
-            timing_cache=timing_cache,
-            progress=progress,
-        )
+        if target is None and (reason := self.why_not()):
+            raise AurevoirError(f"runtime {self.name!r} builds without a target for the GPU that is here: {reason}")
+        with nullcontext() if target else open_device(device).scope():
+            return build_plan(
+                trt,
+                graph,
+                batches=batches,
+                target=target,
+                workspace=workspace,
+                timing_cache=timing_cache,
+                progress=progress,
+            )
 
     def load(self, plan: bytes, device: str = "cuda") -> PlanRunner:
         """Load a plan on a GPU; see `open_device` and `PlanRunner`."""
@@ -121,17 +120,6 @@ class NvidiaRuntime:
     def layers(self, plan: bytes, device: str = "cuda") -> list[dict[str, str | None]]:
         """Return name, type and precision of every layer of a plan; see `describe_plan`."""
         return describe_plan(self._library(), self.load(plan, device).engine)
-
-    def compile(self, graph: bytes, precision: str, device: str = "cuda") -> Compiled:
-        """Build a graph for the GPU here and load it; see the package's description."""
-        run = self.load(self.build(graph, precision), device)
-        names = [value.name for value in onnx.load_from_string(graph).graph.output]
-
-        def compiled(images: np.ndarray) -> list[np.ndarray]:
-            outputs = run(images)
-            return [outputs[name] for name in names]
-
-        return compiled
 
     def _library(self) -> Any:
         try:
@@ -172,4 +160,4 @@ _nvidia = NvidiaRuntime(
 )
 version, precisions, devices, why_not = _nvidia.version, _nvidia.precisions, _nvidia.devices, _nvidia.why_not
 buildable, targets, build = _nvidia.buildable, _nvidia.targets, _nvidia.build
-load, layers, compile = _nvidia.load, _nvidia.layers, _nvidia.compile
+load, layers = _nvidia.load, _nvidia.layers

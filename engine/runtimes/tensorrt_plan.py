@@ -33,7 +33,6 @@ def build_plan(
     target: str | None = None,
     workspace: int | None = None,
     timing_cache: Path | None = None,
-    tf32: bool = False,
     progress: bool = False,
 ) -> bytes:
     """Build a plan from an ONNX graph; every tensor keeps the type that the graph gives it.
@@ -53,8 +52,6 @@ def build_plan(
     timing_cache : path, optional
         A file of kernel timings, read where it exists and written after the build, so that the next
         build need not time them again.
-    tf32 : bool
-        Whether products of float32 may round their factors to 10 bits.
     progress : bool
         Show bars on stderr.
 
@@ -81,7 +78,7 @@ def build_plan(
             raise AurevoirError(_refusal(parser))
         config = builder.create_builder_config()
         _set_batches(builder, network, config, batches)
-        _set_options(trt, config, capability, workspace, tf32)
+        _set_options(trt, config, capability, workspace)
         timings = None if timing_cache is None else _read_timings(config, timing_cache)
         # It has to live until the plan is built.
         monitor = _progress_monitor(trt) if progress else None
@@ -206,10 +203,11 @@ def _set_batches(builder: Any, network: Any, config: Any, batches: tuple[int, in
     config.add_optimization_profile(profile)
 
 
-def _set_options(trt: Any, config: Any, capability: Any, workspace: int | None, tf32: bool) -> None:
+def _set_options(trt: Any, config: Any, capability: Any, workspace: int | None) -> None:
     # So that `describe_plan` can tell in what precision each layer runs.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    # fp32 is to be fp32: TF32 would round factors to 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if capability is not None and hasattr(config, "set_compute_capability"):

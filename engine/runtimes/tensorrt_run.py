@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,14 +68,16 @@ class PlanRunner:
         self.captures = hasattr(trt.IExecutionContext, "set_device_memory") and not self.library_captures
         self._local, self._lock = threading.local(), threading.Lock()
 
-    def __call__(self, images: Any) -> dict[str, Any]:
-        """Compute every output of the plan.
+    def __call__(self, images: Any, wanted: Sequence[str] | None = None) -> dict[str, Any]:
+        """Compute outputs of the plan.
 
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, 3)
             On the host, or on the GPU in any library's array; the latter is not copied, and computed
             on the caller's current stream without waiting for it.
+        wanted : sequence of str, optional
+            The outputs to bring out; None stands for all.
 
         Returns
         -------
@@ -93,7 +95,9 @@ class PlanRunner:
         with self.device.scope():
             if not hasattr(self._local, "worker"):
                 self._local.worker = _Worker(self)
-            return self._local.worker.on_device(images) if foreign else self._local.worker.on_host(np.asarray(images))
+            names = list(self.outputs if wanted is None else wanted)
+            worker = self._local.worker
+            return worker.on_device(images, names) if foreign else worker.on_host(np.asarray(images), names)
 
     def check(self, images: Any) -> None:
         """Refuse images of another dtype or shape."""
@@ -165,13 +169,13 @@ class _Worker:
             self.device.synchronize(self.pending)
             self.pending = None
 
-    def on_device(self, images: Any) -> dict[str, Any]:
+    def on_device(self, images: Any, wanted: list[str]) -> dict[str, Any]:
         runner, device, stream = self.runner, self.device, self.device.stream()
         array = device.from_foreign(images)
         runner.check(array)
         self._settle(stream)
         self.pending = stream
-        results = self._outputs(len(array), stream)
+        results = self._outputs(len(array), stream, wanted)
         parts = blocks(len(array), runner.most)
         for which in parts:
             pixels = array[which]
@@ -179,19 +183,24 @@ class _Worker:
                 pixels = device.empty(tuple(pixels.shape), "uint8", stream)
                 device.copy(pixels, array[which], stream)
             # A part of the results need not start at a multiple of the alignment.
-            outputs = results if len(parts) == 1 else self._outputs(len(pixels), stream)
+            whole = len(parts) == 1
+            spare = self._outputs(
+                len(pixels), stream, [name for name in runner.outputs if not whole or name not in wanted]
+            )
+            outputs = spare | (results if whole else {})
             self._enqueue(self._context(), len(pixels), pixels, outputs, stream)
-            if outputs is not results:
-                for name, output in outputs.items():
-                    device.copy(results[name][which], output, stream)
+            if not whole:
+                for name in wanted:
+                    device.copy(results[name][which], outputs[name], stream)
         return {name: device.to_foreign(result, images) for name, result in results.items()}
 
-    def on_host(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def on_host(self, images: np.ndarray, wanted: list[str]) -> dict[str, np.ndarray]:
         runner, device = self.runner, self.device
         runner.check(images)
         self._settle()
         self._reserve(min(len(images), runner.most))
-        results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in runner.outputs.items()}
+        described = {name: runner.outputs[name] for name in wanted}
+        results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in described.items()}
         last: tuple[_Slot, slice] | None = None
         for turn, which in enumerate(blocks(len(images), runner.most)):
             slot, length = self.slots[turn % 2], which.stop - which.start
@@ -202,17 +211,17 @@ class _Worker:
             device.synchronize(self.compute)
             device.copy(self.pixels[:length], slot.staged[:length], self.compute)
             self._launch(length)
-            for name, output in self.outputs.items():
-                device.copy(slot.results[name][:length], output[:length], self.compute)
+            for name in wanted:
+                device.copy(slot.results[name][:length], self.outputs[name][:length], self.compute)
             _collect(results, last)
             last = slot, which
         device.synchronize(self.compute)
         _collect(results, last)
         return results
 
-    def _outputs(self, length: int, stream: Any) -> dict[str, Any]:
-        described = self.runner.outputs.items()
-        return {name: self.device.empty((length, *shape), dtype, stream) for name, (shape, dtype) in described}
+    def _outputs(self, length: int, stream: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+        described = {name: self.runner.outputs[name] for name in (self.runner.outputs if names is None else names)}
+        return {name: self.device.empty((length, *shape), dtype, stream) for name, (shape, dtype) in described.items()}
 
     def _reserve(self, length: int) -> None:
         """Grow the buffers, which have the same addresses until they grow again."""

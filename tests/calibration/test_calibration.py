@@ -295,6 +295,10 @@ def test_a_table_goes_through_json(tiny_onnx, pixels):
         ('{"schema": "aurevoir-calibration/9", "method": "", "graph": "", "images": "", "thresholds": {}}', "schema"),
         ('{"schema": "aurevoir-calibration/1", "method": "max"}', "not a calibration table"),
         (
+            '{"schema": "aurevoir-calibration/1", "method": "", "graph": "", "images": "", "thresholds": [1]}',
+            "must be objects, by tensor name",
+        ),
+        (
             '{"schema": "aurevoir-calibration/1", "method": "", "graph": "", "images": "", "thresholds": {"t": NaN}}',
             "threshold nan of t",
         ),

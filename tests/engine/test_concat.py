@@ -121,7 +121,7 @@ def test_every_shared_tensor_is_measured_and_left_in_float_with_its_group(branch
     assert [tensor.name for tensor in measured] == [*quantizable(branching.graph, "shared-concat"), "features"]
     assert all(tensor.sqnr > 15 for tensor in measured)
     sources = set(shared(branching.graph)[0].sources)
-    _, left = reach_sign_agreement(branching, table, 1.0, pixels, "openvino", placement="shared-concat")
+    _, left = reach_sign_agreement(branching, table, 1.0, pixels, placement="shared-concat")
     assert sources <= set(left) or sources.isdisjoint(left)
 
 
@@ -155,6 +155,26 @@ def test_the_faster_is_preferred_where_asked(tiny_onnx, pixels, monkeypatch, fas
     assert (engine.precision, engine.table is None) == (kept, kept != "int8")
     assert engine.manifest.images_per_second == {"int8": 80.0, "fp32": 80.0} | {fastest: 160.0}
     assert build_engine(tiny_onnx, **options).precision == "int8"
+
+
+def test_the_search_for_signs_measures_the_engine_that_is_delivered(tiny_onnx, pixels, monkeypatch):
+    seen = []
+
+    def assembled(exported, precision, *arguments, **options):
+        seen.append((precision, options.get("dialect")))
+        return assemble(exported, precision, *arguments, **options)
+
+    monkeypatch.setattr("aurevoir.engine.build.assemble", assembled)
+    options = {"precision": "int8", "calibration": pixels, "dialect": "s8", "smoke": False}
+    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
+    build_engine(tiny_onnx, **options, min_sign_agreement=1.0)
+    assert {dialect for precision, dialect in seen if precision == "int8"} == {"s8"}
+    assert sum(precision == "int8" for precision, _ in seen) > 2
+
+
+def test_a_dialect_that_tensorrt_does_not_take_is_named(tiny_onnx, pixels):
+    with pytest.raises(UsageError, match="dialect 'u8': runtime 'tensorrt-rtx' takes signed activations"):
+        build_engine(tiny_onnx, precision="int8", calibration=pixels, target="sm89", dialect="u8")
 
 
 def test_what_float_tensors_cost_is_timed(tiny_onnx, pixels, monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,12 +82,14 @@ def test_images_on_a_gpu_are_run_in_place_by_torch_and_refused_by_host_runtimes(
 
     # No GPU is needed to see which way they go.
     monkeypatch.setattr("aurevoir.engine.engine.on_gpu", lambda images: isinstance(images, torch.Tensor))
+    monkeypatch.setattr("aurevoir.engine.engine.open_device", lambda name: SimpleNamespace(from_foreign=lambda x: x))
     images = torch.from_numpy(pixels)
     engine = assemble(exported, "fp32", "torch", device="cpu")
     features = engine(images)
     assert isinstance(features, torch.Tensor)
     np.testing.assert_array_equal(features.numpy(), engine(pixels))
     assert engine.bits(images).dtype == torch.uint8
+    assert engine(images[:0]).shape == (0, engine.features)
     with pytest.raises(UsageError, match="images of dtype float32"):
         engine(images.float())
     with pytest.raises(UsageError, match="lie on a GPU, and runtime 'openvino' reads host memory"):
@@ -187,6 +190,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(exported, tmp_path,
     assert load_engine(tmp_path / "e.engine").manifest == engine.manifest
 
 
+@pytest.mark.parametrize("moment", ["pathlib.Path.replace", "os.fsync"])
+def test_a_build_that_is_killed_leaves_no_engine(tiny_onnx, tmp_path, moment):
+    script = (
+        "import os, pathlib, signal\n"
+        f"{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from aurevoir import build_engine\n"
+        f"build_engine({str(tiny_onnx)!r}, smoke=False, out={str(tmp_path / 'e.engine')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert done.returncode == -9
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
 def test_a_build_measures_fidelity_on_held_out_images(tiny_onnx, pixels, tmp_path):
     engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, method="max", out=tmp_path / "e.engine")
     assert 0.9 < engine.manifest.sign_agreement <= 1
@@ -219,7 +235,11 @@ def test_convolutions_are_left_in_float_until_the_signs_agree(tiny_onnx, pixels)
     exported = export_backbone(open_backbone(tiny_onnx))
     worst = with_fidelity(assemble(exported, "int8", "openvino", coarse), exported, pixels).manifest.sign_agreement
     target = worst + (1 - worst) / 4
-    table, left = reach_sign_agreement(exported, coarse, target, pixels, "openvino")
+
+    def make(table):
+        return assemble(exported, "int8", "openvino", table)
+
+    table, left = reach_sign_agreement(exported, coarse, target, pixels, make)
     reached = with_fidelity(assemble(exported, "int8", "openvino", table), exported, pixels)
     assert worst < target <= reached.manifest.sign_agreement
     assert list(reached.manifest.in_float) == left
@@ -227,7 +247,7 @@ def test_convolutions_are_left_in_float_until_the_signs_agree(tiny_onnx, pixels)
 
 
 def test_a_search_for_signs_without_images_is_refused(tiny_onnx, table):
-    with pytest.raises(UsageError, match="min_sign_agreement needs images"):
+    with pytest.raises(UsageError, match="min_sign_agreement needs 4 or more images"):
         build_engine(tiny_onnx, precision="int8", calibration=table, min_sign_agreement=0.9)
 
 

@@ -122,12 +122,11 @@ def _recorded_trt():
     return trt, trt.Builder.return_value.create_builder_config.return_value
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_options_reach_the_builder(tf32):
+def test_options_reach_the_builder():
     trt, config = _recorded_trt()
-    assert build_plan(trt, b"", tf32=tf32) == b"plan"
-    (config.set_flag if tf32 else config.clear_flag).assert_called_once_with(trt.BuilderFlag.TF32)
-    (config.clear_flag if tf32 else config.set_flag).assert_not_called()
+    assert build_plan(trt, b"") == b"plan"
+    config.clear_flag.assert_called_once_with(trt.BuilderFlag.TF32)
+    config.set_flag.assert_not_called()
     assert config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit.assert_not_called()
     config.create_timing_cache.assert_not_called()
@@ -627,14 +626,15 @@ def test_other_shapes_and_dtypes_are_refused(runner, trt, many):
 # ---- The two runtimes
 
 
-def test_compile_gives_the_outputs_in_the_order_of_the_graph(trt, graphs, many, wanted, monkeypatch):
+def test_a_plan_is_built_for_the_gpu_here_and_run(trt, graphs, many, wanted, monkeypatch):
     monkeypatch.setattr(on_tensorrt, "import_module", lambda name: trt)
     monkeypatch.setattr(on_tensorrt, "open_device", lambda name="cuda": trt.device)
     monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(on_tensorrt, "build_plan", lambda library, graph, **options: graph)
-    run = on_tensorrt.compile(graphs["fp32"], "fp32")
-    names = [value.name for value in onnx.load_from_string(graphs["fp32"]).graph.output]
-    _check(dict(zip(names, run(many), strict=True)), wanted)
+    run = on_tensorrt.load(on_tensorrt.build(graphs["fp32"], "fp32"))
+    _check(run(many), wanted)
+    assert set(run(many, ["bits"])) == {"bits"}
+    np.testing.assert_array_equal(run(many, ["bits"])["bits"], run(many)["bits"])
     assert on_tensorrt.precisions() == ("fp32", "fp16", "int8")
     assert (on_tensorrt.targets(), on_tensorrt.buildable()) == ((), ())
 
@@ -691,7 +691,7 @@ def test_tensorrt_builds_neither_without_a_gpu_nor_for_another(trt, graphs, monk
     monkeypatch.setattr(on_tensorrt, "import_module", lambda name: trt)
     monkeypatch.setattr(on_tensorrt, "find_spec", lambda name: object())
     monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: False)
-    with pytest.raises(AurevoirError, match="'tensorrt' builds on the GPU that it builds for: no NVIDIA driver"):
+    with pytest.raises(AurevoirError, match="builds without a target for the GPU that is here: no NVIDIA driver"):
         on_tensorrt.build(graphs["fp32"], "fp32")
     with pytest.raises(UsageError, match="target 'sm89': only runtime 'tensorrt-rtx'"):
         on_tensorrt.build(graphs["fp32"], "fp32", target="sm89")
