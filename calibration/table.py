@@ -74,11 +74,23 @@ class CalibrationTable:
             If the graph's digest is not the table's.
         """
         found = digest(model)
-        if found != self.graph:
-            raise AurevoirError(
-                f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}: "
-                "another backbone, cut, weights or normalisation; calibrate anew"
-            )
+        if found == self.graph:
+            return
+        tensors = {
+            *(value.name for value in model.graph.input),
+            *(name for node in model.graph.node for name in node.output),
+        }
+        strange = [name for name in self.thresholds if name not in tensors]
+        what = (
+            f"{len(strange)} of its {len(self.thresholds)} tensors are not in this graph (first: {strange[0]}): "
+            "another backbone or cut"
+            if strange
+            else "the tensors have the same names: another cut, weights or normalisation"
+        )
+        raise AurevoirError(
+            f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}; {what}; "
+            "calibrate anew"
+        )
 
 
 def pixels_digest(pixels: np.ndarray) -> str:

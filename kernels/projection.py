@@ -99,6 +99,10 @@ class Hadamard:
     def intensities(self, bits: Array) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
+        if xp is np:
+            from .cpu import hadamard_intensities
+
+            return hadamard_intensities(bits, self.m, self.signs, self.k)
         x = xp.zeros((len(bits), self.length), dtype="float32")
         x[:, : self.m] = unpack(bits, self.m)
         outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]

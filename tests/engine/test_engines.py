@@ -158,10 +158,8 @@ def test_every_changed_byte_and_every_truncation_is_refused(exported, tmp_path):
     assemble(exported, "fp32").save(tmp_path / "e.engine")
     data = (tmp_path / "e.engine").read_bytes()
     random = np.random.default_rng(0)
-    places = [0, 1, len(data) - 1, len(data) - 65, *random.integers(0, len(data), 60).tolist()]
-    broken = [
-        data[:place] + bytes([data[place] ^ 1 << int(random.integers(8))]) + data[place + 1 :] for place in places
-    ]
+    bits = random.integers(8, size=len(data)).tolist()
+    broken = [data[:place] + bytes([data[place] ^ 1 << bits[place]]) + data[place + 1 :] for place in range(len(data))]
     broken += [data[: int(length)] for length in np.linspace(0, len(data) - 1, 20)] + [data + b"\0"]
     for content in broken:
         (tmp_path / "e.engine").write_bytes(content)
@@ -227,6 +225,12 @@ def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, ta
     assert build_engine(tiny_onnx, precision="int8", calibration=table).table == table
     with pytest.raises(AurevoirError, match="measured on graph .* calibrate anew"):
         build_engine(tiny_onnx, cut="relu", precision="int8", calibration=table)
+
+
+def test_a_table_of_another_backbone_names_a_tensor_that_is_not_there(exported, table):
+    strange = replace(table, graph="0" * 64, thresholds={"conv1": 1.0, **table.thresholds})
+    with pytest.raises(AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: conv1\): another back"):
+        assemble(exported, "int8", table=strange)
 
 
 def test_convolutions_are_left_in_float_until_the_signs_agree(tiny_onnx, pixels):
