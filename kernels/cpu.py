@@ -108,9 +108,9 @@ def _shared_ones(left: np.ndarray, right: np.ndarray, tiles: np.ndarray, counts:
                     for place in range(start, stop):
                         word = left[row, place]
                         a += _ones(word & right[column, place])  # type: ignore[call-arg]
-                        b += _ones(word & right[second, place])  # type: ignore[call-arg]
-                        c += _ones(word & right[third, place])  # type: ignore[call-arg]
-                        d += _ones(word & right[fourth, place])  # type: ignore[call-arg]
+                        b += _ones(word & right[second, place])
+                        c += _ones(word & right[third, place])
+                        d += _ones(word & right[fourth, place])
                     for step, ones in enumerate((a, b, c, d)):
                         if column + step < len(right):
                             counts[row, column + step] += np.int64(ones)
