@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,18 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["aurevoir", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the command line; where it wrote its result is of no use to others."""
+    kept = [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if not {before, word} & {"--out", "--plot"}
+    ]
+    return " ".join(["aurevoir", *kept])
 
 
 def resident_megabytes() -> float:
