@@ -66,7 +66,7 @@ class Histogram:
         AurevoirError
             If a value is nan or infinite.
         """
-        from ..kernels.cpu import count_magnitudes, largest_magnitude
+        from ..kernels.cpu.magnitudes import count_magnitudes, largest_magnitude
 
         if self.top > 0:
             # Most batches stay within the range that others had: one pass over the values.

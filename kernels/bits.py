@@ -79,7 +79,7 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
     if others is not None and others.shape[1] != bits.shape[1]:
         raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
     if xp is np:
-        from .cpu import shared_ones
+        from .cpu.bits import shared_ones
 
         return shared_ones(bits, others)
     return _overlap_by_products(xp, bits, others, budget)

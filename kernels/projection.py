@@ -100,7 +100,7 @@ class Hadamard:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
         if xp is np:
-            from .cpu import hadamard_intensities
+            from .cpu.hadamard import hadamard_intensities
 
             return hadamard_intensities(bits, self.m, self.signs, self.k)
         x = xp.zeros((len(bits), self.length), dtype="float32")

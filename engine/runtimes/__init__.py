@@ -184,7 +184,7 @@ def takes_unsigned(name: str) -> bool:
     Without VNNI, products of unsigned by signed bytes can overflow the 16 bits that older
     processors sum pairs in; TensorRT takes signed activations only.
     """
-    from ...kernels.cpu import has_int8_dot_product
+    from ...kernels.cpu.features import has_int8_dot_product
 
     return name in ("openvino", "onnxruntime") and has_int8_dot_product()
 

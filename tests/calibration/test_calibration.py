@@ -253,7 +253,7 @@ def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):
 
 
 def test_numba_counts_as_numpy_does():
-    from aurevoir.kernels.cpu import count_magnitudes, largest_magnitude
+    from aurevoir.kernels.cpu.magnitudes import count_magnitudes, largest_magnitude
 
     random = np.random.default_rng(0)
     for size in (0, 1, 2, 3, 1000, 4097):

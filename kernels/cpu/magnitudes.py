@@ -1,0 +1,69 @@
+"""Magnitudes of float32 values: the largest, and how many fall into each bin."""
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+
+_SIGN_OFF = np.uint32(0x7FFFFFFF)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
+    # Without its sign bit a float32 orders as an integer does, nan and infinity above all numbers.
+    largest = np.zeros(parts, dtype=np.uint32)
+    length = -(-bits.size // parts)
+    for part in prange(parts):
+        found = np.uint32(0)
+        for place in range(part * length, min((part + 1) * length, bits.size)):
+            found = max(found, bits[place] & _SIGN_OFF)
+        largest[part] = found
+    return largest.max()
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _count_magnitudes(
+    values: np.ndarray, top: np.float32, gain: np.float32, bins: int, parts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # Two tables a part: neighbouring values often fall into one bin, and would wait for each other.
+    counts = np.zeros((parts, 2, bins), dtype=np.int64)
+    largest = np.zeros(parts, dtype=np.float32)
+    length = -(-values.size // parts)
+    for part in prange(parts):
+        most = np.float32(0)
+        for place in range(part * length, min((part + 1) * length, values.size)):
+            size = abs(values[place])
+            if size <= top:
+                most = max(most, size)
+                counts[part, place & 1, min(np.int64(size * gain), np.int64(bins - 1))] += 1
+        largest[part] = most
+    return counts.sum(axis=0).sum(axis=0), largest
+
+
+def largest_magnitude(values: np.ndarray) -> float:
+    """Return the largest |x| of float32 values; nan or infinity where one is among them."""
+    if values.size == 0:
+        return 0.0
+    flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
+    return float(np.uint32(_largest_magnitude_bits(flat.view("uint32"), get_num_threads())).view("float32"))
+
+
+def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
+    """Count |x| in equal bins from 0 to `top`; values at `top` go to the last bin, larger ones and nan to none.
+
+    Parameters
+    ----------
+    values : float32 array of any shape
+    top : float
+        A power of two, so that scaling is exact.
+    bins : int
+
+    Returns
+    -------
+    counts : int64 array of shape (bins,)
+    largest : float
+        The largest |x| that is counted.
+    """
+    flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
+    # 2^128 is no float32, and infinity must not be counted.
+    limit = np.float32(min(top, float(np.finfo("float32").max)))
+    counts, largest = _count_magnitudes(flat, limit, np.float32(bins / top), bins, get_num_threads())
+    return counts, float(largest.max())
