@@ -17,7 +17,8 @@ from .projection import Camera, Dense, Hadamard, Projection, exact_kernel, expos
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense")
-PROJECTORS: dict[str, Callable[[int, int, int], Projection]] = {"hadamard": Hadamard, "dense": Dense}
+Projector = Callable[[int, int, int], Projection]
+PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense}
 Timer = Callable[[str], AbstractContextManager[object]]
 
 
@@ -79,8 +80,8 @@ class SpeckleReadout:
 
     @property
     def kind(self) -> str:
-        """``hadamard`` or ``dense``."""
-        return type(self.projection).__name__.lower()
+        """``hadamard``, ``dense``, or what a projection calls itself."""
+        return getattr(self.projection, "kind", type(self.projection).__name__.lower())
 
     def scores(self, bits: Array, budget: int | str | None = None) -> Array:
         """Return scores; see `Readout`."""
@@ -97,7 +98,7 @@ def fit_readout(
     m: int,
     labels: Array,
     classes: int,
-    projection: str = "auto",
+    projection: str | Projector = "auto",
     n_components: int | None = None,
     alphas: Array | None = None,
     seed: int = 0,
@@ -114,11 +115,12 @@ def fit_readout(
     labels : integer array of shape (n,)
         From 0 to ``classes - 1``.
     classes : int
-    projection : {"auto", "none", "exact", "hadamard", "dense"}
+    projection : {"auto", "none", "exact", "hadamard", "dense"} or callable
         ``auto`` takes the better of ``none`` and ``exact`` while their n x n system fits the
-        budget, else ``hadamard``.
+        budget, else ``hadamard``. A callable makes another projection from (m, k, seed); where that
+        has a ``camera``, no exposure is fitted.
     n_components : int, optional
-        k of ``hadamard`` and ``dense``; None stands for m / 2.
+        k of ``hadamard``, ``dense`` and a callable; None stands for m / 2.
     alphas : array of shape (a,), optional
     seed : int
     budget : int, str or None
@@ -138,7 +140,7 @@ def fit_readout(
     BudgetError
         If the ridge's system does not fit the budget.
     """
-    if projection not in PROJECTIONS:
+    if not callable(projection) and projection not in PROJECTIONS:
         raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
     if n_components is not None and n_components < 1:
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
@@ -148,9 +150,9 @@ def fit_readout(
     if projection == "auto":
         projection = "hadamard" if _system_bytes(n) > size else projection
     targets = one_vs_rest(labels, classes)
-    if projection in PROJECTORS:
-        chosen = PROJECTORS[projection](m, n_components or max(1, m // 2), seed)
-        return _fit_speckle(bits, chosen, targets, alphas, size, timer)
+    if callable(projection) or projection in PROJECTORS:
+        make = projection if callable(projection) else PROJECTORS[projection]
+        return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), targets, alphas, size, timer)
     require(_system_bytes(n), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
     kinds = ("none", "exact") if projection == "auto" else (projection,)
     return _fit_kernels(bits, m, targets, kinds, alphas, size, timer)
@@ -190,7 +192,7 @@ def _fit_speckle(
     needed = _system_bytes(order) + n * k
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
-        camera = expose_sample(projection, bits)
+        camera = getattr(projection, "camera", None) or expose_sample(projection, bits)
         speckle = namespace(bits).empty((n, k), dtype="uint8")
         for which, block in project(projection, camera, bits, budget):
             speckle[which] = block

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from aurevoir.errors import BudgetError, DataError, UsageError
 from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
 from aurevoir.kernels.gram import gram, signed
-from aurevoir.kernels.projection import Dense, Hadamard, exact_kernel
+from aurevoir.kernels.projection import Camera, Dense, Hadamard, exact_kernel
 from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
 
@@ -222,6 +222,20 @@ def test_an_unknown_projection_is_refused_with_those_that_are_known(projection):
         fit_readout(bits, M, labels, 3, projection)
     assert repr(projection) in str(error.value)
     assert all(name in str(error.value) for name in PROJECTIONS)
+
+
+def test_a_projection_can_be_made_by_the_caller_and_bring_its_camera():
+    class Filmed(Hadamard):
+        kind, camera = "filmed", Camera(0.5)
+
+    bits, labels = separable(n=30)
+    own, _ = fit_readout(bits, M, labels, 3, Hadamard, n_components=9, seed=2)
+    np.testing.assert_array_equal(
+        own.scores(bits), fit_readout(bits, M, labels, 3, "hadamard", n_components=9, seed=2)[0].scores(bits)
+    )
+    filmed, _ = fit_readout(bits, M, labels, 3, Filmed, n_components=9, seed=2)
+    assert (own.kind, filmed.kind, filmed.camera) == ("hadamard", "filmed", Camera(0.5))
+    assert (filmed.projection.m, filmed.projection.k, filmed.projection.seed) == (M, 9, 2)
 
 
 @every
