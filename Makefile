@@ -20,9 +20,11 @@ types: $(READY)
 	mkdir -p .types && ln -sfn $(CURDIR) .types/aurevoir
 	cd .types && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p aurevoir
 
+# lightonml comes apart from its requirements: see the extra `opu`.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps lightonml==1.4.3
 	touch $@
 
 clean:

@@ -13,8 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument("--backbone", default="densenet169", help="torchvision name or ONNX file (densenet169)")
     parser.add_argument("--engine", metavar="F", help="a built engine instead of a backbone")
-    parser.add_argument("--projection", default="auto", help="auto, none, exact, hadamard or dense (default: auto)")
-    parser.add_argument("--components", type=positive, metavar="K", help="outputs of hadamard and dense (default: m/2)")
+    parser.add_argument(
+        "--projection",
+        default="auto",
+        help="auto, none, exact, hadamard, dense, opu (LightOn's hardware) or opu-simulated (default: auto)",
+    )
+    parser.add_argument(
+        "--components", type=positive, metavar="K", help="outputs of hadamard, dense and the OPU (default: m/2)"
+    )
     parser.add_argument("--min-accuracy", type=share, metavar="A", help="exit with 4 below this test accuracy")
     add_engine_options(parser)
 

@@ -30,6 +30,7 @@ from ..kernels.arrays import memory_budget
 from ..kernels.bits import pack_signs
 from ..kernels.readout import PROJECTIONS, fit_readout
 from .embed import embed_bits
+from .opu import OPUS, opu_projector, require_opu
 from .timing import Stopwatch
 
 
@@ -51,12 +52,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     runtime : {"auto", "openvino", "onnxruntime", "torch"}
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then not used.
-    projection : {"auto", "none", "exact", "hadamard", "dense"}
+    projection : {"auto", "none", "exact", "hadamard", "dense", "opu", "opu-simulated"}
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
         ``auto`` takes the better of the two while their n x n system fits the memory budget, else
-        ``hadamard``.
+        ``hadamard``. ``opu`` is LightOn's hardware, ``opu-simulated`` its own simulation of it.
     n_components : int, optional
-        k of ``hadamard`` and ``dense``; None stands for half the number of features.
+        k of ``hadamard``, ``dense`` and the OPU; None stands for half the number of features.
     alphas : array-like, optional
         Ridge penalties to choose from; None stands for 15 of the data's own scale.
     calibration : path, list of paths, uint8 array, or calibration table, optional
@@ -187,7 +188,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.n_bits_,
             labels[indices],
             len(self.classes_),
-            self.projection,
+            opu_projector(self.projection, self.memory_budget) if self.projection in OPUS else self.projection,
             self.n_components,
             self.alphas,
             self._seed,
@@ -200,8 +201,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _check_choices(self) -> None:
-        if self.projection not in PROJECTIONS:
-            raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
+        known = (*PROJECTIONS, *OPUS)
+        if self.projection not in known:
+            raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(known)}")
+        if self.projection in OPUS:
+            require_opu(self.projection)
         self._resize = check_resize(self.resize)
         memory_budget(self.memory_budget)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from safetensors.numpy import save as save_arrays
 
 from ..engine.engine import Engine, load_engine
 from ..errors import AurevoirError, UsageError
-from ..kernels.projection import Camera
+from ..kernels.projection import Camera, Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
+from .opu import OPUS, Opu, opu_projector
 
 if TYPE_CHECKING:
     from .classifier import OpticalClassifier
@@ -97,6 +99,8 @@ def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.nd
     assert isinstance(readout, SpeckleReadout)
     projection = readout.projection
     described = {"kind": readout.kind, "k": projection.k, "seed": projection.seed}
+    if isinstance(projection, Opu):
+        described["device"] = projection.identity
     return {**described, "gain": readout.camera.gain}, {
         "weights": readout.weights,
         "intercept": readout.intercept,
@@ -108,7 +112,10 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
         return BitsReadout(m, arrays["weights"], arrays["intercept"])
     if described["kind"] == "exact":
         return ExactReadout(arrays["rows"], arrays["coefficients"], arrays["intercept"])
-    projection = PROJECTORS[described["kind"]](m, described["k"], described["seed"])
+    kind = described["kind"]
+    device = {"device": described["device"]} if "device" in described else {}
+    make: Callable[..., Projection] = opu_projector(kind) if kind in OPUS else PROJECTORS[kind]
+    projection = make(m, described["k"], described["seed"], **device)
     return SpeckleReadout(projection, Camera(described["gain"]), arrays["weights"], arrays["intercept"])
 
 

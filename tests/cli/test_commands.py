@@ -335,6 +335,7 @@ def _one_image(folder):
             "runtime 'torch' runs fp32, bf16 .*int8 runs on openvino",
         ),
         (None, ["--projection", "lens"], 2, "projection 'lens' is not known"),
+        (None, ["--projection", "opu"], 3, "need.* lightonml|needs LightOn's hardware"),
         (None, ["--components", "0"], 2, "0 is not at least 1"),
         (None, ["--test", "nowhere"], 2, "nowhere does not exist"),
         (None, ["--engine", "nowhere"], 2, "engine nowhere does not exist"),
