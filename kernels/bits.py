@@ -40,18 +40,22 @@ def unpack(bits: Array, m: int, dtype: str = "uint8") -> Array:
 
 def popcount(bits: Array) -> Array:
     """Return the number of ones in each row, |x|^2, as int64 of shape (n,)."""
+    start = namespace(bits).zeros(len(bits), dtype="int64")
+    pieces = blocks(bits.shape[1], 4096)
+    return sum((_ones(bits[:, columns]).sum(axis=1, dtype="int64") for columns in pieces), start=start)
+
+
+def _ones(bits: Array) -> Array:
+    """Return the number of ones in each byte."""
     xp = namespace(bits)
-    ones = xp.unpackbits(xp.arange(256, dtype="uint8")[:, None], axis=1).sum(axis=1)
-    return sum(
-        (ones[bits[:, columns]].sum(axis=1, dtype="int64") for columns in blocks(bits.shape[1], 4096)),
-        start=xp.zeros(len(bits), dtype="int64"),
-    )
+    if xp is np:
+        return np.bitwise_count(bits)
+    return xp.unpackbits(xp.arange(256, dtype="uint8")[:, None], axis=1).sum(axis=1, dtype="uint8")[bits]
 
 
 def agreement(bits: Array, others: Array, m: int) -> float:
     """Return the share of the m bits of each row that are equal in two packed arrays of one shape."""
-    xp = namespace(bits)
-    return 1 - int(xp.bitwise_count(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)
+    return 1 - int(_ones(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)
 
 
 def overlap(bits: Array, others: Array | None = None, budget: int | str | None = None) -> Array:

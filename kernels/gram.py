@@ -4,6 +4,8 @@ Speckle s is used as the signed byte s - 128. The shift is the same in every col
 centred afterwards is unchanged by it, and products of signed bytes are four times smaller.
 """
 
+import numpy as np
+
 from .arrays import Array, RowBlocks, block_length, blocks, memory_budget, namespace
 from .bits import unpack
 
@@ -26,8 +28,18 @@ def gram(speckle: Array) -> Array:
     Returns
     -------
     products : int64 array of shape (n, n)
+
+    Notes
+    -----
+    By the processor's int8 dot products where it has them, else by float32 matrix products of so few
+    columns that every sum is exact.
     """
     xp = namespace(speckle)
+    if xp is np:
+        from .cpu import products as by_dot_products
+
+        if by_dot_products.available():
+            return by_dot_products.gram(speckle)
     products = xp.zeros((len(speckle), len(speckle)), dtype="int64")
     for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
         block = signed(speckle[:, columns])

@@ -7,16 +7,17 @@ Walsh-Hadamard transform and random signs (Yu et al. 2016, arXiv:1610.09072), in
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from statistics import NormalDist
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
 
 from .arrays import Array, block_length, blocks, memory_budget, namespace
-from .bits import unpack
+from .bits import overlap, packed_length, popcount, unpack
+from .philox import philox
 
 # Exposure puts this share of a sample's intensities above white.
 _SATURATED = 1e-3
@@ -41,14 +42,12 @@ def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
 
 
 class Projection(Protocol):
-    """Bits of m features in, k intensities out."""
+    """Bits of m features in, k intensities out, and what a camera sees of them."""
 
-    @property
-    def m(self) -> int: ...  # noqa: D102
-    @property
-    def k(self) -> int: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
+    m: int
+    k: int
+    seed: int
+    kind: ClassVar[str]
 
     def row_bytes(self) -> int:
         """Return the working memory, in bytes, of one row."""
@@ -58,9 +57,13 @@ class Projection(Protocol):
         """Return float32 intensities of shape (n, k) for packed bits of n rows."""
         ...
 
+    def speckle(self, bits: Array, camera: "Camera") -> Array:
+        """Return what the camera sees of them: uint8 of shape (n, k)."""
+        return camera.expose(self.intensities(bits))
+
 
 @dataclass(frozen=True)
-class Hadamard:
+class Hadamard(Projection):
     """|H D3 H D2 H D1 x|^2 with H Walsh-Hadamard and D random signs, summed over two such chains.
 
     The chains stand for the real and the imaginary part of R. Inputs are padded with zeros to a
@@ -77,6 +80,7 @@ class Hadamard:
     m: int
     k: int
     seed: int = 0
+    kind: ClassVar[str] = "hadamard"
 
     @property
     def length(self) -> int:
@@ -94,19 +98,27 @@ class Hadamard:
 
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
-        return 4 * (6 * self.length + 2 * self.k)
+        return 4 * (5 * self.length + 2 * self.k)
 
     def intensities(self, bits: Array) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
         if xp is np:
-            from .cpu.hadamard import hadamard_intensities
+            from .cpu.hadamard import hadamard
 
-            return hadamard_intensities(bits, self.m, self.signs, self.k)
+            return hadamard(bits, self.m, self.signs, self.k)
         x = xp.zeros((len(bits), self.length), dtype="float32")
         x[:, : self.m] = unpack(bits, self.m)
         outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
         return xp.concatenate(outputs, axis=1)[:, : self.k]
+
+    def speckle(self, bits: Array, camera: "Camera") -> Array:
+        """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
+        if namespace(bits) is not np or type(camera) is not Camera:
+            return super().speckle(bits, camera)
+        from .cpu.hadamard import hadamard
+
+        return hadamard(bits, self.m, self.signs, self.k, camera.gain)
 
     def _chain(self, x: Array, signs: Array) -> Array:
         return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)
@@ -136,7 +148,7 @@ def walsh_hadamard(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Projection):
     """|Rx|^2 with R complex, its parts Gaussian and quantized to int8, as a scattering medium's.
 
     Parameters
@@ -144,27 +156,26 @@ class Dense:
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        Row i of R is drawn from Philox with key `seed` and the counter at i * 2^64, one byte an
-        entry that stands for one of 256 equally likely values: the same R whatever the blocks,
-        the machine or the array library.
+        R is drawn from Philox4x32-10 with key `seed`. Sixteen entries of row i, columns 16 j and on,
+        are the bytes at counter (j, i, part, 0), part 0 for the real part and 1 for the imaginary;
+        a byte stands for one of 256 equally likely values: the same R whatever the blocks, the
+        machine or the array library.
     """
 
     m: int
     k: int
     seed: int = 0
+    kind: ClassVar[str] = "dense"
 
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
-        return 4 * (self.m + 4 * self.k)
+        return self.m + 12 * self.k
 
-    def rows(self, which: slice, xp: object = np) -> Array:
+    def rows(self, which: slice, xp: Any = np) -> Array:
         """Return rows of R as int8 of shape (rows, 2, m): real part, imaginary part."""
-        return xp.asarray(np.stack([self._row(i) for i in range(which.start, which.stop)]))  # type: ignore[attr-defined]
-
-    def _row(self, index: int) -> Array:
-        words = np.random.Philox(key=self.seed, counter=[0, index, 0, 0]).random_raw(-(-2 * self.m // 8))
-        drawn = words.astype("<u8", copy=False).view("uint8")[: 2 * self.m]
-        return _gaussian_levels()[drawn].reshape(2, self.m)
+        blocks_ = xp.arange(-(-self.m // 16))
+        drawn = philox((blocks_, *_rows_and_parts(which, xp), 0), self.seed, xp)
+        return xp.asarray(_gaussian_levels())[drawn.reshape(len(drawn), 2, -1)[:, :, : self.m]]
 
     def intensities(self, bits: Array) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`.
@@ -174,12 +185,78 @@ class Dense:
         Products of bits and int8 are integers far below 2^24: float32 matrix products are exact.
         """
         xp = namespace(bits)
+        if xp is np:
+            from .cpu.dense import dense
+
+            return dense(bits, self.k, self.seed, _gaussian_levels())
         x = unpack(bits, self.m, "float32")
         outputs = xp.empty((len(bits), self.k), dtype="float32")
-        for which in blocks(self.k, block_length(8 * self.m, 2**28, self.k)):
+        for which in blocks(self.k, block_length(80 * self.m, 2**28, self.k)):
             part = self.rows(which, xp).astype("float32")
             outputs[:, which] = sum(xp.square(x @ part[:, axis].T) for axis in (0, 1))
         return outputs
+
+    def speckle(self, bits: Array, camera: "Camera") -> Array:
+        """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
+        if namespace(bits) is not np or type(camera) is not Camera:
+            return super().speckle(bits, camera)
+        from .cpu.dense import dense
+
+        return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
+
+
+@dataclass(frozen=True)
+class DenseSigns(Projection):
+    """|Rx|^2 with R complex, its parts +1 and -1 at random.
+
+    Parameters
+    ----------
+    m, k : int
+        Numbers of input features and of outputs.
+    seed : int
+        As for `Dense`, but the 128 bits at counter (j, i, part, 1) are columns 128 j and on of row i,
+        the highest bit of a byte first; a bit 1 stands for +1.
+    """
+
+    m: int
+    k: int
+    seed: int = 0
+    kind: ClassVar[str] = "dense-signs"
+
+    def row_bytes(self) -> int:
+        """Return the working memory of one row; see `Projection`."""
+        return self.m + 12 * self.k
+
+    def rows(self, which: slice, xp: Any = np) -> Array:
+        """Return rows of R as packed bits, uint8 of shape (rows, 2, ceil(m / 8)): real part, imaginary part."""
+        if xp is np:
+            from .cpu.dense import sign_rows
+
+            drawn = sign_rows(which, self.m, self.seed)
+        else:
+            drawn = philox((xp.arange(-(-self.m // 128)), *_rows_and_parts(which, xp), 1), self.seed, xp)
+        return drawn.reshape(len(drawn), 2, -1)[:, :, : packed_length(self.m)]
+
+    def intensities(self, bits: Array) -> Array:
+        """Return float32 intensities of shape (n, k); see `Projection`.
+
+        Notes
+        -----
+        The ones that x shares with a row r of R count for it and the others against it:
+        <r, x> = 2 |x & r| - |x|. What fills the last byte of x is 0 and counts for neither.
+        """
+        xp = namespace(bits)
+        outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]
+        for which in blocks(self.k, 1024):
+            part = self.rows(which, xp)
+            sums = (2 * overlap(bits, part.reshape(2 * len(part), -1)) - ones).astype("float32")
+            outputs[:, which] = xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2])
+        return outputs
+
+
+def _rows_and_parts(which: slice, xp: Any) -> tuple[Array, Array]:
+    """Return the second and third words of the counters of rows of R, of shapes (rows, 1, 1) and (2, 1)."""
+    return xp.arange(which.start, which.stop)[:, None, None], xp.arange(2)[:, None]
 
 
 def _gaussian_levels() -> Array:
@@ -207,6 +284,31 @@ class Camera:
         return xp.minimum(xp.rint(intensities * xp.float32(self.gain)), 255).astype("uint8")
 
 
+@dataclass(frozen=True)
+class NoisyCamera(Camera):
+    """A camera that counts photons: shot noise and read-out noise, to study what they cost.
+
+    Parameters
+    ----------
+    gain : float
+    full_well : float
+        Electrons at white; their number varies as a Poisson variable does.
+    readout : float
+        Standard deviation of what reading adds, in electrons.
+    random : numpy.random.Generator
+    """
+
+    full_well: float = 10_000.0
+    readout: float = 0.0
+    random: np.random.Generator = field(default_factory=np.random.default_rng, compare=False)
+
+    def expose(self, intensities: Array) -> Array:
+        """Return speckle: uint8 of the same shape."""
+        electrons = self.random.poisson(intensities * (self.gain * self.full_well / 255))
+        read = electrons + self.random.normal(scale=self.readout, size=electrons.shape)
+        return np.clip(np.rint(read * (255 / self.full_well)), 0, 255).astype("uint8")
+
+
 def expose_sample(projection: Projection, bits: Array) -> Camera:
     """Fit a camera's exposure to the first rows of the training bits."""
     return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS]))
@@ -225,4 +327,4 @@ def project(
     """
     length = block_length(projection.row_bytes(), memory_budget(budget) // 4, max(1, len(bits)))
     for which in blocks(len(bits), length):
-        yield which, camera.expose(projection.intensities(bits[which]))
+        yield which, projection.speckle(bits[which], camera)

@@ -13,12 +13,12 @@ from ..errors import UsageError
 from .arrays import Array, blocks, memory_budget, namespace, require
 from .bits import overlap, popcount
 from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
-from .projection import Camera, Dense, Hadamard, Projection, exact_kernel, expose_sample, project
+from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
 
-PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense")
+PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
 Projector = Callable[[int, int, int], Projection]
-PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense}
+PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense-signs": DenseSigns}
 Timer = Callable[[str], AbstractContextManager[object]]
 
 
@@ -80,8 +80,8 @@ class SpeckleReadout:
 
     @property
     def kind(self) -> str:
-        """``hadamard``, ``dense``, or what a projection calls itself."""
-        return getattr(self.projection, "kind", type(self.projection).__name__.lower())
+        """The projection's name."""
+        return self.projection.kind
 
     def scores(self, bits: Array, budget: int | str | None = None) -> Array:
         """Return scores; see `Readout`."""
@@ -115,7 +115,7 @@ def fit_readout(
     labels : integer array of shape (n,)
         From 0 to ``classes - 1``.
     classes : int
-    projection : {"auto", "none", "exact", "hadamard", "dense"} or callable
+    projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs"} or callable
         ``auto`` takes the better of ``none`` and ``exact`` while their n x n system fits the
         budget, else ``hadamard``. A callable makes another projection from (m, k, seed); where that
         has a ``camera``, no exposure is fitted.

@@ -52,7 +52,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     runtime : {"auto", "openvino", "onnxruntime", "torch"}
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then not used.
-    projection : {"auto", "none", "exact", "hadamard", "dense", "opu", "opu-simulated"}
+    projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
         ``auto`` takes the better of the two while their n x n system fits the memory budget, else
         ``hadamard``. ``opu`` is LightOn's hardware, ``opu-simulated`` its own simulation of it.

@@ -27,7 +27,7 @@ _IN_USE = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _ByLightonml:
+class _ByLightonml(Projection):
     """Packed bits through lightonml's ``OPU``; it is open only while it works."""
 
     m: int

@@ -31,30 +31,37 @@ def _walsh_hadamard(values: np.ndarray, spare: np.ndarray) -> np.ndarray:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _hadamard_intensities(bits: np.ndarray, m: int, signs: np.ndarray, intensities: np.ndarray) -> None:
+def _hadamard(
+    bits: np.ndarray, m: int, signs: np.ndarray, gain: np.float32, intensities: np.ndarray, speckle: np.ndarray
+) -> None:
     pairs, chains, steps, length = signs.shape
     scale = np.float32(1 / np.sqrt(length))
+    k = max(intensities.shape[1], speckle.shape[1])
     for row in prange(len(bits)):
-        ones = np.zeros(length, dtype=np.float32)
+        ones, light = np.zeros(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         for place in range(m):
             ones[place] = (bits[row, place >> 3] >> (7 - (place & 7))) & 1
         one, other = np.empty(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         for pair in range(pairs):
-            start = pair * length
-            stop = min(start + length, intensities.shape[1])
+            light[:] = 0
             for chain in range(chains):
                 values = ones
                 for step in range(steps):
                     for place in range(length):
                         one[place] = values[place] * signs[pair, chain, step, place] * scale
                     values = _walsh_hadamard(one, other)
-                for place in range(start, stop):
-                    size = values[place - start] * values[place - start]
-                    intensities[row, place] = size + (intensities[row, place] if chain else np.float32(0))
+                for place in range(length):
+                    light[place] += values[place] * values[place]
+            start = pair * length
+            for place in range(start, min(start + length, k)):
+                if speckle.size:
+                    speckle[row, place] = np.uint8(min(np.rint(light[place - start] * gain), np.float32(255)))
+                else:
+                    intensities[row, place] = light[place - start]
 
 
-def hadamard_intensities(bits: np.ndarray, m: int, signs: np.ndarray, k: int) -> np.ndarray:
-    """Compute the intensities of `projection.Hadamard`, each row within the caches.
+def hadamard(bits: np.ndarray, m: int, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
+    """Compute the intensities, or the speckle, of `projection.Hadamard`.
 
     Parameters
     ----------
@@ -62,11 +69,16 @@ def hadamard_intensities(bits: np.ndarray, m: int, signs: np.ndarray, k: int) ->
     m : int
     signs : int8 array of shape (pairs, 2, 3, p)
     k : int
+    gain : float, optional
+        Of the camera; None returns the intensities.
 
     Returns
     -------
-    intensities : float32 array of shape (n, k)
+    array of shape (n, k)
+        float32 intensities, or uint8 speckle.
     """
-    intensities = np.empty((len(bits), k), dtype="float32")
-    _hadamard_intensities(np.ascontiguousarray(bits), m, signs, intensities)
-    return intensities
+    seen = np.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
+    none = np.empty((0, 0), dtype="uint8" if gain is None else "float32")
+    pair = (seen, none) if gain is None else (none, seen)
+    _hadamard(np.ascontiguousarray(bits), m, signs, np.float32(gain or 0), *pair)
+    return seen

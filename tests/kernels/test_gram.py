@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aurevoir.kernels.bits import unpack
+from aurevoir.kernels.cpu import products as dot_products
 from aurevoir.kernels.gram import bit_rows, combine_rows, gram, score_rows, signed, speckle_rows
 
 quick = settings(deadline=None, max_examples=40, database=None)
@@ -32,12 +33,24 @@ def test_signed_leaves_its_input_alone():
     np.testing.assert_array_equal(speckle[0], np.arange(256))
 
 
+@pytest.fixture(params=["this processor", "no int8 dot product"])
+def processor(request, monkeypatch):
+    if request.param != "this processor":
+        monkeypatch.setattr(dot_products, "available", lambda: False)
+    elif not dot_products.available():
+        pytest.skip("this processor has no int8 dot product")
+
+
 @given(seed=seeds, n=st.integers(1, 9), k=st.integers(1, 2500))
+@example(seed=0, n=0, k=5)
 @example(seed=0, n=4, k=1024)
 @example(seed=0, n=4, k=1025)
 @example(seed=0, n=4, k=2049)
-@quick
-def test_gram_is_the_integer_product(seed, n, k):
+@example(seed=0, n=64, k=64)
+@example(seed=0, n=67, k=2200)
+@example(seed=0, n=131, k=63)
+@settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_gram_is_the_integer_product(processor, seed, n, k):
     speckle = random_speckle(seed, n, k)
     products = gram(speckle)
     assert products.dtype == np.int64

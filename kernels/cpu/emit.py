@@ -1,0 +1,54 @@
+"""Pieces of LLVM code for the loops that Numba does not turn into vector instructions by itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+
+def constant(value: int) -> ir.Constant:
+    """Return a 64-bit constant."""
+    return ir.Constant(I64, value)
+
+
+def zeros(vector: ir.VectorType) -> ir.Constant:
+    """Return a vector of zeros."""
+    return ir.Constant(vector, [0] * vector.count)
+
+
+def offset(builder: Any, address: Any, index: Any, bytes_each: int) -> Any:
+    """Return ``address + index * bytes_each``."""
+    return builder.add(address, builder.mul(index, constant(bytes_each)))
+
+
+def load(builder: Any, address: Any, kind: ir.Type) -> Any:
+    """Load from an address that need not be aligned."""
+    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    value.align = 1
+    return value
+
+
+def store(builder: Any, value: Any, address: Any) -> None:
+    """Store to an address that need not be aligned."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 1
+
+
+def loop(
+    builder: Any, count: Any, step: int, starts: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Emit a loop from 0 to `count`, at least one turn, that carries values; return the last of them."""
+    before, turn, done = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("done")
+    builder.branch(turn)
+    builder.position_at_end(turn)
+    place = builder.phi(I64)
+    carried = [builder.phi(start.type) for start in starts]
+    results = body(place, carried)
+    following = builder.add(place, constant(step))
+    for phi, start, result in zip([place, *carried], [constant(0), *starts], [following, *results], strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), turn, done)
+    builder.position_at_end(done)
+    return results
