@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--projection",
         default="auto",
-        help="auto, none, exact, hadamard, dense, dense-signs, opu (LightOn's hardware) or opu-simulated (default: auto)",
+        help="auto (default), none, exact, hadamard, dense, dense-signs, opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(
         "--components", type=positive, metavar="K", help="outputs of hadamard, dense and the OPU (default: m/2)"

@@ -38,7 +38,10 @@ def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
     -------
     kernel : int64 array of shape (n, n')
     """
-    return norms[:, None] * other_norms + overlap**2
+    kernel = overlap**2
+    for which in blocks(len(norms), 256):
+        kernel[which] += norms[which, None] * other_norms
+    return kernel
 
 
 class Projection(Protocol):

@@ -15,6 +15,7 @@ from .bits import overlap, popcount
 from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
+from .statistics import Statistics
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
 Projector = Callable[[int, int, int], Projection]
@@ -205,6 +206,6 @@ def _fit_speckle(
             weights = combine_rows(rows, k, path.coefficients)
     else:
         with timer("solve"):
-            path = primal_path(rows, k, targets, alphas)
+            path = primal_path(Statistics.of(speckle, targets, budget=budget), rows, targets, alphas)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept), path

@@ -1,30 +1,35 @@
-"""Ridge classification in closed form: one Cholesky per alpha, leave-one-out picks alpha.
+"""Ridge classification in closed form: leave-one-out picks alpha.
 
-Targets are +1 for a row's own class and -1 elsewhere; the intercept is not penalised. With H the
-centring matrix, J the matrix of 1/n, K the Gram of the rows and Y the targets,
+Targets are +1 for a row's own class and -1 elsewhere; the intercept is not penalised. With weights
+s of the rows (1 where none are given), S = diag(s), u = sqrt(s) / |sqrt(s)|, rows less their weighted
+mean and times sqrt(s), K the Gram of those rows, X the rows themselves and Y the targets treated
+alike,
 
-    dual:    c = (HKH + alpha I)^-1 H Y,      residual_i = c_i / (G_ii - 1 / (n alpha))
-    primal:  w = (X'HX + alpha I)^-1 X'H Y,   residual_i = (y_i - f(x_i)) / (1 - h_i)
+    dual:    c = (K + alpha I)^-1 Y,        residual_i = c_i / (G_ii - u_i^2 / alpha) / sqrt(s_i)
+    primal:  w = (X'X + alpha I)^-1 X'Y,    residual_i = (y_i - f(x_i)) / (1 - h_i)
 
-where G = (HKH + alpha I)^-1 and h is the diagonal of the hat matrix. Both residuals are those of a
-fit without row i (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025; the 1 / (n alpha) is the share of
-the free intercept). It is never subtracted here: G is taken of HKH + alpha I + t J, t > 0, which
-moves only the eigenvalue of the constant vector, and what remains to subtract, 1 / (n (alpha + t)),
-stays small, so that a tiny alpha
-costs the residuals no digits.
+where G = (K + alpha I)^-1 and h is the diagonal of the hat matrix. Both residuals are those of a
+fit without row i (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025; u_i^2 / alpha is the share of the
+free intercept). It is never subtracted here: G is taken of K + alpha I + t uu', t > 0, which moves
+only the eigenvalue of u, and what remains to subtract, u_i^2 / (alpha + t), stays small, so that a
+tiny alpha costs the residuals no digits.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from ..errors import DataError, UsageError
 from .arrays import Array, RowBlocks, namespace
+from .resolvent import MANY_ALPHAS, Cholesky, Resolvent, Spectrum, refine
+from .statistics import Statistics
 
-# The diagonal of L^-1 spreads like the square root of the condition number; past 1e14 no digit is left.
-_WIDEST_SPREAD = 1e7
+SEARCHES = ("auto", "all", "halving")
+_HALVED_ROWS = 2048
+# Below, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
+_SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
 _LEAST_FREEDOM = 1e-12
 
 
@@ -36,11 +41,13 @@ class RidgePath:
     ----------
     alphas : float64 array of shape (a,)
     loo_accuracies : float64 array of shape (a,)
-        Share of rows that a fit without them labels rightly; nan where the system is singular.
+        Share of rows that a fit without them labels rightly; nan where the system is singular, or
+        where a search passed the alpha over.
     loo_errors : float64 array of shape (a,)
-        Mean squared leave-one-out residual.
+        Mean squared leave-one-out residual; nan likewise.
     best : int
-        Where the accuracy is highest; among equals, where the error is least.
+        Where the accuracy is highest; among equals, where the error is least. With several labels
+        a row, where the error is least.
     coefficients : float64 array of shape (n, c) or (k, c)
         Dual: weights of the training rows, which sum to zero. Primal: weights of the features.
     intercept : float64 array of shape (c,)
@@ -78,8 +85,15 @@ def default_alphas(mean_eigenvalue: float) -> Array:
     return np.logspace(-5, 2, 15) * (mean_eigenvalue or 1.0)
 
 
-def dual_path(gram: Array, targets: Array, alphas: Array | None = None) -> RidgePath:
-    """Solve the dual for every alpha from one Gram.
+def dual_path(
+    gram: Array,
+    targets: Array,
+    alphas: Array | None = None,
+    weights: Array | None = None,
+    search: str = "auto",
+    multilabel: bool = False,
+) -> RidgePath:
+    """Solve the dual for every alpha, or for the one that a search on fewer rows leaves, from one Gram.
 
     Parameters
     ----------
@@ -89,6 +103,14 @@ def dual_path(gram: Array, targets: Array, alphas: Array | None = None) -> Ridge
         See `one_vs_rest`.
     alphas : array of shape (a,), optional
         None takes `default_alphas` of the centred Gram.
+    weights : float64 array of shape (n,), optional
+        Positive weights of the rows, in the fit and in what leave-one-out counts.
+    search : {"auto", "all", "halving"}
+        ``all`` scores every alpha on all rows. ``halving`` scores every alpha on a quarter of them,
+        the best four on a half, and only the best of those on all; ``auto`` does so from 2048 rows.
+    multilabel : bool
+        Whether a row may have several labels or none. Then the least leave-one-out error picks
+        alpha, and the accuracy is the share of labels whose sign is right.
 
     Returns
     -------
@@ -98,39 +120,124 @@ def dual_path(gram: Array, targets: Array, alphas: Array | None = None) -> Ridge
     Raises
     ------
     UsageError
-        If an alpha is negative or not finite.
+        If an alpha or a weight is not a sound one, or `search` is not known.
     DataError
         If the Gram is not finite, or the system is singular at every alpha.
+
+    Notes
+    -----
+    On the CPU large systems are factored in float32 and their solutions refined to float64; an alpha
+    where that does not converge is factored in float64.
     """
-    xp = namespace(gram)
-    n = _checked_rows(len(gram))
-    means = gram.mean(axis=0, dtype="float64")
-    centred = gram - means
-    centred -= centred.mean(axis=1, keepdims=True)
-    scale = float(xp.trace(centred)) / n
-    alphas = _checked_alphas(alphas, scale)
-    target_means = targets.mean(axis=0)
-
-    def solve(alpha: float) -> tuple[Array, Array]:
-        inverse = _inverse_factor(centred, alpha, constant=(scale or 1.0) / n)
-        coefficients = inverse.T @ (inverse @ (targets - target_means))
-        diagonal = xp.einsum("ij,ij->j", inverse, inverse) - 1 / (n * (alpha + (scale or 1.0)))
-        return coefficients, coefficients / diagonal[:, None]
-
-    return _best(alphas, targets, means, solve)
+    if search not in SEARCHES:
+        raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
+    system = _Dual(gram, targets, weights)
+    alphas = _checked_alphas(alphas, system.scale)
+    places = np.arange(len(alphas))
+    if search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS):
+        places = _promising(gram, targets, alphas, weights, multilabel)
+    path = _best(alphas, places, system, multilabel)
+    coefficients = path.coefficients * system.roots
+    return replace(path, coefficients=coefficients, intercept=system.target_means - system.means @ coefficients)
 
 
-def primal_path(rows: RowBlocks, k: int, targets: Array, alphas: Array | None = None) -> RidgePath:
-    """Solve the primal for every alpha, streaming the rows: once for the moments, once an alpha.
+def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> Array:
+    """Return the place of the alpha that leave-one-out prefers on a half of the rows, or all where none is sound."""
+    order, places = np.random.default_rng(0).permutation(len(gram)), np.arange(len(alphas))
+    for share, kept in ((4, 4), (2, 1)):
+        rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
+        system = _Dual(gram[rows[:, None], rows], targets[rows], None if weights is None else weights[rows])
+        ranks = {place: tally.rank for place, tally, _ in system.tallies(alphas, places, multilabel)}
+        if not ranks:
+            return np.arange(len(alphas))
+        places = np.array(sorted(ranks, key=lambda place: ranks[place], reverse=True)[:kept])
+    return places
+
+
+class _Dual:
+    """The centred and weighted system of the dual; see the head of this module."""
+
+    def __init__(self, gram: Array, targets: Array, weights: Array | None) -> None:
+        xp = namespace(gram)
+        n = _checked_rows(len(gram))
+        self.weights = _checked_weights(weights, n, xp)
+        total = self.weights.sum()
+        self.roots = xp.sqrt(self.weights)[:, None]
+        self.means, self.target_means = self.weights @ gram / total, self.weights @ targets / total
+        matrix = gram - self.means
+        matrix -= (matrix @ self.weights / total)[:, None]
+        matrix *= self.roots
+        matrix *= self.roots[:, 0]
+        self.scale = float(xp.trace(matrix)) / n
+        self.shift = self.scale or 1.0
+        self.constant = xp.sqrt(self.weights / total)
+        for row in range(n):
+            matrix[row] += (self.shift * self.constant[row]) * self.constant
+        self.matrix, self.original = matrix, targets
+        self.targets = (targets - self.target_means) * self.roots
+
+    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+        """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
+        for place, solution, diagonal in self._solved(alphas, places):
+            share = namespace(solution).square(self.constant) / (alphas[place] + self.shift)
+            residuals = solution / (diagonal - share)[:, None] / self.roots
+            tally = _Tally(multilabel)
+            tally.add(self.original, residuals, self.weights)
+            if tally.sound:
+                yield place, tally, solution
+
+    def _solved(self, alphas: Array, places: Array) -> Iterator[tuple[int, Array, Array]]:
+        pending = list(places)
+        for chosen, resolvent in self._in_float32(alphas, places):
+            found, trusted = refine(self.matrix, resolvent, self.targets)
+            diagonals = resolvent.diagonals().astype("float64")
+            for column, place in enumerate(chosen):
+                if trusted[column]:
+                    pending.remove(place)
+                    yield place, found[:, column], diagonals[:, column]
+        for place in pending:
+            try:
+                exact = Cholesky(self.matrix, float(alphas[place]))
+            except np.linalg.LinAlgError:
+                continue
+            yield place, exact.solve(self.targets[:, None])[:, 0], exact.diagonals()[:, 0]
+
+    def _in_float32(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
+        n = len(self.matrix)
+        if namespace(self.matrix) is not np or n < _SINGLE_ROWS:
+            return
+        if len(places) >= MANY_ALPHAS and n <= _SPECTRAL_ROWS:
+            yield places, Spectrum(self.matrix, alphas[places], "float32")
+            return
+        for place in places:
+            try:
+                yield [place], Cholesky(self.matrix, float(alphas[place]), "float32")
+            except np.linalg.LinAlgError:
+                continue
+
+
+def primal_path(
+    statistics: Statistics,
+    rows: RowBlocks,
+    targets: Array,
+    alphas: Array | None = None,
+    weights: Array | None = None,
+    multilabel: bool = False,
+) -> RidgePath:
+    """Solve the primal for every alpha from the statistics of the rows; leave-one-out streams the rows.
 
     Parameters
     ----------
+    statistics : Statistics
+        Of the same rows, targets and weights.
     rows : callable
-        Starts a pass over the rows, in blocks of shape (rows, k); they are summed in float64.
-    k : int
-        Number of features.
+        Starts a pass over the rows, in blocks of shape (rows, k). On the CPU there is one pass, on a
+        GPU one an alpha.
     targets : float64 array of shape (n, c)
     alphas : array of shape (a,), optional
+    weights : float64 array of shape (n,), optional
+    multilabel : bool
+        As `dual_path`.
 
     Returns
     -------
@@ -142,31 +249,106 @@ def primal_path(rows: RowBlocks, k: int, targets: Array, alphas: Array | None = 
     UsageError, DataError
         As `dual_path`.
     """
-    xp = namespace(targets)
-    n = _checked_rows(len(targets))
-    target_means = targets.mean(axis=0)
-    means = sum((block.sum(axis=0, dtype="float64") for _, block in rows()), start=xp.zeros(k)) / n
-    covariance, cross = xp.zeros((k, k)), xp.zeros((k, targets.shape[1]))
-    for which, block in rows():
-        deviation = block - means
-        covariance += deviation.T @ deviation
-        cross += deviation.T @ (targets[which] - target_means)
-    alphas = _checked_alphas(alphas, float(xp.trace(covariance)) / n)
+    _checked_rows(len(targets))
+    system = _Primal(statistics, rows, targets, _checked_weights(weights, len(targets), namespace(targets)))
+    alphas = _checked_alphas(alphas, float(namespace(targets).trace(system.covariance)) / len(targets))
+    path = _best(alphas, np.arange(len(alphas)), system, multilabel)
+    return replace(path, intercept=system.target_means - system.means @ path.coefficients)
 
-    def solve(alpha: float) -> tuple[Array, Array]:
-        inverse = _inverse_factor(covariance, alpha)
-        weights = inverse.T @ (inverse @ cross)
-        residuals = xp.empty_like(targets)
-        for which, block in rows():
-            deviation = block - means
-            leverage = 1 / n + xp.square(deviation @ inverse.T).sum(axis=1)
-            error = targets[which] - target_means - deviation @ weights
-            # A row whose leverage is 1 is fitted whatever its target: nothing is left to divide.
-            free = xp.where(1 - leverage > _LEAST_FREEDOM, 1 - leverage, xp.nan)
-            residuals[which] = error / free[:, None]
-        return weights, residuals
 
-    return _best(alphas, targets, means, solve)
+class _Primal:
+    """The centred system of the primal; see the head of this module."""
+
+    def __init__(self, statistics: Statistics, rows: RowBlocks, targets: Array, weights: Array) -> None:
+        self.rows, self.targets, self.weights = rows, targets, weights
+        self.total = statistics.weight
+        self.means, self.target_means = statistics.sums / self.total, statistics.target_sums / self.total
+        self.covariance, self.cross = statistics.centred()
+
+    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+        """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
+        for chosen, resolvent in self._resolvents(alphas, places):
+            solutions = resolvent.solve(self.cross[:, None])
+            tallies = [_Tally(multilabel) for _ in chosen]
+            for which, block in self.rows():
+                deviations, weights = block - self.means, self.weights[which]
+                leverages = weights[:, None] * (1 / self.total + resolvent.forms(deviations))
+                for column, tally in enumerate(tallies):
+                    errors = self.targets[which] - self.target_means - deviations @ solutions[:, column]
+                    tally.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
+            for column, place in enumerate(chosen):
+                if tallies[column].sound:
+                    yield place, tallies[column], solutions[:, column]
+
+    def _resolvents(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
+        if namespace(self.covariance) is np:
+            yield places, Spectrum(self.covariance, alphas[places])
+            return
+        for place in places:
+            try:
+                yield [place], Cholesky(self.covariance, float(alphas[place]))
+            except np.linalg.LinAlgError:
+                continue
+
+
+def _freedom(leverages: Array) -> Array:
+    # A row whose leverage is 1 is fitted whatever its target: nothing is left to divide.
+    xp = namespace(leverages)
+    return xp.where(1 - leverages > _LEAST_FREEDOM, 1 - leverages, xp.nan)
+
+
+class _Tally:
+    """What leave-one-out says at one alpha, summed over blocks of rows."""
+
+    def __init__(self, multilabel: bool) -> None:
+        self._multilabel = multilabel
+        self._right = self._squares = self._weight = 0.0
+
+    def add(self, targets: Array, residuals: Array, weights: Array) -> None:
+        """Count rows by their leave-one-out residuals, of shape (rows, c)."""
+        xp = namespace(residuals)
+        predicted = targets - residuals
+        if self._multilabel:
+            right = ((predicted > 0) == (targets > 0)).mean(axis=1)
+        else:
+            right = predicted.argmax(axis=1) == targets.argmax(axis=1)
+        self._right += float(weights @ right)
+        self._squares += float(weights @ xp.square(residuals).mean(axis=1))
+        self._weight += float(weights.sum())
+
+    @property
+    def sound(self) -> bool:
+        """Whether every residual is a finite number."""
+        return bool(np.isfinite(self._squares))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows, or of labels, that are right."""
+        return self._right / self._weight
+
+    @property
+    def error(self) -> float:
+        """Mean squared residual."""
+        return self._squares / self._weight
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The greater the better."""
+        return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
+
+
+def _best(alphas: Array, places: Array, system: "_Dual | _Primal", multilabel: bool) -> RidgePath:
+    accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
+    best, kept, rank = -1, None, (-np.inf,)
+    for place, tally, solution in system.tallies(alphas, places, multilabel):
+        accuracies[place], errors[place] = tally.accuracy, tally.error
+        if tally.rank > rank:
+            best, kept, rank = int(place), solution, tally.rank
+    if kept is None:
+        raise DataError(
+            f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
+        )
+    return RidgePath(alphas, accuracies, errors, best, kept, kept[0])
 
 
 def _checked_rows(n: int) -> int:
@@ -186,58 +368,10 @@ def _checked_alphas(alphas: Array | None, scale: float) -> Array:
     return alphas
 
 
-def _best(alphas: Array, targets: Array, means: Array, solve: Callable[[float], tuple[Array, Array]]) -> RidgePath:
-    """Score every alpha by ``solve(alpha) -> (coefficients, leave-one-out residuals)``; keep the best."""
-    xp = namespace(targets)
-    truth = targets.argmax(axis=1)
-    accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
-    best, kept, score = -1, None, (-np.inf, -np.inf)
-    for place, alpha in enumerate(alphas):
-        try:
-            coefficients, residuals = solve(float(alpha))
-        except np.linalg.LinAlgError:
-            continue
-        if not bool(xp.isfinite(residuals).all()):
-            continue
-        accuracies[place] = float(((targets - residuals).argmax(axis=1) == truth).mean())
-        errors[place] = float(xp.square(residuals).mean())
-        if (accuracies[place], -errors[place]) > score:
-            best, kept, score = place, coefficients, (accuracies[place], -errors[place])
-    if kept is None:
-        raise DataError(
-            f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
-        )
-    return RidgePath(alphas, accuracies, errors, best, kept, targets.mean(axis=0) - means @ kept)
-
-
-def _inverse_factor(matrix: Array, alpha: float, constant: float = 0.0) -> Array:
-    """Return L^-1 of ``matrix + alpha I + constant 11'`` = LL'.
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        If the matrix is not positive definite to working precision.
-    """
-    xp = namespace(matrix)
-    shifted = matrix + constant
-    shifted[xp.arange(len(matrix)), xp.arange(len(matrix))] += alpha
-    if xp is np:
-        # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
-        factor = scipy.linalg.cholesky(shifted.T, lower=True, overwrite_a=True, check_finite=False)
-        inverse, failed = scipy.linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
-    else:
-        inverse, failed = _cupy_inverse_factor(shifted), 0
-    diagonal = xp.abs(xp.diagonal(inverse))
-    if failed or not float(diagonal.max()) < _WIDEST_SPREAD * float(diagonal.min()):
-        raise np.linalg.LinAlgError("singular to working precision")
-    return inverse
-
-
-def _cupy_inverse_factor(shifted: Array) -> Array:
-    import cupy  # type: ignore[import-not-found, unused-ignore]
-    import cupyx  # type: ignore[import-not-found, unused-ignore]
-    from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
-
-    with cupyx.errstate(linalg="raise"):
-        factor = cupy.linalg.cholesky(shifted)
-    return solve_triangular(factor, cupy.eye(len(shifted)), lower=True)
+def _checked_weights(weights: Array | None, n: int, xp: Any) -> Array:
+    if weights is None:
+        return xp.ones(n)
+    weights = xp.asarray(weights, dtype="float64")
+    if weights.shape != (n,) or not bool((xp.isfinite(weights) & (weights > 0)).all()):
+        raise UsageError(f"weights of shape {weights.shape} must be {n} positive finite numbers, one a row")
+    return weights

@@ -1,0 +1,100 @@
+"""Sums over rows of speckle from which the primal ridge is solved; those of two sets of rows add up."""
+
+from dataclasses import dataclass, fields
+
+from ..errors import DataError
+from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .gram import gram, signed
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums over rows x of speckle - 128 and their targets y.
+
+    Without weights all are integers and exact: the sum of several statistics is the same, bit for
+    bit, in any order, as the statistics of all their rows. With weights they are float64.
+
+    Attributes
+    ----------
+    weight : int or float
+        Number of rows, or the sum of their weights.
+    sums : array of shape (k,)
+        Sum of x.
+    products : array of shape (k, k)
+        Sum of xx'.
+    crosses : array of shape (k, c)
+        Sum of xy'.
+    target_sums : array of shape (c,)
+        Sum of y.
+    """
+
+    weight: float
+    sums: Array
+    products: Array
+    crosses: Array
+    target_sums: Array
+
+    @classmethod
+    def of(
+        cls, speckle: Array, targets: Array, weights: Array | None = None, budget: int | str | None = None
+    ) -> "Statistics":
+        """Sum over rows.
+
+        Parameters
+        ----------
+        speckle : uint8 array of shape (n, k)
+        targets : array of shape (n, c)
+            Integers, such as those of `ridge.one_vs_rest`.
+        weights : float64 array of shape (n,), optional
+        budget : int, str or None
+            Memory for a block of rows; see `memory_budget`.
+        """
+        n, k = speckle.shape
+        length = block_length(16 * k, memory_budget(budget) // 8, max(1, n))
+        parts = (
+            cls._of_block(speckle[which], targets[which], None if weights is None else weights[which])
+            for which in blocks(n, length) or [slice(0, 0)]
+        )
+        total = next(parts)
+        for part in parts:
+            total = total + part
+        return total
+
+    @classmethod
+    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None) -> "Statistics":
+        xp = namespace(speckle)
+        rows = signed(speckle).astype("float64")
+        if weights is not None:
+            scaled = rows * xp.sqrt(weights)[:, None]
+            weighted = targets * weights[:, None]
+            return cls(float(weights.sum()), weights @ rows, scaled.T @ scaled, rows.T @ weighted, weighted.sum(axis=0))
+        return cls(
+            len(speckle),
+            rows.sum(axis=0).astype("int64"),
+            gram(xp.ascontiguousarray(speckle.T)),
+            (rows.T @ targets).astype("int64"),
+            targets.sum(axis=0).astype("int64"),
+        )
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both sets of rows.
+
+        Raises
+        ------
+        DataError
+            If their numbers of components or of targets differ.
+        """
+        if self.crosses.shape != other.crosses.shape:
+            raise DataError(
+                f"statistics of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
+                "add up; make both with one projection and one list of classes"
+            )
+        return Statistics(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def centred(self) -> tuple[Array, Array]:
+        """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""
+        means = self.sums / self.weight
+        covariance = self.products.astype("float64")
+        for which in blocks(len(covariance), 256):
+            covariance[which] -= self.sums[which, None] * means
+        return covariance, self.crosses - self.sums[:, None] * (self.target_sums / self.weight)
