@@ -340,9 +340,9 @@ def _launch(kernel: Any, rows: Array, others: Array, result: Array, *numbers: fl
 
 def _tensor(array: Array) -> Any:
     """Return the array as Triton knows it, without a copy."""
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
-    return torch.from_dlpack(array)
+    return from_dlpack(array)
 
 
 @contextmanager

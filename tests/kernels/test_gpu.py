@@ -147,7 +147,7 @@ def test_gram_is_the_integer_product(xp, tile, n, k):
 
 
 @numerics
-def test_products_of_slices_and_of_columns_first(xp, tile):
+def test_products_of_slices_and_of_columns_first(xp):
     speckle = random_bytes((40, 300))
     part = xp.asarray(speckle)[3:, 5:250]
     equal(gpu.gram(part), signed(speckle[3:, 5:250]) @ signed(speckle[3:, 5:250]).T)
@@ -229,7 +229,7 @@ def test_each_operation_on_intensities_is_rounded(xp, tile):
 
 
 @numerics
-def test_the_budget_does_not_change_results(xp, tile):
+def test_the_budget_does_not_change_results(xp):
     bits = packed(140, 300)
     equal(gpu.shared_ones(xp.asarray(bits), budget=1), unpacked(bits) @ unpacked(bits).T)
     speckle = gpu.dense_speckle(xp.asarray(bits), 300, 140, 2, 1e-4, budget=1)
