@@ -1,6 +1,5 @@
 """Backprop's recipes: what each trains, that a killed run goes on as if it had not been, and what is refused."""
 
-import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -16,7 +15,7 @@ from torch import nn
 from aurevoir.errors import AurevoirError, DataError, UsageError
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
 from aurevoir.images.folder import class_folders
-from aurevoir.transfer.finetune import STRATEGIES, Strategy, finetune
+from aurevoir.transfer.finetune import STRATEGIES, Strategy, _split, finetune
 from aurevoir.transfer.network import Network, truncated_with_head, with_new_head
 
 QUICK = Strategy(learning_rate=0.05, max_epochs=4, patience=4)
@@ -207,6 +206,23 @@ def test_from_scratch_forgets_the_weights_given():
         finetune(Network(Scaled(), "head"), images, labels, scratch)
 
 
+def test_scratch_draws_convolutions_for_what_they_feed():
+    convolution = nn.Conv2d(3, 64, 3)
+    network = Network(nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)), "3")
+    still = replace(STRATEGIES["scratch"], learning_rate=1e-30, max_epochs=1)
+    drawn = finetune(network, *colours(), still).network.body[0].weight
+    assert float(drawn.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_reaches_its_optimizer(optimizers, name):
+    chosen = STRATEGIES[name]
+    finetune(tiny(), *colours(), name, epochs=1)
+    for group in optimizers[0].param_groups:
+        assert group["weight_decay"] == chosen.weight_decay
+        assert group.get("momentum", 0.9) == chosen.momentum
+
+
 def test_lightons_baseline_is_adam_on_all_layers_for_at_most_five_epochs(optimizers):
     images, labels = colours()
     network = truncated_with_head(tiny().body.encoder, 3, "3", head="flatten", size=14)
@@ -254,20 +270,45 @@ def test_the_memory_layout_is_as_asked_for(channels_last):
     assert tuned.network.body.encoder[3].weight.is_contiguous() != channels_last
 
 
-def test_files_train_as_arrays_do_and_bad_ones_are_set_aside(class_folder):
+def test_files_train_as_arrays_do(class_folder, tmp_path):
     labelled = class_folders(class_folder)
-    (class_folder / "red" / "9.png").write_bytes(b"no image")
     files = ImageFiles(labelled.paths, (14, 14))
-    tuned = finetune(tiny(), files, labelled.labels, replace(QUICK, max_epochs=10, patience=10))
-    assert list(files.skipped) == [str(labelled.paths[-1])]
-    assert tuned.accuracy(files, labelled.labels) > 0.8
-    with pytest.raises(DataError, match="1 of 30 files"):
+    pixels = collect(files)[1]
+    by_file = finetune(tiny(), files, labelled.labels, QUICK, checkpoint=tmp_path / "run.pt")
+    same(by_file, finetune(tiny(), ImageArray(pixels), labelled.labels, QUICK))
+    np.testing.assert_array_equal(by_file.predict(files), by_file.predict(pixels))
+    with pytest.raises(AurevoirError, match="another data"):
+        finetune(tiny(), replace(files, size=(15, 15)), labelled.labels, QUICK, checkpoint=tmp_path / "run.pt")
+
+
+def test_unreadable_files_are_set_aside(class_folder):
+    labelled = class_folders(class_folder)
+    order = np.random.default_rng(0).permutation(30)
+    paths, labels = [labelled.paths[place] for place in order], np.array(labelled.labels)[order]
+    bad = paths[2:20:6]
+    for path in bad:
+        path.write_bytes(b"no image")
+    files = ImageFiles(paths, (14, 14))
+    tuned = finetune(tiny(), files, labels, replace(QUICK, max_epochs=15, patience=15))
+    assert sorted(files.skipped) == sorted(str(path) for path in bad)
+    assert tuned.accuracy(files, labels) > 0.9
+    with pytest.raises(DataError, match="3 of 30 files"):
         tuned.predict(files)
-    good = ImageFiles(labelled.paths[:-1], (14, 14))
-    pixels = collect(good)[1]
-    by_file = finetune(tiny(), good, labelled.labels[:-1], QUICK)
-    by_array = finetune(tiny(), ImageArray(pixels), labelled.labels[:-1], QUICK)
-    assert not changed(by_file.network.state_dict(), by_array.network.state_dict())
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    # The second batch norm of 7 x 7 images has one value of each image.
+    images, labels = colours(33)
+    tuned = finetune(tiny(), images[:, ::2, ::2], labels, QUICK, valid=(images[:9, ::2, ::2], labels[:9]), epochs=2)
+    assert len(tuned.history) == 2
+
+
+def test_validation_images_are_of_each_class_alike():
+    labels = np.repeat([0, 1, 2], [80, 12, 8])
+    images = np.zeros((100, 4, 4, 3), "uint8")
+    train, valid = _split(images, labels, np.arange(3), 0.25, 0)
+    assert np.bincount(labels[valid.places]).tolist() == [20, 3, 2]
+    assert sorted([*train.places, *valid.places]) == list(range(100))
 
 
 # Stages, warm-up, dropout, mirroring and a plateau: all that a checkpoint has to carry.
@@ -353,12 +394,37 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
         finetune(tiny(), images, labels, QUICK, epochs=1, checkpoint=path)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle")
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 def test_a_checkpoint_runs_no_code(tmp_path):
     path = tmp_path / "run.pt"
-    path.write_bytes(pickle.dumps(print))
+    torch.save({"identity": Harmful(tmp_path / "harm")}, path)
     with pytest.raises(AurevoirError, match="not a checkpoint"):
         finetune(tiny(), *colours(), QUICK, checkpoint=path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    save, calls = torch.save, []
+
+    def fails(state, target):
+        calls.append(0)
+        if len(calls) == 2:
+            Path(target).write_bytes(b"half")
+            raise OSError("no space left")
+        save(state, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(torch, "save", fails)
+        finetune(tiny(), *colours(), QUICK, checkpoint=path)
+    same(finetune(tiny(), *colours(), QUICK, checkpoint=path), finetune(tiny(), *colours(), QUICK))
 
 
 def test_progress_is_shown_on_stderr_when_asked_for(capsys):
