@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ def namespace(array: Array) -> Any:
 
         return cupy
     return np
+
+
+def has_triton() -> bool:
+    """Return whether CuPy's arrays can go through kernels in Triton, which is not made for every system."""
+    return find_spec("triton") is not None and find_spec("torch") is not None
 
 
 def memory_budget(budget: int | str | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .arrays import Array, block_length, blocks, has_triton, memory_budget, namespace
 
 
 def packed_length(m: int) -> int:
@@ -29,13 +29,30 @@ def pack_signs(features: Array) -> Array:
     bits : uint8 array of shape (n, ceil(m / 8))
         Bit 1 where ``features > 0``.
     """
-    return namespace(features).packbits(features > 0, axis=1)
+    if namespace(features) is np:
+        return np.packbits(features > 0, axis=1)
+    return _pack(features > 0)
 
 
 def unpack(bits: Array, m: int, dtype: str = "uint8") -> Array:
     """Return packed bits as an array of zeros and ones, of shape (n, m)."""
+    ones = np.unpackbits(bits, axis=1) if namespace(bits) is np else _unpack(bits)
+    return ones[:, :m].astype(dtype, copy=False)
+
+
+# CuPy's packbits and unpackbits know no axis.
+def _pack(ones: Array) -> Array:
+    xp, (n, m) = namespace(ones), ones.shape
+    padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
+    padded[:, :m] = ones
+    places = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
+    return (padded.reshape(n, -1, 8) * places).sum(axis=2, dtype="uint8")
+
+
+def _unpack(bits: Array) -> Array:
     xp = namespace(bits)
-    return xp.unpackbits(bits, axis=1)[:, :m].astype(dtype, copy=False)
+    places = xp.arange(7, -1, -1, dtype="uint8")
+    return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), -1)
 
 
 def popcount(bits: Array) -> Array:
@@ -50,7 +67,7 @@ def _ones(bits: Array) -> Array:
     xp = namespace(bits)
     if xp is np:
         return np.bitwise_count(bits)
-    return xp.unpackbits(xp.arange(256, dtype="uint8")[:, None], axis=1).sum(axis=1, dtype="uint8")[bits]
+    return _unpack(xp.arange(256, dtype="uint8")[:, None]).sum(axis=1, dtype="uint8")[bits]
 
 
 def agreement(bits: Array, others: Array, m: int) -> float:
@@ -75,9 +92,9 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
 
     Notes
     -----
-    On the CPU, 64-bit words are combined and their ones counted. On a GPU, columns are unpacked block
-    by block to float32 and multiplied: every partial sum is an integer below 2^24, so float32 holds
-    it exactly, in any order of summation.
+    On the CPU, 64-bit words are combined and their ones counted; on a GPU, int8 tensor cores count them
+    (Triton). Without Triton columns are unpacked block by block to float32 and multiplied: every
+    partial sum is an integer below 2^24, so float32 holds it exactly, in any order of summation.
     """
     xp = namespace(bits)
     if others is not None and others.shape[1] != bits.shape[1]:
@@ -86,6 +103,10 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
         from .cpu.bits import shared_ones
 
         return shared_ones(bits, others)
+    if has_triton():
+        from .gpu import shared_ones as shared_ones_on_gpu
+
+        return shared_ones_on_gpu(bits, others, budget)
     return _overlap_by_products(xp, bits, others, budget)
 
 
@@ -94,7 +115,7 @@ def _overlap_by_products(xp: Any, bits: Array, others: Array | None, budget: int
     length = block_length(40 * rows, memory_budget(budget) // 8, min(bits.shape[1], 2**20))
     counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")
     for columns in blocks(bits.shape[1], length):
-        left = xp.unpackbits(bits[:, columns], axis=1).astype("float32")
-        right = left if others is None else xp.unpackbits(others[:, columns], axis=1).astype("float32")
+        left = _unpack(bits[:, columns]).astype("float32")
+        right = left if others is None else _unpack(others[:, columns]).astype("float32")
         counts += (left @ right.T).astype("int64")
     return counts

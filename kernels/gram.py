@@ -6,7 +6,7 @@ centred afterwards is unchanged by it, and products of signed bytes are four tim
 
 import numpy as np
 
-from .arrays import Array, RowBlocks, block_length, blocks, memory_budget, namespace
+from .arrays import Array, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace
 from .bits import unpack
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
@@ -31,8 +31,8 @@ def gram(speckle: Array) -> Array:
 
     Notes
     -----
-    By the processor's int8 dot products where it has them, else by float32 matrix products of so few
-    columns that every sum is exact.
+    By int8 dot products where the processor has them, by int8 tensor cores on a GPU (Triton), else by
+    float32 matrix products of so few columns that every sum is exact.
     """
     xp = namespace(speckle)
     if xp is np:
@@ -40,6 +40,10 @@ def gram(speckle: Array) -> Array:
 
         if by_dot_products.available():
             return by_dot_products.gram(speckle)
+    elif has_triton():
+        from .gpu import gram as gram_on_gpu
+
+        return gram_on_gpu(speckle)
     products = xp.zeros((len(speckle), len(speckle)), dtype="int64")
     for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
         block = signed(speckle[:, columns])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .arrays import Array, block_length, blocks, has_triton, memory_budget, namespace
 from .bits import overlap, packed_length, popcount, unpack
 from .philox import philox
 
@@ -192,6 +192,10 @@ class Dense(Projection):
             from .cpu.dense import dense
 
             return dense(bits, self.k, self.seed, _gaussian_levels())
+        if has_triton():
+            from .gpu import dense_intensities
+
+            return dense_intensities(bits, self.m, self.k, self.seed)
         x = unpack(bits, self.m, "float32")
         outputs = xp.empty((len(bits), self.k), dtype="float32")
         for which in blocks(self.k, block_length(80 * self.m, 2**28, self.k)):
@@ -200,12 +204,16 @@ class Dense(Projection):
         return outputs
 
     def speckle(self, bits: Array, camera: "Camera") -> Array:
-        """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
-        if namespace(bits) is not np or type(camera) is not Camera:
+        """Return uint8 speckle of shape (n, k); see `Projection`. No intensity is written."""
+        if type(camera) is not Camera or not (namespace(bits) is np or has_triton()):
             return super().speckle(bits, camera)
-        from .cpu.dense import dense
+        if namespace(bits) is np:
+            from .cpu.dense import dense
 
-        return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
+            return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
+        from .gpu import dense_speckle
+
+        return dense_speckle(bits, self.m, self.k, self.seed, camera.gain)
 
 
 @dataclass(frozen=True)
@@ -249,6 +257,10 @@ class DenseSigns(Projection):
         <r, x> = 2 |x & r| - |x|. What fills the last byte of x is 0 and counts for neither.
         """
         xp = namespace(bits)
+        if xp is not np and has_triton():
+            from .gpu import dense_intensities
+
+            return dense_intensities(bits, self.m, self.k, self.seed, "signs")
         outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]
         for which in blocks(self.k, 1024):
             part = self.rows(which, xp)

@@ -339,7 +339,8 @@ class _Tally:
 
 def _best(alphas: Array, places: Array, system: "_Dual | _Primal", multilabel: bool) -> RidgePath:
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
-    best, kept, rank = -1, None, (-np.inf,)
+    rank: tuple[float, ...] = (-np.inf,)
+    best, kept = -1, None
     for place, tally, solution in system.tallies(alphas, places, multilabel):
         accuracies[place], errors[place] = tally.accuracy, tally.error
         if tally.rank > rank:

@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aurevoir.errors import UsageError
-from aurevoir.kernels.bits import overlap, pack_signs, packed_length, popcount, unpack
+from aurevoir.kernels.bits import _pack, _unpack, overlap, pack_signs, packed_length, popcount, unpack
 
 quick = settings(deadline=None, max_examples=40, database=None)
 rows = st.integers(1, 12)
@@ -108,3 +108,11 @@ def test_no_rows_overlap_nothing():
 def test_bits_of_different_widths_are_refused():
     with pytest.raises(UsageError, match="3 and of 2 bytes"):
         overlap(np.zeros((2, 2), dtype="uint8"), np.zeros((2, 3), dtype="uint8"))
+
+
+@given(seed=seeds, n=st.integers(0, 5), m=widths)
+@quick
+def test_what_packs_bits_for_cupy_packs_as_numpy_does(seed, n, m):
+    ones = np.random.default_rng(seed).integers(0, 2, size=(n, m), dtype="uint8")
+    np.testing.assert_array_equal(_pack(ones == 1), np.packbits(ones, axis=1))
+    np.testing.assert_array_equal(_unpack(np.packbits(ones, axis=1)), np.unpackbits(np.packbits(ones, axis=1), axis=1))
