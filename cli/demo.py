@@ -101,7 +101,7 @@ def _train(
         engine = assemble(exported, precision, table=table if precision == "int8" else None)
     classifier = OpticalClassifier(engine=engine, verbose=True).fit(pixels[0], labels[0])
     bits = engine.bits(pixels[1])
-    predicted = classifier.classes_[classifier.readout_.scores(bits).argmax(axis=1)]
+    predicted = classifier.labels(classifier.readout_.scores(bits))
     row = {
         "precision": precision,
         "runtime": engine.runtime,

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     classifier = load(args.model, rebuild=args.rebuild)
     files = classifier.image_files(expand(args.images))
     indices, scores = classifier.score_images(files)
-    labels = classifier.classes_[scores.argmax(axis=1)].tolist()
+    labels = classifier.labels(scores).tolist()
     return {
         "predictions": [
             {"path": str(files.paths[index]), "label": label, "score": float(row.max())}

@@ -46,13 +46,13 @@ def _pack(ones: Array) -> Array:
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
     padded[:, :m] = ones
     places = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
-    return (padded.reshape(n, -1, 8) * places).sum(axis=2, dtype="uint8")
+    return (padded.reshape(n, packed_length(m), 8) * places).sum(axis=2, dtype="uint8")
 
 
 def _unpack(bits: Array) -> Array:
     xp = namespace(bits)
     places = xp.arange(7, -1, -1, dtype="uint8")
-    return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), -1)
+    return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
 
 
 def popcount(bits: Array) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import UsageError
-from .arrays import Array, blocks, memory_budget, namespace, require
+from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, require
 from .bits import overlap, popcount
 from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
@@ -78,6 +78,8 @@ class SpeckleReadout:
     camera: Camera
     weights: Array
     intercept: Array
+    saturation: float = 0.0
+    """Share of the training speckle that is white."""
 
     @property
     def kind(self) -> str:
@@ -104,6 +106,9 @@ def fit_readout(
     alphas: Array | None = None,
     seed: int = 0,
     budget: int | str | None = None,
+    weights: Array | None = None,
+    search: str = "auto",
+    camera: Camera | None = None,
     timer: Timer = lambda stage: nullcontext(),
 ) -> tuple[Readout, RidgePath]:
     """Fit a ridge on a projection of bits; leave-one-out picks alpha, and under ``auto`` the kernel.
@@ -113,8 +118,8 @@ def fit_readout(
     bits : uint8 array of shape (n, ceil(m / 8))
     m : int
         Number of features.
-    labels : integer array of shape (n,)
-        From 0 to ``classes - 1``.
+    labels : integer array of shape (n,), or of zeros and ones of shape (n, classes)
+        From 0 to ``classes - 1``; or which labels a row has, any number of them.
     classes : int
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs"} or callable
         ``auto`` takes the better of ``none`` and ``exact`` while their n x n system fits the
@@ -126,6 +131,12 @@ def fit_readout(
     seed : int
     budget : int, str or None
         Memory; see `memory_budget`.
+    weights : float64 array of shape (n,), optional
+        Positive weights of the rows.
+    search : {"auto", "all", "halving"}
+        How alpha is searched; see `dual_path`.
+    camera : Camera, optional
+        None fits the exposure to the first rows.
     timer : callable, optional
         Called as ``timer(stage)`` around ``project``, ``gram`` and ``solve``; a context manager.
 
@@ -150,13 +161,33 @@ def fit_readout(
     n, size = len(bits), memory_budget(budget)
     if projection == "auto":
         projection = "hadamard" if _system_bytes(n) > size else projection
-    targets = one_vs_rest(labels, classes)
+    multilabel = labels.ndim == 2
+    targets = 2.0 * labels - 1 if multilabel else one_vs_rest(labels, classes)
+    ridge = _Ridge(targets, alphas, weights, search, multilabel)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
-        return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), targets, alphas, size, timer)
+        return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
     require(_system_bytes(n), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
     kinds = ("none", "exact") if projection == "auto" else (projection,)
-    return _fit_kernels(bits, m, targets, kinds, alphas, size, timer)
+    return _fit_kernels(bits, m, kinds, ridge, size, timer)
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """What the ridge is to fit, and how."""
+
+    targets: Array
+    alphas: Array | None
+    weights: Array | None
+    search: str
+    multilabel: bool
+
+    def dual(self, gram: Array) -> RidgePath:
+        return dual_path(gram, self.targets, self.alphas, self.weights, self.search, self.multilabel)
+
+    def primal(self, speckle: Array, rows: RowBlocks, budget: int) -> RidgePath:
+        statistics = Statistics.of(speckle, self.targets, self.weights, budget)
+        return primal_path(statistics, rows, self.targets, self.alphas, self.weights, self.multilabel)
 
 
 def _system_bytes(order: int) -> int:
@@ -165,47 +196,49 @@ def _system_bytes(order: int) -> int:
 
 
 def _fit_kernels(
-    bits: Array, m: int, targets: Array, kinds: tuple[str, ...], alphas: Array | None, budget: int, timer: Timer
+    bits: Array, m: int, kinds: tuple[str, ...], ridge: _Ridge, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     with timer("gram"):
         counts = overlap(bits, budget=budget)
     fitted: list[tuple[Readout, RidgePath]] = []
     if "none" in kinds:
         with timer("solve"):
-            path = dual_path(counts, targets, alphas)
+            path = ridge.dual(counts)
             weights = combine_rows(bit_rows(bits, m, budget), m, path.coefficients)
         fitted.append((BitsReadout(m, weights, path.intercept), path))
     if "exact" in kinds:
         with timer("project"):
             norms = popcount(bits)
             kernel = exact_kernel(counts, norms, norms)
+            del counts
         with timer("solve"):
-            path = dual_path(kernel, targets, alphas)
+            path = ridge.dual(kernel)
         fitted.append((ExactReadout(bits, path.coefficients, path.intercept), path))
     return max(fitted, key=lambda pair: pair[1].loo_accuracy)
 
 
 def _fit_speckle(
-    bits: Array, projection: Projection, targets: Array, alphas: Array | None, budget: int, timer: Timer
+    bits: Array, projection: Projection, ridge: _Ridge, camera: Camera | None, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
     needed = _system_bytes(order) + n * k
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
-        camera = getattr(projection, "camera", None) or expose_sample(projection, bits)
+        camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits)
         speckle = namespace(bits).empty((n, k), dtype="uint8")
         for which, block in project(projection, camera, bits, budget):
             speckle[which] = block
+        saturation = float((speckle == 255).sum()) / max(1, speckle.size)
     rows = speckle_rows(speckle, budget)
     if n < k:
         with timer("gram"):
             products = gram(speckle)
         with timer("solve"):
-            path = dual_path(products, targets, alphas)
+            path = ridge.dual(products)
             weights = combine_rows(rows, k, path.coefficients)
     else:
         with timer("solve"):
-            path = primal_path(Statistics.of(speckle, targets, budget=budget), rows, targets, alphas)
+            path = ridge.primal(speckle, rows, budget)
         weights = path.coefficients
-    return SpeckleReadout(projection, camera, weights, path.intercept), path
+    return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path

@@ -15,7 +15,7 @@ only the eigenvalue of u, and what remains to subtract, u_i^2 / (alpha + t), sta
 tiny alpha costs the residuals no digits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,7 +107,8 @@ def dual_path(
         Positive weights of the rows, in the fit and in what leave-one-out counts.
     search : {"auto", "all", "halving"}
         ``all`` scores every alpha on all rows. ``halving`` scores every alpha on a quarter of them,
-        the best four on a half, and only the best of those on all; ``auto`` does so from 2048 rows.
+        the best four on a half, and on all rows the best of those and its neighbours, until these
+        are worse than it; ``auto`` does so from 2048 rows.
     multilabel : bool
         Whether a row may have several labels or none. Then the least leave-one-out error picks
         alpha, and the accuracy is the share of labels whose sign is right.
@@ -133,25 +134,47 @@ def dual_path(
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
     system = _Dual(gram, targets, weights)
     alphas = _checked_alphas(alphas, system.scale)
-    places = np.arange(len(alphas))
     if search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS):
-        places = _promising(gram, targets, alphas, weights, multilabel)
-    path = _best(alphas, places, system, multilabel)
+        start = _promising(gram, targets, alphas, weights, multilabel)
+        path = _best(alphas, _climb(system, alphas, start, multilabel))
+    else:
+        path = _best(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
     coefficients = path.coefficients * system.roots
     return replace(path, coefficients=coefficients, intercept=system.target_means - system.means @ coefficients)
 
 
-def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> Array:
-    """Return the place of the alpha that leave-one-out prefers on a half of the rows, or all where none is sound."""
+def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> int:
+    """Return the place of the alpha that leave-one-out prefers on a half of the rows."""
     order, places = np.random.default_rng(0).permutation(len(gram)), np.arange(len(alphas))
     for share, kept in ((4, 4), (2, 1)):
         rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
         system = _Dual(gram[rows[:, None], rows], targets[rows], None if weights is None else weights[rows])
         ranks = {place: tally.rank for place, tally, _ in system.tallies(alphas, places, multilabel)}
         if not ranks:
-            return np.arange(len(alphas))
+            return int(np.argmax(alphas))
         places = np.array(sorted(ranks, key=lambda place: ranks[place], reverse=True)[:kept])
-    return places
+    return int(places[0])
+
+
+def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+    """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
+
+    The best alpha of fewer rows may lie beside that of all, most of all where their number passes that of features.
+    """
+    order = np.argsort(alphas, kind="stable")
+    low = high = place = int(np.flatnonzero(order == start)[0])
+    ranks: dict[int, tuple[float, ...]] = {}
+    while True:
+        for result in system.tallies(alphas, order[place : place + 1], multilabel):
+            ranks[place] = result[1].rank
+            yield result
+        best = max(ranks, key=lambda tried: ranks[tried]) if ranks else high
+        if best == high and high + 1 < len(alphas):
+            high = place = high + 1
+        elif best == low and low > 0:
+            low = place = low - 1
+        else:
+            return
 
 
 class _Dual:
@@ -252,7 +275,7 @@ def primal_path(
     _checked_rows(len(targets))
     system = _Primal(statistics, rows, targets, _checked_weights(weights, len(targets), namespace(targets)))
     alphas = _checked_alphas(alphas, float(namespace(targets).trace(system.covariance)) / len(targets))
-    path = _best(alphas, np.arange(len(alphas)), system, multilabel)
+    path = _best(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
     return replace(path, intercept=system.target_means - system.means @ path.coefficients)
 
 
@@ -337,11 +360,11 @@ class _Tally:
         return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
 
 
-def _best(alphas: Array, places: Array, system: "_Dual | _Primal", multilabel: bool) -> RidgePath:
+def _best(alphas: Array, tallies: Iterable[tuple[int, _Tally, Array]]) -> RidgePath:
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)
     best, kept = -1, None
-    for place, tally, solution in system.tallies(alphas, places, multilabel):
+    for place, tally, solution in tallies:
         accuracies[place], errors[place] = tally.accuracy, tally.error
         if tally.rank > rank:
             best, kept, rank = int(place), solution, tally.rank

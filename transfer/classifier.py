@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
@@ -28,10 +29,14 @@ from ..images.decode import check_resize
 from ..images.folder import class_folders
 from ..kernels.arrays import memory_budget
 from ..kernels.bits import pack_signs
-from ..kernels.readout import PROJECTIONS, fit_readout
+from ..kernels.projection import Camera
+from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout
 from .embed import embed_bits
 from .opu import OPUS, opu_projector, require_opu
 from .timing import Stopwatch
+
+_Training = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Bits, labels and weights of the images that are trained on."""
 
 
 class OpticalClassifier(ClassifierMixin, BaseEstimator):
@@ -60,6 +65,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         k of ``hadamard``, ``dense`` and the OPU; None stands for half the number of features.
     alphas : array-like, optional
         Ridge penalties to choose from; None stands for 15 of the data's own scale.
+    alpha_search : {"auto", "all", "halving"}
+        ``all`` scores every alpha by leave-one-out on all images; ``halving`` scores fewer and fewer of
+        them on a quarter, a half and all; ``auto`` does so from 2048 images. See `kernels.ridge.dual_path`.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, times those of the images.
     calibration : path, list of paths, uint8 array, or calibration table, optional
         Images for int8 thresholds, or a table in their place; None takes training images.
     calibration_images : int
@@ -83,7 +93,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     loo_accuracy_ : float
         Share of training images that a fit without them labels rightly.
     path_ : RidgePath
-        Leave-one-out accuracy and error at every alpha.
+        Leave-one-out accuracy and error at every alpha that was scored on all images.
     projection_ : str
         The projection in use; under ``auto`` the one chosen.
     engine_ : Engine or None
@@ -109,6 +119,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         projection: str = "auto",
         n_components: int | None = None,
         alphas: Any = None,
+        alpha_search: str = "auto",
+        class_weight: Any = None,
         calibration: Any = None,
         calibration_images: int = CALIBRATION_IMAGES,
         method: str = "percentile",
@@ -128,6 +140,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.projection = projection
         self.n_components = n_components
         self.alphas = alphas
+        self.alpha_search = alpha_search
+        self.class_weight = class_weight
         self.calibration = calibration
         self.calibration_images = calibration_images
         self.method = method
@@ -142,9 +156,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         # Features count by their sign alone, which the checks' few and shifted columns do not survive.
         tags.classifier_tags.poor_score = True
+        tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any = None) -> "OpticalClassifier":
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
         """Train.
 
         Parameters
@@ -152,8 +167,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         X : path, sequence of paths, or array
             A folder of class folders; image files; images as uint8 of shape
             (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
-        y : array-like of shape (n,)
-            Labels; None only with a folder, whose class folders then name them.
+        y : array-like of shape (n,), or zeros and ones of shape (n, c)
+            Labels; or which of c labels an image has, any number of them. None only with a folder,
+            whose class folders then name them.
+        sample_weight : array-like of shape (n,), optional
+            Weights of the images. One of weight 0 is left out.
 
         Returns
         -------
@@ -168,37 +186,103 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         watch = Stopwatch()
         self._check_choices()
-        if isinstance(X, str | Path) and y is None:
-            labelled = class_folders(X)
-            X, y = labelled.paths, labelled.labels
-        if y is None:
-            raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
+        X, y = _labelled(X, y)
         if _is_features(X):
-            X, y = validate_data(self, X, y)
-        y = column_or_1d(y, warn=True)
+            X, y = validate_data(self, X, y, multi_output=_is_indicator(y))
+        labels, weights = self._encoded(y), _checked_weights(sample_weight, len(y))
+        self._seed = _seed(self.random_state)
+        self.skipped_: dict[str, str] = {}
+        self._open(X, labels, watch)
+        training = self._embedded(X, labels, weights, watch)
+        self._fit_readout(training, self.projection, None, watch)
+        return self
+
+    def refit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
+        """Train on further images besides those before, whose bits are kept: no image is embedded twice.
+
+        Engine, projection and camera stay as they are, and alpha is chosen anew: the result is that of
+        a fit on all images with that camera.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`; no label may be new.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        UsageError
+            If the classifier was loaded: a model folder does not hold its training images' bits.
+        DataError
+            If a label is new.
+        """
+        check_is_fitted(self, "readout_")
+        if not hasattr(self, "_training"):
+            raise UsageError("a loaded model does not hold the bits of its training images; fit one on all images")
+        watch = Stopwatch()
+        X, y = _labelled(X, y)
+        if _is_features(X):
+            X = validate_data(self, X, reset=False)
+        added = self._embedded(X, self._known(y), _checked_weights(sample_weight, len(y)), watch)
+        bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
+        camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
+        self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
+        return self
+
+    def _encoded(self, y: Any) -> np.ndarray:
+        """Return labels as places in `classes_`, which this sets, or as zeros and ones."""
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        self._multilabel = _is_indicator(y)
+        if self._multilabel:
+            self.classes_ = np.arange(y.shape[1])
+            return np.asarray(y, dtype="int64")
+        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"only one class, {self.classes_[0]!r}, is in the labels; a classifier needs two or more")
-        self._seed = _seed(self.random_state)
-        indices, bits = self._training_bits(X, labels, watch)
-        self._refuse_emptied_classes(labels, labels[indices])
+        return labels
+
+    def _known(self, y: Any) -> np.ndarray:
+        if self._multilabel:
+            labels = np.asarray(y, dtype="int64")
+            if labels.shape[1:] != self.classes_.shape:
+                raise DataError(f"labels of shape {labels.shape} must have {len(self.classes_)} columns, as in `fit`")
+            return labels
+        y = column_or_1d(y)
+        new = np.setdiff1d(y, self.classes_)
+        if len(new):
+            raise DataError(f"label {new[0]!s} was not among those before; fit a classifier on all images")
+        return np.searchsorted(self.classes_, y)
+
+    def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
+        bits, labels, weights = self._training = training
         self.readout_, self.path_ = fit_readout(
             bits,
             self.n_bits_,
-            labels[indices],
+            labels,
             len(self.classes_),
-            opu_projector(self.projection, self.memory_budget) if self.projection in OPUS else self.projection,
+            opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
             self.n_components,
             self.alphas,
             self._seed,
             self.memory_budget,
+            weights * self._class_weights(labels),
+            self.alpha_search,
+            camera,
             watch,
         )
         self.alpha_, self.loo_accuracy_ = self.path_.alpha, self.path_.loo_accuracy
         self.projection_ = self.readout_.kind
         self.timings_ = watch.total()
-        return self
+
+    def _class_weights(self, labels: np.ndarray) -> np.ndarray | float:
+        if self.class_weight is None:
+            return 1.0
+        if self._multilabel:
+            raise UsageError("class_weight is for one label an image; give sample_weight to `fit`")
+        return compute_sample_weight(self.class_weight, self.classes_[labels])
 
     def _check_choices(self) -> None:
         known = (*PROJECTIONS, *OPUS)
@@ -209,19 +293,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self._resize = check_resize(self.resize)
         memory_budget(self.memory_budget)
 
-    def _training_bits(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> tuple[np.ndarray, np.ndarray]:
-        self.skipped_: dict[str, str] = {}
+    def _open(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:
         if _is_features(X):
             self.engine_, self.n_bits_ = None, X.shape[1]
-            return np.arange(len(X)), pack_signs(X)
-        if len(X) != len(labels):
-            raise DataError(f"{len(X)} images and {len(labels)} labels; give one label an image")
+            return
+        _require_one_each(X, labels)
         self.engine_ = self._open_engine(X, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
-        images = self._images(X, "train")
-        indices, bits = embed_bits(self.engine_, images, watch)
-        self.skipped_ = dict(images.skipped)
-        return indices, bits
+
+    def _embedded(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
+        """Return bits, labels and weights of the images that can be read and count."""
+        _require_one_each(X, labels)
+        if _is_features(X):
+            indices, bits = np.arange(len(X)), pack_signs(X)
+        else:
+            images = self._images(X, "train")
+            indices, bits = embed_bits(self._required_engine(), images, watch)
+            self.skipped_ |= images.skipped
+        if not self._multilabel:
+            self._refuse_emptied_classes(labels, labels[indices])
+        counted = weights[indices] > 0
+        return bits[counted], labels[indices][counted], weights[indices][counted]
 
     def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:
         emptied = np.setdiff1d(labels, kept)
@@ -290,15 +382,18 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return scores[:, 1] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the label of each image or row of features.
+        """Return the label of each image or row of features; with several labels an image, zeros and ones.
 
         Raises
         ------
         DataError
             If a file cannot be read. To set such files aside, use `score_images`.
         """
-        best = self.scores(X).argmax(axis=1)
-        return self.classes_[best]
+        return self.labels(self.scores(X))
+
+    def labels(self, scores: np.ndarray) -> np.ndarray:
+        """Return what scores of shape (n, c) stand for: a label each, or zeros and ones of shape (n, c)."""
+        return (scores > 0).astype("int64") if self._multilabel else self.classes_[scores.argmax(axis=1)]
 
     def scores(self, X: Any) -> np.ndarray:
         """Return the scores of every class as float64 of shape (n, c), the columns as in ``classes_``."""
@@ -338,6 +433,35 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         from .model import save
 
         save(self, Path(folder))
+
+
+def _labelled(X: Any, y: Any) -> tuple[Any, Any]:
+    if isinstance(X, str | Path) and y is None:
+        labelled = class_folders(X)
+        return labelled.paths, np.asarray(labelled.labels)
+    if y is None:
+        raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
+    return X, np.asarray(y)
+
+
+def _is_indicator(y: np.ndarray) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1
+
+
+def _require_one_each(X: Any, labels: np.ndarray) -> None:
+    if len(X) != len(labels):
+        raise DataError(f"{len(X)} images and {len(labels)} labels; give one label an image")
+
+
+def _checked_weights(weights: Any, n: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(n)
+    weights = np.asarray(weights, dtype="float64")
+    if weights.shape != (n,) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UsageError(f"sample_weight of shape {weights.shape} must be {n} finite numbers, none negative")
+    if n and not weights.any():
+        raise UsageError("sample_weight is zero everywhere; give at least two images a positive weight")
+    return weights
 
 
 def _seed(random_state: Any) -> int:

@@ -103,7 +103,7 @@ def evaluate(classifier: "OpticalClassifier", data: LabelledPaths) -> Evaluation
     if not len(indices):
         raise DataError(f"none of the {len(files)} test files holds a readable image")
     truth = np.array(data.labels)[indices]
-    confusion = confusion_matrix(truth, classifier.classes_[scores.argmax(axis=1)], labels=classifier.classes_)
+    confusion = confusion_matrix(truth, classifier.labels(scores), labels=classifier.classes_)
     totals = confusion.sum(axis=1)
     right = np.diag(confusion)
     per_class = [float(hit / total) if total else None for hit, total in zip(right, totals, strict=True)]

@@ -28,9 +28,9 @@ from .opu import OPUS, Opu, opu_projector
 if TYPE_CHECKING:
     from .classifier import OpticalClassifier
 
-SCHEMA = "aurevoir-model/1"
+SCHEMA = "aurevoir-model/2"
 _ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
-_PARAMETERS = ("projection", "n_components", "calibration_images", "method", "resize")
+_PARAMETERS = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
 
 def save(classifier: "OpticalClassifier", folder: Path) -> None:
@@ -82,6 +82,7 @@ def _files(classifier: "OpticalClassifier") -> dict[str, bytes]:
         "alpha": classifier.alpha_,
         "loo_accuracy": classifier.loo_accuracy_,
         "best": path.best,
+        "multilabel": classifier._multilabel,
         "seed": classifier._seed,
         "parameters": parameters,
         "readout": described,
@@ -101,7 +102,7 @@ def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.nd
     described = {"kind": readout.kind, "k": projection.k, "seed": projection.seed}
     if isinstance(projection, Opu):
         described["device"] = projection.identity
-    return {**described, "gain": readout.camera.gain}, {
+    return {**described, "gain": readout.camera.gain, "saturation": readout.saturation}, {
         "weights": readout.weights,
         "intercept": readout.intercept,
     }
@@ -116,7 +117,8 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
     device = {"device": described["device"]} if "device" in described else {}
     make: Callable[..., Projection] = opu_projector(kind) if kind in OPUS else PROJECTORS[kind]
     projection = make(m, described["k"], described["seed"], **device)
-    return SpeckleReadout(projection, Camera(described["gain"]), arrays["weights"], arrays["intercept"])
+    camera = Camera(described["gain"])
+    return SpeckleReadout(projection, camera, arrays["weights"], arrays["intercept"], described["saturation"])
 
 
 def load(folder: Path | str, rebuild: bool = False) -> "OpticalClassifier":
@@ -149,6 +151,7 @@ def load(folder: Path | str, rebuild: bool = False) -> "OpticalClassifier":
     arrays = load_arrays(files[_ARRAYS])
     parameters = {**_engine_parameters(engine), **model["parameters"]}
     classifier = OpticalClassifier(**parameters, random_state=model["seed"])
+    classifier._multilabel = model["multilabel"]
     classifier.classes_ = np.array(model["classes"], dtype=model["classes_dtype"])
     classifier.engine_, classifier._seed = engine, model["seed"]
     classifier.n_bits_ = classifier.n_features_in_ = model["features"]

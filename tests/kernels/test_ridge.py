@@ -347,3 +347,122 @@ def test_fewer_than_two_rows_are_refused(n):
         dual_path(np.zeros((n, n)), np.zeros((n, 2)))
     with pytest.raises(DataError, match=rf"{n} row\(s\) to train on"):
         primal(np.zeros((n, 3)), np.zeros((n, 2)))
+
+
+def weighted_refits(X, targets, alpha, weights):
+    """Scores of every row by a weighted fit without it."""
+    left_out = []
+    for i in range(len(X)):
+        others = np.arange(len(X)) != i
+        model = Ridge(alpha=alpha, solver="svd").fit(X[others], targets[others], weights[others])
+        left_out.append(model.predict(X[i : i + 1])[0])
+    return np.array(left_out)
+
+
+@both
+@pytest.mark.parametrize(("n", "k"), [(12, 30), (25, 6)])
+@pytest.mark.parametrize("alpha", [1e-4, 1.0, 100.0])
+def test_weighted_leave_one_out_is_that_of_weighted_refits(solve, n, k, alpha):
+    X, labels, targets = problem(n * k, n, k)
+    weights = np.random.default_rng(0).uniform(0.1, 5, size=n)
+    path, scores = solve(X, targets, [alpha], weights), weighted_refits(X, targets, alpha, weights)
+    errors = np.mean((targets - scores) ** 2, axis=1)
+    assert path.loo_errors[0] == pytest.approx(np.average(errors, weights=weights), rel=1e-4)
+    assert path.loo_accuracies[0] == pytest.approx(np.average(scores.argmax(axis=1) == labels, weights=weights))
+
+
+@both
+@pytest.mark.parametrize(("n", "k"), [(15, 40), (40, 15)])
+def test_weighted_scores_are_those_of_sklearn(solve, n, k):
+    X, _, targets = problem(n, n, k)
+    weights = np.random.default_rng(0).uniform(0.1, 5, size=n)
+    path = solve(X, targets, [0.5], weights)
+    slopes = X.T @ path.coefficients if solve is dual else path.coefficients
+    new = np.random.default_rng(9).normal(size=(7, k))
+    expected = Ridge(alpha=0.5, solver="svd").fit(X, targets, weights).predict(new)
+    np.testing.assert_allclose(new @ slopes + path.intercept, expected, atol=1e-6)
+
+
+@both
+@pytest.mark.parametrize("weights", [np.ones(8), np.zeros(9), np.full(9, np.nan), -np.ones(9)])
+def test_weights_that_are_none_are_refused(solve, weights):
+    X, _, targets = problem(8, 9, 5)
+    with pytest.raises(UsageError, match="weights of shape"):
+        if solve is dual:
+            dual(X, targets, weights=weights)
+        else:
+            primal_path(statistics(X, targets), passes(X), targets, weights=weights)
+
+
+@both
+def test_with_several_labels_a_row_the_least_error_picks_alpha(solve):
+    random = np.random.default_rng(5)
+    X = random.normal(size=(60, 20))
+    targets = np.where(X @ random.normal(size=(20, 4)) + random.normal(size=(60, 4)) > 1.5, 1.0, -1.0)
+    alphas = np.logspace(-3, 4, 8)
+    path = solve(X, targets, alphas, multilabel=True)
+    assert path.best == np.argmin(path.loo_errors)
+    scores = refits(X, targets, path.alpha)
+    assert path.loo_accuracy == pytest.approx(np.mean((scores > 0) == (targets > 0)))
+
+
+def large_problem(n=1200, k=900, noise=1.0):
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 5, size=n)
+    X = random.normal(size=(5, k))[labels] * 0.15 + noise * random.normal(size=(n, k))
+    return X, labels, one_vs_rest(labels, 5)
+
+
+@pytest.mark.parametrize("alphas", [np.logspace(-5, 3, 9) * 900, [900.0]])
+def test_float32_factors_give_float64_solutions(monkeypatch, alphas):
+    X, _, targets = large_problem()
+    single = dual(X, targets, alphas)
+    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    double = dual(X, targets, alphas)
+    np.testing.assert_allclose(single.coefficients, double.coefficients, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(single.loo_errors, double.loo_errors, rtol=1e-3)
+    np.testing.assert_allclose(single.loo_accuracies, double.loo_accuracies, atol=1e-3)
+    assert single.best == double.best
+
+
+@pytest.mark.parametrize("alphas", [np.logspace(-9, -4, 8), [1e-8]])
+def test_where_float32_leaves_no_digit_float64_is_taken(monkeypatch, alphas):
+    X, _, targets = large_problem(k=300)
+    monkeypatch.setattr("aurevoir.kernels.ridge._SPECTRAL_ROWS", 10**9)
+    single = dual(X, targets, alphas)
+    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    double = dual(X, targets, alphas)
+    np.testing.assert_allclose(single.loo_errors, double.loo_errors, rtol=1e-6)
+    np.testing.assert_allclose(single.coefficients, double.coefficients, rtol=1e-6, atol=1e-9)
+
+
+def test_halving_scores_few_alphas_on_all_rows_and_hardly_loses_accuracy():
+    X, _, targets = large_problem(n=1600, noise=2.0)
+    every, halved = dual(X, targets, search="all"), dual(X, targets, search="halving")
+    assert np.isfinite(every.loo_accuracies).all()
+    assert 3 <= np.isfinite(halved.loo_accuracies).sum() <= 6
+    assert every.loo_accuracies.min() < every.loo_accuracy - 0.02
+    # On half of these rows, fewer than features, another alpha is best.
+    assert every.loo_accuracies[halved.best] > every.loo_accuracy - 0.001
+    assert halved.loo_accuracy == pytest.approx(every.loo_accuracies[halved.best], abs=1e-3)
+
+
+def test_many_rows_are_searched_and_few_are_not():
+    X, _, targets = large_problem(n=2100, k=64)
+    alphas = np.logspace(-3, 5, 9)
+    assert np.isfinite(dual(X, targets, alphas).loo_errors).sum() < 7
+    assert np.isfinite(dual(X[:2000], targets[:2000], alphas).loo_errors).all()
+
+
+def test_halving_passes_over_singular_alphas_and_scores_all_where_every_one_is():
+    X, _, targets = problem(8, 40, 5)
+    path = dual(X, targets, [0.0, 1.0], search="halving")
+    assert path.alpha == 1.0
+    with pytest.raises(DataError, match="singular at every alpha"):
+        dual(X, targets, [0.0], search="halving")
+
+
+def test_an_unknown_search_is_refused():
+    X, _, targets = problem(8, 9, 5)
+    with pytest.raises(UsageError, match="search 'golden' is not known"):
+        dual(X, targets, search="golden")

@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from aurevoir import OpticalClassifier, build_engine
+from aurevoir import OpticalClassifier, build_engine, load
 from aurevoir.errors import BudgetError, DataError, UsageError
 from aurevoir.images.folder import class_folders
 from aurevoir.transfer.timing import STAGES
@@ -185,3 +185,80 @@ def test_nothing_of_n_by_m_floats_is_held(monkeypatch, tiny_onnx, pixels):
 
     monkeypatch.setattr(Engine, "__call__", lambda *_: pytest.fail("features were computed"))
     OpticalClassifier(tiny_onnx).fit(pixels, [0, 1] * 10).predict(pixels)
+
+
+@pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense-signs"])
+def test_a_weight_of_zero_leaves_an_image_out(digits, projection):
+    X, y = digits[0][:300], digits[1][:300]
+    weights = np.where(np.arange(300) < 200, 1.0, 0.0)
+    weighted = OpticalClassifier(projection=projection, n_components=100).fit(X, y, weights)
+    without = OpticalClassifier(projection=projection, n_components=100).fit(X[:200], y[:200])
+    np.testing.assert_allclose(weighted.scores(X), without.scores(X), atol=1e-9)
+
+
+def test_a_rare_class_of_more_weight_is_predicted_more_often(digits):
+    X, y = digits
+    kept = (y == 8) & (np.arange(len(y)) % 4 > 0)
+    X, y = X[~kept], y[~kept] == 8
+    plain, balanced = OpticalClassifier(), OpticalClassifier(class_weight="balanced")
+    shares = [classifier.fit(X[:300], y[:300]).predict(X[300:]).mean() for classifier in (plain, balanced)]
+    assert shares[1] > shares[0]
+    given = OpticalClassifier().fit(X[:300], y[:300], 300 / (2 * np.bincount(y[:300])[y[:300].astype(int)]))
+    np.testing.assert_allclose(balanced.scores(X), given.scores(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("weights", [np.ones(9), -np.ones(300), np.zeros(300), np.full(300, np.nan)])
+def test_sample_weights_that_are_none_are_refused(digits, weights):
+    with pytest.raises(UsageError, match="sample_weight"):
+        OpticalClassifier().fit(digits[0][:300], digits[1][:300], weights)
+
+
+def test_several_labels_an_image_are_learnt(digits, tmp_path):
+    X, y = digits
+    labels = np.stack([y % 2 == 0, y < 5, np.isin(y, [0, 6, 8, 9])], axis=1).astype(int)
+    classifier = OpticalClassifier(projection="exact").fit(X[:400], labels[:400])
+    predicted = classifier.predict(X[400:])
+    assert predicted.shape == (200, 3)
+    assert (predicted == labels[400:]).mean() > 0.9
+    assert abs(classifier.loo_accuracy_ - (predicted == labels[400:]).mean()) < 0.05
+    classifier.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").predict(X[400:]), predicted)
+    with pytest.raises(UsageError, match="class_weight is for one label an image"):
+        OpticalClassifier(class_weight="balanced").fit(X[:400], labels[:400])
+
+
+@pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense"])
+def test_refit_is_a_fit_on_all(digits, projection):
+    X, y = digits
+    options = {"projection": projection, "n_components": 300, "class_weight": "balanced"}
+    grown = OpticalClassifier(**options).fit(X[:200], y[:200])
+    before = grown.score(X[400:], y[400:])
+    grown.refit(X[200:400], y[200:400])
+    whole = OpticalClassifier(**options).fit(X[:400], y[:400])
+    # The camera's exposure is fitted to the first images, which are the same.
+    np.testing.assert_allclose(grown.scores(X[400:]), whole.scores(X[400:]), atol=1e-9)
+    assert grown.loo_accuracy_ == whole.loo_accuracy_
+    assert grown.score(X[400:], y[400:]) > before
+
+
+def test_refit_keeps_engine_and_projection_and_adds_images(class_folder, tiny_onnx):
+    labelled = class_folders(class_folder)
+    paths, labels = np.array(labelled.paths), np.array(labelled.labels)
+    half = np.arange(len(paths)) % 2 == 0
+    engine = OpticalClassifier(tiny_onnx).fit(paths[half].tolist(), labels[half])
+    made = engine.engine_
+    engine.refit(paths[~half].tolist(), labels[~half])
+    assert engine.engine_ is made
+    order = np.r_[np.flatnonzero(half), np.flatnonzero(~half)]
+    whole = OpticalClassifier(engine=made, projection=engine.projection_).fit(paths[order].tolist(), labels[order])
+    np.testing.assert_allclose(engine.scores(paths.tolist()), whole.scores(paths.tolist()), atol=1e-9)
+
+
+def test_refit_refuses_a_new_label_and_a_loaded_model(digits, tmp_path):
+    X, y = digits[0][:100], digits[1][:100].copy()
+    classifier = OpticalClassifier().fit(X, y)
+    with pytest.raises(DataError, match="label 77 was not among those before"):
+        classifier.refit(X[:1], [77])
+    classifier.save(tmp_path / "model")
+    with pytest.raises(UsageError, match="does not hold the bits of its training images"):
+        load(tmp_path / "model").refit(X, y)

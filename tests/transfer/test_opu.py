@@ -220,6 +220,7 @@ def test_a_saved_model_knows_its_opu(medium, fitted, digits, tmp_path):
     fitted.save(tmp_path / "model")
     described = json.loads((tmp_path / "model" / "model.json").read_text())["readout"]
     name = "OPU Saturn-2-Paris; core type Nitro, core version 3, exposure 400 us"
+    assert described.pop("saturation") > 0
     assert described == {"kind": "opu", "k": 200, "seed": 0, "device": name, "gain": 1.0}
     loaded = load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.scores(digits[0][300:]), fitted.scores(digits[0][300:]))
