@@ -11,14 +11,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .engine.build import build_engine
-    from .engine.engine import Engine, load_engine
+    from .engine.engine import Engine
+    from .engine.load import load_engine
     from .transfer.classifier import OpticalClassifier
     from .transfer.model import load
 
 _HOMES = {
     "build_engine": ".engine.build",
     "Engine": ".engine.engine",
-    "load_engine": ".engine.engine",
+    "load_engine": ".engine.load",
     "OpticalClassifier": ".transfer.classifier",
     "load": ".transfer.model",
 }

@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from ..engine.engine import load_engine
     from ..engine.file import write_atomically
+    from ..engine.load import load_engine
     from ..errors import DataError
     from ..images.batches import ImageFiles
     from ..images.folder import expand

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import hashlib
     from dataclasses import asdict
 
-    from ..engine.engine import read_engine
+    from ..engine.load import read_engine
 
     engine = read_engine(args.engine)
     layers, why = _layers(engine)
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
     """Return the layers, or else why they are not known."""
-    from ..engine.engine import misfit
+    from ..engine.load import misfit
     from ..engine.runtimes import require_runtime
     from ..errors import AurevoirError
 

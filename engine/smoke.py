@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AurevoirError
-from .engine import Engine, load_engine
+from .engine import Engine
+from .load import load_engine
 
 PATIENCE = 600
 """Seconds after which a first inference is given up."""

@@ -21,7 +21,8 @@ from ..engine.build import (
     is_table,
 )
 from ..engine.calibrate import calibrate, keep_in_float32
-from ..engine.engine import Engine, load_engine
+from ..engine.engine import Engine
+from ..engine.load import load_engine
 from ..engine.runtimes import choose_runtime
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images, channel_statistics

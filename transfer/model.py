@@ -18,7 +18,8 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from ..engine.engine import Engine, load_engine
+from ..engine.engine import Engine
+from ..engine.load import load_engine
 from ..errors import AurevoirError, UsageError
 from ..kernels.projection import Camera, Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aurevoir import build_engine, load_engine
-from aurevoir.engine.engine import read_engine
+from aurevoir.engine.load import read_engine
 from aurevoir.engine.runtimes import has_nvidia_driver, on_tensorrt_rtx
 from aurevoir.errors import AurevoirError, UsageError
 
@@ -37,7 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(on_tensorrt_rtx, "precisions", lambda: ("fp32", "fp16", "int8"))
     monkeypatch.setattr(on_tensorrt_rtx, "load", load)
     monkeypatch.setattr(on_tensorrt_rtx, "build", build)
-    for place in ("aurevoir.engine.engine", "aurevoir.engine.runtimes"):
+    for place in ("aurevoir.engine.engine", "aurevoir.engine.load", "aurevoir.engine.runtimes"):
         monkeypatch.setattr(f"{place}.open_device", lambda name: machine)
     return machine
 

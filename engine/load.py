@@ -1,0 +1,128 @@
+"""Reading engine files: what is checked before any native code sees a byte of them."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..calibration.table import CalibrationTable
+from ..errors import AurevoirError
+from .engine import SCHEMA, Engine, Manifest
+from .file import unpack
+from .runtimes import (
+    RUNTIMES,
+    builds_plans,
+    check_device,
+    choose_runtime,
+    plan_runtime,
+    require_runtime,
+)
+from .runtimes import runtime as runtime_module
+from .runtimes.device import open_device
+
+
+def load_engine(
+    path: Path | str, device: str | None = None, runtime: str | None = None, rebuild: bool = False
+) -> Engine:
+    """Load an engine file.
+
+    Parameters
+    ----------
+    path : path
+    device : str, optional
+        As the runtime names it; None stands for the runtime's first.
+    runtime : str, optional
+        Another runtime than the one it was built for, or ``auto``.
+    rebuild : bool
+        Where the plan inside is for another GPU or another version of the library, build it anew
+        from the graph inside.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or the runtime does not run its precision or has no such device.
+    AurevoirError
+        If the file is damaged or not an engine file of this schema, its plan does not fit this
+        machine, or its graph another runtime.
+    MissingPackageError
+        If the runtime is not installed.
+    """
+    engine = read_engine(path)
+    if runtime is not None:
+        engine = _moved(engine, runtime, Path(path))
+    engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
+    require_runtime(engine.runtime, engine.precision)
+    check_device(engine.runtime, engine.device)
+    if fault := misfit(engine):
+        if not rebuild:
+            raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it anew")
+        engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
+    return engine
+
+
+def _moved(engine: Engine, runtime: str, path: Path) -> Engine:
+    """Return the engine for another runtime, if that takes its graph."""
+    made = engine.manifest
+    family = [name for name in RUNTIMES if made.precision == "fp32" or builds_plans(name) == builds_plans(made.runtime)]
+    runtime = choose_runtime(runtime, made.precision, family)
+    if runtime not in family:
+        raise AurevoirError(
+            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it anew"
+        )
+    if runtime == made.runtime:
+        return engine
+    moved = replace(made, runtime=runtime, runtime_version=runtime_module(runtime).version(), target=None)
+    return Engine(moved, engine.graph, engine.table)
+
+
+def misfit(engine: Engine) -> str:
+    """Say in what an engine's plan does not fit this machine, before any native code reads it."""
+    if engine.plan is None:
+        return ""
+    made = engine.manifest
+    version, here = plan_runtime(made.runtime).version(), open_device(engine.device).capability
+    if (version, here) == (made.runtime_version, made.target):
+        return ""
+    return (
+        f"its plan was built by {made.runtime} {made.runtime_version} for {made.target} GPUs; "
+        f"here are {made.runtime} {version} and {here}"
+    )
+
+
+def read_engine(path: Path | str) -> Engine:
+    """Read and check an engine file, whether or not its runtime is here.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    AurevoirError
+        If it is damaged or not an engine file of this schema.
+    """
+    parts = unpack(Path(path))
+    manifest = _read_manifest(parts, Path(path))
+    for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
+        manifest[name] = tuple(manifest[name])
+    table = parts.get("calibration.json")
+    return Engine(
+        Manifest(**manifest),
+        parts["model.onnx"],
+        None if table is None else CalibrationTable.from_json(table),
+        plan=parts.get("plan.bin"),
+    )
+
+
+def _read_manifest(parts: dict[str, bytes], path: Path) -> dict[str, Any]:
+    manifest = json.loads(parts.get("manifest.json", b"{}"))
+    schema, digests = manifest.pop("schema", None), manifest.pop("parts", {})
+    if schema != SCHEMA:
+        raise AurevoirError(f"{path} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
+    for name, data in parts.items():
+        if name != "manifest.json" and digests.get(name) != hashlib.sha256(data).hexdigest():
+            raise AurevoirError(f"{path}: part {name} is not the one its manifest names; build it anew")
+    return manifest
