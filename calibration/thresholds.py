@@ -48,10 +48,15 @@ SIGN = "sign"
 """Chooses among the others by what they do to the final features; see `search.keep_most_signs`."""
 
 
+NATIVE = "native"
+"""TensorRT 10's own calibrator, on an NVIDIA GPU."""
+
+
 def check_method(method: str) -> None:
     """Refuse a method that is not known."""
-    if method not in (*METHODS, SIGN):
-        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join([*METHODS, SIGN])}")
+    known = (*METHODS, SIGN, NATIVE)
+    if method not in known:
+        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(known)}")
 
 
 def choose_thresholds(histograms: dict[str, Histogram], method: str) -> dict[str, float]:

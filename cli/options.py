@@ -18,7 +18,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calibration", metavar="DIR", help="images, or a table, for int8 thresholds")
     group.add_argument("--calibration-images", type=positive, default=128, metavar="N", help="how many (default: 128)")
     group.add_argument(
-        "--method", default="percentile", help="percentile, entropy, mse, max or sign (default: percentile)"
+        "--method",
+        default="percentile",
+        help="percentile (default), entropy, mse, max, sign or native (TensorRT 10's own, on its GPU)",
     )
     group.add_argument("--normalization", default="imagenet", help="imagenet, or data: the images' own statistics")
     group.add_argument("--size", type=positive, help="height and width of the input (default: the backbone's)")

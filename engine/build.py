@@ -84,7 +84,7 @@ def build_engine(
         normalisation from; of these, `calibration_images` are used, and up to 32 others measure
         the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
     calibration_images : int
-    method : {"percentile", "entropy", "mse", "max", "sign"}
+    method : {"percentile", "entropy", "mse", "max", "sign", "native"}
     normalization : {"imagenet", "data"} or (mean, std)
         Of pixels scaled to [0, 1].
     size : int, optional

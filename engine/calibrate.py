@@ -18,7 +18,7 @@ from ..calibration.placement import quantizable, units, weighted
 from ..calibration.quantize import dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
 from ..calibration.table import CalibrationTable, pixels_digest
-from ..calibration.thresholds import METHODS, SIGN, check_method, choose_thresholds
+from ..calibration.thresholds import METHODS, NATIVE, SIGN, check_method, choose_thresholds
 from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
@@ -44,9 +44,10 @@ def calibrate(
     ----------
     exported : Exported
     pixels : uint8 array of shape (n, height, width, 3)
-    method : {"percentile", "entropy", "mse", "max", "sign"}
+    method : {"percentile", "entropy", "mse", "max", "sign", "native"}
         ``sign`` chooses among the others, group by group of neighbouring tensors, what keeps most
-        signs of the final features on a quarter of the images, which the others do not see.
+        signs of the final features on a quarter of the images, which the others do not see;
+        ``native`` is TensorRT 10's own calibrator, on an NVIDIA GPU.
     progress : bool
     placement : {"conv-inputs", "shared-concat"}
         A table for ``shared-concat`` serves both.
@@ -64,6 +65,8 @@ def calibrate(
     names = quantizable(exported.graph, placement)
     if not names:
         raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
+    if method == NATIVE:
+        return _calibrated_natively(exported, pixels, progress)
     seen, kept_back = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with tqdm(total=len(seen), desc="calibrate", unit="img", disable=not progress) as bar:
@@ -77,6 +80,14 @@ def calibrate(
     with tqdm(desc="sign", unit="engine", disable=not progress) as bar:
         evaluate = _evaluator(exported, table, kept_back, _maker(exported, placement), bar.update)
         return replace(table, thresholds=keep_most_signs(candidates, evaluate))
+
+
+def _calibrated_natively(exported: Exported, pixels: np.ndarray, progress: bool) -> CalibrationTable:
+    from .runtimes.on_tensorrt import native_cache
+
+    graph = prune(exported.graph, ["features"]).SerializeToString()
+    cache = native_cache(graph, pixels, min(BATCH_SIZE, len(pixels)), progress)
+    return replace(_table_of_cache(cache, "the native calibrator's cache", exported), images=pixels_digest(pixels))
 
 
 def hold_out(pixels: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -223,12 +234,16 @@ def read_table(path: Path, exported: Exported) -> CalibrationTable:
         table = CalibrationTable.from_json(data)
         table.check(exported.graph)
         return table
+    return _table_of_cache(data, str(path), exported)
+
+
+def _table_of_cache(data: bytes, source: str, exported: Exported) -> CalibrationTable:
     cache = read_cache(data)
     names = quantizable(exported.graph)
     missing = [name for name in names if name not in cache.thresholds]
     if missing:
         raise AurevoirError(
-            f"{path} lacks {len(missing)} of the {len(names)} tensors that are quantized (first: {missing[0]}): "
+            f"{source} lacks {len(missing)} of the {len(names)} tensors that are quantized (first: {missing[0]}): "
             "it was made from another graph, or with other tensor names; calibrate anew"
         )
     every = quantizable(exported.graph, "shared-concat")

@@ -113,6 +113,15 @@ class NvidiaRuntime:
                 progress=progress,
             )
 
+    def native_cache(self, graph: bytes, pixels: Any, batch: int, progress: bool = False) -> bytes:
+        """Calibrate by TensorRT 10's own calibrator on the GPU of this machine; see `tensorrt_calibrator`."""
+        from .tensorrt_calibrator import native_cache
+
+        trt = self._library()
+        if reason := self.why_not():
+            raise AurevoirError(f"method 'native' calibrates on a GPU: {reason}")
+        return native_cache(trt, graph, pixels, open_device(), batch, progress)
+
     def load(self, plan: bytes, device: str = "cuda") -> PlanRunner:
         """Load a plan on a GPU; see `open_device` and `PlanRunner`."""
         return PlanRunner(self._library(), plan, open_device(device))
@@ -160,4 +169,4 @@ _nvidia = NvidiaRuntime(
 )
 version, precisions, devices, why_not = _nvidia.version, _nvidia.precisions, _nvidia.devices, _nvidia.why_not
 buildable, targets, build = _nvidia.buildable, _nvidia.targets, _nvidia.build
-load, layers = _nvidia.load, _nvidia.layers
+load, layers, native_cache = _nvidia.load, _nvidia.layers, _nvidia.native_cache

@@ -70,25 +70,39 @@ def build_plan(
         raise UsageError(f"batches {batches}; give the smallest, the usual and the largest, such as {BATCHES}")
     capability = None if target is None else _capability(trt, target)
     with nvidia_errors(trt) as errors:
-        builder = trt.Builder(nvidia_log(trt))
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         # The parser owns the weights that the network points to.
-        parser = trt.OnnxParser(network, nvidia_log(trt))
-        if not parser.parse(graph):
-            raise AurevoirError(_refusal(parser))
+        builder, network, parser = parsed_network(trt, graph, typed)
         config = builder.create_builder_config()
-        _set_batches(builder, network, config, batches)
+        set_batches(builder, network, config, batches)
         _set_options(trt, config, capability, workspace)
         timings = None if timing_cache is None else _read_timings(config, timing_cache)
         # It has to live until the plan is built.
         monitor = _progress_monitor(trt) if progress else None
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
+        del parser
     if plan is None:
         raise AurevoirError("\n".join(["TensorRT could not build this network:", *errors]))
     if timing_cache is not None and timings is not None:
         write_atomically(timing_cache, bytes(timings.serialize()))
     return bytes(plan)
+
+
+def parsed_network(trt: Any, graph: bytes, flags: int) -> tuple[Any, Any, Any]:
+    """Return a builder, its network of an ONNX graph, and the parser, to be kept while the network is used.
+
+    Raises
+    ------
+    AurevoirError
+        If the parser refuses the graph.
+    """
+    builder = trt.Builder(nvidia_log(trt))
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, nvidia_log(trt))
+    if not parser.parse(graph):
+        raise AurevoirError(_refusal(parser))
+    return builder, network, parser
 
 
 def known_targets(trt: Any) -> tuple[str, ...]:
@@ -196,11 +210,13 @@ def _refusal(parser: Any) -> str:
     return "\n".join(["TensorRT does not take this network; runtime 'openvino' or 'torch' may:", *lines])
 
 
-def _set_batches(builder: Any, network: Any, config: Any, batches: tuple[int, int, int]) -> None:
+def set_batches(builder: Any, network: Any, config: Any, batches: tuple[int, int, int]) -> Any:
+    """Add the profile of a network's batches, from the smallest to the largest, and return it."""
     profile = builder.create_optimization_profile()
     images = network.get_input(0)
     profile.set_shape(images.name, *((batch, *tuple(images.shape)[1:]) for batch in batches))
     config.add_optimization_profile(profile)
+    return profile
 
 
 def _set_options(trt: Any, config: Any, capability: Any, workspace: int | None) -> None:
