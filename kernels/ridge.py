@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from .arrays import Array, RowBlocks, namespace
+from .arrays import Array, RowBlocks, blocks, namespace
 from .resolvent import MANY_ALPHAS, Cholesky, Resolvent, Spectrum, refine
 from .statistics import Statistics
 
@@ -31,6 +31,8 @@ _HALVED_ROWS = 2048
 # Below, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
 _LEAST_FREEDOM = 1e-12
+# Rows of a Gram that are centred at a time, within the caches.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -181,22 +183,24 @@ class _Dual:
     """The centred and weighted system of the dual; see the head of this module."""
 
     def __init__(self, gram: Array, targets: Array, weights: Array | None) -> None:
-        xp = namespace(gram)
-        n = _checked_rows(len(gram))
+        xp, n = namespace(gram), _checked_rows(len(gram))
         self.weights = _checked_weights(weights, n, xp)
         total = self.weights.sum()
-        self.roots = xp.sqrt(self.weights)[:, None]
-        self.means, self.target_means = self.weights @ gram / total, self.weights @ targets / total
-        matrix = gram - self.means
-        matrix -= (matrix @ self.weights / total)[:, None]
-        matrix *= self.roots
-        matrix *= self.roots[:, 0]
-        self.scale = float(xp.trace(matrix)) / n
+        self.roots, self.constant = xp.sqrt(self.weights)[:, None], xp.sqrt(self.weights / total)
+        pieces = blocks(n, _BLOCK)
+        self.means = sum((self.weights[rows] @ gram[rows].astype("float64") for rows in pieces), start=xp.zeros(n))
+        self.means /= total
+        others = self.means - self.weights @ self.means / total
+        self.scale = float(self.weights @ (xp.diagonal(gram) - self.means - others)) / n
         self.shift = self.scale or 1.0
-        self.constant = xp.sqrt(self.weights / total)
-        for row in range(n):
-            matrix[row] += (self.shift * self.constant[row]) * self.constant
-        self.matrix, self.original = matrix, targets
+        self.matrix = xp.empty((n, n))
+        for rows in pieces:
+            part = gram[rows] - self.means
+            part -= others[rows, None]
+            part *= self.roots[rows] * self.roots[:, 0]
+            part += (self.shift * self.constant[rows, None]) * self.constant
+            self.matrix[rows] = part
+        self.original, self.target_means = targets, self.weights @ targets / total
         self.targets = (targets - self.target_means) * self.roots
 
     def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
