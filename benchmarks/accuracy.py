@@ -23,6 +23,7 @@ from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from .machine import describe_machine
 from .splits import readable_splits, standard_error
+from .tables import markdown, plus_minus
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -140,3 +141,22 @@ def describe(result: dict[str, Any]) -> str:
         for row in result["together"]
     ]
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: a row a data set, precisions across, for the first projection."""
+    projection = result["rows"][0]["projection"]
+    found = {(row["data"], row["precision"]): row for row in result["rows"] if row["projection"] == projection}
+    together = {row["precision"]: row for row in result["together"] if row["projection"] == projection}
+    splits, name = len(result["rows"][0]["accuracies"]), Path(result["backbone"]).stem
+    rows = []
+    for data in dict.fromkeys(data for data, _ in found):
+        cells = [
+            plus_minus(found[data, each]["accuracy"], found[data, each]["standard_error"], 3) for each in PRECISIONS
+        ]
+        int8 = found[data, "int8"]
+        rows.append([name, f"{data} ({int8['images']:,d})", *cells, f"{int8['sign_agreement']:.3f}"])
+    cells = [plus_minus(row["less_fp32"], row["standard_error"], 4, "+") for row in together.values()]
+    rows.append([name, f"less fp32, {together['int8']['splits']} splits", "", *cells, ""])
+    caption = f"Mean and standard error over {splits} splits, projection `{projection}`:"
+    return [caption, "", *markdown(["backbone", "data (images)", *PRECISIONS, "int8 signs as fp32"], rows)]

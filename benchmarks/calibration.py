@@ -30,6 +30,7 @@ from ..kernels.readout import fit_readout
 from .machine import describe_machine
 from .peers import PEERS, Features, Quantized, quantize
 from .splits import readable_splits, standard_error
+from .tables import markdown, plus_minus
 
 DEFAULT = "aurevoir percentile"
 
@@ -233,6 +234,25 @@ def _behind(row: dict[str, Any]) -> str:
         return "-"
     lead = row["behind_default"]
     return f"{lead['mean']:.4f} +- {lead['standard_error'] or 0:.4f}"
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: sign agreement and speed of each, the most faithful first."""
+    rows = sorted(result["rows"], key=lambda row: -row.get("sign_agreement", -1))
+    caption = (
+        f"{', '.join(dict.fromkeys(row['backbone'] for row in rows))} (weights: {result['weights']}), "
+        f"{result['calibration_images']} images of {result['calibration']} to calibrate on, signs measured on "
+        f"{result['test_images']} of {result['test']}:"
+    )
+    cells = [[row["name"], *_summed_up(row)] for row in rows if row["name"] != "fp32"]
+    return [caption, "", *markdown(["", "signs as fp32", "x fp32"], cells)]
+
+
+def _summed_up(row: dict[str, Any]) -> tuple[str, str]:
+    if "error" in row:
+        return "failed", "-"
+    speed = f"{row['times_fp32']['median']:.2f}"
+    return plus_minus(row["sign_agreement"], row["agreement_error"], 4), speed
 
 
 COLOURS = {"float": "0.35", "aurevoir": "tab:red", "peer": "tab:blue"}

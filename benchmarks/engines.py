@@ -27,6 +27,7 @@ from ..errors import AurevoirError
 from ..images.procedural import PATTERNS, draw
 from .machine import describe_machine
 from .peers import PEERS, Features, Peer, quantize
+from .tables import markdown
 
 BASE = "onnxruntime fp32"
 PEER_NAMES = ("ORT minmax U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
@@ -201,6 +202,30 @@ def describe(result: dict[str, Any]) -> str:
                 f"{entry['spread']:7.1%}   {latency}{wide}"
             )
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: throughput and latency of each engine and peer."""
+    header = ["batch", "", "images/s", "x ONNX Runtime fp32: median (least to most)", "one image, ms: p50, p90, p99"]
+    rows = []
+    for row in result["rows"]:
+        latency = ", ".join(f"{value:.0f}" for value in row.get("latency_ms", {}).values())
+        failed = [["", row["name"], "failed", "", ""]] if "error" in row else []
+        rows += failed or [
+            [str(entry["batch"]), row["name"], *_summed_up(entry), latency] for entry in row["throughput"]
+        ]
+    caption = f"{result['network']}, {result['features']:,d} features, weights {result['weights']}"
+    if len(batches := {row[0] for row in rows if row[0]}) == 1:
+        caption += f", batch {batches.pop()}"
+        header, rows = header[1:], [row[1:] for row in rows]
+    return [f"{caption}:", "", *markdown(header, rows)]
+
+
+def _summed_up(entry: dict[str, Any]) -> tuple[str, str]:
+    wide = f" (spread {entry['spread']:.0%})" if entry["spread"] > WIDE_SPREAD else ""
+    found = entry.get("times_onnxruntime_fp32")
+    ratio = f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
+    return f"{entry['images_per_second']:.1f}{wide}", ratio
 
 
 def plot(result: dict[str, Any], path: str | Path) -> None:

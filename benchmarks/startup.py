@@ -34,3 +34,12 @@ def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as a table."""
     lines = [f"{row['command']:15s} {row['seconds']:.3f} s, at most {row['most']:.3f} s" for row in result["rows"]]
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's line: the slowest command."""
+    bare, *commands = result["rows"]
+    slowest = max(row["seconds"] for row in commands)
+    return [
+        f"The slowest command prints its help in {slowest:.3f} s; `{bare['command']}` takes {bare['seconds']:.3f} s."
+    ]

@@ -93,6 +93,16 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: whether outputs and memory held."""
+    return [
+        f"{result['threads']} threads called one engine ({result['engine'].strip('<>')}) {result['calls']:,d} times: "
+        f"{result['calls_with_other_outputs']} outputs were other than one thread's; resident memory "
+        f"{result['resident_megabytes'][-1][1]:,.0f} MB, {result['growth_megabytes']:+.1f} MB over the last nine "
+        "tenths of the calls."
+    ]
+
+
 def plot(result: dict[str, Any], path: str | Path) -> None:
     """Draw resident memory over calls."""
     from matplotlib.figure import Figure

@@ -12,19 +12,28 @@ BENCHMARKS = {
     "startup": "how long each command takes to print its help",
 }
 
+TOOLS = {
+    "readme": "write the README's results from the result files",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
     """Declare the command's arguments; importing a benchmark is slow, so only the one at hand fills in its own."""
     names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
-    for name, summary in BENCHMARKS.items():
+    for name, summary in {**BENCHMARKS, **TOOLS}.items():
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-        own.add_argument("--out", metavar="F.json", help="write the result")
         if name == benchmark:
             module = _module(name)
             module.add_arguments(own)
-            if hasattr(module, "plot"):
-                own.add_argument("--plot", metavar="F.png", help="draw the result")
+            if name in BENCHMARKS:
+                _add_outputs(own, hasattr(module, "plot"))
+
+
+def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
+    parser.add_argument("--out", metavar="F.json", help="write the result")
+    if plots:
+        parser.add_argument("--plot", metavar="F.png", help="draw the result")
 
 
 def _module(name: str) -> Any:
@@ -40,6 +49,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.file import write_atomically
 
     module, figure = _module(args.benchmark), getattr(args, "plot", None)
+    if args.benchmark in TOOLS:
+        done: dict[str, Any] = module.run(args)
+        return done
     if figure:
         require_plotting()
     result: dict[str, Any] = module.run(args)
