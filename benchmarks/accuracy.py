@@ -26,6 +26,8 @@ from .splits import readable_splits, standard_error
 from .tables import markdown, plus_minus
 
 PRECISIONS = ("fp32", "bf16", "int8")
+KEYS = ("data", "precision", "projection")
+SPREADS = {"accuracy": ("splits", "accuracies")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

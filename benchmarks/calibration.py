@@ -33,6 +33,12 @@ from .splits import readable_splits, standard_error
 from .tables import markdown, plus_minus
 
 DEFAULT = "aurevoir percentile"
+KEYS = ("backbone", "name")
+SPREADS = {
+    "sign_agreement": ("error", "agreement_error"),
+    "behind_default.mean": ("error", "behind_default.standard_error"),
+    "accuracy": ("splits", "accuracies"),
+}
 
 BATCH = 16
 """Images that a network computes at a time where it is not timed."""

@@ -32,6 +32,7 @@ from .tables import markdown
 BASE = "onnxruntime fp32"
 PEER_NAMES = ("ORT minmax U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
 WIDE_SPREAD = 0.1
+KEYS = ("name", "throughput.batch")
 PERCENTILES = (50, 90, 99)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from ..engine.timing import alternate
 from .machine import describe_machine
 
+KEYS = ("command",)
+
 COMMANDS = ("cuts", "build", "calibrate", "inspect", "embed", "fit", "predict", "evaluate", "doctor", "bench", "demo")
 
 

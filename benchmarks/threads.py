@@ -19,6 +19,8 @@ from ..engine.runtimes import choose_runtime
 from .engines import procedural_images
 from .machine import describe_machine, resident_megabytes
 
+KEYS = ("threads",)
+
 DISTINCT = 8
 """Different batches, over and over."""
 

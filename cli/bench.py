@@ -13,6 +13,7 @@ BENCHMARKS = {
 }
 
 TOOLS = {
+    "compare": "what changed between two result files, and which changes are more than chance",
     "readme": "write the README's results from the result files",
 }
 
