@@ -13,6 +13,7 @@ BENCHMARKS = {
 }
 
 TOOLS = {
+    "report": "one HTML page of result files, with figures",
     "compare": "what changed between two result files, and which changes are more than chance",
     "readme": "write the README's results from the result files",
 }
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> Non
 
 def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
     parser.add_argument("--out", metavar="F.json", help="write the result")
+    parser.add_argument("--report", metavar="F.html", help="write the result as a page; see `aurevoir bench report`")
     if plots:
         parser.add_argument("--plot", metavar="F.png", help="draw the result")
 
@@ -53,13 +55,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.benchmark in TOOLS:
         done: dict[str, Any] = module.run(args)
         return done
-    if figure:
+    if figure or args.report:
         require_plotting()
     result: dict[str, Any] = module.run(args)
     if args.out:
         write_atomically(Path(args.out), (json.dumps(result, indent=1) + "\n").encode())
     if figure:
         module.plot(result, figure)
+    if args.report:
+        _module("report").write_report([(Path(args.out or args.benchmark), result)], args.report)
+        result["report"] = args.report
     return result
 
 
