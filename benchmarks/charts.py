@@ -22,7 +22,9 @@ Draw = Callable[[Path], None]
 def charts(result: Mapping[str, Any]) -> dict[str, Draw]:
     """Return what can be drawn of a result, by title; each writes one figure to a path."""
     module = benchmark_of(result)
-    rows = [row for row in tables(result).get("rows", []) if "error" not in row][:TALLEST]
+    sound = [row for row in tables(result).get("rows", []) if "error" not in row]
+    rows = sound[:TALLEST]
+    part = f", first {len(rows)} of {len(sound)} rows" if len(rows) < len(sound) else ""
     names = identifying([rows], module)
     labels = _labels(rows, names)
     found: dict[str, Draw] = {}
@@ -30,17 +32,17 @@ def charts(result: Mapping[str, Any]) -> dict[str, Draw]:
     if plots:
         found["overview"] = lambda path: module.plot(result, path)  # type: ignore[union-attr]
     if stages := _stages(rows):
-        found["seconds by stage"] = lambda path: _bars(path, rows, labels, stages)
+        found[f"seconds by stage{part}"] = lambda path: _bars(path, rows, labels, stages)
     if plots:
         return found
     quality, cost = _column(rows, "accuracy"), _column(rows, "seconds", "total", "second")
     if quality and cost:
-        found[f"{quality} against {cost}"] = lambda path: _scatter(path, rows, labels, cost, quality)
+        found[f"{quality} against {cost}{part}"] = lambda path: _scatter(path, rows, labels, cost, quality)
     if found:
         return found
     value = quality or cost or next((name for name in _numbers(rows) if name not in names), None)
     spread = getattr(module, "SPREADS", {}).get(value, ("", ""))
-    return {value: lambda path: _dots(path, rows, labels, value, spread)} if value else {}
+    return {f"{value}{part}": lambda path: _dots(path, rows, labels, value, spread)} if value else {}
 
 
 def _labels(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -110,7 +112,7 @@ def _scatter(path: Path, rows: Sequence[Row], labels: Sequence[str], cost: str, 
     figure.savefig(path, dpi=150)
 
 
-def plot_confusion(path: Path, confusion: Sequence[Sequence[int]]) -> None:
+def plot_confusion(confusion: Sequence[Sequence[int]], path: Path) -> None:
     """Draw a confusion matrix of many classes: shares of each true class."""
     from matplotlib.figure import Figure
 

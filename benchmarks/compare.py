@@ -24,7 +24,19 @@ import numpy as np
 
 from ..errors import UsageError
 from ..transfer.evaluate import TEST_SHARE
-from .tables import TEXTS, Row, benchmark_of, columns, facts, identifying, is_number, read_result, shown, tables
+from .tables import (
+    TEXTS,
+    Row,
+    benchmark_of,
+    columns,
+    facts,
+    identifying,
+    is_number,
+    machine_of,
+    read_result,
+    shown,
+    tables,
+)
 
 LEVEL = 0.05
 
@@ -215,7 +227,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> None:
 
 def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Say what else differs: machine, versions, command, settings, columns."""
-    machines = [facts(result.get("machine", {})) for result in (before, after)]
+    machines = [facts(machine_of(result)) for result in (before, after)]
     settings = [
         {name: cell for name, cell in facts(each).items() if not isinstance(cell, float)} for each in (before, after)
     ]

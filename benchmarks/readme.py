@@ -14,7 +14,7 @@ from typing import Any
 
 from ..engine.file import write_atomically
 from ..errors import AurevoirError, DataError, UsageError
-from .tables import RESULTS, benchmark_of, columns, machine_line, markdown, read_result, shown, tables
+from .tables import RESULTS, benchmark_of, columns, machine_line, machine_of, markdown, read_result, shown, tables
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -89,7 +89,7 @@ def _machines(results: Results) -> str:
     """Say where everything was measured, a line a machine."""
     found: dict[str, list[Path]] = {}
     for path, result in results.items():
-        found.setdefault(machine_line(result.get("machine", {})), []).append(path)
+        found.setdefault(machine_line(machine_of(result)), []).append(path)
     if len(found) == 1:
         return f"Measured on {next(iter(found))}.\n"
     return "".join(f"- {machine}: {', '.join(path.stem for path in paths)}\n" for machine, paths in found.items())

@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
@@ -29,6 +30,7 @@ from .tables import (
     identifying,
     is_number,
     machine_line,
+    machine_of,
     read_result,
     shown,
     tables,
@@ -126,6 +128,7 @@ def write_report(
     names = _distinct([path.stem for path, _ in results])
     for name, (path, result) in zip(names, results, strict=True):
         drawn = dict(_figures(name, result))
+        pictures = {title: drawing for title, drawing in drawn.items() if isinstance(drawing, bytes)}
         sections.append(_section(name, path, result, drawn))
         own = tables(result).get("rows", [])
         rows.append(
@@ -134,10 +137,10 @@ def write_report(
                 "benchmark": result.get("benchmark"),
                 "rows": len(own),
                 "failed": sum("error" in row for row in own),
-                "figures": [str(folder / _file(name, title)) for title in drawn],
+                "figures": [str(folder / _file(name, title)) for title in pictures],
             }
         )
-        for title, png in drawn.items():
+        for title, png in pictures.items():
             write_atomically(folder / _file(name, title), png)
     write_atomically(Path(out), _page(names, sections))
     return rows
@@ -155,18 +158,20 @@ def _file(name: str, title: str) -> str:
     return f"{name}-{''.join(letter if letter.isalnum() else '-' for letter in title)}.png"
 
 
-def _figures(name: str, result: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Yield every figure by title; one that cannot be drawn is left out: tables hold all that it would show."""
+def _figures(name: str, result: Mapping[str, Any]) -> Iterator[tuple[str, bytes | str]]:
+    """Yield every figure by title, or why it cannot be drawn."""
+    draws = charts(result)
+    for title, confusion, _ in _confusions(result):
+        if len(confusion) > WIDEST:
+            draws[title] = partial(plot_confusion, confusion)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.png"
-        for title, draw in charts(result).items():
-            # The file may be of an older or another version than the benchmark that draws it.
-            with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
+        for title, draw in draws.items():
+            try:
                 draw(path)
-                yield title, path.read_bytes()
-        for title, confusion, _ in _confusions(result):
-            if len(confusion) > WIDEST:
-                plot_confusion(path, confusion)
+            except Exception as error:  # A file of another version may lack whatever its benchmark draws; tables stand.
+                yield title, f"{title} cannot be drawn: {type(error).__name__}: {error}"
+            else:
                 yield title, path.read_bytes()
 
 
@@ -198,11 +203,14 @@ def _tag(tag: str, *children: "Element | str", **attributes: str) -> Element:
     return element
 
 
-def _section(name: str, path: Path, result: Mapping[str, Any], drawn: Mapping[str, bytes]) -> Element:
+def _section(name: str, path: Path, result: Mapping[str, Any], drawn: Mapping[str, bytes | str]) -> Element:
     section = _tag("section", _tag("h2", name), id=name)
     section.extend(_about(result))
-    for title, png in drawn.items():
-        picture = _image(png, "png", f"{name}: {title}")
+    for title, drawing in drawn.items():
+        if isinstance(drawing, str):
+            section.append(_tag("p", drawing, class_="error"))
+            continue
+        picture = _image(drawing, "png", f"{name}: {title}")
         section.append(_tag("figure", picture, _tag("figcaption", title), class_="scroll", tabindex="0"))
     module = benchmark_of(result)
     section.extend(_table(title, rows, identifying([rows], module)) for title, rows in tables(result).items())
@@ -217,14 +225,14 @@ def _section(name: str, path: Path, result: Mapping[str, Any], drawn: Mapping[st
 
 def _about(result: Mapping[str, Any]) -> Iterator[Element]:
     yield _list(facts(result))
-    machine = result.get("machine")
-    if not isinstance(machine, dict):
+    machine = machine_of(result)
+    if not machine:
         yield _tag("p", "No machine is recorded.")
         return
     yield _tag("p", machine_line(machine))
     if "command" in machine:
         yield _tag("pre", str(machine["command"]))
-    aside = {name: machine[name] for name in ("date", "system", "python", "versions") if name in machine}
+    aside = {name: cell for name, cell in machine.items() if name in ("date", "system", "python", "versions")}
     yield _tag("details", _tag("summary", "Versions"), _list(facts(aside)))
 
 
@@ -255,10 +263,18 @@ def _cell(name: str, value: Any) -> Element:
     return _tag("td", text, class_=" ".join(kind for kind, holds in kinds.items() if holds))
 
 
+def _holders(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what may hold a confusion matrix or samples: the result and its rows."""
+    return [result, *_objects(result.get("rows"))]
+
+
+def _objects(listed: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
 def _confusions(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[int]], list[str]]]:
     """Yield (title, matrix, classes) of the result and of each row that has one."""
-    holders = [result, *(row for row in result.get("rows", ()) if isinstance(row, dict))]
-    for place, holder in enumerate(holders):
+    for place, holder in enumerate(_holders(result)):
         matrix = holder.get("confusion")
         if not isinstance(matrix, list) or not matrix or any(not _is_line(row, len(matrix)) for row in matrix):
             continue
@@ -285,11 +301,9 @@ def _confusion_table(title: str, confusion: Sequence[Sequence[int]], classes: Se
 
 
 def _samples(result: Mapping[str, Any], folder: Path) -> Iterator[Element]:
-    holders = [result, *(row for row in result.get("rows", ()) if isinstance(row, dict))]
-    for holder in holders:
+    for holder in _holders(result):
         for name in ("samples", "predictions"):
-            listed = [sample for sample in holder.get(name) or () if isinstance(sample, dict)]
-            if listed:
+            if listed := _objects(holder.get(name)):
                 title = f"{name}: {min(SAMPLES, len(listed))} of {len(listed)}"
                 yield _tag("h3", title)
                 yield _tag("div", *(_sample(each, folder) for each in listed[:SAMPLES]), class_="samples")

@@ -166,6 +166,12 @@ def _escaped(cell: str) -> str:
     return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def machine_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a result was measured; nothing where that is not recorded."""
+    machine = result.get("machine")
+    return machine if isinstance(machine, dict) else {}
+
+
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Return a machine in words, without versions, date and command."""
     units = {"processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB"}

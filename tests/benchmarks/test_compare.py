@@ -59,6 +59,15 @@ def test_splits_are_compared_in_pairs_corrected_for_the_images_they_share(accura
     assert "not significant: p " in describe({**found, "files": ["a", "b"]})
 
 
+def test_a_benchmark_may_split_otherwise(accuracy, monkeypatch):
+    monkeypatch.setattr("aurevoir.benchmarks.accuracy.SPREADS", {"accuracy": ("splits", "accuracies", 0.4)})
+    other, by = copy.deepcopy(accuracy), [0.004, 0.006, 0.001, 0.003, 0.002]
+    _shift(other["rows"][0], by)
+    change = _changes(compare(accuracy, other))["rows", "caltech10", "fp32", "auto", "accuracy"]
+    corrected = stats.ttest_1samp(by, 0).statistic * math.sqrt((1 / 5) / (1 / 5 + 0.4 / 0.6))
+    assert change["p"] == pytest.approx(2 * stats.t.sf(corrected, 4))
+
+
 def test_splits_of_other_images_or_another_number_are_not_paired(accuracy):
     for harm in (lambda row: row.update(images=939), lambda row: row["accuracies"].pop()):
         other = copy.deepcopy(accuracy)

@@ -180,6 +180,7 @@ def test_accuracy_is_drawn_against_time(report, write):
 def test_a_result_that_its_benchmark_cannot_draw_keeps_its_table(report, write):
     _, page, made = report(write({"benchmark": "engines", "rows": [{"name": "of another version"}]}))
     assert made["rows"][0]["figures"] == []
+    assert "overview cannot be drawn: KeyError" in page.text
     assert page.tables["rows"] == [[["name"], ["of another version"]]]
 
 
@@ -197,6 +198,19 @@ def test_a_benchmark_writes_its_page_too(tmp_path, capsys):
     assert main(["bench", "startup", *options]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(page)
     assert Page(page.read_text()).tables["rows"][0][1][0] == "python -c pass"
+
+
+def test_a_figure_of_many_rows_says_which_it_shows(report, write):
+    rows = [{"name": f"{place}", "seconds": 1.0} for place in range(50)]
+    _, page, _ = report(write({"rows": rows}))
+    assert "seconds, first 40 of 50 rows" in page.texts
+    assert len(page.tables["rows"][0]) == 51
+
+
+@pytest.mark.parametrize("result", [{}, {"rows": None, "machine": "x"}, {"rows": 5, "samples": [1]}, {"rows": [{}]}])
+def test_an_odd_result_makes_a_page(report, write, result):
+    _, page, _ = report(write(result))
+    assert "No machine is recorded." in page.text
 
 
 @pytest.mark.parametrize(("content", "code", "message"), [(None, 2, "cannot be read"), ("{", 1, "is not JSON")])
