@@ -3,6 +3,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import BudgetError, DataError, UsageError
@@ -318,3 +320,40 @@ def test_each_stage_is_timed(projection, k, stages):
     bits, labels = separable(n=30)
     fit_readout(bits, M, labels, 3, projection, n_components=k, timer=timer)
     assert seen == stages
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 9),
+    m=st.integers(1, 40),
+    k=st.integers(1, 30),
+    classes=st.integers(2, 12),
+    kind=st.sampled_from(["random", "zeros", "ones", "duplicates", "constant features"]),
+    projection=st.sampled_from(["none", "exact", "auto", "hadamard", "dense", "dense-signs"]),
+    alphas=st.sampled_from([None, [0.0], [0.0, 1.0], [1e-12, 1e30]]),
+    search=st.sampled_from(["all", "halving"]),
+)
+@settings(deadline=None, max_examples=150, database=None)
+def test_whatever_the_rows_the_result_is_sound_or_the_error_clear(
+    seed, n, m, k, classes, kind, projection, alphas, search
+):
+    random = np.random.default_rng(seed)
+    ones = {
+        "random": random.integers(0, 2, size=(n, m)),
+        "zeros": np.zeros((n, m)),
+        "ones": np.ones((n, m)),
+        "duplicates": np.repeat(random.integers(0, 2, size=(1, m)), n, axis=0),
+        "constant features": np.tile(random.integers(0, 2, size=m), (n, 1))
+        | (np.arange(m) == 0) * np.arange(n)[:, None] % 2,
+    }[kind]
+    bits, labels = np.packbits(ones.astype("uint8"), axis=1), random.integers(0, classes, size=n)
+    try:
+        readout, path = fit_readout(bits, m, labels, classes, projection, k, alphas, search=search)
+    except DataError as error:
+        assert n < 2 or (alphas is not None and "singular at every alpha" in str(error))
+        return
+    scores = readout.scores(bits)
+    assert scores.shape == (n, classes)
+    assert np.isfinite(scores).all()
+    assert 0 <= path.loo_accuracy <= 1
+    assert np.isfinite(path.coefficients).all()
