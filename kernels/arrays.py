@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BudgetError, UsageError
+from ..errors import BudgetError, MissingPackageError, UsageError
 
 Array = Any
 """A NumPy array, or a CuPy array on a GPU."""
@@ -27,6 +27,41 @@ def namespace(array: Array) -> Any:
 
         return cupy
     return np
+
+
+def on_device(array: np.ndarray, device: str) -> Array:
+    """Return a NumPy array as the array library of a device has it.
+
+    Parameters
+    ----------
+    array : array
+    device : {"cpu", "cuda"}
+        ``cuda`` is the current NVIDIA GPU, through CuPy.
+
+    Raises
+    ------
+    UsageError
+        If the device is not known, or there is no such GPU.
+    MissingPackageError
+        If CuPy is not installed.
+    """
+    if device == "cpu":
+        return array
+    if device != "cuda":
+        raise UsageError(f"device {device!r} is not known; choose cpu or cuda")
+    try:
+        import cupy  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise MissingPackageError(f"device 'cuda' needs CuPy ({error}): pip install 'aurevoir[gpu]'") from error
+    try:
+        return cupy.asarray(array)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UsageError(f"device 'cuda' cannot be used here ({error}); use 'cpu'") from error
+
+
+def on_host(array: Array) -> np.ndarray:
+    """Return an array of either library as NumPy's."""
+    return array if namespace(array) is np else array.get()
 
 
 def has_triton() -> bool:

@@ -6,11 +6,11 @@ kinds: linear in the bits, the exact optical kernel, and linear in speckle.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol
 
 from ..errors import UsageError
-from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, require
+from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, require
 from .bits import overlap, popcount
 from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
@@ -94,6 +94,20 @@ class SpeckleReadout:
             rows = speckle_rows(speckle, budget)
             result.append(score_rows(rows, len(speckle), self.weights, self.intercept))
         return xp.concatenate(result)
+
+
+def readout_on(readout: Readout, device: str) -> Readout:
+    """Return the readout with its arrays on a device; see `arrays.on_device`."""
+    assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout)
+    held = {each.name: getattr(readout, each.name) for each in fields(readout)}
+    return replace(
+        readout, **{name: on_device(on_host(it), device) for name, it in held.items() if hasattr(it, "ndim")}
+    )
+
+
+def path_on_host(path: RidgePath) -> RidgePath:
+    """Return the path with its arrays as NumPy's."""
+    return replace(path, coefficients=on_host(path.coefficients), intercept=on_host(path.intercept))
 
 
 def fit_readout(

@@ -28,10 +28,10 @@ from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images, channel_statistics
 from ..images.decode import check_resize
 from ..images.folder import class_folders
-from ..kernels.arrays import memory_budget
+from ..kernels.arrays import memory_budget, on_device
 from ..kernels.bits import pack_signs
 from ..kernels.projection import Camera
-from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout
+from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from .embed import embed_bits
 from .opu import OPUS, opu_projector, require_opu
 from .timing import Stopwatch
@@ -80,6 +80,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     size : int, optional
         Height and width of the engine's input; None stands for the backbone's own.
     resize : {"stretch", "crop"}
+    ridge_device : {"cpu", "cuda"}
+        Where projection, Gram and ridge of `fit` run; ``cuda`` is the current NVIDIA GPU, through CuPy.
     memory_budget : int or str, optional
         Bytes, or text such as ``"4GiB"``, for the projection and the ridge.
     random_state : int, RandomState or None
@@ -128,6 +130,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         normalization: Any = "imagenet",
         size: int | None = None,
         resize: str = "stretch",
+        ridge_device: str = "cpu",
         memory_budget: int | str | None = None,
         random_state: Any = 0,
         verbose: bool = False,
@@ -149,6 +152,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.normalization = normalization
         self.size = size
         self.resize = resize
+        self.ridge_device = ridge_device
         self.memory_budget = memory_budget
         self.random_state = random_state
         self.verbose = verbose
@@ -259,21 +263,22 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
         bits, labels, weights = self._training = training
-        self.readout_, self.path_ = fit_readout(
-            bits,
+        readout, path = fit_readout(
+            on_device(bits, self.ridge_device),
             self.n_bits_,
-            labels,
+            on_device(labels, self.ridge_device),
             len(self.classes_),
             opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
             self.n_components,
             self.alphas,
             self._seed,
             self.memory_budget,
-            weights * self._class_weights(labels),
+            on_device(weights * self._class_weights(labels), self.ridge_device),
             self.alpha_search,
             camera,
             watch,
         )
+        self.readout_, self.path_ = readout_on(readout, "cpu"), path_on_host(path)
         self.alpha_, self.loo_accuracy_ = self.path_.alpha, self.path_.loo_accuracy
         self.projection_ = self.readout_.kind
         self.timings_ = watch.total()
@@ -292,6 +297,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if self.projection in OPUS:
             require_opu(self.projection)
         self._resize = check_resize(self.resize)
+        on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
     def _open(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:

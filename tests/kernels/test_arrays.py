@@ -3,8 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aurevoir.errors import BudgetError, UsageError
-from aurevoir.kernels.arrays import DEFAULT_BUDGET, block_length, blocks, memory_budget, namespace, require
+from aurevoir.engine.runtimes import has_nvidia_driver
+from aurevoir.errors import BudgetError, MissingPackageError, UsageError
+from aurevoir.kernels.arrays import (
+    DEFAULT_BUDGET,
+    block_length,
+    blocks,
+    memory_budget,
+    namespace,
+    on_device,
+    on_host,
+    require,
+)
 
 quick = settings(deadline=None, max_examples=60, database=None)
 
@@ -103,3 +113,17 @@ def test_a_budget_error_is_a_memory_error():
 
 def test_the_namespace_of_a_numpy_array_is_numpy():
     assert namespace(np.zeros(1)) is np
+
+
+def test_a_device_that_is_none_or_not_here_is_refused():
+    with pytest.raises(UsageError, match="device 'tpu' is not known"):
+        on_device(np.zeros(2), "tpu")
+    if not has_nvidia_driver():
+        with pytest.raises((UsageError, MissingPackageError), match="device 'cuda'"):
+            on_device(np.zeros(2), "cuda")
+
+
+def test_the_cpu_takes_numpy_s_arrays_as_they_are():
+    array = np.arange(3)
+    assert on_device(array, "cpu") is array
+    assert on_host(array) is array

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import BudgetError, DataError, UsageError
+from aurevoir.kernels.arrays import on_device, on_host
 from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
 from aurevoir.kernels.gram import gram, signed
 from aurevoir.kernels.projection import Camera, Dense, Hadamard, exact_kernel
-from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout
+from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout, readout_on
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
 
 M = 201
@@ -357,3 +358,21 @@ def test_whatever_the_rows_the_result_is_sound_or_the_error_clear(
     assert np.isfinite(scores).all()
     assert 0 <= path.loo_accuracy <= 1
     assert np.isfinite(path.coefficients).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("projection", ["none", "exact", "auto", "hadamard", "dense", "dense-signs"])
+@pytest.mark.parametrize("k", [30, 400])
+def test_a_gpu_fits_as_the_cpu_does(projection, k):
+    bits, labels = separable(7, 200, 160, 4)[:2]
+    readout, path = fit_readout(bits, 160, labels, 4, projection, k)
+    on_gpu = [on_device(array, "cuda") for array in (bits, labels)]
+    other, other_path = fit_readout(on_gpu[0], 160, on_gpu[1], 4, projection, k)
+    assert other_path.alpha == pytest.approx(path.alpha)
+    scores = readout_on(other, "cpu").scores(bits)
+    if projection == "hadamard":
+        # Sums in float32 round differently, and so may a byte.
+        assert np.mean(scores.argmax(axis=1) == readout.scores(bits).argmax(axis=1)) > 0.98
+    else:
+        np.testing.assert_allclose(scores, readout.scores(bits), atol=1e-6)
+    np.testing.assert_allclose(on_host(other.scores(on_gpu[0])), scores, atol=1e-6)
