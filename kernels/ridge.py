@@ -339,7 +339,7 @@ class _Tally:
             right = ((predicted > 0) == (targets > 0)).mean(axis=1)
         else:
             right = predicted.argmax(axis=1) == targets.argmax(axis=1)
-        self._right += float(weights @ right)
+        self._right += float(weights @ right.astype("float64"))
         self._squares += float(weights @ xp.square(residuals).mean(axis=1))
         self._weight += float(weights.sum())
 
