@@ -8,6 +8,7 @@ BENCHMARKS = {
     "engines": "throughput and latency by runtime and precision, beside their peers",
     "calibration": "int8 by calibration method, beside today's quantizers",
     "accuracy": "accuracy by precision and projection over splits of real photographs",
+    "patches": "multi-label photographs by patches at several scales, beside the whole image",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
 }
