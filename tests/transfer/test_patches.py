@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from aurevoir.engine.build import build_engine
 from aurevoir.errors import BudgetError, DataError, UsageError
 from aurevoir.images.crops import crops, decode_whole
 from aurevoir.images.yolo import boxed_images
-from aurevoir.kernels.bits import pack_signs
+from aurevoir.kernels.bits import pack_signs, unpack
 from aurevoir.transfer.patches import (
+    ALPHAS,
     SCALES,
     average_precisions,
     fit_patches,
@@ -105,7 +107,7 @@ def test_average_precision_is_known_only_of_classes_that_are_there():
     np.testing.assert_allclose(average_precisions(truth, scores), [(1 + 2 / 3) / 2, np.nan, (1 / 2 + 2 / 3) / 2])
 
 
-def _drawn(images=24, patches=12, m=200, classes=4):
+def _drawn(images=24, patches=12, m=200, classes=4, noise=1.5):
     """Bits of patches that show one class or none, as a noisy code of it, and which."""
     random = np.random.default_rng(0)
     codes = random.normal(size=(classes + 1, m))
@@ -114,7 +116,7 @@ def _drawn(images=24, patches=12, m=200, classes=4):
     for pair in shown:
         kinds = np.full(patches, classes)
         kinds[:2] = pair
-        bits.append(pack_signs(codes[kinds] + 1.5 * random.normal(size=(patches, m))))
+        bits.append(pack_signs(codes[kinds] + noise * random.normal(size=(patches, m))))
         labels.append(kinds[:, None] == np.arange(classes))
     return bits, labels, np.array([each.any(axis=0) for each in labels]), m
 
@@ -137,10 +139,32 @@ def test_images_are_told_apart_by_a_few_of_their_patches(projection):
 
 def test_a_fit_is_that_of_its_seed():
     bits, labels, truth, m = _drawn()
-    first, again, other = (fit_patches(bits, labels, truth, m, background=4, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (fit_patches(bits, labels, truth, m, "exact", background=4, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.scores(bits), again.scores(bits))
     assert (first.alpha, first.exponent) == (again.alpha, again.exponent)
-    assert not np.array_equal(first.scores(bits), other.scores(bits))
+    assert first.readout.rows.shape == other.readout.rows.shape
+    assert not np.array_equal(first.readout.rows, other.readout.rows)
+
+
+@pytest.mark.parametrize("noise", [0.5, 4])
+def test_alpha_has_the_least_squared_error_on_images_left_out(noise):
+    bits, labels, truth, m = _drawn(noise=noise)
+    fitted = fit_patches(bits, labels, truth, m, each=99, background=99, folds=3, seed=5)
+    rows = unpack(np.concatenate(bits), m, "float64")
+    targets = np.where(np.concatenate(labels), 1.0, -1.0)
+    fold = np.repeat(np.random.default_rng(5).permutation(len(bits)) % 3, [len(each) for each in bits])
+    alphas = np.array(ALPHAS) * np.square(rows - rows.mean(axis=0)).sum() / len(rows)
+    errors = [
+        sum(
+            np.square(
+                Ridge(alpha).fit(rows[fold != number], targets[fold != number]).predict(rows[out]) - targets[out]
+            ).sum()
+            for number in range(3)
+            for out in [fold == number]
+        )
+        for alpha in alphas
+    ]
+    assert fitted.alpha == pytest.approx(alphas[np.argmin(errors)])
 
 
 def test_what_cannot_be_fitted_is_refused():
