@@ -19,13 +19,13 @@ from ..kernels.bits import overlap, popcount
 from ..kernels.gram import bit_rows, combine_rows
 from ..kernels.projection import exact_kernel
 from ..kernels.readout import BitsReadout, ExactReadout, Readout
-from ..kernels.ridge import RidgePath, dual_path
+from ..kernels.ridge import dual_path
 
 SCALES = (1, 1.3, 1.6, 2, 2.5, 3.2, 4, 5)
 """Ten a decade, as preferred numbers go: each patch about 0.8 times as wide as those of the scale before."""
 LEAST_OF_PATCH, LEAST_OF_BOX = 0.2, 0.6
 PROJECTIONS = ("none", "exact")
-ALPHAS = (1e-2, 1e-1, 1.0, 1e1)
+ALPHAS = (0.1, 1.0, 10.0)
 """In units of the mean eigenvalue of the centred Gram."""
 EXPONENTS = (1, 2, 3, 5, 8, 12)
 
@@ -166,7 +166,7 @@ class PatchReadout:
     rows : int
         Patches trained on.
     mean_average_precision : float
-        Of training images, each by a fit without it, at this exponent, which was chosen by it.
+        Of training images, each by a fit without it; alpha and the exponent were chosen by it.
     """
 
     readout: Readout
@@ -195,8 +195,8 @@ def fit_patches(
     """Fit a ridge on patches, and choose alpha and the exponent over folds of the training images.
 
     Patches of one image overlap, so leaving single ones out says little of other images: whole
-    images are left out. Alpha is the one of the least squared error on patches of images left out,
-    the exponent the one of the best mean average precision of those images.
+    images are left out, and alpha and the exponent give them the best mean average precision.
+    Squared error would ask for so large an alpha that rare classes are hardly learnt.
 
     Parameters
     ----------
@@ -244,11 +244,12 @@ def fit_patches(
     require(needed, memory_budget(budget), f"the ridge system of {len(rows)} patches", "lower `each` or `background`")
     system = _System(rows, np.where(shown, 1.0, -1.0), m, projection)
     fold = np.random.default_rng(seed).permutation(len(bits)) % folds
-    fold_of_row = np.repeat(fold, [len(which) for which in kept])
-    alpha = system.best_alpha(fold_of_row, folds)
-    exponent, precision = _best_exponent(system, alpha, bits, truth, fold, fold_of_row)
-    everything = np.ones(len(rows), dtype=bool)
-    return PatchReadout(system.readout(everything, alpha), alpha, exponent, len(rows), precision)
+    scores = _left_out_scores(system, bits, fold, np.repeat(fold, [len(which) for which in kept]))
+    precisions = np.array([[np.nanmean(average_precisions(truth, each)) for each in one] for one in scores])
+    alpha, exponent = np.unravel_index(precisions.argmax(), precisions.shape)
+    readout = system.readout(np.ones(len(rows), dtype=bool), system.alphas[alpha : alpha + 1])
+    best = float(precisions[alpha, exponent])
+    return PatchReadout(readout, float(system.alphas[alpha]), EXPONENTS[exponent], len(rows), best)
 
 
 class _System:
@@ -259,46 +260,29 @@ class _System:
         self.gram = overlap(rows)
         if projection == "exact":
             self.gram = exact_kernel(self.gram, popcount(rows), popcount(rows))
+        self.alphas = np.array(ALPHAS) * (np.trace(self.gram) / len(self.gram) - self.gram.mean())
 
-    def best_alpha(self, fold_of_row: np.ndarray, folds: int) -> float:
-        """Return the alpha of the least squared error on rows of the folds left out."""
-        alphas = np.array(ALPHAS) * (np.trace(self.gram) / len(self.gram) - self.gram.mean())
-        errors = np.zeros(len(alphas))
-        for number in range(folds):
-            out = fold_of_row == number
-            across = self.gram[np.ix_(out, ~out)]
-            for place, alpha in enumerate(alphas):
-                path = self._solve(~out, alpha)
-                scores = across @ path.coefficients + path.intercept
-                errors[place] += np.square(scores - self.targets[out]).sum()
-        return float(alphas[errors.argmin()])
-
-    def _solve(self, used: np.ndarray, alpha: float) -> RidgePath:
-        return dual_path(self.gram[np.ix_(used, used)], self.targets[used], np.array([alpha]))
-
-    def readout(self, used: np.ndarray, alpha: float) -> Readout:
-        """Return the fit on some of the rows."""
-        path, rows = self._solve(used, alpha), self.rows[used]
+    def readout(self, used: np.ndarray, alphas: np.ndarray) -> Readout:
+        """Return the fit on some of the rows, its columns those of the first alpha, then of the next."""
+        gram, targets, rows = self.gram[np.ix_(used, used)], self.targets[used], self.rows[used]
+        paths = [dual_path(gram, targets, alpha) for alpha in alphas]
+        coefficients = np.hstack([path.coefficients for path in paths])
+        intercept = np.hstack([path.intercept for path in paths])
         if self.projection == "exact":
-            return ExactReadout(rows, path.coefficients, path.intercept)
-        return BitsReadout(self.m, combine_rows(bit_rows(rows, self.m), self.m, path.coefficients), path.intercept)
+            return ExactReadout(rows, coefficients, intercept)
+        return BitsReadout(self.m, combine_rows(bit_rows(rows, self.m), self.m, coefficients), intercept)
 
 
-def _best_exponent(
-    system: _System,
-    alpha: float,
-    bits: Sequence[np.ndarray],
-    truth: np.ndarray,
-    fold: np.ndarray,
-    fold_of_row: np.ndarray,
-) -> tuple[float, float]:
-    """Return the exponent of the best mean average precision of images left out, and that precision."""
-    scores = np.empty((len(EXPONENTS), *truth.shape))
+def _left_out_scores(
+    system: _System, bits: Sequence[np.ndarray], fold: np.ndarray, fold_of_row: np.ndarray
+) -> np.ndarray:
+    """Return each image's scores by fits without its fold, of shape (alphas, exponents, n, c)."""
+    alphas, classes = system.alphas, system.targets.shape[1]
+    scores = np.empty((len(alphas), len(EXPONENTS), len(bits), classes))
     for number in range(fold.max() + 1):
-        readout = system.readout(fold_of_row != number, alpha)
+        readout = system.readout(fold_of_row != number, alphas)
         for image in np.flatnonzero(fold == number).tolist():
-            probability = probabilities(readout.scores(bits[image]))
-            scores[:, image] = [image_score(probability, exponent) for exponent in EXPONENTS]
-    precisions = [float(np.nanmean(average_precisions(truth, each))) for each in scores]
-    best = int(np.argmax(precisions))
-    return EXPONENTS[best], precisions[best]
+            probability = probabilities(readout.scores(bits[image])).reshape(-1, len(alphas), classes)
+            for place, exponent in enumerate(EXPONENTS):
+                scores[:, place, image] = image_score(probability, exponent)
+    return scores

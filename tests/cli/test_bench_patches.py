@@ -33,7 +33,7 @@ def test_bench_patches_compares_both_ways_on_every_split(tiny_onnx, boxed_folder
     assert (result["images"], result["classes"], result["patches"]) == (16, 2, 16 * (2 + 15))
     assert list(result["skipped"]) == [str(boxed_folder / "images" / "broken.png")]
     rows = {row["name"]: row for row in result["rows"]}
-    assert set(rows) == {"whole image", "patches", "both"}
+    assert set(rows) == {"whole image", "patches", "both", "whole image, alpha by squared error"}
     assert [(split["train_images"], split["test_images"]) for split in result["splits"]] == [(10, 6)] * 2
     for name, row in rows.items():
         assert row["mean_average_precision"] == pytest.approx(np.mean(row["mean_average_precisions"]))
@@ -42,7 +42,7 @@ def test_bench_patches_compares_both_ways_on_every_split(tiny_onnx, boxed_folder
         assert row["mean_average_precision"] > 0.7, name
     assert set(rows["patches"]["seconds"]) == {"decode", "engine", "fit", "score"}
     assert [each["class"] for each in result["per_class"]] == [5, 6]
-    assert "patches      mAP" in err
+    assert "patches                             mAP" in err
 
 
 def test_bench_patches_names_a_malformed_label(tiny_onnx, boxed_folder, capsys):

@@ -9,6 +9,7 @@ from aurevoir.images.yolo import boxed_images
 from aurevoir.kernels.bits import pack_signs, unpack
 from aurevoir.transfer.patches import (
     ALPHAS,
+    EXPONENTS,
     SCALES,
     average_precisions,
     fit_patches,
@@ -146,25 +147,25 @@ def test_a_fit_is_that_of_its_seed():
     assert not np.array_equal(first.readout.rows, other.readout.rows)
 
 
-@pytest.mark.parametrize("noise", [0.5, 4])
-def test_alpha_has_the_least_squared_error_on_images_left_out(noise):
-    bits, labels, truth, m = _drawn(noise=noise)
+def test_alpha_and_exponent_are_the_best_on_images_left_out():
+    bits, labels, truth, m = _drawn(noise=6)
     fitted = fit_patches(bits, labels, truth, m, each=99, background=99, folds=3, seed=5)
     rows = unpack(np.concatenate(bits), m, "float64")
     targets = np.where(np.concatenate(labels), 1.0, -1.0)
     fold = np.repeat(np.random.default_rng(5).permutation(len(bits)) % 3, [len(each) for each in bits])
-    alphas = np.array(ALPHAS) * np.square(rows - rows.mean(axis=0)).sum() / len(rows)
-    errors = [
-        sum(
-            np.square(
-                Ridge(alpha).fit(rows[fold != number], targets[fold != number]).predict(rows[out]) - targets[out]
-            ).sum()
-            for number in range(3)
-            for out in [fold == number]
-        )
-        for alpha in alphas
-    ]
-    assert fitted.alpha == pytest.approx(alphas[np.argmin(errors)])
+    precisions = {}
+    for alpha in np.array(ALPHAS) * np.square(rows - rows.mean(axis=0)).sum() / len(rows):
+        scores = np.empty(targets.shape)
+        for number in range(3):
+            model = Ridge(alpha).fit(rows[fold != number], targets[fold != number])
+            scores[fold == number] = model.predict(rows[fold == number])
+        chances = ((1 + scores) / 2).clip(0, 1).reshape(len(bits), -1, truth.shape[1])
+        for exponent in EXPONENTS:
+            precisions[alpha, exponent] = average_precisions(truth, (chances**exponent).sum(axis=1)).mean()
+    best = max(precisions, key=precisions.get)
+    assert len(set(precisions.values())) > 5
+    assert (fitted.alpha, fitted.exponent) == pytest.approx(best)
+    assert fitted.mean_average_precision == pytest.approx(precisions[best])
 
 
 def test_what_cannot_be_fitted_is_refused():
