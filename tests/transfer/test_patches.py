@@ -148,7 +148,7 @@ def test_a_fit_is_that_of_its_seed():
 
 
 def test_alpha_and_exponent_are_the_best_on_images_left_out():
-    bits, labels, truth, m = _drawn(noise=6)
+    bits, labels, truth, m = _drawn(noise=4)
     fitted = fit_patches(bits, labels, truth, m, each=99, background=99, folds=3, seed=5)
     rows = unpack(np.concatenate(bits), m, "float64")
     targets = np.where(np.concatenate(labels), 1.0, -1.0)
@@ -166,6 +166,8 @@ def test_alpha_and_exponent_are_the_best_on_images_left_out():
     assert len(set(precisions.values())) > 5
     assert (fitted.alpha, fitted.exponent) == pytest.approx(best)
     assert fitted.mean_average_precision == pytest.approx(precisions[best])
+    expected = Ridge(best[0]).fit(rows, targets).predict(rows[:12])
+    np.testing.assert_allclose(fitted.readout.scores(bits[0]), expected, atol=1e-6)
 
 
 def test_what_cannot_be_fitted_is_refused():
