@@ -28,6 +28,8 @@ from .statistics import Statistics
 
 SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
+# A climb looks at three alphas: no more are not worth a search.
+_CLIMBED = 3
 # Below, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
 _LEAST_FREEDOM = 1e-12
@@ -136,7 +138,8 @@ def dual_path(
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
     system = _Dual(gram, targets, weights)
     alphas = _checked_alphas(alphas, system.scale)
-    if search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS):
+    halving = search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS)
+    if halving and len(alphas) > _CLIMBED:
         start = _promising(gram, targets, alphas, weights, multilabel)
         path = _best(alphas, _climb(system, alphas, start, multilabel))
     else:

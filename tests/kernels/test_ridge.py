@@ -456,10 +456,10 @@ def test_many_rows_are_searched_and_few_are_not():
 
 def test_halving_passes_over_singular_alphas_and_scores_all_where_every_one_is():
     X, _, targets = problem(8, 40, 5)
-    path = dual(X, targets, [0.0, 1.0], search="halving")
+    path = dual(X, targets, [0.0, 0.0, 0.0, 1.0], search="halving")
     assert path.alpha == 1.0
     with pytest.raises(DataError, match="singular at every alpha"):
-        dual(X, targets, [0.0], search="halving")
+        dual(X, targets, np.zeros(4), search="halving")
 
 
 def test_an_unknown_search_is_refused():
