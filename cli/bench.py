@@ -9,6 +9,7 @@ BENCHMARKS = {
     "calibration": "int8 by calibration method, beside today's quantizers",
     "accuracy": "accuracy by precision and projection over splits of real photographs",
     "patches": "multi-label photographs by patches at several scales, beside the whole image",
+    "projection": "projections and the popcount Gram over their size, or accuracy over k, beside their peers",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
 }

@@ -1,8 +1,12 @@
-"""Result files, the project's own and made ones."""
+"""Result files, the project's own and made ones; and benchmarks on little data."""
 
 import json
 
 import pytest
+
+from aurevoir.benchmarks import projection_accuracy
+from aurevoir.benchmarks.labelled import LabelledBits, digits
+from aurevoir.cli.main import main
 
 
 @pytest.fixture
@@ -21,3 +25,27 @@ def write(tmp_path):
 def committed(root):
     """A function from a name to the project's own result of that name."""
     return lambda name: json.loads((root / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def bench(capsys):
+    """Run a benchmark in this process; return (exit code, parsed stdout or None, stderr)."""
+
+    def run(*arguments):
+        code = main(["bench", *(str(argument) for argument in arguments), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out.startswith("{") else None, err
+
+    return run
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """The digits cut short: a ridge of all of them takes seconds."""
+
+    def cut(splits):
+        data = digits(splits)
+        parts = [(train[:300], test[:150]) for train, test in data.parts]
+        return LabelledBits(data.name, data.m, data.bits, data.labels, parts)
+
+    monkeypatch.setattr(projection_accuracy, "digits", cut)
