@@ -10,6 +10,7 @@ BENCHMARKS = {
     "accuracy": "accuracy by precision and projection over splits of real photographs",
     "patches": "multi-label photographs by patches at several scales, beside the whole image",
     "projection": "projections and the popcount Gram over their size, or accuracy over k, beside their peers",
+    "ridge": "Gram, Cholesky and leave-one-out over their size, beside scikit-learn and torch",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
 }

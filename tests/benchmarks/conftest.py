@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from aurevoir.benchmarks import projection_accuracy
+from aurevoir.benchmarks import projection_accuracy, ridge
 from aurevoir.benchmarks.labelled import LabelledBits, digits
 from aurevoir.cli.main import main
 
@@ -48,4 +48,5 @@ def few_digits(monkeypatch):
         parts = [(train[:300], test[:150]) for train, test in data.parts]
         return LabelledBits(data.name, data.m, data.bits, data.labels, parts)
 
-    monkeypatch.setattr(projection_accuracy, "digits", cut)
+    for module in (ridge, projection_accuracy):
+        monkeypatch.setattr(module, "digits", cut)
