@@ -92,7 +92,7 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
 
     Notes
     -----
-    On the CPU, 64-bit words are combined and their ones counted; on a GPU, int8 tensor cores count them
+    On the CPU, vectors of 512 or 256 bits are combined and their ones counted; on a GPU, int8 tensor cores count them
     (Triton). Without Triton columns are unpacked block by block to float32 and multiplied: every
     partial sum is an integer below 2^24, so float32 holds it exactly, in any order of summation.
     """
@@ -100,7 +100,7 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
     if others is not None and others.shape[1] != bits.shape[1]:
         raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
     if xp is np:
-        from .cpu.bits import shared_ones
+        from .cpu.products import shared_ones
 
         return shared_ones(bits, others)
     if has_triton():

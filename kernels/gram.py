@@ -36,19 +36,19 @@ def gram(speckle: Array) -> Array:
     """
     xp = namespace(speckle)
     if xp is np:
-        from .cpu import products as by_dot_products
+        from .cpu import products
 
-        if by_dot_products.available():
-            return by_dot_products.gram(speckle)
+        if products.has_dot_product():
+            return products.gram(speckle)
     elif has_triton():
         from .gpu import gram as gram_on_gpu
 
         return gram_on_gpu(speckle)
-    products = xp.zeros((len(speckle), len(speckle)), dtype="int64")
+    sums = xp.zeros((len(speckle), len(speckle)), dtype="int64")
     for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
         block = signed(speckle[:, columns])
-        products += (block @ block.T).astype("int64")
-    return products
+        sums += (block @ block.T).astype("int64")
+    return sums
 
 
 def bit_rows(bits: Array, m: int, budget: int | str | None = None) -> RowBlocks:

@@ -22,6 +22,8 @@ from .philox import philox
 # Exposure puts this share of a sample's intensities above white.
 _SATURATED = 1e-3
 _SAMPLE_ROWS = 64
+# Shorter transforms, of fewer values than a vector holds, are left to NumPy.
+_LEAST_LENGTH = 16
 
 
 def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
@@ -99,6 +101,10 @@ class Hadamard(Projection):
         drawn = np.unpackbits(packed)[: int(np.prod(shape))].reshape(shape)
         return (2 * drawn.view("int8") - 1).astype("int8")
 
+    @cached_property
+    def _packed_signs(self) -> Array:
+        return np.packbits(self.signs > 0, axis=-1, bitorder="little")
+
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
         return 4 * (5 * self.length + 2 * self.k)
@@ -106,10 +112,10 @@ class Hadamard(Projection):
     def intensities(self, bits: Array) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
-        if xp is np:
+        if xp is np and self.length >= _LEAST_LENGTH:
             from .cpu.hadamard import hadamard
 
-            return hadamard(bits, self.m, self.signs, self.k)
+            return hadamard(bits, self._packed_signs, self.k)
         x = xp.zeros((len(bits), self.length), dtype="float32")
         x[:, : self.m] = unpack(bits, self.m)
         outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
@@ -117,11 +123,11 @@ class Hadamard(Projection):
 
     def speckle(self, bits: Array, camera: "Camera") -> Array:
         """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
-        if namespace(bits) is not np or type(camera) is not Camera:
+        if namespace(bits) is not np or type(camera) is not Camera or self.length < _LEAST_LENGTH:
             return super().speckle(bits, camera)
         from .cpu.hadamard import hadamard
 
-        return hadamard(bits, self.m, self.signs, self.k, camera.gain)
+        return hadamard(bits, self._packed_signs, self.k, camera.gain)
 
     def _chain(self, x: Array, signs: Array) -> Array:
         return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)

@@ -1,73 +1,173 @@
 """The three-block Walsh-Hadamard projection of packed bits, each row within the caches."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from .emit import F32, I1, I16, constant, load, loop, offset, store
+
+_LANES = 16
+_FLOATS = ir.VectorType(F32, _LANES)
+
+
+def _mask(builder: Any, address: Any) -> Any:
+    """Load 16 bits as a vector of them, the lowest first."""
+    return builder.bitcast(load(builder, address, I16), ir.VectorType(I1, _LANES))
+
+
+def _shuffled(builder: Any, values: Any, places: list[int]) -> Any:
+    return builder.shuffle_vector(values, values, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), places))
+
+
+def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
+    """Transform a list of vectors, of a power of two, lane by lane."""
+    half = 1
+    while half < len(values):
+        values = [
+            builder.fsub(values[i ^ half], values[i]) if i & half else builder.fadd(values[i], values[i ^ half])
+            for i in range(len(values))
+        ]
+        half *= 2
+    return values
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _expand(typing_context: Any, bits: Any, values: Any, vectors: Any) -> Any:
+    """Write packed bits, the highest of a byte first, as float32 zeros and ones."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target, count = arguments
+
+        def turn(place: Any, _: list[Any]) -> list[Any]:
+            ones = builder.uitofp(_mask(builder, offset(builder, source, place, 2)), _FLOATS)
+            store(builder, _shuffled(builder, ones, [i ^ 7 for i in range(_LANES)]), offset(builder, target, place, 64))
+            return []
+
+        loop(builder, count, 1, [], turn)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _within_vectors(typing_context: Any, values: Any, signs: Any, vectors: Any) -> Any:
+    """Give float32 values their signs, a bit 0 for -1, and transform every 16 of them."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data, flips, count = arguments
+
+        def turn(place: Any, _: list[Any]) -> list[Any]:
+            at = offset(builder, data, place, 64)
+            found = load(builder, at, _FLOATS)
+            found = builder.select(_mask(builder, offset(builder, flips, place, 2)), found, builder.fneg(found))
+            for half in (1, 2, 4, 8):
+                own = builder.fmul(found, ir.Constant(_FLOATS, [-1.0 if i & half else 1.0 for i in range(_LANES)]))
+                found = builder.fadd(_shuffled(builder, found, [i ^ half for i in range(_LANES)]), own)
+            store(builder, found, at)
+            return []
+
+        loop(builder, count, 1, [], turn)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+def _between_vectors(radix: int) -> Callable[..., Any]:
+    """Return what transforms every `radix` vectors that lie `stride` vectors apart."""
+
+    @intrinsic  # type: ignore[misc, unused-ignore]
+    def transform(typing_context: Any, values: Any, stride: Any, vectors: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data, apart, count = arguments
+            groups = builder.udiv(count, builder.mul(apart, constant(radix)))
+
+            def group(which: Any, _: list[Any]) -> list[Any]:
+                first = builder.mul(builder.mul(which, apart), constant(radix))
+
+                def turn(place: Any, _: list[Any]) -> list[Any]:
+                    start = builder.add(first, place)
+                    steps = [builder.mul(apart, constant(i)) for i in range(radix)]
+                    at = [offset(builder, data, builder.add(start, step), 64) for step in steps]
+                    found = _butterflies(builder, [load(builder, address, _FLOATS) for address in at])
+                    for value, address in zip(found, at, strict=True):
+                        store(builder, value, address)
+                    return []
+
+                loop(builder, apart, 1, [], turn)
+                return []
+
+            loop(builder, groups, 1, [], group)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp, types.intp), generate
+
+    return transform
+
+
+_by_sixteen, _by_eight, _by_four, _by_two = (_between_vectors(radix) for radix in (16, 8, 4, 2))
 
 
 @njit(cache=True, nogil=True)
-def _walsh_hadamard(values: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """Return the transform, not normalised, in one of the two arrays; both are overwritten.
-
-    Every pass is the same: it adds and subtracts neighbours (Pease 1968), here two passes in one.
-    """
-    done, quarter = 1, len(values) // 4
-    while done * 4 <= len(values):
-        for place in range(quarter):
-            a, b, c, d = values[4 * place], values[4 * place + 1], values[4 * place + 2], values[4 * place + 3]
-            spare[place] = (a + b) + (c + d)
-            spare[place + quarter] = (a - b) + (c - d)
-            spare[place + 2 * quarter] = (a + b) - (c + d)
-            spare[place + 3 * quarter] = (a - b) - (c - d)
-        values, spare = spare, values
-        done *= 4
-    if done < len(values):
-        half = len(values) // 2
-        for place in range(half):
-            left, right = values[2 * place], values[2 * place + 1]
-            spare[place] = left + right
-            spare[place + half] = left - right
-        values = spare
-    return values
+def _transform(values: int, signs: int, vectors: int) -> None:
+    """Give values their signs and transform them in place, not normalised."""
+    _within_vectors(values, signs, vectors)  # type: ignore[call-arg]
+    stride = 1
+    while stride * 16 <= vectors:
+        _by_sixteen(values, stride, vectors)
+        stride *= 16
+    if stride * 8 <= vectors:
+        _by_eight(values, stride, vectors)
+    elif stride * 4 <= vectors:
+        _by_four(values, stride, vectors)
+    elif stride * 2 <= vectors:
+        _by_two(values, stride, vectors)
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def _hadamard(
-    bits: np.ndarray, m: int, signs: np.ndarray, gain: np.float32, intensities: np.ndarray, speckle: np.ndarray
+    bits: np.ndarray,
+    signs: np.ndarray,
+    scale: np.float32,
+    gain: np.float32,
+    intensities: np.ndarray,
+    speckle: np.ndarray,
 ) -> None:
-    pairs, chains, steps, length = signs.shape
-    scale = np.float32(1 / np.sqrt(length))
-    k = max(intensities.shape[1], speckle.shape[1])
+    pairs, chains, steps, length = signs.shape[0], signs.shape[1], signs.shape[2], 8 * signs.shape[3]
+    k, vectors = max(intensities.shape[1], speckle.shape[1]), length // _LANES
     for row in prange(len(bits)):
-        ones, light = np.zeros(length, dtype=np.float32), np.empty(length, dtype=np.float32)
-        for place in range(m):
-            ones[place] = (bits[row, place >> 3] >> (7 - (place & 7))) & 1
-        one, other = np.empty(length, dtype=np.float32), np.empty(length, dtype=np.float32)
+        values, light = np.zeros(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         for pair in range(pairs):
             light[:] = 0
             for chain in range(chains):
-                values = ones
+                values[:] = 0
+                _expand(bits[row].ctypes.data, values.ctypes.data, bits.shape[1] // 2)  # type: ignore[call-arg]
                 for step in range(steps):
-                    for place in range(length):
-                        one[place] = values[place] * signs[pair, chain, step, place] * scale
-                    values = _walsh_hadamard(one, other)
+                    _transform(values.ctypes.data, signs[pair, chain, step].ctypes.data, vectors)
                 for place in range(length):
                     light[place] += values[place] * values[place]
             start = pair * length
-            for place in range(start, min(start + length, k)):
-                if speckle.size:
-                    speckle[row, place] = np.uint8(min(np.rint(light[place - start] * gain), np.float32(255)))
-                else:
-                    intensities[row, place] = light[place - start]
+            stop = min(length, k - start)
+            if speckle.size:
+                for place in range(stop):
+                    seen = np.rint(light[place] * scale * gain)
+                    speckle[row, start + place] = np.uint8(min(seen, np.float32(255)))
+            else:
+                for place in range(stop):
+                    intensities[row, start + place] = light[place] * scale
 
 
-def hadamard(bits: np.ndarray, m: int, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
+def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
     """Compute the intensities, or the speckle, of `projection.Hadamard`.
 
     Parameters
     ----------
     bits : uint8 array of shape (n, ceil(m / 8))
-    m : int
-    signs : int8 array of shape (pairs, 2, 3, p)
+    signs : uint8 array of shape (pairs, 2, 3, p / 8), p at least 16
+        Packed, the lowest bit first; 1 stands for +1.
     k : int
     gain : float, optional
         Of the camera; None returns the intensities.
@@ -80,5 +180,9 @@ def hadamard(bits: np.ndarray, m: int, signs: np.ndarray, k: int, gain: float | 
     seen = np.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
     none = np.empty((0, 0), dtype="uint8" if gain is None else "float32")
     pair = (seen, none) if gain is None else (none, seen)
-    _hadamard(np.ascontiguousarray(bits), m, signs, np.float32(gain or 0), *pair)
+    # Two bytes are read at a time.
+    whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)
+    # Three transforms, each 1 / sqrt(p), and a square: a power of two, so that nothing is rounded.
+    scale = np.float32(float(8 * signs.shape[3]) ** -3)
+    _hadamard(whole, signs, scale, np.float32(gain or 0), *pair)
     return seen

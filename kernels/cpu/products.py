@@ -1,5 +1,6 @@
-"""The Gram of bytes by the processor's instruction for int8 dot products (VNNI)."""
+"""Inner products of rows of bytes, by the processor's vector instructions: of packed bits, and of speckle."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,85 +9,166 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from .emit import I8, I32, constant, load, loop, offset, store, zeros
+from .emit import I8, I32, I64, constant, load, loop, offset, store, zeros
 
 _FEATURES = get_host_cpu_features()
-_BYTES = 64 if _FEATURES.get("avx512vnni") else 32
+_BYTES = 64 if _FEATURES.get("avx512f") else 32
 # Four rows against four columns: sixteen sums and eight operands stay in registers.
 _SIDE = 4
 # Two tiles of rows, a stretch of bytes each, stay in the nearer caches; a stretch's sums fit 32 bits.
 _TILE, _STRETCH = 64, 2048
 
 
-def available() -> bool:
-    """Return whether this processor has the instruction that is used here."""
+def has_dot_product() -> bool:
+    """Return whether this processor has the dot product of bytes that is used here (VNNI)."""
     return bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or bool(_FEATURES.get("avxvnni"))
+
+
+def _emit_tile(
+    builder: Any, arguments: Any, vector: ir.VectorType, prepare: Callable[..., Any], add: Callable[..., Any]
+) -> None:
+    """Emit the 4 x 4 sums over two sets of four rows, written as int32.
+
+    The arguments are the addresses of the rows, their length in bytes and where the sums go; ``prepare``
+    changes what is loaded of the second four, ``add(sum, ours, theirs)`` is one step.
+    """
+    *rows, length, out = arguments
+    total = builder.module.declare_intrinsic(
+        f"llvm.vector.reduce.add.v{vector.count}{vector.element}", (), ir.FunctionType(vector.element, [vector])
+    )
+
+    def turn(place: Any, found: list[Any]) -> list[Any]:
+        values = [load(builder, builder.add(row, place), vector) for row in rows]
+        theirs = [prepare(each) for each in values[_SIDE:]]
+        pairs = [(ours, other) for ours in values[:_SIDE] for other in theirs]
+        return [add(sum_, *pair) for sum_, pair in zip(found, pairs, strict=True)]
+
+    found = loop(builder, length, _BYTES, [zeros(vector)] * _SIDE**2, turn)
+    for place, value in enumerate(found):
+        sum_ = builder.call(total, [value])
+        sum_ = sum_ if vector.element == I32 else builder.trunc(sum_, I32)
+        store(builder, sum_, offset(builder, out, constant(place), 4))
+
+
+_TILE_SIGNATURE = types.void(*[types.intp] * 10)
 
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _dot_products(
     typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
 ) -> Any:
-    """Write the 4 x 4 dot products, as int32, of uint8 rows at a, b, c, d and of those at e, f, g, h less 128."""
+    """Multiply uint8 rows a to d by rows e to h less 128."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        *rows, count, out = arguments
         vector, bytes_ = ir.VectorType(I32, _BYTES // 4), ir.VectorType(I8, _BYTES)
-        multiply = builder.module.declare_intrinsic(
+        step = builder.module.declare_intrinsic(
             f"llvm.x86.avx512.vpdpbusd.{8 * _BYTES}", (), ir.FunctionType(vector, [vector] * 3)
         )
-        total = builder.module.declare_intrinsic(
-            f"llvm.vector.reduce.add.v{_BYTES // 4}i32", (), ir.FunctionType(I32, [vector])
-        )
         signs = builder.bitcast(ir.Constant(bytes_, [0x80] * _BYTES), vector)
-
-        def turn(place: Any, found: list[Any]) -> list[Any]:
-            ours, theirs = (
-                [load(builder, builder.add(row, place), vector) for row in side]
-                for side in (rows[:_SIDE], rows[_SIDE:])
-            )
-            theirs = [builder.xor(values, signs) for values in theirs]
-            pairs = [(values, others) for values in ours for others in theirs]
-            return [builder.call(multiply, [sum_, *pair]) for sum_, pair in zip(found, pairs, strict=True)]
-
-        found = loop(builder, count, _BYTES, [zeros(vector)] * _SIDE**2, turn)
-        for place, value in enumerate(found):
-            store(builder, builder.call(total, [value]), offset(builder, out, constant(place), 4))
+        _emit_tile(
+            builder,
+            arguments,
+            vector,
+            lambda values: builder.xor(values, signs),
+            lambda *each: builder.call(step, each),
+        )
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 10), generate
+    return _TILE_SIGNATURE, generate
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _shared_counts(
+    typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
+) -> Any:
+    """Count the ones that rows a to d share with rows e to h."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(I64, _BYTES // 8)
+        count = builder.module.declare_intrinsic(
+            f"llvm.ctpop.v{vector.count}i64", (), ir.FunctionType(vector, [vector])
+        )
+        _emit_tile(
+            builder,
+            arguments,
+            vector,
+            lambda values: values,
+            lambda sum_, ours, theirs: builder.add(sum_, builder.call(count, [builder.and_(ours, theirs)])),
+        )
+        return context.get_dummy_value()
+
+    return _TILE_SIGNATURE, generate
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _add_products(data: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
-    n, k = data.shape
+def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
+    (n, k), others = left.shape, len(right)
     for tile in prange(len(tiles)):
         top, side = tiles[tile, 0] * _TILE, tiles[tile, 1] * _TILE
         sums = np.empty((_SIDE, _SIDE), np.int32)
         for start in range(0, k, _STRETCH):
             length = min(_STRETCH, k - start)
-            at = data.ctypes.data + start
+            rows, columns = left.ctypes.data + start, right.ctypes.data + start
             for row in range(top, min(top + _TILE, n), _SIDE):
-                for column in range(side, min(side + _TILE, n), _SIDE):
-                    _dot_products(  # type: ignore[call-arg]
-                        at + k * row,
-                        at + k * min(row + 1, n - 1),
-                        at + k * min(row + 2, n - 1),
-                        at + k * min(row + 3, n - 1),
-                        at + k * column,
-                        at + k * min(column + 1, n - 1),
-                        at + k * min(column + 2, n - 1),
-                        at + k * min(column + 3, n - 1),
-                        length,
-                        sums.ctypes.data,
-                    )
+                a, b, c, d = row, min(row + 1, n - 1), min(row + 2, n - 1), min(row + 3, n - 1)
+                a, b, c, d = rows + k * a, rows + k * b, rows + k * c, rows + k * d
+                for column in range(side, min(side + _TILE, others), _SIDE):
+                    last = others - 1
+                    e, f, g, h = column, min(column + 1, last), min(column + 2, last), min(column + 3, last)
+                    e, f, g, h = columns + k * e, columns + k * f, columns + k * g, columns + k * h
+                    if bits:
+                        _shared_counts(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
+                    else:
+                        _dot_products(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
                     for i in range(min(_SIDE, n - row)):
-                        for j in range(min(_SIDE, n - column)):
+                        for j in range(min(_SIDE, others - column)):
                             products[row + i, column + j] += sums[i, j]
 
 
+def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.ndarray | None = None) -> np.ndarray:
+    """Return the products of all rows, less `shift` a column; without `right` those of `left`, each pair once."""
+    others, k = left if right is None else right, left.shape[1]
+    rows, columns = (-(-len(side) // _TILE) for side in (left, others))
+    pairs = np.tri(rows, columns, dtype=bool) if right is None else np.ones((rows, columns), dtype=bool)
+    tiles, products = np.argwhere(pairs), np.zeros((len(left), len(others)), dtype="int64")
+    whole = k - k % _BYTES
+    if whole:
+        _add_products(
+            bits, np.ascontiguousarray(left[:, :whole]), np.ascontiguousarray(others[:, :whole]), tiles, products
+        )
+    if whole < k:
+        _add_products(bits, _padded(left[:, whole:]), _padded(others[:, whole:]), tiles, products)
+    if right is None:
+        for top, side in tiles * _TILE:
+            part = products[top : top + _TILE, side : side + _TILE]
+            part -= 0 if shift is None else shift[side : side + _TILE]
+            products[side : side + _TILE, top : top + _TILE] = part.T
+    return products
+
+
+def _padded(data: np.ndarray) -> np.ndarray:
+    """Return a few columns and zeros, which add nothing to any product, as one vector a row."""
+    return np.pad(data, ((0, 0), (0, _BYTES - data.shape[1])))
+
+
+def shared_ones(bits: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Count the ones that each two rows of packed bits share.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, bytes)
+    others : uint8 array of shape (n', bytes), optional
+        None stands for `bits` itself, at half the cost.
+
+    Returns
+    -------
+    counts : int64 array of shape (n, n')
+    """
+    return _summed(True, bits, others)
+
+
 def gram(speckle: np.ndarray) -> np.ndarray:
-    """Return the exact inner products of the rows of ``speckle - 128``.
+    """Return the exact inner products of the rows of ``speckle - 128``, on a processor that `has_dot_product`.
 
     Parameters
     ----------
@@ -96,19 +178,5 @@ def gram(speckle: np.ndarray) -> np.ndarray:
     -------
     products : int64 array of shape (n, n)
     """
-    n, k = speckle.shape
-    tiles = np.argwhere(np.tri(-(-n // _TILE), dtype=bool))
-    products = np.zeros((n, n), dtype="int64")
-    whole = k - k % _BYTES
-    if whole:
-        _add_products(np.ascontiguousarray(speckle[:, :whole]), tiles, products)
-    if whole < k:
-        # Zeros of the unsigned side add nothing to any product.
-        _add_products(np.pad(speckle[:, whole:], ((0, 0), (0, whole + _BYTES - k))), tiles, products)
-    # The instruction multiplies unsigned by signed bytes: the rows' 128 is still to be taken away.
-    shift = 128 * (speckle.sum(axis=1, dtype="int64") - 128 * k)
-    for top, side in tiles * _TILE:
-        part = products[top : top + _TILE, side : side + _TILE]
-        part -= shift[side : side + _TILE]
-        products[side : side + _TILE, top : top + _TILE] = part.T
-    return products
+    # Rows are multiplied by rows less 128, so that 128 times the sum of one is still to be taken away.
+    return _summed(False, speckle, None, 128 * (speckle.sum(axis=1, dtype="int64") - 128 * speckle.shape[1]))

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aurevoir.kernels.bits import unpack
-from aurevoir.kernels.cpu import products as dot_products
+from aurevoir.kernels.cpu import products
 from aurevoir.kernels.gram import bit_rows, combine_rows, gram, score_rows, signed, speckle_rows
 
 quick = settings(deadline=None, max_examples=40, database=None)
@@ -36,8 +36,8 @@ def test_signed_leaves_its_input_alone():
 @pytest.fixture(params=["this processor", "no int8 dot product"])
 def processor(request, monkeypatch):
     if request.param != "this processor":
-        monkeypatch.setattr(dot_products, "available", lambda: False)
-    elif not dot_products.available():
+        monkeypatch.setattr(products, "has_dot_product", lambda: False)
+    elif not products.has_dot_product():
         pytest.skip("this processor has no int8 dot product")
 
 
@@ -52,9 +52,9 @@ def processor(request, monkeypatch):
 @settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_gram_is_the_integer_product(processor, seed, n, k):
     speckle = random_speckle(seed, n, k)
-    products = gram(speckle)
-    assert products.dtype == np.int64
-    np.testing.assert_array_equal(products, brute_force(speckle))
+    found = gram(speckle)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, brute_force(speckle))
 
 
 @given(seed=seeds, k=st.integers(1000, 4200))
