@@ -1,6 +1,6 @@
 """Backbones: which network, with which weights, cut where."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -86,6 +86,10 @@ class Backbone(Protocol):
 
         `images` are normalised float32 of the input's shape; only random weights need them.
         """
+        ...
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return one float graph with an output for each of several cuts, in their order; see `to_onnx`."""
         ...
 
 
@@ -190,6 +194,10 @@ class OnnxBackbone:
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
         return prune(self._model, [self.resolve(cut)])
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""
+        return prune(self._model, [self.resolve(cut) for cut in cuts])
 
 
 def _with_bottlenecks(model: onnx.ModelProto, constants: set[str]) -> Iterator[tuple[onnx.NodeProto, bool]]:

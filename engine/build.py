@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from ..calibration.graph import prune
 from ..calibration.placement import check_placement
 from ..calibration.quantize import DIALECTS
 from ..calibration.table import CalibrationTable
@@ -310,8 +312,41 @@ def export_backbone(
         Only noted, so that whoever decodes for the engine does the same.
     """
     mean, std = _normalisation(normalization, backbone, pixels)
-    images = _normalised(pixels, mean, std) if backbone.needs_images and pixels is not None else None
-    model = backbone.to_onnx(cut, images)
+    model = backbone.to_onnx(cut, _for_statistics(backbone, pixels, mean, std))
+    return _wrapped(model, backbone, cut, mean, std, resize)
+
+
+def export_cuts(
+    backbone: Backbone,
+    cuts: Sequence[str],
+    pixels: np.ndarray | None = None,
+    normalization: Normalization = "imagenet",
+    resize: Resize = "stretch",
+) -> list[Exported]:
+    """Export several cuts of a backbone at once; tensors that their graphs share have the same names.
+
+    The parameters are those of `export_backbone`. See `several.join` for one engine of them all.
+    """
+    mean, std = _normalisation(normalization, backbone, pixels)
+    model = backbone.to_onnx_at(cuts, _for_statistics(backbone, pixels, mean, std))
+    parts = [prune(model, [value.name]) for value in model.graph.output]
+    return [_wrapped(part, backbone, cut, mean, std, resize) for part, cut in zip(parts, cuts, strict=True)]
+
+
+def _for_statistics(
+    backbone: Backbone, pixels: np.ndarray | None, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray | None:
+    return _normalised(pixels, mean, std) if backbone.needs_images and pixels is not None else None
+
+
+def _wrapped(
+    model: onnx.ModelProto,
+    backbone: Backbone,
+    cut: str | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    resize: Resize,
+) -> Exported:
     return Exported(
         wrap(model, backbone.size, mean, std),
         backbone.name,

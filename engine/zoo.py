@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -108,14 +108,23 @@ class TorchBackbone:
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Truncate and export; see `Backbone`."""
-        truncated = _truncate(self._module, self.resolve(cut))
+        return self._exported(_truncate(self._module, self.resolve(cut)), images, ("features",))
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Truncate behind the last of several cuts and export; see `Backbone`."""
+        names = [f"features_{place}" for place in range(len(cuts))]
+        module = copy.deepcopy(self._module)
+        nodes = {_node(module, self.resolve(cut)): name for cut, name in zip(cuts, names, strict=True)}
+        return self._exported(_Truncated(_extract(module, nodes), names), images, names)
+
+    def _exported(self, truncated: "nn.Module", images: np.ndarray | None, names: Sequence[str]) -> onnx.ModelProto:
         if self.needs_images:
             if images is None or len(images) == 0:
                 raise UsageError(
                     "random weights need images to set their batch-norm statistics from; give some (calibration=...)"
                 )
             set_statistics(truncated, images)
-        return prepare(_export(truncated, self.size))
+        return prepare(_export(truncated, self.size, names))
 
 
 def _pretrained(name: str) -> "nn.Module":
@@ -177,25 +186,43 @@ def _truncate(module: "nn.Module", path: str) -> "nn.Module":
         path, last = path.rpartition(".")[0], path.rpartition(".")[2]
         for name in names[names.index(last) + 1 :]:
             del block._modules[name]
+    return _Truncated(_extract(module, {path: "features"}), ["features"])
+
+
+def _node(module: "nn.Module", path: str) -> str:
+    """Return the node of the network's graph that holds what `_truncate` would end with."""
+    block = _dense_block(module, path)
+    if block is None:
+        return path
+    names, (parent, _, name) = list(block._modules), path.rpartition(".")
+    after = names[names.index(name) + 1 :]
+    # The next layer begins by joining what the block has gathered; behind the last the block itself does.
+    return f"{parent}.{after[0]}.cat" if after else parent
+
+
+def _extract(module: "nn.Module", nodes: dict[str, str]) -> "nn.Module":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _Truncated(create_feature_extractor(module, {path: "features"}))
+            return create_feature_extractor(module, nodes)
     except Exception as error:  # torch.fx raises errors of many kinds on code it cannot trace
         reason = str(error).strip().partition("\n")[0]
         raise AurevoirError(
-            f"torch.fx cannot follow {type(module).__name__} to {path!r}: {reason}; export the truncated network to "
-            "ONNX yourself and give that file as the backbone"
+            f"torch.fx cannot follow {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
+            "network to ONNX yourself and give that file as the backbone"
         ) from None
 
 
 class _Truncated(nn.Module):
-    def __init__(self, extractor: "nn.Module") -> None:
-        super().__init__()
-        self.extractor = extractor.eval()
+    """The tensors of some names, or the tensor of one."""
 
-    def forward(self, image: "torch.Tensor") -> "torch.Tensor":
-        return self.extractor(image)["features"]
+    def __init__(self, extractor: "nn.Module", names: Sequence[str]) -> None:
+        super().__init__()
+        self.extractor, self.names = extractor.eval(), list(names)
+
+    def forward(self, image: "torch.Tensor") -> Any:
+        found = self.extractor(image)
+        return found[self.names[0]] if len(self.names) == 1 else tuple(found[name] for name in self.names)
 
 
 def set_statistics(module: "nn.Module", images: np.ndarray, batch_size: int = 16) -> None:
@@ -218,7 +245,7 @@ def set_statistics(module: "nn.Module", images: np.ndarray, batch_size: int = 16
     module.eval()
 
 
-def _export(module: "nn.Module", size: tuple[int, int]) -> onnx.ModelProto:
+def _export(module: "nn.Module", size: tuple[int, int], names: Sequence[str]) -> onnx.ModelProto:
     sample = torch.zeros(2, 3, *size)
     with _quiet():
         program = torch.onnx.export(
@@ -226,7 +253,7 @@ def _export(module: "nn.Module", size: tuple[int, int]) -> onnx.ModelProto:
             (sample,),
             dynamo=True,
             input_names=["image"],
-            output_names=["features"],
+            output_names=list(names),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=_EXPORT_OPSET,
             verbose=False,

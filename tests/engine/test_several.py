@@ -1,0 +1,40 @@
+"""Several cuts from one inference: their bits are those of an engine of each."""
+
+import numpy as np
+import onnx
+import pytest
+
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.build import export_backbone, export_cuts
+from aurevoir.engine.several import join
+
+
+@pytest.fixture(scope="module")
+def densenet():
+    torchvision = pytest.importorskip("torchvision")
+    import torch
+
+    torch.manual_seed(0)
+    return torchvision.models.DenseNet(growth_rate=4, block_config=(2, 3), num_init_features=8, bn_size=2)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "torch"])
+def test_bits_of_several_cuts_are_those_of_an_engine_of_each(densenet, pixels, runtime):
+    cuts = ["denseblock1.denselayer1", "transition1", "denseblock2.denselayer1", "denseblock2.denselayer3"]
+    engines = [assemble(exported, "fp32", runtime) for exported in export_cuts(open_backbone(densenet, size=28), cuts)]
+    joined, columns = join(engines)
+    bits = joined.bits(pixels)
+    for cut, where in zip(cuts, columns):
+        alone = assemble(export_backbone(open_backbone(densenet, size=28), cut), "fp32", runtime).bits(pixels)
+        assert 0 < np.bitwise_count(alone).mean() < 8
+        np.testing.assert_array_equal(bits[:, where], alone)
+
+
+def test_what_cuts_share_is_computed_once(tiny_onnx):
+    backbone = open_backbone(tiny_onnx)
+    cuts = [cut.name for cut in backbone.cuts()]
+    joined, _ = join([assemble(exported, "fp32") for exported in export_cuts(backbone, cuts)])
+    kinds = [node.op_type for node in onnx.load_from_string(joined.graph).graph.node]
+    assert kinds.count("Conv") == 2
+    assert kinds.count("Greater") == len(cuts)
