@@ -13,6 +13,7 @@ BENCHMARKS = {
     "ridge": "Gram, Cholesky and leave-one-out over their size, beside scikit-learn and torch",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
+    "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
 }
 
 TOOLS = {
