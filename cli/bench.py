@@ -14,6 +14,7 @@ BENCHMARKS = {
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
+    "depth": "accuracy and training time over the depth of the cut, beside backprop, as the post's Figures 5 and 6",
 }
 
 TOOLS = {
