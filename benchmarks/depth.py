@@ -230,25 +230,17 @@ def _backprop(depths: _Depths, backbone: Backbone) -> list[dict[str, Any]]:
 
 
 def _train(row: dict[str, Any], depths: _Depths, backbone: Backbone) -> None:
-    from ..transfer.finetune import finetune
     from ..transfer.network import truncated_with_head
-    from .network_statistics import set_network_statistics
+    from .backprop import train_network
 
     sets, args = depths.sets, depths.args
     network = truncated_with_head(backbone, len(sets.classes), row["cut"], head="flatten", seed=args.seed)
-    if backbone.needs_images:
-        set_network_statistics(network, network.body.get_submodule("encoder"), depths.sample)
-    time.sleep(timing.PAUSE)
-    trained = finetune(
-        network, sets.train.pixels, sets.train.labels, STRATEGY, epochs=args.epochs, seed=args.seed, verbose=True
+    encoder = network.body.get_submodule("encoder") if backbone.needs_images else None
+    predict, seconds, remarks = train_network(
+        network, encoder, depths.sample, sets.train.pixels, sets.train.labels, STRATEGY, args.epochs, args.seed
     )
-    row |= {
-        "accuracy": trained.accuracy(sets.test.pixels, sets.test.labels),
-        "strategy": STRATEGY,
-        "epochs": len(trained.history),
-        "best_epoch": trained.best_epoch,
-        "seconds": {"total": trained.seconds},
-    }
+    accuracy = float((predict(sets.test.pixels) == sets.test.labels).mean())
+    row |= {"accuracy": accuracy, "strategy": STRATEGY, "seconds": seconds, **remarks}
 
 
 def _attempt(row: dict[str, Any], action: Callable[[], None]) -> None:
