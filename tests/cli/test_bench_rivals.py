@@ -65,6 +65,16 @@ def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
     np.testing.assert_allclose(_features(engine, pixels, 4), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_every_strategy_takes_part_unless_some_are_named(tiny_onnx, class_folder, bench):
+    from aurevoir.transfer.finetune import STRATEGIES
+
+    given = ["--backbone", tiny_onnx, "--splits", "1", "--projections", "none", "--probes", "--rounds", "1"]
+    _, result, _ = bench("rivals", class_folder, *given)
+    rows = {row["rival"]: row for row in result["rows"]}
+    assert list(rows) == ["optical none", *(f"backprop {name}" for name in STRATEGIES)]
+    assert all("cannot be trained" in rows[f"backprop {name}"]["error"] for name in STRATEGIES)
+
+
 def test_rivals_that_fail_keep_their_rows(bench, class_folder, monkeypatch):
     def broken(name, *arguments):
         raise MemoryError("too many features\nby far")
