@@ -87,11 +87,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _contestants(exported: Exported, pixels: np.ndarray, with_peers: bool) -> Iterator[_Contestant]:
-    table = calibrate(exported, pixels, progress=True)
+    table = calibrate(exported, pixels, progress=True, placement="shared-concat")
     for name in RUNTIMES:
         for precision in runtime(name).precisions() if installed(name) else ():
             make = partial(assemble, exported, precision, name, table if precision == "int8" else None)
             yield _Contestant(_row(f"{name} {precision}", "aurevoir", name, precision), make)
+    shared = partial(assemble, exported, "int8", "openvino", table, placement="shared-concat")
+    yield _Contestant(_row("openvino int8, shared-concat", "aurevoir", "openvino", "int8"), shared)
     if not with_peers:
         return
     for peer in PEERS:

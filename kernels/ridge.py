@@ -30,7 +30,7 @@ SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
 # A climb looks at three alphas: no more are not worth a search.
 _CLIMBED = 3
-# Below, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
+# Below the first, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
 _LEAST_FREEDOM = 1e-12
 # Rows of a Gram that are centred at a time, within the caches.
@@ -218,7 +218,7 @@ class _Dual:
 
     def _solved(self, alphas: Array, places: Array) -> Iterator[tuple[int, Array, Array]]:
         pending = list(places)
-        for chosen, resolvent in self._in_float32(alphas, places):
+        for chosen, resolvent in self._fast(alphas, places):
             found, trusted = refine(self.matrix, resolvent, self.targets)
             diagonals = resolvent.diagonals().astype("float64")
             for column, place in enumerate(chosen):
@@ -232,12 +232,15 @@ class _Dual:
                 continue
             yield place, exact.solve(self.targets[:, None])[:, 0], exact.diagonals()[:, 0]
 
-    def _in_float32(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
+    def _fast(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
+        """Yield what costs less than a factor in float64 an alpha, to be refined."""
         n = len(self.matrix)
-        if namespace(self.matrix) is not np or n < _SINGLE_ROWS:
+        if namespace(self.matrix) is not np:
             return
         if len(places) >= MANY_ALPHAS and n <= _SPECTRAL_ROWS:
-            yield places, Spectrum(self.matrix, alphas[places], "float32")
+            yield places, Spectrum(self.matrix, alphas[places], "float64" if n < _SINGLE_ROWS else "float32")
+            return
+        if n < _SINGLE_ROWS:
             return
         for place in places:
             try:
