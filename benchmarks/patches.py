@@ -34,6 +34,7 @@ from ..transfer.patches import (
 from ..transfer.timing import Stopwatch
 from .machine import describe_machine
 from .splits import standard_error
+from .tables import markdown
 
 TRAIN_SHARE = 0.6
 WHOLE, PATCHES = "whole image", "patches"
@@ -205,6 +206,19 @@ def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, An
         for column, number in enumerate(classes)
         if np.isfinite(precisions[:, :, column]).any()
     ]
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: mean average precision of each way."""
+    rows = [
+        [
+            row["name"],
+            f"{row['mean_average_precision']:.3f} ± {row['standard_error']:.3f}",
+            f"{row['less_whole_image']:+.3f} ± {row['less_whole_image_standard_error']:.3f}",
+        ]
+        for row in result["rows"]
+    ]
+    return markdown(["", "mean average precision", "less whole image, paired"], rows)
 
 
 def describe(result: dict[str, Any]) -> str:

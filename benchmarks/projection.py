@@ -23,6 +23,7 @@ from . import projection_accuracy
 from .growth import Contestant, draw_growth, exponent, measure, prepare, threads
 from .labelled import generated_bits
 from .machine import describe_machine
+from .tables import markdown
 
 BASE, INT8 = "sgemm", "torch int8"
 # The post's, divided by powers of two: all are padded alike for a Hadamard transform.
@@ -208,6 +209,21 @@ def _speedup(rows: list[dict[str, Any]]) -> float | None:
     last = [row for row in rows if row["name"] == "hadamard"][-1]
     found = last.get(f"times_{BASE}")
     return None if found is None else float(found["median"])
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: the largest size that was timed."""
+    timed = [row for row in result["rows"] if "times_sgemm" in row]
+    if not timed:
+        return ["Accuracy over k, in the file."]
+    last = max(row["m"] for row in timed)
+    rows = [
+        [row["task"], row["name"], f"{1e3 * row['seconds_per_row']:.3f}", f"{row['times_sgemm']['median']:.1f}"]
+        for row in timed
+        if row["m"] == last
+    ]
+    heading = f"m = {last:,d}, k = m / 2 of the projections; {timed[0]['n']:,d} rows:"
+    return [heading, "", *markdown(["", "", "ms a row", "x sgemm"], rows)]
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from .growth import Contestant, draw_growth, exponent, measure, prepare, reason,
 from .labelled import digits, generated, generated_bits, photographs
 from .machine import describe_machine
 from .ridge_peers import Speckle
+from .tables import markdown
 
 SIZES = (750, 1500, 3000, 6000)
 CLASSES = 10
@@ -162,6 +163,25 @@ def _speedup(rows: list[dict[str, Any]]) -> float | None:
         if found and row["name"] == "aurevoir all":
             return float(found["median"])
     return None
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: the peers, and the post's full size."""
+    rows = [_in_brief(row) for row in result["rows"] if row["part"] in ("peers", "full") and "error" not in row]
+    header = ["", "rows", "alphas", "seconds", "x RidgeClassifierCV", "test accuracy"]
+    return markdown(header, rows)
+
+
+def _in_brief(row: dict[str, Any]) -> list[str]:
+    if row["part"] == "full":
+        name = f"{row['projection']}, everything behind the convolutions, {row['peak_resident_gib']:.1f} GiB"
+        measured = [f"{row['total']:.0f}", "", f"{row['test_accuracy']:.4f}"]
+    else:
+        name, times = f"{row['name']}, k = {row['k']:,d}", row.get("times_RidgeClassifierCV_accuracy", {})
+        accuracy = row.get("test_accuracy")
+        ratio = f"{times['median']:.2f}" if times else ""
+        measured = [f"{row['seconds']:.2f}", ratio, "" if accuracy is None else f"{accuracy:.4f}"]
+    return [name, f"{row['n']:,d}", str(row["alphas"]), *measured]
 
 
 def describe(result: dict[str, Any]) -> str:

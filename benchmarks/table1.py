@@ -34,6 +34,7 @@ from .posts_way import train_posts_way
 from .sets import Sets, add_data_arguments, load_sets, open_network
 from .settings import describe_settings
 from .sizes import features_megabytes, weights_megabytes
+from .tables import markdown
 
 POSTS_WAY = "the post's way"
 STAGES = ("decode", "engine", "draw", "project", "gram", "solve")
@@ -280,6 +281,28 @@ def _speedup(contestants: list[_Contestant], name: str) -> float | None:
     row = next((each.row for each in contestants if each.name == f"{name} int8"), {})
     found: float | None = row["times_posts_way"]["whole"]["median"] if "times_posts_way" in row else None
     return found
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: accuracy and seconds of training by precision and runtime."""
+    header = ["", "accuracy", "engine, s", "project, Gram, solve, s", "training, s", "features, MB", "x the post's way"]
+    rows = [_in_brief(row) for row in result["rows"] if "error" not in row]
+    caption = f"{result['network']}, weights {result['weights']}; {result['train_images']} training images:"
+    return [caption, "", *markdown(header, rows)]
+
+
+def _in_brief(row: dict[str, Any]) -> list[str]:
+    seconds, times = row["seconds"]["train"], row.get("times_posts_way", {}).get("whole", {})
+    optics = sum(seconds.get(stage, 0) for stage in ("draw", "project", "gram", "solve"))
+    return [
+        row["name"],
+        f"{row['accuracy']:.3f}",
+        f"{seconds['engine']:.1f}",
+        f"{optics:.1f}",
+        f"{seconds['total']:.1f}",
+        f"{row['features_megabytes']:.0f}",
+        f"{times['median']:.1f}" if times else "",
+    ]
 
 
 def describe(result: dict[str, Any]) -> str:
