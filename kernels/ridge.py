@@ -30,6 +30,8 @@ SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
 # A climb looks at three alphas: no more are not worth a search.
 _CLIMBED = 3
+# So few rows are solved in no time by what rounds least.
+_FEW_ROWS = 64
 # Below the first, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
 _LEAST_FREEDOM = 1e-12
@@ -235,7 +237,7 @@ class _Dual:
     def _fast(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
         """Yield what costs less than a factor in float64 an alpha, to be refined."""
         n = len(self.matrix)
-        if namespace(self.matrix) is not np:
+        if namespace(self.matrix) is not np or n < _FEW_ROWS:
             return
         if len(places) >= MANY_ALPHAS and n <= _SPECTRAL_ROWS:
             yield places, Spectrum(self.matrix, alphas[places], "float64" if n < _SINGLE_ROWS else "float32")
@@ -366,8 +368,9 @@ class _Tally:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """The greater the better."""
-        return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
+        """The greater the better. Errors that differ by rounding alone count as equal: the first alpha is kept."""
+        error = float(f"{self.error:.8e}")
+        return (-error,) if self._multilabel else (self.accuracy, -error)
 
 
 def _best(alphas: Array, tallies: Iterable[tuple[int, _Tally, Array]]) -> RidgePath:
