@@ -368,9 +368,8 @@ class _Tally:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """The greater the better. Errors that differ by rounding alone count as equal: the first alpha is kept."""
-        error = float(f"{self.error:.8e}")
-        return (-error,) if self._multilabel else (self.accuracy, -error)
+        """The greater the better."""
+        return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
 
 
 def _best(alphas: Array, tallies: Iterable[tuple[int, _Tally, Array]]) -> RidgePath:
