@@ -196,7 +196,8 @@ class _Dual:
         self.means = sum((self.weights[rows] @ gram[rows].astype("float64") for rows in pieces), start=xp.zeros(n))
         self.means /= total
         others = self.means - self.weights @ self.means / total
-        self.scale = float(self.weights @ (xp.diagonal(gram) - self.means - others)) / n
+        squares = xp.diagonal(gram)
+        self.scale = _spread(self.weights @ (squares - self.means - others) / n, self.weights @ squares / n)
         self.shift = self.scale or 1.0
         self.matrix = xp.empty((n, n))
         for rows in pieces:
@@ -286,7 +287,8 @@ def primal_path(
     """
     _checked_rows(len(targets))
     system = _Primal(statistics, rows, targets, _checked_weights(weights, len(targets), namespace(targets)))
-    alphas = _checked_alphas(alphas, float(namespace(targets).trace(system.covariance)) / len(targets))
+    trace, n = namespace(targets).trace, len(targets)
+    alphas = _checked_alphas(alphas, _spread(trace(system.covariance) / n, trace(statistics.products) / n))
     path = _best(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
     return replace(path, intercept=system.target_means - system.means @ path.coefficients)
 
@@ -385,6 +387,11 @@ def _best(alphas: Array, tallies: Iterable[tuple[int, _Tally, Array]]) -> RidgeP
             f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
         )
     return RidgePath(alphas, accuracies, errors, best, kept, kept[0])
+
+
+def _spread(scale: Array, size: Array) -> float:
+    """Return the mean eigenvalue, 0 where it is no more than what rounding leaves of rows that are all alike."""
+    return 0.0 if float(scale) < 1e-13 * float(size) else float(scale)
 
 
 def _checked_rows(n: int) -> int:
