@@ -105,14 +105,13 @@ class Spectrum:
 
     def diagonals(self) -> Array:
         """Return the diagonals of the inverses; see `Resolvent`."""
-        return self.forms_of_turned(self._vectors)
+        return self._forms_of_turned(self._vectors)
 
     def forms(self, rows: Array) -> Array:
         """Return the quadratic forms; see `Resolvent`."""
-        return self.forms_of_turned(rows @ self._vectors)
+        return self._forms_of_turned(rows @ self._vectors)
 
-    def forms_of_turned(self, turned: Array) -> Array:
-        """Return the quadratic forms of rows that are given in the basis of the eigenvectors."""
+    def _forms_of_turned(self, turned: Array) -> Array:
         return np.square(turned) @ self._inverses
 
 

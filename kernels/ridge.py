@@ -25,6 +25,7 @@ from ..errors import DataError, UsageError
 from .arrays import Array, RowBlocks, blocks, namespace
 from .resolvent import MANY_ALPHAS, Cholesky, Resolvent, Spectrum, refine
 from .statistics import Statistics
+from .tally import Tally
 
 SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
@@ -163,7 +164,7 @@ def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None
     return int(places[0])
 
 
-def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
     """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
 
     The best alpha of fewer rows may lie beside that of all, most of all where their number passes that of features.
@@ -209,12 +210,12 @@ class _Dual:
         self.original, self.target_means = targets, self.weights @ targets / total
         self.targets = (targets - self.target_means) * self.roots
 
-    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
         """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
         for place, solution, diagonal in self._solved(alphas, places):
             share = namespace(solution).square(self.constant) / (alphas[place] + self.shift)
             residuals = solution / (diagonal - share)[:, None] / self.roots
-            tally = _Tally(multilabel)
+            tally = Tally(multilabel)
             tally.add(self.original, residuals, self.weights)
             if tally.sound:
                 yield place, tally, solution
@@ -302,11 +303,11 @@ class _Primal:
         self.means, self.target_means = statistics.sums / self.total, statistics.target_sums / self.total
         self.covariance, self.cross = statistics.centred()
 
-    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "_Tally", Array]]:
+    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
         """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
         for chosen, resolvent in self._resolvents(alphas, places):
             solutions = resolvent.solve(self.cross[:, None])
-            tallies = [_Tally(multilabel) for _ in chosen]
+            tallies = [Tally(multilabel) for _ in chosen]
             for which, block in self.rows():
                 deviations, weights = block - self.means, self.weights[which]
                 leverages = weights[:, None] * (1 / self.total + resolvent.forms(deviations))
@@ -334,47 +335,7 @@ def _freedom(leverages: Array) -> Array:
     return xp.where(1 - leverages > _LEAST_FREEDOM, 1 - leverages, xp.nan)
 
 
-class _Tally:
-    """What leave-one-out says at one alpha, summed over blocks of rows."""
-
-    def __init__(self, multilabel: bool) -> None:
-        self._multilabel = multilabel
-        self._right = self._squares = self._weight = 0.0
-
-    def add(self, targets: Array, residuals: Array, weights: Array) -> None:
-        """Count rows by their leave-one-out residuals, of shape (rows, c)."""
-        xp = namespace(residuals)
-        predicted = targets - residuals
-        if self._multilabel:
-            right = ((predicted > 0) == (targets > 0)).mean(axis=1)
-        else:
-            right = predicted.argmax(axis=1) == targets.argmax(axis=1)
-        self._right += float(weights @ right.astype("float64"))
-        self._squares += float(weights @ xp.square(residuals).mean(axis=1))
-        self._weight += float(weights.sum())
-
-    @property
-    def sound(self) -> bool:
-        """Whether every residual is a finite number."""
-        return bool(np.isfinite(self._squares))
-
-    @property
-    def accuracy(self) -> float:
-        """Share of rows, or of labels, that are right."""
-        return self._right / self._weight
-
-    @property
-    def error(self) -> float:
-        """Mean squared residual."""
-        return self._squares / self._weight
-
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """The greater the better."""
-        return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
-
-
-def _best(alphas: Array, tallies: Iterable[tuple[int, _Tally, Array]]) -> RidgePath:
+def _best(alphas: Array, tallies: Iterable[tuple[int, Tally, Array]]) -> RidgePath:
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)
     best, kept = -1, None

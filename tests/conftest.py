@@ -1,5 +1,6 @@
 """What several tests share: real data where it is at hand, and small things where it is not."""
 
+import json
 import os
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from aurevoir.cli.main import main
 from aurevoir.engine.runtimes import has_nvidia_driver
 
 # In CI the examples are the same every time; elsewhere each run looks further.
@@ -117,3 +119,15 @@ def class_folder(tmp_path) -> Path:
             image[..., 2 - place] += 120
             Image.fromarray(image).save(folder / f"{number}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def bench(capsys):
+    """Run a benchmark in this process; return (exit code, parsed stdout or None, stderr)."""
+
+    def run(*arguments):
+        code = main(["bench", *(str(argument) for argument in arguments), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out.startswith("{") else None, err
+
+    return run

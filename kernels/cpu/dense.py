@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from ..philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
+from .outputs import outputs
 
 # 16 outputs, each with its real and its imaginary part: 32 sums of 16 bits.
 _OUTPUTS = 16
@@ -189,16 +190,15 @@ def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float |
     array of shape (n, k)
         float32 intensities, or uint8 speckle.
     """
-    seen = np.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
-    none = np.empty((0, 0), dtype="uint8" if gain is None else "float32")
+    intensities, speckle = outputs(len(bits), k, gain)
     for start in range(0, len(bits), _ROWS):
-        block, out = bits[start : start + _ROWS], seen[start : start + _ROWS]
+        rows = slice(start, start + _ROWS)
+        block = bits[rows]
         # Two tables at a time need an even number of bytes; those that are added are 0 and add nothing.
         codes = np.zeros((bits.shape[1] + bits.shape[1] % 2, len(block)), dtype="uint8")
         codes[: bits.shape[1]] = block.T
-        pair = (out, none) if gain is None else (none, out)
-        _dense(codes, _key(seed), levels, np.float32(gain or 0), *pair)
-    return seen
+        _dense(codes, _key(seed), levels, np.float32(gain or 0), intensities[rows], speckle[rows])
+    return intensities if gain is None else speckle
 
 
 def sign_rows(which: slice, m: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from .emit import F32, I1, I16, constant, load, loop, offset, store
+from .outputs import outputs
 
 _LANES = 16
 _FLOATS = ir.VectorType(F32, _LANES)
@@ -177,12 +178,10 @@ def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = N
     array of shape (n, k)
         float32 intensities, or uint8 speckle.
     """
-    seen = np.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
-    none = np.empty((0, 0), dtype="uint8" if gain is None else "float32")
-    pair = (seen, none) if gain is None else (none, seen)
+    intensities, speckle = outputs(len(bits), k, gain)
     # Two bytes are read at a time.
     whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)
     # Three transforms, each 1 / sqrt(p), and a square: a power of two, so that nothing is rounded.
     scale = np.float32(float(8 * signs.shape[3]) ** -3)
-    _hadamard(whole, signs, scale, np.float32(gain or 0), *pair)
-    return seen
+    _hadamard(whole, signs, scale, np.float32(gain or 0), intensities, speckle)
+    return intensities if gain is None else speckle

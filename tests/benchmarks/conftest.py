@@ -6,7 +6,6 @@ import pytest
 
 from aurevoir.benchmarks import projection_accuracy, ridge
 from aurevoir.benchmarks.labelled import LabelledBits, digits
-from aurevoir.cli.main import main
 
 
 @pytest.fixture
@@ -25,18 +24,6 @@ def write(tmp_path):
 def committed(root):
     """A function from a name to the project's own result of that name."""
     return lambda name: json.loads((root / "benchmarks" / "results" / f"{name}.json").read_text())
-
-
-@pytest.fixture
-def bench(capsys):
-    """Run a benchmark in this process; return (exit code, parsed stdout or None, stderr)."""
-
-    def run(*arguments):
-        code = main(["bench", *(str(argument) for argument in arguments), "--json"])
-        out, err = capsys.readouterr()
-        return code, json.loads(out) if out.startswith("{") else None, err
-
-    return run
 
 
 @pytest.fixture

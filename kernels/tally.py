@@ -1,0 +1,45 @@
+"""What leave-one-out residuals say of an alpha."""
+
+import numpy as np
+
+from .arrays import Array, namespace
+
+
+class Tally:
+    """What leave-one-out says at one alpha, summed over blocks of rows."""
+
+    def __init__(self, multilabel: bool) -> None:
+        self._multilabel = multilabel
+        self._right = self._squares = self._weight = 0.0
+
+    def add(self, targets: Array, residuals: Array, weights: Array) -> None:
+        """Count rows by their leave-one-out residuals, of shape (rows, c)."""
+        xp = namespace(residuals)
+        predicted = targets - residuals
+        if self._multilabel:
+            right = ((predicted > 0) == (targets > 0)).mean(axis=1)
+        else:
+            right = predicted.argmax(axis=1) == targets.argmax(axis=1)
+        self._right += float(weights @ right.astype("float64"))
+        self._squares += float(weights @ xp.square(residuals).mean(axis=1))
+        self._weight += float(weights.sum())
+
+    @property
+    def sound(self) -> bool:
+        """Whether every residual is a finite number."""
+        return bool(np.isfinite(self._squares))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows, or of labels, that are right."""
+        return self._right / self._weight
+
+    @property
+    def error(self) -> float:
+        """Mean squared residual."""
+        return self._squares / self._weight
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The greater the better."""
+        return (-self.error,) if self._multilabel else (self.accuracy, -self.error)
