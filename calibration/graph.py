@@ -57,6 +57,35 @@ def leading_to(model: onnx.ModelProto, outputs: Iterable[str]) -> list[onnx.Node
     return kept[::-1]
 
 
+def merged(groups: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Return groups of names with those as one that have a name in common; names keep their order."""
+    found: list[dict[str, None]] = []
+    for group in groups:
+        names = dict.fromkeys(group)
+        apart = [each for each in found if each.keys().isdisjoint(names)]
+        meeting = [each for each in found if not each.keys().isdisjoint(names)]
+        found = [*apart, {name: None for each in [*meeting, names] for name in each}]
+    return [list(each) for each in found]
+
+
+def chain_concats(model: onnx.ModelProto) -> None:
+    """Let every Concat begin with the longest earlier one that joins its first inputs, in place.
+
+    The blocks of a DenseNet then append to what the layer before joined.
+    """
+    made: dict[tuple[object, ...], str] = {}
+    for node in model.graph.node:
+        if node.op_type != "Concat":
+            continue
+        names, axis = tuple(node.input), node_attribute(node, "axis", 0)
+        for length in range(len(names) - 1, 1, -1):
+            if (axis, *names[:length]) in made:
+                del node.input[:length]
+                node.input.insert(0, made[axis, *names[:length]])
+                break
+        made.setdefault((axis, *names), node.output[0])
+
+
 def _replace(repeated: object, items: Iterable[object]) -> None:
     chosen = [copy.deepcopy(item) for item in items]
     del repeated[:]  # type: ignore[attr-defined]

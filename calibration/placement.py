@@ -6,20 +6,18 @@ from dataclasses import dataclass
 import onnx
 
 from ..errors import UsageError
-from .graph import initializers, leading_to, node_attribute
+from .graph import initializers, leading_to, merged, node_attribute
 
-PLACEMENTS = ("conv-inputs", "shared-concat")
+PLACEMENTS = ("conv-inputs", "concat-inputs", "shared-concat")
 """``conv-inputs`` quantizes what convolutions and matrix products with constant weights read.
-``shared-concat`` also quantizes what channel concatenations join, with one scale for all that meets
-in them, so that they move bytes and nobody has to requantize."""
-
-_PASSES_LEVELS = ("Concat", "MaxPool")
-"""These only move values, so levels in are levels out where all inputs share one scale."""
+``concat-inputs`` also quantizes what channel concatenations join, each with its own scale, so that
+they move bytes; batch norms behind them take the scales up where the runtime lets them.
+``shared-concat`` gives all that meets in concatenations one scale, so that nobody has to requantize."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Tensors that meet in concatenations and therefore share one scale.
+    """Tensors that meet in concatenations, and share one scale in placement ``shared-concat``.
 
     Attributes
     ----------
@@ -57,19 +55,14 @@ def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def shared(model: onnx.ModelProto) -> list[Shared]:
     """Return the groups of tensors that meet in concatenations of channels, in the order of the graph."""
-    groups: list[list[str]] = []
-    joined: set[str] = set()
-    produced = set()
-    for node in model.graph.node:
-        if node.op_type not in _PASSES_LEVELS or (node.op_type == "Concat" and node_attribute(node, "axis", 0) != 1):
-            continue
-        names = [*node.input, node.output[0]]
-        produced.add(node.output[0])
-        if node.op_type == "Concat":
-            joined.add(node.output[0])
-        meeting = [group for group in groups if not set(group).isdisjoint(names)]
-        groups = [group for group in groups if group not in meeting]
-        groups.append(list(dict.fromkeys([name for group in meeting for name in group] + names)))
+    moving = [
+        node
+        for node in model.graph.node
+        if node.op_type == "MaxPool" or (node.op_type == "Concat" and node_attribute(node, "axis", 0) == 1)
+    ]
+    produced = {node.output[0] for node in moving}
+    joined = {node.output[0] for node in moving if node.op_type == "Concat"}
+    groups = merged([*node.input, node.output[0]] for node in moving)
     constants = initializers(model)
     return [
         Shared(tuple(name for name in group if name not in produced), tuple(group))
@@ -88,7 +81,7 @@ def quantizable(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[
     """
     check_placement(placement)
     chosen = {node.input[0] for node in weighted(model)}
-    if placement == "shared-concat":
+    if placement != "conv-inputs":
         chosen.update(name for group in shared(model) for name in group.sources)
     inputs = [value.name for value in model.graph.input]
     order = dict.fromkeys([*inputs, *(name for node in model.graph.node for name in node.output)])

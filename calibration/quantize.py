@@ -5,7 +5,8 @@ activations, weights per output channel on axis 0, no Q/DQ on biases) and runs u
 and ONNX Runtime. The ``u8`` dialect reads the same thresholds, but what cannot be negative, such as
 the output of a ReLU, is stored unsigned: 255 steps in place of 127. A ReLU behind a batch norm of its
 own gets zero-point 1 and 254 steps: at zero-point 0 OpenVINO 2026.4 folds the batch norm into the
-quantization and then runs it in three passes over float32, with 1 in one pass over what it reads.
+quantization and then runs it in three passes over float32, with 1 in one pass over what it reads. Where
+the batch norm reads levels, one pass does for both, and they keep all their steps.
 """
 
 import copy
@@ -18,7 +19,7 @@ from onnx import helper
 
 from ..errors import AurevoirError, UsageError
 from .graph import constant, initializers, node_attribute, prune, read_constant
-from .placement import check_placement, shared, weighted
+from .placement import Shared, check_placement, shared, weighted
 
 DIALECTS = ("s8", "u8")
 
@@ -36,7 +37,7 @@ class _Context:
     thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
     unsigned: set[str]
-    raised: set[str]
+    raised: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
 
 
@@ -60,7 +61,7 @@ def quantize(
         Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     dialect : {"s8", "u8"}
-    placement : {"conv-inputs", "shared-concat"}
+    placement : {"conv-inputs", "concat-inputs", "shared-concat"}
 
     Raises
     ------
@@ -73,10 +74,12 @@ def quantize(
     if dialect not in DIALECTS:
         raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
     unsigned = nonnegative(model) if dialect == "u8" else set()
-    raised = unsigned & after_batch_norms(model)
     quantized = copy.deepcopy(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, raised)
-    sources = _share_scales(context, model) if placement == "shared-concat" else set()
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned)
+    groups = _meeting(context, model, placement)
+    sources = {name for group in groups for name in group.sources}
+    levels = {name for group in groups for name in group.members}
+    context.raised.update((unsigned & _behind_batch_norms(model, levels)) - levels)
     products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
@@ -93,9 +96,13 @@ def quantize(
     return prune(quantized, [output.name for output in model.graph.output])
 
 
-def after_batch_norms(model: onnx.ModelProto) -> set[str]:
-    """Return the outputs of ReLUs that read a batch norm of its own, not folded into a convolution."""
-    norms = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.output}
+def _behind_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
+    """Return the outputs of ReLUs that read a batch norm of its own, not folded into a convolution, of no levels."""
+    norms = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization" and node.input[0] not in levels
+    }
     return {node.output[0] for node in model.graph.node if node.op_type == "Relu" and node.input[0] in norms}
 
 
@@ -122,20 +129,18 @@ def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
     return low in constants and float(read_constant(constants, low)) >= 0
 
 
-def _share_scales(context: _Context, model: onnx.ModelProto) -> set[str]:
-    """Give all that meets in concatenations the largest of its thresholds and one sign; return the sources."""
-    sources: set[str] = set()
+def _meeting(context: _Context, model: onnx.ModelProto, placement: str) -> list[Shared]:
+    """Give what meets in concatenations one sign, and where they share it the largest threshold; return the groups."""
     thresholds = context.thresholds
-    for group in shared(model):
-        if not all(name in thresholds for name in group.sources):
-            continue
-        largest = max(thresholds[name] for name in group.members if name in thresholds)
-        thresholds.update(dict.fromkeys([name for name in group.members if name in thresholds], largest))
+    groups = shared(model) if placement != "conv-inputs" else []
+    groups = [group for group in groups if thresholds.keys() >= set(group.sources)]
+    for group in groups:
         if not context.unsigned.issuperset(group.sources):
             context.unsigned.difference_update(group.members)
-        context.raised.difference_update(group.members)
-        sources.update(group.sources)
-    return sources
+        if placement == "shared-concat":
+            known = [name for name in group.members if name in thresholds]
+            thresholds.update(dict.fromkeys(known, max(thresholds[name] for name in known)))
+    return groups
 
 
 def _quantize_moved(context: _Context, node: onnx.NodeProto, sources: set[str]) -> list[onnx.NodeProto]:

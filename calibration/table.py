@@ -27,7 +27,7 @@ class CalibrationTable:
     means : dict of lists of float
         Mean of each channel of the tensors, from which biases are corrected; may be empty.
     placement : str
-        What was observed: the tensors of ``conv-inputs``, or of ``shared-concat`` too.
+        What was observed: the tensors of ``conv-inputs``, or those of the other two as well.
     """
 
     method: str

@@ -3,7 +3,10 @@
 import argparse
 from typing import Any
 
-PLACEMENT_HELP = "what int8 quantizes: conv-inputs, or shared-concat: concatenations too (default: conv-inputs)"
+PLACEMENT_HELP = (
+    "what int8 quantizes: conv-inputs (default), concat-inputs: what concatenations join too, or shared-concat: "
+    "with one scale for all that meets"
+)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:

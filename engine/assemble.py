@@ -114,7 +114,7 @@ def quantized_graph(
     table : CalibrationTable
     dialect : {"s8", "u8"}
         TensorRT takes ``s8`` alone.
-    placement : {"conv-inputs", "shared-concat"}
+    placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     body : {"fp32", "fp16"}
         What runs between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
         computes such graphs wrongly.
@@ -130,10 +130,10 @@ def quantized_graph(
     """
     check_body(body)
     table.check(exported.graph)
-    if placement == "shared-concat" != table.placement and shared(exported.graph):
+    if placement != "conv-inputs" == table.placement and shared(exported.graph):
         raise UsageError(
             f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
-            "'shared-concat' shares; calibrate with that placement"
+            f"{placement!r} quantizes; calibrate with that placement"
         )
     graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
     return half_body(graph, full) if body == "fp16" else graph

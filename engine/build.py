@@ -97,7 +97,7 @@ def build_engine(
     dialect : {"auto", "s8", "u8"}
         Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` takes it on CPUs with
         VNNI, else ``s8``, as TensorRT needs.
-    placement : {"conv-inputs", "shared-concat"}
+    placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional
         Leave the fewest tensors of an int8 engine in floating point that bring the share of signs

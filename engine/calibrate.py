@@ -49,8 +49,8 @@ def calibrate(
         signs of the final features on a quarter of the images, which the others do not see;
         ``native`` is TensorRT 10's own calibrator, on an NVIDIA GPU.
     progress : bool
-    placement : {"conv-inputs", "shared-concat"}
-        A table for ``shared-concat`` serves both.
+    placement : {"conv-inputs", "concat-inputs", "shared-concat"}
+        A table for one of the last two serves all.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class Manifest:
     dialect : str or None
         Of int8: ``s8`` or ``u8``; see `calibration.quantize`.
     placement : str or None
-        Of int8: ``conv-inputs`` or ``shared-concat``; see `calibration.placement`.
+        Of int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
         Tensors that an int8 engine leaves in floating point.
     in_float32 : tuple of str

@@ -214,21 +214,23 @@ def _fit_kernels(
 ) -> tuple[Readout, RidgePath]:
     with timer("gram"):
         counts = overlap(bits, budget=budget)
-    fitted: list[tuple[Readout, RidgePath]] = []
+    paths: dict[str, RidgePath] = {}
     if "none" in kinds:
         with timer("solve"):
-            path = ridge.dual(counts)
-            weights = combine_rows(bit_rows(bits, m, budget), m, path.coefficients)
-        fitted.append((BitsReadout(m, weights, path.intercept), path))
+            paths["none"] = ridge.dual(counts)
     if "exact" in kinds:
         with timer("project"):
             norms = popcount(bits)
             kernel = exact_kernel(counts, norms, norms)
             del counts
         with timer("solve"):
-            path = ridge.dual(kernel)
-        fitted.append((ExactReadout(bits, path.coefficients, path.intercept), path))
-    return max(fitted, key=lambda pair: pair[1].loo_accuracy)
+            paths["exact"] = ridge.dual(kernel)
+    kind, path = max(paths.items(), key=lambda pair: pair[1].loo_accuracy)
+    if kind == "exact":
+        return ExactReadout(bits, path.coefficients, path.intercept), path
+    with timer("solve"):
+        weights = combine_rows(bit_rows(bits, m, budget), m, path.coefficients)
+    return BitsReadout(m, weights, path.intercept), path
 
 
 def _fit_speckle(

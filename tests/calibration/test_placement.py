@@ -75,6 +75,37 @@ def test_a_shared_scale_is_the_largest_and_signed_where_one_is(dense):
     assert reads["y"][0] == "pab_dequantized"
 
 
+def test_concatenations_join_levels_of_their_own_scales_and_one_sign(dense):
+    assert quantizable(dense, "concat-inputs") == quantizable(dense, "shared-concat")
+    assert units(dense, "concat-inputs") == [[name] for name in quantizable(dense, "concat-inputs")]
+    thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 2.0, "pab": 3.0}
+    quantized = quantize(dense, thresholds, None, "u8", "concat-inputs")
+    tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
+    for name in ("r", "a", "b"):
+        assert tensors[f"{name}_scale"] == np.float32(thresholds[name] / 127)
+        assert tensors[f"{name}_zero"].dtype == np.int8
+    reads = {node.output[0]: list(node.input) for node in quantized.graph.node}
+    assert reads["pab"] == ["p", "a_dequantized", "b_dequantized"]
+
+
+def test_a_relu_behind_a_batch_norm_is_raised_where_that_reads_floats_alone():
+    norm = dict.fromkeys(("scale", "bias", "mean", "var"), np.ones(4, "float32"))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Concat", ["x", "a"], ["xa"], axis=1),
+        helper.make_node("BatchNormalization", ["xa", *norm], ["n"]),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Conv", ["r", "u"], ["y"]),
+    ]
+    model = _model(nodes, {"w": W, "u": np.ones((2, 4, 1, 1), "float32"), **norm})
+    for placement, zero in (("conv-inputs", 1), ("concat-inputs", 0), ("shared-concat", 0)):
+        quantized = quantize(model, {"x": 1.0, "a": 1.0, "r": 1.0}, None, "u8", placement)
+        tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
+        assert tensors["r_zero"].dtype == np.uint8
+        assert tensors["r_zero"] == zero
+        assert tensors["r_scale"] == np.float32(1 / (255 - zero))
+
+
 def test_what_passes_a_concatenation_is_on_the_shared_levels(dense):
     thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 9.0, "pab": 3.0}
     quantized = quantize(dense, thresholds, None, "s8", "shared-concat")
@@ -105,7 +136,9 @@ def test_concatenations_of_other_axes_and_of_constants_share_nothing():
 
 
 def test_an_unknown_placement_is_named(dense):
-    with pytest.raises(UsageError, match="placement 'concat' is not known; choose one of conv-inputs, shared-concat"):
+    with pytest.raises(
+        UsageError, match="placement 'concat' is not known; choose one of conv-inputs, concat-inputs, shared-concat"
+    ):
         quantizable(dense, "concat")
     with pytest.raises(UsageError, match="placement 'concat' is not known"):
         quantize(dense, {"s": 1.0}, None, "s8", "concat")

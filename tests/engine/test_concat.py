@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from aurevoir import build_engine
+from aurevoir.calibration.graph import chain_concats
 from aurevoir.calibration.offset import offset_around_concats
 from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
 from aurevoir.calibration.quantize import DIALECTS, quantize
@@ -15,7 +16,9 @@ from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
+from aurevoir.engine.runtimes import runtime
 from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.images.procedural import PATTERNS, draw
 
 
 def _written(net, path):
@@ -91,13 +94,76 @@ def test_openvino_agrees_with_onnxruntime_next_to_concatenations(branching, tabl
 
 
 def test_offset_levels_are_the_same_numbers(branching, table, pixels):
-    from aurevoir.engine.runtimes import runtime
-
     graph = quantize(branching.graph, table.thresholds, table.means, "s8", "shared-concat")
     offset = offset_around_concats(onnx.load_from_string(graph.SerializeToString()))
     assert sum("offset_zero" in node.input for node in offset.graph.node) >= 8
     run = [runtime("onnxruntime").compile(each.SerializeToString(), "int8", "cpu") for each in (graph, offset)]
     np.testing.assert_allclose(run[0](pixels)[0], run[1](pixels)[0], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pooling(tmp_path_factory):
+    """What an inception block does: an average pool pads what a concatenation joins, a convolution reads both."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.pool = nn.Conv2d(3, 16, 3, 2, 1), nn.AvgPool2d(3, 1, 1)
+            self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, 1, 1)
+            self.left, self.right = nn.Conv2d(32, 8, 1), nn.Conv2d(32, 8, 1)
+
+        def forward(self, x):
+            x = torch.relu(self.stem(x))
+            both = torch.cat([torch.relu(self.one(x)), torch.relu(self.two(x))], 1)
+            return torch.cat([self.left(both), self.right(self.pool(both))], 1)
+
+    torch.manual_seed(0)
+    return export_backbone(open_backbone(_written(Net(), tmp_path_factory.mktemp("pooling") / "net.onnx")))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_padded_levels_are_right_or_refused(pooling, pixels, placement):
+    table = calibrate(pooling, pixels, "max", placement=placement)
+    exact = assemble(pooling, "fp32", "onnxruntime")(pixels)
+    for dialect in DIALECTS:
+        engine = assemble(pooling, "int8", "openvino", table, dialect=dialect, placement=placement)
+        if dialect == "s8" and placement != "conv-inputs":
+            with pytest.raises(AurevoirError, match="take dialect u8, or placement conv-inputs"):
+                engine(pixels)
+        else:
+            assert np.linalg.norm(engine(pixels) - exact) < 0.05 * np.linalg.norm(exact)
+
+
+@pytest.fixture(scope="module")
+def dense_block():
+    """Images, and three layers of a dense block."""
+    images = np.stack([draw(kind, 64, np.random.default_rng(seed)) for seed, kind in enumerate(PATTERNS.values())])
+    cut = "features.denseblock1.denselayer3"
+    return images, export_backbone(open_backbone("densenet121", "random", 64), cut, images)
+
+
+def test_levels_that_no_product_reads_from_a_concatenation_keep_their_sign(dense_block):
+    images, exported = dense_block
+    graph = quantized_graph(exported, calibrate(exported, images, placement="concat-inputs"), "u8", "concat-inputs")
+    before = graph.SerializeToString()
+    assert offset_around_concats(graph).SerializeToString() == before
+
+
+def test_concatenations_begin_with_what_earlier_ones_joined(dense_block):
+    images, exported = dense_block
+    chained = onnx.load_from_string(exported.graph.SerializeToString())
+    chain_concats(chained)
+    counts = [
+        [len(node.input) for node in graph.graph.node if node.op_type == "Concat"]
+        for graph in (exported.graph, chained)
+    ]
+    assert counts == [[2, 3, 4], [2, 2, 2]]
+    run = [
+        runtime("onnxruntime").compile(each.SerializeToString(), "fp32", "cpu") for each in (exported.graph, chained)
+    ]
+    np.testing.assert_array_equal(run[0](images)[0], run[1](images)[0])
 
 
 def test_graphs_without_concatenations_are_not_offset(tiny_onnx, pixels):
