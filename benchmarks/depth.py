@@ -36,6 +36,7 @@ from .machine import describe_machine
 from .sets import Sets, add_data_arguments, load_sets, open_network
 from .settings import describe_settings
 from .sizes import weights_megabytes
+from .tables import markdown
 
 STRATEGY = "lighton"
 _LEAST_FEATURES = 2048
@@ -254,6 +255,26 @@ def _attempt(row: dict[str, Any], action: Callable[[], None]) -> None:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: accuracy and seconds of every method, a row a cut."""
+    rows = {(row["cut"], row["method"]): row for row in result["rows"]}
+    cuts, methods = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
+    caption = (
+        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}, "
+        f"{result['train_images']} training and {result['test_images']} test images; accuracy, seconds of training:"
+    )
+    lines = []
+    for cut in cuts:
+        first = rows[cut, methods[0]]
+        size = max(rows[cut, method]["model_megabytes"] for method in methods)
+        lines.append([cut, f"{first['features']:,d}", f"{size:.1f}", *(_in_brief(rows[cut, each]) for each in methods)])
+    return [caption, "", *markdown(["cut", "features", "fp32 MB", *methods], lines)]
+
+
+def _in_brief(row: dict[str, Any]) -> str:
+    return "failed" if "error" in row else f"{row['accuracy']:.3f}, {row['seconds']['total']:.1f}"
 
 
 def describe(result: dict[str, Any]) -> str:

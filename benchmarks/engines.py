@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..calibration.placement import PLACEMENTS
 from ..engine.assemble import Exported, assemble
 from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone
@@ -31,6 +32,8 @@ from .tables import markdown
 
 BASE = "onnxruntime fp32"
 PEER_NAMES = ("ORT minmax U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
+CALIBRATED, MEASURED = 48, 16
+"""Images to calibrate on, and others on which signs are held against those of `BASE`."""
 WIDE_SPREAD = 0.1
 KEYS = ("name", "throughput.batch")
 PERCENTILES = (50, 90, 99)
@@ -65,13 +68,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time every engine and peer at every batch size; one that fails keeps its row, with the reason."""
     weights = "default" if args.backbone.endswith(".onnx") else "random"
     backbone = open_backbone(args.backbone, weights)
-    images = procedural_images(max(48, *args.batches), backbone.size[0])
-    exported = export_backbone(backbone, None, images[:48])
-    contestants = list(_contestants(exported, images[:48], with_peers=not args.no_peers))
+    images = procedural_images(max(CALIBRATED + MEASURED, *args.batches), backbone.size[0])
+    exported = export_backbone(backbone, None, images[:CALIBRATED])
+    contestants = list(_contestants(exported, images[:CALIBRATED], with_peers=not args.no_peers))
     for contestant in (bar := tqdm(contestants, desc="build")):
         bar.set_postfix_str(contestant.name)
         _prepare(contestant, [images[:1], *(images[:batch] for batch in args.batches)])
     running = {each.name: each for each in contestants if each.run is not None}
+    _agree(running, images[CALIBRATED : CALIBRATED + MEASURED])
     for batch in args.batches:
         _throughput(running, images[:batch], args.rounds)
     _latency(running, images[:1], args.rounds, args.latency_calls)
@@ -92,8 +96,9 @@ def _contestants(exported: Exported, pixels: np.ndarray, with_peers: bool) -> It
         for precision in runtime(name).precisions() if installed(name) else ():
             make = partial(assemble, exported, precision, name, table if precision == "int8" else None)
             yield _Contestant(_row(f"{name} {precision}", "aurevoir", name, precision), make)
-    shared = partial(assemble, exported, "int8", "openvino", table, placement="shared-concat")
-    yield _Contestant(_row("openvino int8, shared-concat", "aurevoir", "openvino", "int8"), shared)
+    for placement in PLACEMENTS[1:]:
+        make = partial(assemble, exported, "int8", "openvino", table, placement=placement)
+        yield _Contestant(_row(f"openvino int8, {placement}", "aurevoir", "openvino", "int8"), make)
     if not with_peers:
         return
     for peer in PEERS:
@@ -145,6 +150,13 @@ def _prepare(contestant: _Contestant, batches: Sequence[np.ndarray]) -> None:
         contestant.row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
+def _agree(running: dict[str, _Contestant], images: np.ndarray) -> None:
+    """Note the share of features that have the sign of `BASE`'s."""
+    signs = {name: each.run(images) > 0 for name, each in running.items() if each.run}
+    for name, found in signs.items() if BASE in signs else ():
+        running[name].row["sign_agreement"] = float((found == signs[BASE]).mean())
+
+
 def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int) -> None:
     seconds = alternate({name: partial(each.run, images) for name, each in running.items() if each.run}, rounds)
     for name, each in running.items():
@@ -190,32 +202,42 @@ def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as a table, with a warning where the spread is wide."""
     lines = [result["network"]]
     lines += [
-        f"{'':24s} {'batch':>5s} {'images/s':>9s} {'x ORT fp32':>11s} {'spread':>7s}   one image, ms: p50, p90, p99"
+        f"{'':29s} {'batch':>5s} {'images/s':>9s} {'x ORT fp32':>11s} {'spread':>7s} {'signs':>6s}   "
+        "one image, ms: p50, p90, p99"
     ]
     for row in result["rows"]:
         if "error" in row:
-            lines.append(f"{row['name']:24s} {row['error']}")
+            lines.append(f"{row['name']:29s} {row['error']}")
             continue
         latency = "  ".join(f"{value:.1f}" for value in row["latency_ms"].values())
+        signs = f"{row['sign_agreement']:.4f}" if "sign_agreement" in row else "-"
         for entry in row["throughput"]:
             ratio = f"{entry['times_onnxruntime_fp32']['median']:.2f}" if "times_onnxruntime_fp32" in entry else "-"
             wide = "   WIDE SPREAD" if entry["spread"] > WIDE_SPREAD else ""
             lines.append(
-                f"{row['name']:24s} {entry['batch']:5d} {entry['images_per_second']:9.1f} {ratio:>11s} "
-                f"{entry['spread']:7.1%}   {latency}{wide}"
+                f"{row['name']:29s} {entry['batch']:5d} {entry['images_per_second']:9.1f} {ratio:>11s} "
+                f"{entry['spread']:7.1%} {signs:>6s}   {latency}{wide}"
             )
     return "\n".join(lines)
 
 
 def summary(result: dict[str, Any]) -> list[str]:
     """Return the README's lines: throughput and latency of each engine and peer."""
-    header = ["batch", "", "images/s", "x ONNX Runtime fp32: median (least to most)", "one image, ms: p50, p90, p99"]
+    header = [
+        "batch",
+        "",
+        "images/s",
+        "x ONNX Runtime fp32: median (least to most)",
+        "signs as there",
+        "one image, ms: p50, p90, p99",
+    ]
     rows = []
     for row in result["rows"]:
         latency = ", ".join(f"{value:.0f}" for value in row.get("latency_ms", {}).values())
-        failed = [["", row["name"], "failed", "", ""]] if "error" in row else []
+        signs = f"{row['sign_agreement']:.3f}" if "sign_agreement" in row else "-"
+        failed = [["", row["name"], "failed", "", "", ""]] if "error" in row else []
         rows += failed or [
-            [str(entry["batch"]), row["name"], *_summed_up(entry), latency] for entry in row["throughput"]
+            [str(entry["batch"]), row["name"], *_summed_up(entry), signs, latency] for entry in row["throughput"]
         ]
     caption = f"{result['network']}, {result['features']:,d} features, weights {result['weights']}"
     if len(batches := {row[0] for row in rows if row[0]}) == 1:

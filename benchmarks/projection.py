@@ -212,10 +212,12 @@ def _speedup(rows: list[dict[str, Any]]) -> float | None:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: the largest size that was timed."""
+    """Return the README's lines: the largest size that was timed; or accuracy over k."""
+    if "part" in result:
+        return projection_accuracy.summary(result)
     timed = [row for row in result["rows"] if "times_sgemm" in row]
     if not timed:
-        return ["Accuracy over k, in the file."]
+        return ["No size was timed."]
     last = max(row["m"] for row in timed)
     rows = [
         [row["task"], row["name"], f"{1e3 * row['seconds_per_row']:.3f}", f"{row['times_sgemm']['median']:.1f}"]

@@ -23,6 +23,7 @@ from ..transfer.opu import opu_projector
 from .growth import MARKERS, reason
 from .labelled import LabelledBits, digits, photographs
 from .splits import standard_error
+from .tables import markdown, plus_minus
 
 COMPONENTS = (64, 256, 1024, 4096, 16_384)
 LIMITS = ("none", "exact")
@@ -174,6 +175,47 @@ def _compare(rows: Sequence[dict[str, Any]], reference: dict[str, Any] | None, n
         if reference is not None and "error" not in row and "error" not in reference:
             differences = np.subtract(row["accuracies"], reference["accuracies"])
             row[name] = {"mean": float(differences.mean()), "standard_error": standard_error(differences)}
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: accuracy over k, and what camera noise takes."""
+    rows = [row for row in result["rows"] if "error" not in row]
+    plain, noisy = [row for row in rows if "full_well" not in row], [row for row in rows if row.get("full_well")]
+    sizes = sorted({row["k"] for row in plain if row["k"] is not None})
+    lines = [
+        [data, kind, *(_cell(plain, _shown, data=data, projection=kind, k=k) for k in (None, *sizes))]
+        for data, kind in dict.fromkeys((row["data"], row["projection"]) for row in plain)
+    ]
+    header = ["data", "projection", "any k", *(f"k = {k:,d}" for k in sizes)]
+    caption = f"Mean and standard error over {result['splits']} splits, each with an R of its own:"
+    sets = list(dict.fromkeys(row["data"] for row in noisy))
+    noise = [
+        [
+            f"{well:,g}",
+            f"{readout:g}",
+            *(_cell(noisy, _lost, data=data, full_well=well, readout=readout) for data in sets),
+        ]
+        for well, readout in dict.fromkeys((row["full_well"], row["readout"]) for row in noisy)
+    ]
+    found = [caption, "", *markdown(header, lines)]
+    if noise:
+        k = noisy[0]["k"]
+        found += ["", f"`dense`, k = {k:,d}, accuracy less that without camera noise:", ""]
+        found += markdown(["electrons at white", "read-out noise, electrons", *sets], noise)
+    return found
+
+
+def _cell(rows: Sequence[dict[str, Any]], show: Callable[[dict[str, Any]], str], **wanted: Any) -> str:
+    found = next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
+    return show(found) if found else ""
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return plus_minus(row["accuracy"], row["standard_error"], 3)
+
+
+def _lost(row: dict[str, Any]) -> str:
+    return plus_minus(row["less_noiseless"]["mean"], row["less_noiseless"]["standard_error"], 3, "+")
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ from .probes import PROBES, channels, fit_probe
 from .sets import GENERATED, GENERATED_PER_CLASS, at_most
 from .settings import describe_settings
 from .splits import readable_splits, standard_error
+from .tables import markdown, plus_minus
 from .zoo import MODELS, zoo_rivals
 
 PROJECTIONS = ("none", "exact", "auto", "hadamard", "dense")
@@ -330,6 +331,30 @@ def _attempt(row: dict[str, Any], action: Callable[[], None]) -> None:
         action()
     except Exception as error:  # Whatever a library raises, the others' rows stand.
         row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: accuracy and seconds of training, a table a data set."""
+    header = ["", "accuracy", "training, s", f"x {REFERENCE}", "and its engine", f"ms for {INFERENCE_BATCH} images"]
+    lines: list[str] = []
+    for name, data in result["decode"].items():
+        rows = [_in_brief(row) for row in result["rows"] if row["data"] == name]
+        lines += [*([""] if lines else []), f"{name}, {data['images']} images, {result['network']}:", ""]
+        lines += markdown(header, rows)
+    return lines
+
+
+def _in_brief(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [row["rival"], "failed", "", "", "", ""]
+    times = (row.get(name, {}).get("median") for name in ("times_optical", "times_optical_with_once"))
+    return [
+        row["rival"] + (", random weights" if row.get("why_random") else ""),
+        plus_minus(row["accuracy"], row["standard_error"], 3),
+        f"{row['seconds']['total']:.1f}",
+        *(f"{ratio:.1f}" if ratio else "" for ratio in times),
+        f"{row['inference_ms']['median']:.0f}",
+    ]
 
 
 def describe(result: dict[str, Any]) -> str:

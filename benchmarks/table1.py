@@ -287,7 +287,9 @@ def summary(result: dict[str, Any]) -> list[str]:
     """Return the README's lines: accuracy and seconds of training by precision and runtime."""
     header = ["", "accuracy", "engine, s", "project, Gram, solve, s", "training, s", "features, MB", "x the post's way"]
     rows = [_in_brief(row) for row in result["rows"] if "error" not in row]
-    caption = f"{result['network']}, weights {result['weights']}; {result['train_images']} training images:"
+    caption = (
+        f"{result['network']}, weights {result['weights']}; {result['data']}, {result['train_images']} training images:"
+    )
     return [caption, "", *markdown(header, rows)]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aurevoir.benchmarks import projection
 from aurevoir.benchmarks.projection import _sgemm, _ssyrk, _torch_float32, _torch_int8
 from aurevoir.benchmarks.projection_accuracy import GaussianProjection
 from aurevoir.kernels.bits import overlap, pack_signs
@@ -84,6 +85,11 @@ def test_accuracy_grows_with_k_and_falls_with_noise(bench, few_digits, tmp_path)
     assert noisy[0]["accuracies"] == clear["dense", 96]["accuracies"]
     assert noisy[-1]["less_noiseless"]["mean"] < 0
     assert Image.open(figure).width > 500
+    lines = projection.summary(result)
+    assert lines[2] == "| data | projection | any k | k = 8 | k = 96 |"
+    dense = [f"{clear['dense', k]['accuracy']:.3f} ± {clear['dense', k]['standard_error']:.3f}" for k in (8, 96)]
+    assert f"| digits | dense |  | {' | '.join(dense)} |" in lines
+    assert f"| 1 | 1 | {noisy[-1]['less_noiseless']['mean']:+.3f} ± " in lines[-1]
 
 
 def test_photographs_go_through_the_backbone_once(bench, few_digits, tiny_onnx, class_folder):
@@ -98,7 +104,7 @@ def test_photographs_go_through_the_backbone_once(bench, few_digits, tiny_onnx, 
 
 
 def test_the_float_reference_is_the_squared_modulus_of_rx():
-    projection = GaussianProjection(61, 9, 2)
+    reference = GaussianProjection(61, 9, 2)
     x = np.random.default_rng(0).random((7, 61)) < 0.5
-    R = projection.matrix[0] + 1j * projection.matrix[1]
-    np.testing.assert_allclose(projection.intensities(pack_signs(x)), np.abs(x @ R) ** 2, rtol=1e-4)
+    R = reference.matrix[0] + 1j * reference.matrix[1]
+    np.testing.assert_allclose(reference.intensities(pack_signs(x)), np.abs(x @ R) ** 2, rtol=1e-4)

@@ -34,6 +34,11 @@ def test_depth_measures_every_cut_by_every_method(bench, class_folder, tmp_path)
             sweep["engine"] + sum(seconds["total"] - seconds["engine"] for seconds in fits)
         )
     assert Image.open(figure).width > 500
+    lines = depth.summary(result)
+    assert lines[2] == "| cut | features | fp32 MB | optical fp32 | optical int8 | backprop |"
+    last = [rows["features.12", method] for method in methods]
+    cells = [f"{row['accuracy']:.3f}, {row['seconds']['total']:.1f}" for row in last]
+    assert lines[-1] == f"| features.12 | {last[0]['features']:,d} | {sizes[-1]:.1f} | {' | '.join(cells)} |"
 
 
 def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, class_folder):

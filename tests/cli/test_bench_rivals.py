@@ -50,6 +50,12 @@ def test_rivals_meet_on_the_same_splits(bench, class_folder, tmp_path):
     (decode,) = result["decode"].values()
     assert (decode["images"], result["splits"]) == (30, 3)
     assert Image.open(figure).width > 500
+    lines = rivals.summary(result)
+    assert lines[0].endswith("30 images, squeezenet1_1 to features.5:")
+    assert sum(line.startswith("| ") for line in lines) == 1 + len(rows)
+    best = rows["optical auto"]
+    start = f"| optical auto | {best['accuracy']:.3f} ± {best['standard_error']:.3f} | "
+    assert any(line.startswith(f"{start}{best['seconds']['total']:.1f} | 1.0 |") for line in lines)
 
 
 def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
@@ -88,6 +94,7 @@ def test_rivals_that_fail_keep_their_rows(bench, class_folder, monkeypatch):
     assert "projection 'lens' is not known" in rows["optical lens"]["error"]
     assert rows["optical auto"]["standard_error"] is None
     assert "too many features" in err
+    assert "| ridge pooled | failed |  |  |  |  |" in rivals.summary(result)
 
 
 def test_the_zoo_is_retrained_shallow_and_deep(bench, class_folder, offline):

@@ -166,6 +166,9 @@ def test_bench_engines_keeps_failed_rows_and_checks_the_speedup(call, tiny_onnx,
     assert [entry["batch"] for entry in rows["openvino int8"]["throughput"]] == [4, 20]
     assert set(rows["onnxruntime fp32"]["latency_ms"]) == {"p50", "p90", "p99"}
     assert rows["onnxruntime fp32"]["throughput"][0]["times_onnxruntime_fp32"]["median"] == 1
+    assert rows["onnxruntime fp32"]["sign_agreement"] == 1
+    assert all(0.8 < row["sign_agreement"] <= 1 for row in rows.values() if "error" not in row)
+    assert {"openvino int8, concat-inputs", "openvino int8, shared-concat"} <= set(rows)
     assert result["speedup"] == max(
         row["throughput"][-1]["times_onnxruntime_fp32"]["median"]
         for row in rows.values()
