@@ -326,4 +326,4 @@ def _label(panels: Sequence[Any], result: dict[str, Any]) -> None:
     for axes in panels:
         axes.set_xlabel("model (MB)")
         axes.grid(alpha=0.3, which="both")
-        axes.legend()
+    panels[1].legend()

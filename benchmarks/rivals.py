@@ -25,15 +25,13 @@ from ..engine.build import export_backbone
 from ..engine.calibrate import calibrate
 from ..engine.engine import Engine
 from ..engine.timing import alternate, ratios, spread
-from ..errors import DataError
-from ..images.batches import ImageFiles, collect
 from ..images.folder import LabelledPaths, class_folders
 from ..images.procedural import write_class_folders
 from ..transfer.classifier import OpticalClassifier
 from ..transfer.timing import Stopwatch
 from .machine import describe_machine
 from .probes import PROBES, channels, fit_probe
-from .sets import GENERATED, GENERATED_PER_CLASS, at_most
+from .sets import GENERATED, GENERATED_PER_CLASS, at_most, decode_timed
 from .settings import describe_settings
 from .splits import readable_splits, standard_error
 from .tables import markdown, plus_minus
@@ -153,18 +151,13 @@ def _name(data: str) -> str:
 def _splits(
     labelled: LabelledPaths, name: str, size: tuple[int, int], count: int
 ) -> tuple[list[Split], dict[str, Any]]:
-    files = ImageFiles(labelled.paths, size, description=f"decode {name}")
-    start = time.perf_counter()
-    kept, pixels = collect(files)
-    seconds = time.perf_counter() - start
-    if not len(kept):
-        raise DataError(f"none of the {len(files)} files of {name} holds a readable image")
+    kept, pixels, seconds, skipped = decode_timed(labelled.paths, size, name)
     labels, parts = readable_splits(labelled, kept, count)
     splits = [
         Split(seed, pixels[train], labels[train], pixels[test], labels[test])
         for seed, (train, test) in enumerate(parts)
     ]
-    return splits, {"images": len(kept), "seconds": seconds, "skipped": dict(files.skipped)}
+    return splits, {"images": len(kept), "seconds": seconds, "skipped": skipped}
 
 
 def _rivals(backbone: Backbone, cut: str, args: argparse.Namespace) -> list[tuple[dict[str, Any], Rival]]:

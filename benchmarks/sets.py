@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +116,33 @@ def at_most(labelled: LabelledPaths, count: int | None, seed: int) -> LabelledPa
 
 
 def _decode(part: LabelledPaths, classes: list[str], size: tuple[int, int], name: str) -> tuple[Part, dict[str, str]]:
-    files = ImageFiles(part.paths, size, description=f"decode {name}")
+    kept, pixels, seconds, skipped = decode_timed(part.paths, size, name)
+    return Part(pixels, np.searchsorted(classes, np.array(part.labels)[kept]), seconds), skipped
+
+
+def decode_timed(
+    paths: Sequence[Path], size: tuple[int, int], name: str
+) -> tuple[np.ndarray, np.ndarray, float, dict[str, str]]:
+    """Decode image files at once.
+
+    Returns
+    -------
+    kept : int array of shape (n,)
+        Places of the files that could be read.
+    pixels : uint8 array of shape (n, height, width, 3)
+    seconds : float
+    skipped : dict
+        The other files, each with the reason.
+
+    Raises
+    ------
+    DataError
+        If none could be read.
+    """
+    files = ImageFiles(paths, size, description=f"decode {name}")
     start = time.perf_counter()
     kept, pixels = collect(files)
     seconds = time.perf_counter() - start
     if not len(kept):
-        raise DataError(f"none of the {len(files)} {name} files holds a readable image")
-    return Part(pixels, np.searchsorted(classes, np.array(part.labels)[kept]), seconds), dict(files.skipped)
+        raise DataError(f"none of the {len(files)} files of {name} holds a readable image")
+    return kept, pixels, seconds, dict(files.skipped)

@@ -11,6 +11,9 @@ from .bits import unpack
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
 _EXACT_COLUMNS = 1024
+# A budget for passes that multiply rows by few columns: their blocks stay in the caches, and in memory
+# that is used again. Fresh memory costs them more than their arithmetic, up to ten times as much.
+FEW_COLUMNS = 2**27
 
 
 def signed(speckle: Array) -> Array:
@@ -52,8 +55,9 @@ def gram(speckle: Array) -> Array:
 
 
 def bit_rows(bits: Array, m: int, budget: int | str | None = None) -> RowBlocks:
-    """Return a pass over packed bits that unpacks a block of rows at a time."""
-    return lambda: ((which, unpack(bits[which], m, "float32")) for which in _row_slices(bits, m, budget))
+    """Return a pass over packed bits that unpacks a few rows at a time."""
+    few = min(memory_budget(budget), FEW_COLUMNS)
+    return lambda: ((which, unpack(bits[which], m, "float32")) for which in _row_slices(bits, m, few))
 
 
 def speckle_rows(speckle: Array, budget: int | str | None = None) -> RowBlocks:

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 from ..errors import UsageError
 from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, require
 from .bits import overlap, popcount
-from .gram import bit_rows, combine_rows, gram, score_rows, speckle_rows
+from .gram import FEW_COLUMNS, bit_rows, combine_rows, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
 from .statistics import Statistics
@@ -91,7 +91,7 @@ class SpeckleReadout:
         xp = namespace(bits)
         result = [xp.empty((0, len(self.intercept)))]
         for _, speckle in project(self.projection, self.camera, bits, budget):
-            rows = speckle_rows(speckle, budget)
+            rows = speckle_rows(speckle, min(memory_budget(budget), FEW_COLUMNS))
             result.append(score_rows(rows, len(speckle), self.weights, self.intercept))
         return xp.concatenate(result)
 
@@ -246,15 +246,14 @@ def _fit_speckle(
         for which, block in project(projection, camera, bits, budget):
             speckle[which] = block
         saturation = float((speckle == 255).sum()) / max(1, speckle.size)
-    rows = speckle_rows(speckle, budget)
     if n < k:
         with timer("gram"):
             products = gram(speckle)
         with timer("solve"):
             path = ridge.dual(products)
-            weights = combine_rows(rows, k, path.coefficients)
+            weights = combine_rows(speckle_rows(speckle, min(budget, FEW_COLUMNS)), k, path.coefficients)
     else:
         with timer("solve"):
-            path = ridge.primal(speckle, rows, budget)
+            path = ridge.primal(speckle, speckle_rows(speckle, budget), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path

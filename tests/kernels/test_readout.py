@@ -301,9 +301,9 @@ def test_auto_goes_by_the_budget_and_not_by_the_rows():
 @pytest.mark.parametrize(
     ("projection", "k", "stages"),
     [
-        ("none", None, ["gram", "solve"]),
+        ("none", None, ["gram", "solve", "solve"]),
         ("exact", None, ["gram", "project", "solve"]),
-        ("auto", None, ["gram", "solve", "project", "solve"]),
+        ("auto", None, ["gram", "solve", "project", "solve", "solve"]),
         ("hadamard", 100, ["project", "gram", "solve"]),
         ("hadamard", 31, ["project", "gram", "solve"]),
         ("hadamard", 30, ["project", "solve"]),
