@@ -89,7 +89,7 @@ def test_accuracy_grows_with_k_and_falls_with_noise(bench, few_digits, tmp_path)
     assert lines[2] == "| data | projection | any k | k = 8 | k = 96 |"
     dense = [f"{clear['dense', k]['accuracy']:.3f} ± {clear['dense', k]['standard_error']:.3f}" for k in (8, 96)]
     assert f"| digits | dense |  | {' | '.join(dense)} |" in lines
-    assert f"| 1 | 1 | {noisy[-1]['less_noiseless']['mean']:+.3f} ± " in lines[-1]
+    assert f"| 10 | 1 | {noisy[-1]['less_noiseless']['mean']:+.3f} ± " in lines[-1]
 
 
 def test_photographs_go_through_the_backbone_once(bench, few_digits, tiny_onnx, class_folder):
