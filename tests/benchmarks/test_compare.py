@@ -14,7 +14,12 @@ from aurevoir.cli.main import main
 
 @pytest.fixture
 def accuracy(committed):
-    return committed("accuracy-mobilenetv2")
+    """The first five splits of a result."""
+    result = committed("accuracy-mobilenetv2")
+    for row in result["rows"]:
+        row["accuracies"] = row["accuracies"][:5]
+        row["accuracy"] = float(np.mean(row["accuracies"]))
+    return result
 
 
 def _changes(found):
@@ -22,7 +27,7 @@ def _changes(found):
 
 
 def _shift(row, by):
-    row["accuracies"] = [value + each for value, each in zip(row["accuracies"], by)]
+    row["accuracies"] = [value + each for value, each in zip(row["accuracies"], by, strict=True)]
     row["accuracy"] = float(np.mean(row["accuracies"]))
 
 
