@@ -7,7 +7,7 @@ truncated networks.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from ..images.batches import ImageArray
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from ..transfer.timing import Stopwatch
+from .failures import attempt, reason
 from .machine import describe_machine
 from .sets import Sets, add_data_arguments, load_sets, open_network
 from .settings import describe_settings
@@ -143,11 +144,11 @@ def _sweep(depths: _Depths, precision: str) -> tuple[dict[str, Any], list[dict[s
         _optical({}, depths, engines[0], bits[:, columns[0]], test_bits[:, columns[0]])
     except Exception as error:  # Whatever a library raises, the other methods' rows stand.
         for each in (sweep, *rows):
-            each["error"] = _first_line(error)
+            each["error"] = reason(error)
         return sweep, rows
     for place, row in enumerate(tqdm(rows, desc=f"{precision} cuts")):
         where = columns[place]
-        _attempt(row, partial(_optical, row, depths, engines[place], bits[:, where], test_bits[:, where]))
+        attempt(row, partial(_optical, row, depths, engines[place], bits[:, where], test_bits[:, where]))
     fitted = [row["seconds"] for row in rows if "seconds" in row]
     fits = sum(seconds["total"] - seconds["engine"] for seconds in fitted)
     sweep["fits"] = fits
@@ -228,7 +229,7 @@ def _backprop(depths: _Depths, backbone: Backbone) -> list[dict[str, Any]]:
     rows = [depths.row(place, "backprop", "fp32") for place in range(len(depths.exported))]
     for row in (bar := tqdm(rows, desc="backprop")):
         bar.set_postfix_str(row["cut"])
-        _attempt(row, partial(_train, row, depths, backbone))
+        attempt(row, partial(_train, row, depths, backbone))
     return rows
 
 
@@ -244,17 +245,6 @@ def _train(row: dict[str, Any], depths: _Depths, backbone: Backbone) -> None:
     )
     accuracy = float((predict(sets.test.pixels) == sets.test.labels).mean())
     row |= {"accuracy": accuracy, "strategy": STRATEGY, "seconds": seconds, **remarks}
-
-
-def _attempt(row: dict[str, Any], action: Callable[[], None]) -> None:
-    try:
-        action()
-    except Exception as error:  # as above
-        row["error"] = _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from ..engine.runtimes import RUNTIMES, installed, runtime
 from ..engine.timing import alternate, ratios, spread
 from ..errors import AurevoirError
 from ..images.procedural import PATTERNS, draw
+from .failures import reason
 from .machine import describe_machine
 from .peers import PEERS, Features, Peer, quantize
 from .tables import markdown
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contestants = list(_contestants(exported, images[:CALIBRATED], with_peers=not args.no_peers))
     for contestant in (bar := tqdm(contestants, desc="build")):
         bar.set_postfix_str(contestant.name)
-        _prepare(contestant, [images[:1], *(images[:batch] for batch in args.batches)])
+        _prepare(contestant, [images[:count] for count in (1, MEASURED, *args.batches)])
     running = {each.name: each for each in contestants if each.run is not None}
     _agree(running, images[CALIBRATED : CALIBRATED + MEASURED])
     for batch in args.batches:
@@ -147,7 +148,7 @@ def _prepare(contestant: _Contestant, batches: Sequence[np.ndarray]) -> None:
             contestant.run(images)
     except Exception as error:  # Whatever a library raises, the others' rows stand.
         contestant.run = None
-        contestant.row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        contestant.row["error"] = reason(error)
 
 
 def _agree(running: dict[str, _Contestant], images: np.ndarray) -> None:

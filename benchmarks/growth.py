@@ -13,6 +13,7 @@ import numpy as np
 
 from ..engine.timing import alternate, ratios, spread
 from ..errors import UsageError
+from .failures import reason
 
 LINES = {"aurevoir": "-", "peer": "--"}
 MARKERS = "osD^vP*X"
@@ -44,11 +45,6 @@ class Contestant:
     def name(self) -> str:
         """The row's name."""
         return str(self.row["name"])
-
-
-def reason(error: Exception) -> str:
-    """Return what a row says of an error: its kind and its first line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def prepare(contestants: Sequence[Contestant], keep: bool = False) -> None:

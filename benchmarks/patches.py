@@ -34,7 +34,7 @@ from ..transfer.patches import (
 from ..transfer.timing import Stopwatch
 from .machine import describe_machine
 from .splits import standard_error
-from .tables import markdown
+from .tables import markdown, plus_minus
 
 TRAIN_SHARE = 0.6
 WHOLE, PATCHES = "whole image", "patches"
@@ -213,8 +213,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     rows = [
         [
             row["name"],
-            f"{row['mean_average_precision']:.3f} ± {row['standard_error']:.3f}",
-            f"{row['less_whole_image']:+.3f} ± {row['less_whole_image_standard_error']:.3f}",
+            plus_minus(row["mean_average_precision"], row["standard_error"], 3),
+            plus_minus(row["less_whole_image"], row["less_whole_image_standard_error"], 3, "+"),
         ]
         for row in result["rows"]
     ]

@@ -20,7 +20,8 @@ from ..kernels.bits import unpack
 from ..kernels.projection import Camera, Dense, NoisyCamera, Projection, expose_sample
 from ..kernels.readout import PROJECTORS, Projector, fit_readout
 from ..transfer.opu import opu_projector
-from .growth import MARKERS, reason
+from .failures import reason
+from .growth import MARKERS
 from .labelled import LabelledBits, digits, photographs
 from .splits import standard_error
 from .tables import markdown, plus_minus

@@ -20,7 +20,8 @@ from ..kernels.gram import gram
 from ..kernels.resolvent import Cholesky
 from ..kernels.ridge import dual_path, one_vs_rest
 from . import ridge_choice, ridge_full, ridge_peers
-from .growth import Contestant, draw_growth, exponent, measure, prepare, reason, threads
+from .failures import reason
+from .growth import Contestant, draw_growth, exponent, measure, prepare, threads
 from .labelled import digits, generated, generated_bits, photographs
 from .machine import describe_machine
 from .ridge_peers import Speckle

@@ -9,7 +9,7 @@ from ..kernels.bits import overlap, popcount
 from ..kernels.gram import gram, signed
 from ..kernels.projection import Hadamard, exact_kernel, expose_sample, project
 from ..kernels.ridge import RidgePath, dual_path, one_vs_rest
-from .growth import reason
+from .failures import reason
 from .labelled import LabelledBits
 from .splits import standard_error
 

@@ -18,7 +18,7 @@ from ..errors import AurevoirError
 from ..kernels.arrays import memory_budget
 from ..kernels.readout import fit_readout
 from ..transfer.timing import Stopwatch
-from .growth import reason
+from .failures import reason
 from .labelled import generated_bits
 
 KINDS = ("exact", "hadamard")

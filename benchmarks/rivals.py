@@ -29,6 +29,7 @@ from ..images.folder import LabelledPaths, class_folders
 from ..images.procedural import write_class_folders
 from ..transfer.classifier import OpticalClassifier
 from ..transfer.timing import Stopwatch
+from .failures import attempt
 from .machine import describe_machine
 from .probes import PROBES, channels, fit_probe
 from .sets import GENERATED, GENERATED_PER_CLASS, at_most, decode_timed
@@ -265,7 +266,7 @@ def _measure(
             for (_, rival), row, trained in zip(rivals, rows, found, strict=True):
                 bar.set_postfix_str(row["rival"])
                 if "error" not in row:
-                    _attempt(row, partial(_one, rival, split, trained))
+                    attempt(row, partial(_one, rival, split, trained))
                 bar.update()
     for row, trained in zip(rows, found, strict=True):
         if "error" not in row:
@@ -317,13 +318,6 @@ def _compare(rows: list[dict[str, Any]]) -> None:
             row["times_optical_with_once"] = ratios(
                 [total + once for total in optics["totals"]], [total + own for total in row["totals"]]
             )
-
-
-def _attempt(row: dict[str, Any], action: Callable[[], None]) -> None:
-    try:
-        action()
-    except Exception as error:  # Whatever a library raises, the others' rows stand.
-        row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def summary(result: dict[str, Any]) -> list[str]:

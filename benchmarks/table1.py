@@ -29,6 +29,7 @@ from ..kernels.bits import agreement
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from ..transfer.timing import Stopwatch
+from .failures import attempt
 from .machine import describe_machine
 from .posts_way import train_posts_way
 from .sets import Sets, add_data_arguments, load_sets, open_network
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contestants = list(_contestants(exported, sample, args))
     for contestant in (bar := tqdm(contestants, desc="prepare")):
         bar.set_postfix_str(contestant.name)
-        _attempt(contestant, partial(_prepare, contestant, sets, args))
+        attempt(contestant.row, partial(_prepare, contestant, sets, args))
     _take_turns(contestants, sets, exported, args)
     _summarise(contestants, sets, exported)
     return {
@@ -137,13 +138,6 @@ def _build(exported: Exported, precision: str, name: str, sample: np.ndarray, ro
     return engine
 
 
-def _attempt(contestant: _Contestant, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except Exception as error:  # Whatever a library raises, the others' rows stand.
-        contestant.row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
-
-
 def _prepare(contestant: _Contestant, sets: Sets, args: argparse.Namespace) -> None:
     """Build, and train once on a few images, so that nothing is compiled where it is timed."""
     if contestant.make is None:
@@ -163,7 +157,7 @@ def _take_turns(contestants: list[_Contestant], sets: Sets, exported: Exported, 
         if contestant.running:
             time.sleep(timing.PAUSE)
             turn = _posts_turn if contestant.make is None else _turn
-            _attempt(contestant, partial(turn, contestant, contestants, sets, exported, args))
+            attempt(contestant.row, partial(turn, contestant, contestants, sets, exported, args))
 
 
 def _turn(

@@ -91,6 +91,6 @@ def quantizable(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[
 def units(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[list[str]]:
     """Return the tensors of `quantizable` in the groups that are quantized together or not at all."""
     names = quantizable(model, placement)
-    groups = [list(group.sources) for group in shared(model)] if placement == "shared-concat" else []
+    groups = [list(group.sources) for group in shared(model)] if placement != "conv-inputs" else []
     grouped = {name for group in groups for name in group}
     return [[name] for name in names if name not in grouped] + groups

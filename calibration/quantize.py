@@ -56,7 +56,7 @@ def quantize(
         Opset 13 or later.
     thresholds : mapping of float
         The magnitude at which each tensor saturates, by name. What is not named here stays in
-        floating point; tensors that share a scale do so together.
+        floating point; what meets in concatenations does so together.
     means : mapping of sequences of float, optional
         Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).

@@ -77,7 +77,7 @@ def test_a_shared_scale_is_the_largest_and_signed_where_one_is(dense):
 
 def test_concatenations_join_levels_of_their_own_scales_and_one_sign(dense):
     assert quantizable(dense, "concat-inputs") == quantizable(dense, "shared-concat")
-    assert units(dense, "concat-inputs") == [[name] for name in quantizable(dense, "concat-inputs")]
+    assert units(dense, "concat-inputs") == units(dense, "shared-concat")
     thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 2.0, "pab": 3.0}
     quantized = quantize(dense, thresholds, None, "u8", "concat-inputs")
     tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
@@ -118,8 +118,9 @@ def test_what_passes_a_concatenation_is_on_the_shared_levels(dense):
     assert np.abs(levels * np.float32(9 / 127) - _run(dense, x)).max() < 0.1
 
 
-def test_a_group_without_all_its_thresholds_stays_in_float(dense):
-    quantized = quantize(dense, {"r": 1.0, "s": 1.0, "b": 2.0}, None, "s8", "shared-concat")
+@pytest.mark.parametrize("placement", ["concat-inputs", "shared-concat"])
+def test_a_group_without_all_its_thresholds_stays_in_float(dense, placement):
+    quantized = quantize(dense, {"r": 1.0, "s": 1.0, "b": 2.0}, None, "s8", placement)
     reads = {node.output[0]: list(node.input) for node in quantized.graph.node}
     assert reads["pa"] == ["p", "a"]
     assert reads["p"] == ["r"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aurevoir.benchmarks import patches
 from aurevoir.cli.main import main
 
 
@@ -43,6 +44,9 @@ def test_bench_patches_compares_both_ways_on_every_split(tiny_onnx, boxed_folder
     assert set(rows["patches"]["seconds"]) == {"decode", "engine", "fit", "score"}
     assert [each["class"] for each in result["per_class"]] == [5, 6]
     assert "patches                             mAP" in err
+    whole = rows["whole image"] | {"standard_error": None, "less_whole_image_standard_error": None}
+    line = f"| whole image | {whole['mean_average_precision']:.3f} | +0.000 |"
+    assert patches.summary({"rows": [whole]})[-1] == line
 
 
 def test_bench_patches_names_a_malformed_label(tiny_onnx, boxed_folder, capsys):

@@ -16,7 +16,7 @@ from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
-from aurevoir.engine.runtimes import runtime
+from aurevoir.engine.runtimes import on_openvino, runtime
 from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.images.procedural import PATTERNS, draw
 
@@ -160,6 +160,10 @@ def test_concatenations_begin_with_what_earlier_ones_joined(dense_block):
         for graph in (exported.graph, chained)
     ]
     assert counts == [[2, 3, 4], [2, 2, 2]]
+    read = on_openvino.read(exported.graph.SerializeToString()).get_ops()
+    # OpenVINO's own join the parts of shapes.
+    joins = [each for each in read if each.get_type_name() == "Concat" and len(each.get_output_partial_shape(0)) == 4]
+    assert [each.get_input_size() for each in joins] == [2, 2, 2]
     run = [
         runtime("onnxruntime").compile(each.SerializeToString(), "fp32", "cpu") for each in (exported.graph, chained)
     ]
