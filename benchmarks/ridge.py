@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits", type=int, default=5, help="80:20 splits, seeds from 0 (default: 5)")
     parser.add_argument("--full", action="store_true", help="measure the post's full size, and that only")
     parser.add_argument(
+        "--device",
+        choices=list(ridge_full.RUNS),
+        default="cpu",
+        help="of --full: cuda runs it on the current NVIDIA GPU (default: cpu)",
+    )
+    parser.add_argument(
         "--full-size",
         type=int,
         nargs=3,
@@ -65,8 +71,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the parts asked for; a row that fails stays, with the reason."""
     if args.data and not args.backbone:
         raise UsageError(f"data {' '.join(args.data)} has no bits without a network; give --backbone")
+    if args.device != "cpu" and not args.full:
+        raise UsageError(f"--device {args.device} is of the post's full size; give --full, or leave it out")
     with threads(args.threads) as count:
-        rows = ridge_full.measure_full(tuple(args.full_size), args.memory, args.threads) if args.full else _parts(args)
+        full = partial(ridge_full.measure_full, tuple(args.full_size), args.memory, args.threads, args.device)
+        rows = full() if args.full else _parts(args)
     return {
         "benchmark": "ridge",
         "threads": count,
@@ -175,8 +184,9 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 def _in_brief(row: dict[str, Any]) -> list[str]:
     if row["part"] == "full":
-        name = f"{row['projection']}, everything behind the convolutions, {row['peak_resident_gib']:.1f} GiB"
-        measured = [f"{row['total']:.0f}", "", f"{row['test_accuracy']:.4f}"]
+        size = row.get("peak_gpu_gib", row["peak_resident_gib"])
+        name = f"{ridge_full.name(row)}, everything behind the convolutions, {size:.1f} GiB"
+        measured = [f"{row['total']:.{0 if row['total'] > 10 else 2}f}", "", f"{row['test_accuracy']:.4f}"]
     else:
         name, times = f"{row['name']}, k = {row['k']:,d}", row.get("times_RidgeClassifierCV_accuracy", {})
         accuracy = row.get("test_accuracy")

@@ -1,7 +1,7 @@
-"""The post's full size on generated bits: everything after the network, stage by stage.
+"""The post's full size on generated bits: everything after the network, stage by stage, on the CPU or a GPU.
 
-Each projection runs in a process of its own, whose peak of resident memory is then its own, and whose
-end, where memory runs out, leaves the other rows standing.
+Each projection runs in a process of its own, whose peak of memory is then its own, and whose end, where
+memory runs out, leaves the other rows standing.
 """
 
 import json
@@ -15,34 +15,50 @@ from typing import Any
 import numpy as np
 
 from ..errors import AurevoirError
-from ..kernels.arrays import memory_budget
+from ..kernels.arrays import memory_budget, on_device, on_host
 from ..kernels.readout import fit_readout
-from ..transfer.timing import Stopwatch
 from .failures import reason
 from .labelled import generated_bits
+from .ridge_gpu import DeviceStopwatch, look_closer
 
-KINDS = ("exact", "hadamard")
+# A GPU is quick enough to score every alpha on all rows as well, and for the dense projections.
+RUNS = {
+    "cpu": [("exact", "auto"), ("hadamard", "auto")],
+    "cuda": [(kind, search) for kind in ("exact", "hadamard", "dense", "dense-signs") for search in ("auto", "all")],
+}
 POST_SIZE = (19_363, 50_176, 25_088)
 # What everything but the convolutions took in the post.
 POST_SECONDS = 58.05
 POST_REMARK = "the post's seconds are of one alpha, with an OPU, on a GPU of 2018: another machine and less work"
 CLASSES, TEST_ROWS = 10, 1000
+STAGES = ("upload", "project", "gram", "solve", "predict")
+# Enough for every path that the full size takes.
+WARM_ROWS = 2100
 
 
 def measure_full(
-    size: tuple[int, int, int], budget: int | str | None, threads: int | None = None
+    size: tuple[int, int, int], budget: int | str | None, threads: int | None = None, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Return a row a projection for (n, m, k); one that fails or is killed keeps its row, with the reason."""
+    """Return a row a projection and search for (n, m, k); one that fails or is killed keeps its row, with the reason.
+
+    Raises
+    ------
+    UsageError, MissingPackageError
+        If the device is not here.
+    """
+    on_device(np.zeros(0), device)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS") if threads else ()
     environment = os.environ | dict.fromkeys(names, str(threads))
-    return [_in_a_process(kind, size, memory_budget(budget), environment) for kind in KINDS]
+    return [_in_a_process(run, size, memory_budget(budget), device, environment) for run in RUNS[device]]
 
 
-def _in_a_process(kind: str, size: tuple[int, int, int], budget: int, environment: dict[str, str]) -> dict[str, Any]:
-    n, m, k = size
+def _in_a_process(
+    run: tuple[str, str], size: tuple[int, int, int], budget: int, device: str, environment: dict[str, str]
+) -> dict[str, Any]:
+    (kind, search), (n, m, k) = run, size
     row: dict[str, Any] = {"part": "full", "projection": kind, "n": n, "m": m, "k": None if kind == "exact" else k}
-    row |= {"classes": CLASSES, "memory_budget": budget}
-    command = [sys.executable, "-m", __name__, kind, *map(str, size), str(budget)]
+    row |= {"classes": CLASSES, "memory_budget": budget, "device": device, "search": search}
+    command = [sys.executable, "-m", __name__, kind, search, device, *map(str, size), str(budget)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         killed = "; killed, and memory is the likeliest reason" if done.returncode < 0 else ""
@@ -53,38 +69,38 @@ def _in_a_process(kind: str, size: tuple[int, int, int], budget: int, environmen
     return row
 
 
-def fit_and_predict(kind: str, n: int, m: int, k: int, budget: int) -> dict[str, Any]:
+def fit_and_predict(kind: str, search: str, device: str, n: int, m: int, k: int, budget: int) -> dict[str, Any]:
     """Fit on n generated rows, predict `TEST_ROWS` others; return seconds by stage, accuracy and peak memory."""
-    _warm(kind, m)
+    _warm(kind, m, device)
     start = time.perf_counter()
     bits, labels = generated_bits(n + TEST_ROWS, m, CLASSES)
     generated = time.perf_counter() - start
     _say(f"{kind}: {n} x {m} bits generated in {generated:.1f} s")
-    watch = Stopwatch()
-    readout, path = fit_readout(bits[:n], m, labels[:n], CLASSES, kind, k, budget=budget, timer=watch)
+    watch = DeviceStopwatch(device)
+    with watch("upload"):
+        rows, targets, others = (on_device(part, device) for part in (bits[:n], labels[:n], bits[n:]))
+    readout, path = fit_readout(rows, m, targets, CLASSES, kind, k, budget=budget, search=search, timer=watch)
     stages = watch.total()
-    _say(f"{kind}: fitted in {stages['total']:.1f} s")
-    start = time.perf_counter()
-    scores = readout.scores(bits[n:], budget)
-    predicted = time.perf_counter() - start
-    searched = int(np.isfinite(path.loo_accuracies).sum())
-    return {
-        "seconds": {"generate": generated, **{name: stages[name] for name in ("project", "gram", "solve")}}
-        | {"predict": predicted},
+    _say(f"{kind}, {search}: fitted in {stages['total']:.1f} s")
+    with watch("predict"):
+        scores = on_host(readout.scores(others, budget))
+    found = {
+        "seconds": {"generate": generated, **dict.fromkeys(STAGES, 0.0), **watch.seconds},
         "total": stages["total"],
         "alphas": len(path.alphas),
-        "alphas_on_all_rows": searched,
+        "alphas_on_all_rows": int(np.isfinite(path.loo_accuracies).sum()),
         "alpha": path.alpha,
         "loo_accuracy": path.loo_accuracy,
         "test_accuracy": float((scores.argmax(axis=1) == labels[n:]).mean()),
         "peak_resident_gib": _peak_bytes() / 2**30,
     }
+    return found if device == "cpu" else found | look_closer(rows, targets, CLASSES)
 
 
-def _warm(kind: str, m: int) -> None:
+def _warm(kind: str, m: int, device: str) -> None:
     """Compile what is compiled on first use."""
-    bits, labels = generated_bits(64, m, 2)
-    fit_readout(bits, m, labels, 2, kind, 128)[0].scores(bits)
+    bits, labels = (on_device(part, device) for part in generated_bits(WARM_ROWS, m, 2))
+    fit_readout(bits, m, labels, 2, kind, 2 * WARM_ROWS)[0].scores(bits[:64])
 
 
 def _peak_bytes() -> int:
@@ -104,10 +120,10 @@ def describe(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    head = f"n={row['n']}, m={row['m']}, k={row['k'] or 'infinite'}, {row['projection']}:"
+    head = f"n={row['n']}, m={row['m']}, k={row['k'] or 'infinite'}, {name(row)}:"
     if "error" in row:
         return f"{head} {row['error']}"
-    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["seconds"].items())
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in row["seconds"].items())
     line = (
         f"{head} {row['total']:.2f} s to fit, {row['alphas']} alphas ({row['alphas_on_all_rows']} on all rows) with "
         f"leave-one-out; seconds: {stages} ({TEST_ROWS} rows); leave-one-out {row['loo_accuracy']:.4f}, test "
@@ -115,15 +131,23 @@ def _line(row: dict[str, Any]) -> str:
     )
     if "times_post" in row:
         line += f"; {row['times_post']:.2f} x the post's {row['post_seconds']} s ({row['remark']})"
+    if "gpu" in row:
+        parts = ", ".join(f"{part} {seconds:.4f}" for part, seconds in row["parts"].items())
+        line += f"; {row['gpu']}, {row['peak_gpu_gib']:.1f} GiB; seconds: {parts}; against NumPy: {row['checked']}"
     return line
+
+
+def name(row: dict[str, Any]) -> str:
+    """Return what a row is of."""
+    return row["projection"] if row.get("device", "cpu") == "cpu" else f"{row['projection']} on a GPU, {row['search']}"
 
 
 def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Draw the seconds of each stage, end to end, a bar a projection."""
     sound = [row for row in rows if "error" not in row]
-    names, start = [row["projection"] for row in sound], np.zeros(len(sound))
-    for stage in sound[0]["seconds"] if sound else ():
-        seconds = np.array([row["seconds"][stage] for row in sound])
+    names, start = [name(row) for row in sound], np.zeros(len(sound))
+    for stage in STAGES:
+        seconds = np.array([row["seconds"].get(stage, 0.0) for row in sound])
         axes.barh(names, seconds, left=start, label=stage)
         start += seconds
     axes.set_xlabel("seconds")
@@ -132,9 +156,9 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.legend(fontsize=8)
 
 
-def _main(kind: str, *numbers: str) -> None:
+def _main(kind: str, search: str, device: str, *numbers: str) -> None:
     try:
-        found = fit_and_predict(kind, *map(int, numbers))
+        found = fit_and_predict(kind, search, device, *map(int, numbers))
     except (AurevoirError, MemoryError) as error:
         found = {"error": reason(error)}
     sys.stdout.write(json.dumps(found) + "\n")

@@ -59,7 +59,9 @@ def chosen_tile() -> Tile:
     """Return the tile for the current GPU."""
     import torch
 
-    return LARGE if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] in (9, 10) else SMALL
+    major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+    # Descriptors made in the kernel, as `_product` makes them, ask for memory from an allocator from Hopper on.
+    return LARGE if major in (9, 10) else SMALL._replace(tma=major >= 9)
 
 
 @triton.jit

@@ -14,6 +14,8 @@ import scipy.linalg
 from .arrays import Array, namespace
 
 MANY_ALPHAS = 7
+# Triangles up to this order are inverted by substitution, larger ones by matrix products of their halves.
+_LEAF = 1024
 # The diagonal of a Cholesky factor spreads like the root of the condition number; past 1e13 hardly a digit is left.
 _WIDEST_SPREAD = 3e6
 
@@ -128,11 +130,29 @@ def _inverse_factor(shifted: Array) -> Array:
 def _cupy_inverse_factor(shifted: Array) -> Array:
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import cupyx  # type: ignore[import-not-found, unused-ignore]
-    from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
 
     with cupyx.errstate(linalg="raise"):
         factor = cupy.linalg.cholesky(shifted)
-    return solve_triangular(factor, cupy.eye(len(shifted), dtype=shifted.dtype), lower=True)
+    _invert_lower(factor)
+    return factor
+
+
+def _invert_lower(lower: Array) -> None:
+    """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
+
+    CuPy has no trtri, and substitution on all columns of the identity is half as many operations again,
+    and slower ones.
+    """
+    if len(lower) <= _LEAF:
+        from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
+
+        lower[:] = solve_triangular(lower, namespace(lower).eye(len(lower), dtype=lower.dtype), lower=True)
+        return
+    half = len(lower) // 2
+    first, last, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    _invert_lower(first)
+    _invert_lower(last)
+    below[:] = -(last @ (below @ first))
 
 
 # A first correction so small vouches for the digits that leave-one-out needs.
@@ -158,22 +178,23 @@ def refine(matrix: Array, resolvent: Resolvent, targets: Array) -> tuple[Array, 
     trusted : bool array of shape (a,)
         Where the resolvent is good to four digits and the refinement has converged.
     """
-    n, c = targets.shape
-    alphas = resolvent.alphas
-    wanted = np.broadcast_to(targets[:, None], (n, len(alphas), c))
+    xp, (n, c) = namespace(matrix), targets.shape
+    alphas = xp.asarray(resolvent.alphas)
+    wanted = xp.broadcast_to(targets[:, None], (n, len(alphas), c))
     found = resolvent.solve(wanted).astype("float64")
-    trusted = settled = np.zeros(len(alphas), dtype=bool)
+    trusted = settled = xp.zeros(len(alphas), dtype=bool)
     for turn in range(_TURNS):
         residuals = wanted - (matrix @ found.reshape(n, -1)).reshape(found.shape) - alphas[:, None] * found
         corrections = resolvent.solve(residuals)
         found += corrections
-        sizes = _norms(corrections) / np.maximum(_norms(found), np.finfo("float64").tiny)
+        sizes = _norms(corrections) / xp.maximum(_norms(found), np.finfo("float64").tiny)
         trusted = sizes < _TRUSTED if turn == 0 else trusted
         settled = sizes < _SETTLED
-        if settled[trusted].all():
+        if bool(settled[trusted].all()):
             break
     return found, trusted & settled
 
 
 def _norms(values: Array) -> Any:
-    return np.sqrt(np.square(values, dtype="float64").sum(axis=(0, 2)))
+    xp = namespace(values)
+    return xp.sqrt(xp.square(values, dtype="float64").sum(axis=(0, 2)))

@@ -134,8 +134,8 @@ def dual_path(
 
     Notes
     -----
-    On the CPU large systems are factored in float32 and their solutions refined to float64; an alpha
-    where that does not converge is factored in float64.
+    Large systems are factored in float32 and their solutions refined to float64; an alpha where that
+    does not converge is factored in float64.
     """
     if search not in SEARCHES:
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
@@ -238,10 +238,8 @@ class _Dual:
 
     def _fast(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
         """Yield what costs less than a factor in float64 an alpha, to be refined."""
-        n = len(self.matrix)
-        if namespace(self.matrix) is not np or n < _FEW_ROWS:
-            return
-        if len(places) >= MANY_ALPHAS and n <= _SPECTRAL_ROWS:
+        n, on_host = len(self.matrix), namespace(self.matrix) is np
+        if on_host and len(places) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
             yield places, Spectrum(self.matrix, alphas[places], "float64" if n < _SINGLE_ROWS else "float32")
             return
         if n < _SINGLE_ROWS:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cupy_stand_in import modules
 from hypothesis import settings
 from PIL import Image
 
@@ -33,6 +35,16 @@ def pytest_collection_modifyitems(items):
 def without_pauses(monkeypatch):
     """No test reads a time that is measured, so none waits for threads to settle."""
     monkeypatch.setattr("aurevoir.engine.timing.PAUSE", 0)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A stand-in for CuPy in its place; Triton, which asks for a GPU, is out of it."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for place in ("bits", "gram", "projection"):
+        monkeypatch.setattr(f"aurevoir.kernels.{place}.has_triton", lambda: False)
+    return sys.modules["cupy"]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 import pytest
 from PIL import Image
 
+from aurevoir.benchmarks import ridge_full
+from aurevoir.engine.runtimes import has_nvidia_driver
+
 SMALL = ["--sizes", "40", "80", "--rows", "120", "--features", "256", "--components", "200", "--repeats", "1"]
 
 
@@ -66,7 +69,7 @@ def test_the_full_size_is_timed_stage_by_stage(bench, tmp_path):
     exact, hadamard = result["rows"]
     assert (exact["projection"], hadamard["projection"]) == ("exact", "hadamard")
     for row in result["rows"]:
-        assert set(row["seconds"]) == {"generate", "project", "gram", "solve", "predict"}
+        assert set(row["seconds"]) == {"generate", "upload", "project", "gram", "solve", "predict"}
         assert 0.2 < row["test_accuracy"] <= 1
         assert 0 < row["peak_resident_gib"] < 4
         assert "times_post" not in row
@@ -77,10 +80,38 @@ def test_the_full_size_is_timed_stage_by_stage(bench, tmp_path):
     assert result["rows"][0]["error"].startswith("BudgetError: the 3000 x 3000 ridge system needs")
 
 
+@pytest.mark.parametrize(("kind", "search"), ridge_full.RUNS["cuda"])
+def test_the_full_size_on_a_gpu_tells_its_parts_and_how_right_it_is(cupy, monkeypatch, kind, search):
+    monkeypatch.setattr(ridge_full, "WARM_ROWS", 20)
+    row = ridge_full.fit_and_predict(kind, search, "cuda", 600, 256, 700, 2**30)
+    assert set(row["seconds"]) == {"generate", "upload", "project", "gram", "solve", "predict"}
+    assert row["alphas_on_all_rows"] == row["alphas"] == 15
+    assert (row["gpu"], row["peak_gpu_gib"]) == ("the host", 1)
+    assert len(row["parts"]) == 5
+    assert min(row["parts"].values()) > 0
+    checked = row["checked"]
+    assert (checked["rows"], checked["same_gram"], checked["same_alpha"]) == (600, True, True)
+    assert checked["loo_accuracies"] == 0
+    assert checked["coefficients"] < 1e-9
+    written = ridge_full.describe(
+        [row | {"projection": kind, "search": search, "device": "cuda", "n": 1, "m": 1, "k": 1}]
+    )
+    assert f"{kind} on a GPU, {search}:" in written[0]
+    assert "the host, 1.0 GiB" in written[0]
+
+
+def test_a_gpu_is_for_the_full_size_and_must_be_here(bench):
+    code, _, err = bench("ridge", "--device", "cuda")
+    assert code == 2
+    assert "give --full" in err
+    if not has_nvidia_driver():
+        code, _, err = bench("ridge", "--full", "--full-size", "30", "16", "8", "--device", "cuda")
+        assert code != 0
+        assert "device 'cuda'" in err
+
+
 def test_a_process_that_is_killed_leaves_its_row(monkeypatch):
     from subprocess import CompletedProcess
-
-    from aurevoir.benchmarks import ridge_full
 
     monkeypatch.setattr(ridge_full.subprocess, "run", lambda *_, **__: CompletedProcess((), -9, ""))
     rows = ridge_full.measure_full((10, 8, 4), None)

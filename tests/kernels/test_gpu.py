@@ -25,7 +25,7 @@ TILES = (
         "descriptors": gpu.Tile(32, 16, 64, warps=4, stages=2, tma=True),
     }
     if INTERPRETED
-    else {"chosen": None, "small": gpu.SMALL}
+    else {"chosen": None, "small": gpu.SMALL._replace(tma=gpu.chosen_tile().tma)}
 )
 SEEDS = [0, 1, 2**31 + 5, 2**63 + 3, 2**64 - 1]
 
@@ -283,16 +283,22 @@ PRODUCTS = {
     "expose": (gpu._expose, {"outputs": "*u8", "stride": "i32", "gain": "fp32"}, {"CAMERA": True}),
 }
 INTEGER_TENSOR_CORES = {
-    (80, gpu.SMALL): r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
-    (90, gpu.LARGE): r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8",
-    (100, gpu.LARGE): r"tcgen05\.mma\S*\.kind::i8",
+    80: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
+    89: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
+    90: r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8",
+    100: r"tcgen05\.mma\S*\.kind::i8",
+    120: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
 }
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the kernels are interpreted")
 @pytest.mark.parametrize("name", PRODUCTS)
-@pytest.mark.parametrize(("capability", "tile"), INTEGER_TENSOR_CORES)
-def test_compiled_products_use_integer_tensor_cores(name, capability, tile, fresh_cache):
+@pytest.mark.parametrize("capability", INTEGER_TENSOR_CORES)
+def test_compiled_products_use_integer_tensor_cores(name, capability, fresh_cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.get_device_capability", lambda: divmod(capability, 10))
+        tile = gpu.chosen_tile()
     kernel, types, constants = PRODUCTS[name]
     first, second, _, others_n, *_ = kernel.arg_names
     operands = ("*i8", "*i8")
@@ -302,12 +308,14 @@ def test_compiled_products_use_integer_tensor_cores(name, capability, tile, fres
     aligned = ["width"] if tile.tma else ["width", first, second]
     done = compiled(kernel, capability, types, {**constants, **tile.constants()}, tile.options(), aligned)
     code = done.asm["ptx"]
-    assert re.search(INTEGER_TENSOR_CORES[capability, tile], code)
+    assert re.search(INTEGER_TENSOR_CORES[capability], code)
     # Rows come 16 bytes at a time, or by the tensor memory accelerator.
     assert ("cp.async.bulk.tensor.2d" if tile.tma else "cp.async.cg.shared.global") in code
     assert not re.search(r"fma\.rn\S*\.f32", code)
     assert "ld.local" not in code
-    assert done.metadata.shared <= (227 if tile.tma else 99) * 1024
+    assert done.metadata.shared <= (227 if tile is gpu.LARGE else 99) * 1024
+    # Nobody sets the allocator that a kernel with memory of its own would ask.
+    assert done.metadata.global_scratch_size == 0
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the kernels are interpreted")

@@ -227,6 +227,19 @@ def test_several_labels_an_image_are_learnt(digits, tmp_path):
         OpticalClassifier(class_weight="balanced").fit(X[:400], labels[:400])
 
 
+@pytest.mark.parametrize("projection", ["auto", "hadamard", "dense"])
+def test_the_ridge_on_a_gpu_ends_in_the_same_classifier(cupy, digits, projection, tmp_path):
+    X, y = digits
+    of = {"projection": projection, "n_components": 200, "class_weight": "balanced"}
+    here, there = (OpticalClassifier(ridge_device=device, **of).fit(X[:300], y[:300]) for device in ("cpu", "cuda"))
+    for _ in range(2):
+        np.testing.assert_allclose(there.decision_function(X), here.decision_function(X), atol=1e-8)
+        assert there.path_.alpha == here.path_.alpha
+        here, there = here.refit(X[300:400], y[300:400]), there.refit(X[300:400], y[300:400])
+    there.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").decision_function(X), there.decision_function(X))
+
+
 @pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense"])
 def test_refit_is_a_fit_on_all(digits, projection):
     X, y = digits

@@ -1,0 +1,112 @@
+"""The array code as a GPU runs it, over a stand-in for CuPy that refuses what CuPy refuses."""
+
+import numpy as np
+import pytest
+
+from aurevoir.errors import DataError
+from aurevoir.kernels import resolvent
+from aurevoir.kernels.arrays import namespace, on_device, on_host
+from aurevoir.kernels.bits import agreement, pack_signs
+from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
+from aurevoir.kernels.resolvent import Cholesky, refine
+from aurevoir.kernels.ridge import dual_path, one_vs_rest
+
+
+def problem(n, m=83, classes=3):
+    """Bits of rows around a centre a class, and labels."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, size=n)
+    features = random.normal(size=(classes, m))[labels] + 1.5 * random.normal(size=(n, m))
+    return np.packbits(features > 0, axis=1), labels
+
+
+def both(bits, labels, m=83, classes=3, weights=None, **options):
+    """Fit on NumPy's arrays and on the stand-in's; return (readout, path) of each."""
+    fits = []
+    for device in ("cpu", "cuda"):
+        arrays = [None if it is None else on_device(it, device) for it in (bits, labels, weights)]
+        fits.append(fit_readout(arrays[0], m, arrays[1], classes, weights=arrays[2], **options))
+    return fits
+
+
+def same(first, second, bits):
+    """Hold two fits to one solution; return whether the second lives with the stand-in."""
+    (readout, path), (other, other_path) = first, second
+    assert other_path.alpha == path.alpha
+    np.testing.assert_allclose(other_path.loo_errors, path.loo_errors, rtol=1e-5)
+    np.testing.assert_array_equal(other_path.loo_accuracies, path.loo_accuracies)
+    found = path_on_host(other_path)
+    np.testing.assert_allclose(found.coefficients, path.coefficients, atol=1e-9 * abs(path.coefficients).max())
+    scores = other.scores(on_device(bits, "cuda"))
+    np.testing.assert_allclose(on_host(scores), readout.scores(bits), atol=1e-8)
+    np.testing.assert_allclose(readout_on(other, "cpu").scores(bits), readout.scores(bits), atol=1e-8)
+    return namespace(scores).__name__ == "cupy" == namespace(other_path.coefficients).__name__
+
+
+@pytest.mark.parametrize("k", [30, 200])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_every_projection_fits_as_on_the_host(cupy, projection, k):
+    bits, labels = problem(90)
+    assert same(*both(bits, labels, projection=projection, n_components=k), bits)
+
+
+@pytest.mark.parametrize("projection", ["none", "exact", "dense"])
+def test_weights_and_several_labels_a_row_too(cupy, projection):
+    bits, labels = problem(90)
+    weights = np.random.default_rng(1).uniform(0.5, 2, size=90)
+    several = (np.stack([labels == 0, labels > 0, labels % 2 == 0], axis=1)).astype("int64")
+    assert same(*both(bits, labels, weights=weights, projection=projection), bits)
+    assert same(*both(bits, several, weights=weights, projection=projection), bits)
+
+
+@pytest.mark.parametrize(("search", "n"), [("all", 600), ("halving", 2050)])
+def test_factors_in_float32_are_refined_on_a_gpu_as_well(cupy, search, n, monkeypatch):
+    monkeypatch.setattr(resolvent, "_LEAF", 100)
+    bits, labels = problem(n, m=400, classes=5)
+    dtypes = []
+    made = Cholesky.__init__
+
+    def noted(self, matrix, alpha, dtype="float64"):
+        made(self, matrix, alpha, dtype)
+        if namespace(matrix) is cupy:
+            dtypes.append(dtype)
+
+    monkeypatch.setattr(Cholesky, "__init__", noted)
+    assert same(*both(bits, labels, m=400, classes=5, projection="exact", search=search), bits)
+    assert set(dtypes) == {"float32"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 65, 129])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_inverse_by_halves_is_the_inverse(cupy, n, dtype, monkeypatch):
+    monkeypatch.setattr(resolvent, "_LEAF", 8)
+    rows = np.random.default_rng(0).normal(size=(n, n))
+    matrix = rows @ rows.T + np.eye(n)
+    found = Cholesky(cupy.asarray(matrix), 0.5, dtype)
+    expected = np.linalg.inv(matrix + 0.5 * np.eye(n))
+    tolerance = 1e-4 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(on_host(found.diagonals())[:, 0], np.diag(expected), rtol=tolerance)
+    solutions, trusted = refine(cupy.asarray(matrix), found, cupy.asarray(rows[:, :1]))
+    assert on_host(trusted).all()
+    np.testing.assert_allclose(
+        on_host(solutions)[:, 0], np.linalg.solve(matrix + 0.5 * np.eye(n), rows[:, :1]), atol=1e-10
+    )
+
+
+def test_a_singular_system_is_told_on_a_gpu_and_not_computed_with(cupy):
+    # CuPy's own Cholesky says nothing of its failures unless asked.
+    gram, targets = np.ones((600, 600)), one_vs_rest(np.arange(600) % 2, 2)
+    arrays = cupy.asarray(gram), cupy.asarray(targets)
+    with pytest.raises(DataError, match="singular at every alpha"):
+        dual_path(*arrays, np.array([0.0]))
+    path = dual_path(*arrays, np.array([0.0, 1.0]))
+    assert path.alpha == 1.0
+    assert np.isnan(path.loo_accuracies[0])
+
+
+def test_bits_are_packed_and_compared_there(cupy):
+    features = np.random.default_rng(0).normal(size=(5, 21))
+    packed = pack_signs(cupy.asarray(features))
+    np.testing.assert_array_equal(on_host(packed), pack_signs(features))
+    assert agreement(packed, packed, 21) == 1
+    assert agreement(packed, packed ^ 1, 21) < 1
