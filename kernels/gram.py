@@ -6,7 +6,7 @@ centred afterwards is unchanged by it, and products of signed bytes are four tim
 
 import numpy as np
 
-from .arrays import Array, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace
+from .arrays import Array, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace, product
 from .bits import unpack
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
@@ -80,7 +80,7 @@ def combine_rows(rows: RowBlocks, width: int, coefficients: Array) -> Array:
     xp = namespace(coefficients)
     weights = xp.zeros((width, coefficients.shape[1]))
     for which, block in rows():
-        weights += block.astype("float64").T @ coefficients[which]
+        weights += product(block.astype("float64").T, coefficients[which])
     return weights
 
 
@@ -88,5 +88,5 @@ def score_rows(rows: RowBlocks, n: int, weights: Array, intercept: Array) -> Arr
     """Return ``X @ weights + intercept`` as float64 of shape (n, c)."""
     scores = namespace(weights).empty((n, weights.shape[1]))
     for which, block in rows():
-        scores[which] = block.astype("float64") @ weights + intercept
+        scores[which] = product(block.astype("float64"), weights) + intercept
     return scores

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol
 
 from ..errors import UsageError
-from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, require
+from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, product, require
 from .bits import overlap, popcount
 from .gram import FEW_COLUMNS, bit_rows, combine_rows, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
@@ -66,7 +66,7 @@ class ExactReadout:
         for which in blocks(len(bits), 1024):
             block = bits[which]
             kernel = exact_kernel(overlap(block, self.rows, budget), popcount(block), norms)
-            result.append(kernel.astype("float64") @ self.coefficients + self.intercept)
+            result.append(product(kernel.astype("float64"), self.coefficients) + self.intercept)
         return xp.concatenate(result)
 
 

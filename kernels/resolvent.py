@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, namespace
+from .arrays import Array, namespace, product
 
 MANY_ALPHAS = 7
 # Triangles up to this order are inverted by substitution, larger ones by matrix products of their halves.
@@ -66,7 +66,8 @@ class Cholesky:
 
     def solve(self, targets: Array) -> Array:
         """Return the solutions; see `Resolvent`."""
-        return (self._inverse.T @ (self._inverse @ targets[:, 0].astype(self._inverse.dtype)))[:, None]
+        half = product(self._inverse, targets[:, 0].astype(self._inverse.dtype))
+        return product(self._inverse.T, half)[:, None]
 
     def diagonals(self) -> Array:
         """Return the diagonal of the inverse; see `Resolvent`."""
@@ -75,7 +76,7 @@ class Cholesky:
     def forms(self, rows: Array) -> Array:
         """Return the quadratic forms; see `Resolvent`."""
         xp = namespace(rows)
-        return xp.square(rows @ self._inverse.T).sum(axis=1)[:, None]
+        return xp.square(product(rows, self._inverse.T)).sum(axis=1)[:, None]
 
 
 class Spectrum:
@@ -101,9 +102,9 @@ class Spectrum:
     def solve(self, targets: Array) -> Array:
         """Return the solutions; see `Resolvent`."""
         n, _, c = targets.shape
-        turned = self._vectors.T @ targets.reshape(n, -1).astype(self._vectors.dtype)
+        turned = product(self._vectors.T, targets.reshape(n, -1).astype(self._vectors.dtype))
         scaled = turned.reshape(targets.shape) * self._inverses[:, :, None]
-        return (self._vectors @ scaled.reshape(n, -1)).reshape(n, -1, c)
+        return product(self._vectors, scaled.reshape(n, -1)).reshape(n, -1, c)
 
     def diagonals(self) -> Array:
         """Return the diagonals of the inverses; see `Resolvent`."""
@@ -111,10 +112,10 @@ class Spectrum:
 
     def forms(self, rows: Array) -> Array:
         """Return the quadratic forms; see `Resolvent`."""
-        return self._forms_of_turned(rows @ self._vectors)
+        return self._forms_of_turned(product(rows, self._vectors))
 
     def _forms_of_turned(self, turned: Array) -> Array:
-        return np.square(turned) @ self._inverses
+        return product(np.square(turned), self._inverses)
 
 
 def _inverse_factor(shifted: Array) -> Array:
@@ -184,7 +185,7 @@ def refine(matrix: Array, resolvent: Resolvent, targets: Array) -> tuple[Array, 
     found = resolvent.solve(wanted).astype("float64")
     trusted = settled = xp.zeros(len(alphas), dtype=bool)
     for turn in range(_TURNS):
-        residuals = wanted - (matrix @ found.reshape(n, -1)).reshape(found.shape) - alphas[:, None] * found
+        residuals = wanted - product(matrix, found.reshape(n, -1)).reshape(found.shape) - alphas[:, None] * found
         corrections = resolvent.solve(residuals)
         found += corrections
         sizes = _norms(corrections) / xp.maximum(_norms(found), np.finfo("float64").tiny)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from .arrays import Array, RowBlocks, blocks, namespace
+from .arrays import Array, RowBlocks, blocks, namespace, product
 from .resolvent import MANY_ALPHAS, Cholesky, Resolvent, Spectrum, refine
 from .statistics import Statistics
 from .tally import Tally
@@ -148,7 +148,7 @@ def dual_path(
     else:
         path = _best(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
     coefficients = path.coefficients * system.roots
-    return replace(path, coefficients=coefficients, intercept=system.target_means - system.means @ coefficients)
+    return replace(path, coefficients=coefficients, intercept=system.target_means - product(system.means, coefficients))
 
 
 def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> int:
@@ -194,8 +194,8 @@ class _Dual:
         total = self.weights.sum()
         self.roots, self.constant = xp.sqrt(self.weights)[:, None], xp.sqrt(self.weights / total)
         pieces = blocks(n, _BLOCK)
-        self.means = sum((self.weights[rows] @ gram[rows].astype("float64") for rows in pieces), start=xp.zeros(n))
-        self.means /= total
+        parts = (product(self.weights[rows], gram[rows].astype("float64")) for rows in pieces)
+        self.means = sum(parts, start=xp.zeros(n)) / total
         others = self.means - self.weights @ self.means / total
         squares = xp.diagonal(gram)
         self.scale = _spread(self.weights @ (squares - self.means - others) / n, self.weights @ squares / n)
@@ -207,7 +207,7 @@ class _Dual:
             part *= self.roots[rows] * self.roots[:, 0]
             part += (self.shift * self.constant[rows, None]) * self.constant
             self.matrix[rows] = part
-        self.original, self.target_means = targets, self.weights @ targets / total
+        self.original, self.target_means = targets, product(self.weights, targets) / total
         self.targets = (targets - self.target_means) * self.roots
 
     def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
@@ -289,7 +289,7 @@ def primal_path(
     trace, n = namespace(targets).trace, len(targets)
     alphas = _checked_alphas(alphas, _spread(trace(system.covariance) / n, trace(statistics.products) / n))
     path = _best(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
-    return replace(path, intercept=system.target_means - system.means @ path.coefficients)
+    return replace(path, intercept=system.target_means - product(system.means, path.coefficients))
 
 
 class _Primal:
@@ -310,7 +310,7 @@ class _Primal:
                 deviations, weights = block - self.means, self.weights[which]
                 leverages = weights[:, None] * (1 / self.total + resolvent.forms(deviations))
                 for column, tally in enumerate(tallies):
-                    errors = self.targets[which] - self.target_means - deviations @ solutions[:, column]
+                    errors = self.targets[which] - self.target_means - product(deviations, solutions[:, column])
                     tally.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
             for column, place in enumerate(chosen):
                 if tallies[column].sound:

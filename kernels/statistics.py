@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from ..errors import DataError
-from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .arrays import Array, block_length, blocks, memory_budget, namespace, product
 from .gram import gram, signed
 
 
@@ -67,12 +67,18 @@ class Statistics:
         if weights is not None:
             scaled = rows * xp.sqrt(weights)[:, None]
             weighted = targets * weights[:, None]
-            return cls(float(weights.sum()), weights @ rows, scaled.T @ scaled, rows.T @ weighted, weighted.sum(axis=0))
+            return cls(
+                float(weights.sum()),
+                product(weights, rows),
+                scaled.T @ scaled,
+                product(rows.T, weighted),
+                weighted.sum(axis=0),
+            )
         return cls(
             len(speckle),
             rows.sum(axis=0).astype("int64"),
             gram(xp.ascontiguousarray(speckle.T)),
-            (rows.T @ targets).astype("int64"),
+            product(rows.T, targets).astype("int64"),
             targets.sum(axis=0).astype("int64"),
         )
 
