@@ -83,7 +83,7 @@ def _checked(rows: Array, labels: Array, classes: int) -> dict[str, Any]:
     return {
         "rows": len(rows),
         "same_gram": bool((on_host(products) == expected_products).all()),
-        "same_alpha": path.alpha == expected.alpha,
+        "same_alpha": path.best == expected.best,
         "loo_accuracies": float(np.nanmax(np.abs(path.loo_accuracies - expected.loo_accuracies))),
         "coefficients": float(differences.max() / np.abs(expected.coefficients).max()),
     }

@@ -32,7 +32,7 @@ def both(bits, labels, m=83, classes=3, weights=None, **options):
 def same(first, second, bits):
     """Hold two fits to one solution; return whether the second lives with the stand-in."""
     (readout, path), (other, other_path) = first, second
-    assert other_path.alpha == path.alpha
+    assert other_path.best == path.best
     np.testing.assert_allclose(other_path.loo_errors, path.loo_errors, rtol=1e-5)
     np.testing.assert_array_equal(other_path.loo_accuracies, path.loo_accuracies)
     found = path_on_host(other_path)

@@ -234,7 +234,7 @@ def test_the_ridge_on_a_gpu_ends_in_the_same_classifier(cupy, digits, projection
     here, there = (OpticalClassifier(ridge_device=device, **of).fit(X[:300], y[:300]) for device in ("cpu", "cuda"))
     for _ in range(2):
         np.testing.assert_allclose(there.decision_function(X), here.decision_function(X), atol=1e-8)
-        assert there.path_.alpha == here.path_.alpha
+        assert there.path_.best == here.path_.best
         here, there = here.refit(X[300:400], y[300:400]), there.refit(X[300:400], y[300:400])
     there.save(tmp_path / "model")
     np.testing.assert_array_equal(load(tmp_path / "model").decision_function(X), there.decision_function(X))
