@@ -28,6 +28,7 @@ from ..engine.timing import alternate, ratios, spread
 from ..images.folder import LabelledPaths, class_folders
 from ..images.procedural import write_class_folders
 from ..transfer.classifier import OpticalClassifier
+from ..transfer.strategies import STRATEGIES
 from ..transfer.timing import Stopwatch
 from .failures import attempt
 from .machine import describe_machine
@@ -95,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--projections", nargs="*", default=list(PROJECTIONS), help="(default: all five)")
     parser.add_argument("--components", type=int, help="k of hadamard and dense (default: half the features)")
     parser.add_argument("--probes", nargs="*", choices=PROBES, default=list(PROBES), help="(default: all four)")
-    parser.add_argument("--strategies", nargs="*", metavar="NAME", help="of `transfer.finetune` (default: all)")
+    parser.add_argument("--strategies", nargs="*", metavar="NAME", help=f"of {', '.join(STRATEGIES)} (default: all)")
     parser.add_argument("--epochs", type=int, help="of backprop at most (default: each strategy's own)")
     parser.add_argument("--rounds", type=int, default=5, help=f"timed calls on {INFERENCE_BATCH} images (default: 5)")
     zoo = parser.add_argument_group("shallow against deep retraining of whole networks")
@@ -170,16 +171,10 @@ def _rivals(backbone: Backbone, cut: str, args: argparse.Namespace) -> list[tupl
         rivals.append((row, partial(_optical, engines, projection, args.components)))
     for probe in args.probes:
         rivals.append(({"rival": probe, "group": "probe", "precision": "fp32"}, partial(_probe, engines, probe)))
-    for name in _strategies() if args.strategies is None else args.strategies:
+    for name in list(STRATEGIES) if args.strategies is None else args.strategies:
         row = {"rival": f"backprop {name}", "group": "backprop", "precision": "fp32"}
         rivals.append((row, partial(_backprop, backbone, cut, name, args)))
     return rivals
-
-
-def _strategies() -> list[str]:
-    from ..transfer.finetune import STRATEGIES
-
-    return list(STRATEGIES)
 
 
 class _Shared:

@@ -34,7 +34,7 @@ _CLIMBED = 3
 # So few rows are solved in no time by what rounds least.
 _FEW_ROWS = 64
 # Below the first, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
-_SINGLE_ROWS, _SPECTRAL_ROWS = 512, 8192
+_SINGLE_ROWS, _SPECTRAL_ROWS = 512, 4096
 _LEAST_FREEDOM = 1e-12
 # Rows of a Gram that are centred at a time, within the caches.
 _BLOCK = 64
@@ -222,7 +222,7 @@ class _Dual:
 
     def _solved(self, alphas: Array, places: Array) -> Iterator[tuple[int, Array, Array]]:
         pending = list(places)
-        for chosen, resolvent in self._fast(alphas, places):
+        for chosen, resolvent in self._fast(alphas, pending):
             found, trusted = refine(self.matrix, resolvent, self.targets)
             diagonals = resolvent.diagonals().astype("float64")
             for column, place in enumerate(chosen):
@@ -236,15 +236,13 @@ class _Dual:
                 continue
             yield place, exact.solve(self.targets[:, None])[:, 0], exact.diagonals()[:, 0]
 
-    def _fast(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
-        """Yield what costs less than a factor in float64 an alpha, to be refined."""
+    def _fast(self, alphas: Array, pending: list[int]) -> Iterator[tuple[list[int], Resolvent]]:
+        """Yield what costs less than a factor in float64 an alpha, to be refined, for what is `pending` by then."""
         n, on_host = len(self.matrix), namespace(self.matrix) is np
-        if on_host and len(places) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
-            yield places, Spectrum(self.matrix, alphas[places], "float64" if n < _SINGLE_ROWS else "float32")
-            return
-        if n < _SINGLE_ROWS:
-            return
-        for place in places:
+        if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
+            yield list(pending), Spectrum(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
+        # Small alphas that eigenvectors in float32 leave too few digits of keep them in a factor.
+        for place in list(pending) if n >= _SINGLE_ROWS else ():
             try:
                 yield [place], Cholesky(self.matrix, float(alphas[place]), "float32")
             except np.linalg.LinAlgError:
@@ -345,6 +343,8 @@ def _best(alphas: Array, tallies: Iterable[tuple[int, Tally, Array]]) -> RidgePa
         raise DataError(
             f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
         )
+    # On its own and in C order, as it will be read from a file: products then round alike.
+    kept = namespace(kept).ascontiguousarray(kept)
     return RidgePath(alphas, accuracies, errors, best, kept, kept[0])
 
 

@@ -6,33 +6,23 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from ..engine.assemble import assemble, with_fidelity
-from ..engine.backbone import open_backbone
-from ..engine.build import (
-    CALIBRATION_IMAGES,
-    calibration_sample,
-    export_backbone,
-    given_table,
-    is_table,
-)
-from ..engine.calibrate import calibrate, keep_in_float32
+from ..engine.build import CALIBRATION_IMAGES
 from ..engine.engine import Engine
-from ..engine.load import load_engine
-from ..engine.runtimes import choose_runtime
 from ..errors import DataError, UsageError
-from ..images.batches import ImageArray, ImageFiles, Images, channel_statistics
+from ..images.batches import ImageFiles, Images
 from ..images.decode import check_resize
-from ..images.folder import class_folders
 from ..kernels.arrays import memory_budget, on_device
 from ..kernels.bits import pack_signs
 from ..kernels.projection import Camera
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from .embed import embed_bits
+from .given import as_images, checked_weights, is_features, is_indicator, labelled, require_one_each, seed_of
+from .opening import open_engine
 from .opu import OPUS, opu_projector, require_opu
 from .timing import Stopwatch
 
@@ -191,11 +181,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         watch = Stopwatch()
         self._check_choices()
-        X, y = _labelled(X, y)
-        if _is_features(X):
-            X, y = validate_data(self, X, y, multi_output=_is_indicator(y))
-        labels, weights = self._encoded(y), _checked_weights(sample_weight, len(y))
-        self._seed = _seed(self.random_state)
+        X, y = labelled(X, y)
+        if is_features(X):
+            X, y = validate_data(self, X, y, multi_output=is_indicator(y))
+        labels, weights = self._encoded(y), checked_weights(sample_weight, len(y))
+        self._seed = seed_of(self.random_state)
         self.skipped_: dict[str, str] = {}
         self._open(X, labels, watch)
         training = self._embedded(X, labels, weights, watch)
@@ -228,10 +218,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "_training"):
             raise UsageError("a loaded model does not hold the bits of its training images; fit one on all images")
         watch = Stopwatch()
-        X, y = _labelled(X, y)
-        if _is_features(X):
+        X, y = labelled(X, y)
+        if is_features(X):
             X = validate_data(self, X, reset=False)
-        added = self._embedded(X, self._known(y), _checked_weights(sample_weight, len(y)), watch)
+        added = self._embedded(X, self._known(y), checked_weights(sample_weight, len(y)), watch)
         bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
         camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
         self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
@@ -240,7 +230,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def _encoded(self, y: Any) -> np.ndarray:
         """Return labels as places in `classes_`, which this sets, or as zeros and ones."""
         check_classification_targets(y)
-        self._multilabel = _is_indicator(y)
+        self._multilabel = is_indicator(y)
         if self._multilabel:
             self.classes_ = np.arange(y.shape[1])
             return np.asarray(y, dtype="int64")
@@ -301,17 +291,17 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         memory_budget(self.memory_budget)
 
     def _open(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:
-        if _is_features(X):
+        if is_features(X):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return
-        _require_one_each(X, labels)
-        self.engine_ = self._open_engine(X, watch)
+        require_one_each(X, labels)
+        self.engine_ = open_engine(self, X, self._resize, self._seed, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
 
     def _embedded(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
         """Return bits, labels and weights of the images that can be read and count."""
-        _require_one_each(X, labels)
-        if _is_features(X):
+        require_one_each(X, labels)
+        if is_features(X):
             indices, bits = np.arange(len(X)), pack_signs(X)
         else:
             images = self._images(X, "train")
@@ -330,40 +320,6 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 f"{len(self.skipped_)} files could not be read, first {next(iter(self.skipped_.items()), None)}"
             )
 
-    def _open_engine(self, X: Any, watch: Stopwatch) -> Engine:
-        if self.engine is not None:
-            return self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
-        runtime = choose_runtime(self.runtime, self.precision)
-        with watch("build"):
-            backbone = open_backbone(self.backbone, self.weights, self.size, self._seed)
-            backbone.resolve(self.cut)
-        pixels = held_out = None
-        if backbone.needs_images or self.precision != "fp32":
-            own = self.calibration is None or is_table(self.calibration)
-            source, count = X if own else self.calibration, self.calibration_images
-            with watch("decode"):
-                pixels, held_out = calibration_sample(
-                    source, backbone.size, count, self._resize, self._seed, self.verbose
-                )
-        normalization = self.normalization
-        if isinstance(normalization, str) and normalization == "data":
-            with watch("decode"):
-                images = _images(X, backbone.size, self._resize, "normalisation" if self.verbose else None)
-                normalization = channel_statistics(images.batches())
-        with watch("build"):
-            exported = export_backbone(backbone, self.cut, pixels, normalization, self._resize)
-        table = given_table(self.calibration, exported)
-        if self.precision == "int8" and table is None:
-            with watch("calibrate"):
-                table = calibrate(exported, pixels, self.method, self.verbose)
-        with watch("build"):
-            full = keep_in_float32(exported, runtime, self.precision, pixels)
-            engine = assemble(exported, self.precision, runtime, table, full=full)
-            engine.build_plan(self.verbose)
-            if held_out is not None and self.precision != "fp32":
-                engine = with_fidelity(engine, exported, held_out)
-        return engine
-
     def _required_engine(self) -> Engine:
         if self.engine_ is None:
             raise UsageError("this classifier was trained on features and has no engine; give features to `scores`")
@@ -371,7 +327,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _images(self, X: Any, what: str) -> Images:
         made = self._required_engine().manifest
-        return _images(X, made.input_shape[:2], made.resize, what if self.verbose else None)
+        return as_images(X, made.input_shape[:2], made.resize, what if self.verbose else None)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return ridge scores; the class with the highest is predicted.
@@ -440,55 +396,3 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         from .model import save
 
         save(self, Path(folder))
-
-
-def _labelled(X: Any, y: Any) -> tuple[Any, Any]:
-    if isinstance(X, str | Path) and y is None:
-        labelled = class_folders(X)
-        return labelled.paths, np.asarray(labelled.labels)
-    if y is None:
-        raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
-    return X, np.asarray(y)
-
-
-def _is_indicator(y: np.ndarray) -> bool:
-    return y.ndim == 2 and y.shape[1] > 1
-
-
-def _require_one_each(X: Any, labels: np.ndarray) -> None:
-    if len(X) != len(labels):
-        raise DataError(f"{len(X)} images and {len(labels)} labels; give one label an image")
-
-
-def _checked_weights(weights: Any, n: int) -> np.ndarray:
-    if weights is None:
-        return np.ones(n)
-    weights = np.asarray(weights, dtype="float64")
-    if weights.shape != (n,) or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise UsageError(f"sample_weight of shape {weights.shape} must be {n} finite numbers, none negative")
-    if n and not weights.any():
-        raise UsageError("sample_weight is zero everywhere; give at least two images a positive weight")
-    return weights
-
-
-def _seed(random_state: Any) -> int:
-    if isinstance(random_state, int | np.integer):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31))
-
-
-def _is_features(X: Any) -> bool:
-    """Tell features, and whatever scikit-learn is to refuse, from images and their paths."""
-    if isinstance(X, str | Path):
-        return False
-    if isinstance(X, Sequence):
-        return not (len(X) and isinstance(X[0], str | Path))
-    return not (getattr(X, "ndim", 0) == 4 or getattr(getattr(X, "dtype", None), "kind", "") == "U")
-
-
-def _images(X: Any, size: tuple[int, int], resize: Any, description: str | None) -> Images:
-    if isinstance(X, np.ndarray) and X.ndim == 4:
-        return ImageArray(X, description)
-    if _is_features(X):
-        raise UsageError("the classifier was trained on images; give files or uint8 of shape (n, height, width, 3)")
-    return ImageFiles(list(X), size, resize, description=description)

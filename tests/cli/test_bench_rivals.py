@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from aurevoir.benchmarks import rivals
+from aurevoir.transfer.strategies import STRATEGIES
 
 SMALL = ["--size", "64", "--zoo-size", "64", "--rounds", "1", "--calibration-images", "8"]
 NO_OTHERS = ["--projections", "auto", "--probes", "--strategies"]
@@ -72,8 +73,6 @@ def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
 
 
 def test_every_strategy_takes_part_unless_some_are_named(tiny_onnx, class_folder, bench):
-    from aurevoir.transfer.finetune import STRATEGIES
-
     given = ["--backbone", tiny_onnx, "--splits", "1", "--projections", "none", "--probes", "--rounds", "1"]
     _, result, _ = bench("rivals", class_folder, *given)
     rows = {row["rival"]: row for row in result["rows"]}

@@ -15,8 +15,10 @@ from torch import nn
 from aurevoir.errors import AurevoirError, DataError, UsageError
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
 from aurevoir.images.folder import class_folders
-from aurevoir.transfer.finetune import STRATEGIES, Strategy, _split, finetune
+from aurevoir.transfer.finetune import finetune
 from aurevoir.transfer.network import Network, truncated_with_head, with_new_head
+from aurevoir.transfer.strategies import STRATEGIES, Strategy
+from aurevoir.transfer.training_images import split
 
 QUICK = Strategy(learning_rate=0.05, max_epochs=4, patience=4)
 
@@ -306,7 +308,7 @@ def test_a_last_batch_of_one_image_is_left_out():
 def test_validation_images_are_of_each_class_alike():
     labels = np.repeat([0, 1, 2], [80, 12, 8])
     images = np.zeros((100, 4, 4, 3), "uint8")
-    train, valid = _split(images, labels, np.arange(3), 0.25, 0)
+    train, valid = split(images, labels, np.arange(3), 0.25, 0)
     assert np.bincount(labels[valid.places]).tolist() == [20, 3, 2]
     assert sorted([*train.places, *valid.places]) == list(range(100))
 
