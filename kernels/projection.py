@@ -26,7 +26,7 @@ _SAMPLE_ROWS = 64
 _LEAST_LENGTH = 16
 
 
-def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
+def exact_kernel(overlap: Array, norms: Array, other_norms: Array, out: Array | None = None) -> Array:
     """Return |x|^2 |x'|^2 + <x, x'>^2 of bits, exactly.
 
     Parameters
@@ -35,14 +35,17 @@ def exact_kernel(overlap: Array, norms: Array, other_norms: Array) -> Array:
         Inner products of the bits.
     norms, other_norms : int64 arrays of shape (n,) and (n',)
         Numbers of ones, see `bits.popcount`.
+    out : int64 array of shape (n, n'), optional
+        Where the kernel is written; it may be `overlap` itself.
 
     Returns
     -------
     kernel : int64 array of shape (n, n')
     """
-    kernel = overlap**2
+    xp = namespace(overlap)
+    kernel = xp.empty(overlap.shape, dtype="int64") if out is None else out
     for which in blocks(len(norms), 256):
-        kernel[which] += norms[which, None] * other_norms
+        kernel[which] = xp.square(overlap[which]) + norms[which, None] * other_norms
     return kernel
 
 

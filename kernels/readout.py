@@ -65,7 +65,8 @@ class ExactReadout:
         norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
         for which in blocks(len(bits), 1024):
             block = bits[which]
-            kernel = exact_kernel(overlap(block, self.rows, budget), popcount(block), norms)
+            counts = overlap(block, self.rows, budget)
+            kernel = exact_kernel(counts, popcount(block), norms, out=counts)
             result.append(product(kernel.astype("float64"), self.coefficients) + self.intercept)
         return xp.concatenate(result)
 
@@ -221,8 +222,7 @@ def _fit_kernels(
     if "exact" in kinds:
         with timer("project"):
             norms = popcount(bits)
-            kernel = exact_kernel(counts, norms, norms)
-            del counts
+            kernel = exact_kernel(counts, norms, norms, out=counts)
         with timer("solve"):
             paths["exact"] = ridge.dual(kernel)
     kind, path = max(paths.items(), key=lambda pair: pair[1].loo_accuracy)

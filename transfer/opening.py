@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.assemble import assemble, with_fidelity
 from ..engine.backbone import open_backbone
-from ..engine.build import calibration_sample, export_backbone, given_table, is_table
+from ..engine.build import Normalization, calibration_sample, export_backbone, given_table, is_table
 from ..engine.calibrate import calibrate, keep_in_float32
 from ..engine.engine import Engine
 from ..engine.load import load_engine
@@ -45,11 +45,7 @@ def open_engine(asked: "OpticalClassifier", X: Any, resize: Resize, seed: int, w
         source, count = X if own else asked.calibration, asked.calibration_images
         with watch("decode"):
             pixels, held_out = calibration_sample(source, backbone.size, count, resize, seed, asked.verbose)
-    normalization = asked.normalization
-    if isinstance(normalization, str) and normalization == "data":
-        with watch("decode"):
-            images = as_images(X, backbone.size, resize, "normalisation" if asked.verbose else None)
-            normalization = channel_statistics(images.batches())
+    normalization = _normalisation(asked, X, backbone.size, resize, watch)
     with watch("build"):
         exported = export_backbone(backbone, asked.cut, pixels, normalization, resize)
     table = given_table(asked.calibration, exported)
@@ -63,3 +59,13 @@ def open_engine(asked: "OpticalClassifier", X: Any, resize: Resize, seed: int, w
         if held_out is not None and asked.precision != "fp32":
             engine = with_fidelity(engine, exported, held_out)
     return engine
+
+
+def _normalisation(
+    asked: "OpticalClassifier", X: Any, size: tuple[int, int], resize: Resize, watch: Stopwatch
+) -> Normalization:
+    if not isinstance(asked.normalization, str) or asked.normalization != "data":
+        return asked.normalization
+    with watch("decode"):
+        images = as_images(X, size, resize, "normalisation" if asked.verbose else None)
+        return channel_statistics(images.batches())

@@ -1,7 +1,7 @@
 """A stand-in for CuPy, on NumPy: what CuPy refuses, it refuses too.
 
-Its arrays do not mix with NumPy's and do not turn into them unasked; its packbits knows no axis; its linear
-algebra reports a failure only under ``cupyx.errstate(linalg="raise")``. All of this is so in CuPy 14.
+Its arrays do not mix with NumPy's and do not turn into them unasked, and its linear algebra reports a failure
+only under ``cupyx.errstate(linalg="raise")``, as in CuPy 14. Of CuPy's functions it has those that the kernels use.
 """
 
 import contextlib
@@ -14,36 +14,11 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-# What the kernels use, and CuPy 14.2 has. Before a name is added here, look it up there.
-FUNCTIONS = {
-    *(
-        "abs",
-        "arange",
-        "ascontiguousarray",
-        "bitwise_xor",
-        "broadcast_to",
-        "concatenate",
-        "diagonal",
-        "einsum",
-        "empty",
-        "eye",
-    ),
-    *(
-        "isfinite",
-        "left_shift",
-        "matmul",
-        "maximum",
-        "minimum",
-        "ones",
-        "quantile",
-        "rint",
-        "sqrt",
-        "square",
-        "stack",
-        "trace",
-    ),
-    *("where", "zeros"),
-}
+# All are in CuPy 14.2. Before a name is added here, look it up there.
+FUNCTIONS = set(
+    "abs arange ascontiguousarray bitwise_xor broadcast_to concatenate diagonal einsum empty eye isfinite left_shift "
+    "matmul maximum minimum ones quantile rint sqrt square stack trace where zeros".split()
+)
 TYPES = {"float32", "float64", "nan", "uint8", "uint64"}
 _raising = [False]
 
