@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.device != "cpu" and not args.full:
         raise UsageError(f"--device {args.device} is of the post's full size; give --full, or leave it out")
     with threads(args.threads) as count:
-        full = partial(ridge_full.measure_full, tuple(args.full_size), args.memory, args.threads, args.device)
-        rows = full() if args.full else _parts(args)
+        rows = _full(args) if args.full else _parts(args)
     return {
         "benchmark": "ridge",
         "threads": count,
@@ -89,6 +88,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "speedup": _speedup(rows),
         "machine": describe_machine(),
     }
+
+
+def _full(args: argparse.Namespace) -> list[dict[str, Any]]:
+    return ridge_full.measure_full(tuple(args.full_size), args.memory, args.threads, args.device)
 
 
 def _parts(args: argparse.Namespace) -> list[dict[str, Any]]:

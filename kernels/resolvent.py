@@ -2,9 +2,9 @@
 
 Measured on two cores (AVX-512, OpenBLAS), seconds: at n = 3000 Cholesky with its inverse 0.13 in float32
 and 0.23 in float64, an alpha each; an eigendecomposition 1.1 and 2.2, once. So seven alphas or more are
-solved by the spectrum. In float32 it keeps fewer digits of small alphas than a factor does, and where the
-matrix has left the caches it grows faster: at n = 6000 it is 10.6 against 0.88, and on a GPU it is slow. So
-from n = 4096, on a GPU and for few alphas Cholesky.
+solved by the spectrum. In float32 that keeps fewer digits of small alphas than a factor does, and what it fails
+is factored besides; at n = 6000, where it has left the caches, it is 10.6 against 0.88. So from n = 4096, for
+few alphas, and on a GPU, where eigendecompositions are slow, Cholesky.
 """
 
 from typing import Any, Protocol

@@ -33,7 +33,8 @@ _HALVED_ROWS = 2048
 _CLIMBED = 3
 # So few rows are solved in no time by what rounds least.
 _FEW_ROWS = 64
-# Below the first, nothing is won by float32; beyond the second, eigenvectors cost more than so many factors.
+# Below the first, nothing is won by float32; beyond the second, eigenvectors and the factors of small alphas, which
+# they fail, cost more than factors alone.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 4096
 _LEAST_FREEDOM = 1e-12
 # Rows of a Gram that are centred at a time, within the caches.
@@ -241,12 +242,15 @@ class _Dual:
         n, on_host = len(self.matrix), namespace(self.matrix) is np
         if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
             yield list(pending), Spectrum(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
-        # Small alphas that eigenvectors in float32 leave too few digits of keep them in a factor.
-        for place in list(pending) if n >= _SINGLE_ROWS else ():
+        # A factor keeps digits of small alphas that eigenvectors in float32 lose. The smaller the alpha the fewer it
+        # keeps: after one that it fails, the rest is float64's.
+        for place in sorted(pending, key=lambda each: alphas[each], reverse=True) if n >= _SINGLE_ROWS else ():
             try:
                 yield [place], Cholesky(self.matrix, float(alphas[place]), "float32")
             except np.linalg.LinAlgError:
-                continue
+                return
+            if place in pending:
+                return
 
 
 def primal_path(

@@ -21,8 +21,8 @@ def labelled(X: Any, y: Any) -> tuple[Any, Any]:
         If there are no labels.
     """
     if isinstance(X, str | Path) and y is None:
-        labelled = class_folders(X)
-        return labelled.paths, np.asarray(labelled.labels)
+        found = class_folders(X)
+        return found.paths, np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
     return X, np.asarray(y)

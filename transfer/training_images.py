@@ -1,4 +1,4 @@
-"""LabelledImages images to train on: their classes, the split, and their batches."""
+"""Labelled images to train on: their classes, the split, and their batches."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles
+from .given import require_one_each
 
 ImageSource = np.ndarray | ImageArray | ImageFiles
 
@@ -39,8 +40,8 @@ class LabelledImages:
             found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} of shape {np.shape(pixels)}"
             if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[3:] != (3,):
                 raise UsageError(f"images are {found}; give ImageFiles or uint8 of shape (n, height, width, 3)")
-        if targets is not None and len(targets) != len(pixels):
-            raise DataError(f"{len(pixels)} images and {len(targets)} labels; give one label an image")
+        if targets is not None:
+            require_one_each(pixels, targets)
         if not len(pixels):
             raise DataError("there are no images (0 given); give at least one")
         return cls(pixels, np.empty(0, "int64") if targets is None else targets, np.arange(len(pixels)))

@@ -240,9 +240,13 @@ def test_exact_kernel_is_its_formula_for_two_sets_of_rows():
     left, right = random_bits(3, 5, 77), random_bits(4, 7, 77)
     x, others = unpack(left, 77, "int64"), unpack(right, 77, "int64")
     expected = (x**2).sum(axis=1)[:, None] * (others**2).sum(axis=1) + (x @ others.T) ** 2
-    kernel = exact_kernel(overlap(left, right), popcount(left), popcount(right))
+    counts = overlap(left, right)
+    kernel = exact_kernel(counts, popcount(left), popcount(right))
     assert kernel.dtype == np.int64
     np.testing.assert_array_equal(kernel, expected)
+    np.testing.assert_array_equal(counts, x @ others.T)
+    assert exact_kernel(counts, popcount(left), popcount(right), out=counts) is counts
+    np.testing.assert_array_equal(counts, expected)
 
 
 def test_exact_kernel_counts_beyond_32_bits():

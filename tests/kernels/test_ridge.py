@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import DataError, UsageError
+from aurevoir.kernels.resolvent import Cholesky, Spectrum
 from aurevoir.kernels.ridge import default_alphas, dual_path, one_vs_rest, primal_path
 from aurevoir.kernels.statistics import Statistics
 
@@ -434,6 +435,46 @@ def test_where_float32_leaves_no_digit_float64_is_taken(monkeypatch, alphas):
     double = dual(X, targets, alphas)
     np.testing.assert_allclose(single.loo_errors, double.loo_errors, rtol=1e-6)
     np.testing.assert_allclose(single.coefficients, double.coefficients, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lost_by_factors", "expected"),
+    [
+        (0, [("float32", 2), ("float32", 1), ("float32", 0)]),
+        (1, [("float32", 2), ("float32", 1), ("float32", 0), ("float64", 0)]),
+        (2, [("float32", 2), ("float32", 1), ("float64", 0), ("float64", 1)]),
+    ],
+)
+def test_alphas_that_eigenvectors_fail_are_factored_in_float32_until_that_fails_too(
+    monkeypatch, lost_by_factors, expected
+):
+    X, _, targets = large_problem(n=600, k=2400)
+    alphas = np.logspace(1, 4, 8)
+    double = dual(X, targets, alphas)
+    made = []
+
+    class Coarse(Spectrum):
+        """Loses digits of the three smallest alphas."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._inverses[:, :3] *= np.float32(1.01)
+
+    class Noted(Cholesky):
+        """Loses those of the `lost_by_factors` smallest, in float32."""
+
+        def __init__(self, matrix, alpha, dtype="float64"):
+            super().__init__(matrix, alpha, dtype)
+            made.append((dtype, int(np.flatnonzero(alphas == alpha)[0])))
+            if dtype == "float32" and made[-1][1] < lost_by_factors:
+                self._inverse *= np.float32(1.01)
+
+    monkeypatch.setattr("aurevoir.kernels.ridge.Spectrum", Coarse)
+    monkeypatch.setattr("aurevoir.kernels.ridge.Cholesky", Noted)
+    found = dual(X, targets, alphas)
+    assert made == expected
+    np.testing.assert_allclose(found.loo_errors, double.loo_errors, rtol=1e-4)
+    assert found.best == double.best
 
 
 def test_halving_scores_few_alphas_on_all_rows_and_hardly_loses_accuracy():
