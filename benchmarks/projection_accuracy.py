@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UsageError
-from ..kernels.arrays import memory_budget, require
+from ..kernels.arrays import Budget, memory_budget, require
 from ..kernels.bits import unpack
 from ..kernels.projection import Camera, Dense, NoisyCamera, Projection, expose_sample
 from ..kernels.readout import PROJECTORS, Projector, fit_readout
@@ -54,7 +54,7 @@ class GaussianProjection(Projection):
         """Return the working memory of one row; see `Projection`."""
         return 5 * self.m + 12 * self.k
 
-    def intensities(self, bits: np.ndarray) -> np.ndarray:
+    def intensities(self, bits: np.ndarray, budget: Budget = None) -> np.ndarray:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         x = unpack(bits, self.m, "float32")
         found: np.ndarray = np.square(x @ self.matrix[0]) + np.square(x @ self.matrix[1])

@@ -13,10 +13,17 @@ from ..errors import BudgetError, MissingPackageError, UsageError
 Array = Any
 """A NumPy array, or a CuPy array on a GPU."""
 
+Budget = int | str | None
+"""Memory for a piece of work; see `memory_budget`."""
+
 RowBlocks = Callable[[], Iterator[tuple[slice, Array]]]
 """A pass over rows: each call starts anew and yields (which rows, their values as float32)."""
 
 DEFAULT_BUDGET = 4 * 2**30
+FREE_SHARE = 0.8
+"""Share of a GPU's free memory that work on it may take by default; PyTorch's own pool lives in the rest."""
+GPU_ROWS = 2048
+"""Rows of a block that keep a GPU busy; the CPU's blocks are of few rows, which stay in its caches."""
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -87,12 +94,25 @@ def product(left: Array, right: Array) -> Array:
     return gemm(1.0, first, second, trans_a=turn_first, trans_b=turn_second).T
 
 
+def rows_at_a_time(array: Array, on_host: int) -> int:
+    """Return the rows of a block for work in place: `on_host` of them on the CPU, `GPU_ROWS` on a GPU."""
+    return on_host if namespace(array) is np else GPU_ROWS
+
+
+def wait_for(device: str) -> None:
+    """Wait until what the current stream of a device was given is done; see `on_device`."""
+    if device != "cpu":
+        import cupy  # type: ignore[import-not-found, unused-ignore]
+
+        cupy.cuda.get_current_stream().synchronize()
+
+
 def has_triton() -> bool:
     """Return whether CuPy's arrays can go through kernels in Triton, which is not made for every system."""
     return find_spec("triton") is not None and find_spec("torch") is not None
 
 
-def memory_budget(budget: int | str | None = None) -> int:
+def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     """Return a memory budget in bytes.
 
     Parameters
@@ -100,18 +120,30 @@ def memory_budget(budget: int | str | None = None) -> int:
     budget : int, str or None
         Bytes, or text such as ``"4GiB"``. None takes the environment variable
         ``AUREVOIR_MEMORY``, else 4 GiB: a constant, so that block sizes do not change between runs.
+    array : array, optional
+        What the work is on. For a CuPy array the last resort is `FREE_SHARE` of the memory that its GPU
+        has free, in place of the 4 GiB.
 
     Raises
     ------
     UsageError
         If the budget is not a positive size.
     """
-    value = os.environ.get("AUREVOIR_MEMORY", DEFAULT_BUDGET) if budget is None else budget
+    value = os.environ.get("AUREVOIR_MEMORY") if budget is None else budget
+    if value is None:
+        return DEFAULT_BUDGET if array is None or namespace(array) is np else _free_on_gpu()
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
     if not 1 <= size < 2**63:
         raise UsageError(f"memory budget {value!r} is not a size; give bytes, or for example '4GiB'")
     return int(size)
+
+
+def _free_on_gpu() -> int:
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    return int(FREE_SHARE * (free + cupy.get_default_memory_pool().free_bytes()))
 
 
 def block_length(bytes_each: int, budget: int, most: int) -> int:

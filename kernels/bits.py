@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from .arrays import Array, block_length, blocks, has_triton, memory_budget, namespace
+from .arrays import Array, Budget, block_length, blocks, has_triton, memory_budget, namespace
 
 
 def packed_length(m: int) -> int:
@@ -51,7 +51,8 @@ def _pack(ones: Array) -> Array:
 
 def _unpack(bits: Array) -> Array:
     xp = namespace(bits)
-    places = xp.arange(7, -1, -1, dtype="uint8")
+    # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
+    places = xp.arange(7, -1, -1).astype("uint8")
     return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
 
 
@@ -75,7 +76,7 @@ def agreement(bits: Array, others: Array, m: int) -> float:
     return 1 - int(_ones(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)
 
 
-def overlap(bits: Array, others: Array | None = None, budget: int | str | None = None) -> Array:
+def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> Array:
     """Count the ones that each two rows share: the exact inner products <x, x'>.
 
     Parameters
@@ -110,9 +111,9 @@ def overlap(bits: Array, others: Array | None = None, budget: int | str | None =
     return _overlap_by_products(xp, bits, others, budget)
 
 
-def _overlap_by_products(xp: Any, bits: Array, others: Array | None, budget: int | str | None) -> Array:
+def _overlap_by_products(xp: Any, bits: Array, others: Array | None, budget: Budget) -> Array:
     rows = len(bits) + (0 if others is None else len(others))
-    length = block_length(40 * rows, memory_budget(budget) // 8, min(bits.shape[1], 2**20))
+    length = block_length(40 * rows, memory_budget(budget, bits) // 8, min(bits.shape[1], 2**20))
     counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")
     for columns in blocks(bits.shape[1], length):
         left = _unpack(bits[:, columns]).astype("float32")

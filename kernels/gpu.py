@@ -18,7 +18,7 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-untyped, imp
 )
 
 from ..errors import UsageError
-from .arrays import Array, block_length, blocks, memory_budget, namespace
+from .arrays import Array, Budget, block_length, blocks, memory_budget, namespace
 from .projection import _gaussian_levels
 
 # Products of signed bytes reach 2^14, so that int32 holds 131,071 of them: here whole tiles.
@@ -151,7 +151,7 @@ def _draw(matrix, levels, seed, first, width, SIGNS: tl.constexpr, COUNTERS: tl.
     tl.store(matrix + line.to(tl.int64) * width + column, values.to(tl.int8), mask=column < width)
 
 
-def shared_ones(bits: Array, others: Array | None = None, budget: int | str | None = None) -> Array:
+def shared_ones(bits: Array, others: Array | None = None, budget: Budget = None) -> Array:
     """Count the ones that each two rows of packed bits share.
 
     Parameters
@@ -170,7 +170,7 @@ def shared_ones(bits: Array, others: Array | None = None, budget: int | str | No
     return _inner_products(_ones, 8, bits, others, budget)
 
 
-def gram(speckle: Array, others: Array | None = None, budget: int | str | None = None) -> Array:
+def gram(speckle: Array, others: Array | None = None, budget: Budget = None) -> Array:
     """Return the exact inner products of the rows of ``speckle - 128``.
 
     Parameters
@@ -189,7 +189,7 @@ def gram(speckle: Array, others: Array | None = None, budget: int | str | None =
 
 
 def dense_speckle(
-    bits: Array, m: int, k: int, seed: int, gain: float, entries: str = "gaussian", budget: int | str | None = None
+    bits: Array, m: int, k: int, seed: int, gain: float, entries: str = "gaussian", budget: Budget = None
 ) -> Array:
     """Project packed bits by a random complex matrix R and expose a camera: the speckle of |Rx|^2.
 
@@ -236,14 +236,14 @@ def dense_speckle(
 
 
 def dense_intensities(
-    bits: Array, m: int, k: int, seed: int, entries: str = "gaussian", budget: int | str | None = None
+    bits: Array, m: int, k: int, seed: int, entries: str = "gaussian", budget: Budget = None
 ) -> Array:
     """Return what the camera of `dense_speckle` sees: float32 intensities of shape (n, k)."""
     return _dense(bits, m, k, seed, None, entries, budget)
 
 
 def _inner_products(
-    widen: Callable[[Array], Array], each: int, left: Array, right: Array | None, budget: int | str | None
+    widen: Callable[[Array], Array], each: int, left: Array, right: Array | None, budget: Budget
 ) -> Array:
     """Multiply the rows of two arrays, whose every column `widen` makes `each` columns of int8."""
     xp = namespace(left)
@@ -252,8 +252,8 @@ def _inner_products(
     if not sums.size:
         return sums
     stored = n + (0 if right is None else others_n)
-    length = _whole_lines(block_length(each * stored, memory_budget(budget) // 4, _MOST_TERMS // each))
-    with _stream_of(left):
+    length = _whole_lines(block_length(each * stored, memory_budget(budget, left) // 4, _MOST_TERMS // each))
+    with stream_of(left):
         for columns in blocks(left.shape[1], length):
             rows = widen(left[:, columns])
             others = rows if right is None else widen(right[:, columns])
@@ -262,7 +262,7 @@ def _inner_products(
     return sums
 
 
-def _dense(bits: Array, m: int, k: int, seed: int, gain: float | None, entries: str, budget: int | str | None) -> Array:
+def _dense(bits: Array, m: int, k: int, seed: int, gain: float | None, entries: str, budget: Budget) -> Array:
     if entries not in ("gaussian", "signs"):
         raise UsageError(f"entries {entries!r} of a projection are not known; choose gaussian or signs")
     if not 0 <= seed < 2**64:
@@ -271,8 +271,8 @@ def _dense(bits: Array, m: int, k: int, seed: int, gain: float | None, entries: 
     outputs = xp.zeros((n, k), dtype="float32" if gain is None else "uint8")
     if 0 in (n, k, m):
         return outputs
-    width, size = _padded(8 * bits.shape[1]), memory_budget(budget) // 4
-    with _stream_of(bits):
+    width, size = _padded(8 * bits.shape[1]), memory_budget(budget, bits) // 4
+    with stream_of(bits):
         for components in blocks(k, _whole_lines(block_length(2 * width, size, k))):
             matrix = _rows_of_r(xp, components, width, seed, entries)
             for which in blocks(n, _whole_lines(block_length(width, size, n))):
@@ -294,8 +294,8 @@ def _ones(bits: Array) -> Array:
     xp, (n, length) = namespace(bits), bits.shape
     ones = xp.empty((n, _padded(8 * length)), dtype="int8")
     grid = (n, triton.cdiv(ones.shape[1], _STRETCH))
-    packed = _tensor(bits if bits.strides[1] == 1 else xp.ascontiguousarray(bits))
-    _widen_bits[grid](packed, _tensor(ones), length, packed.stride(0), ones.shape[1], BYTES=_STRETCH // 8, **_UNFUSED)
+    packed = as_tensor(bits if bits.strides[1] == 1 else xp.ascontiguousarray(bits))
+    _widen_bits[grid](packed, as_tensor(ones), length, packed.stride(0), ones.shape[1], BYTES=_STRETCH // 8, **_UNFUSED)
     return ones
 
 
@@ -311,17 +311,17 @@ def _signed(speckle: Array) -> Array:
 def _rows_of_r(xp: Any, which: slice, width: int, seed: int, entries: str) -> Array:
     """Draw rows of R as int8 of shape (2 rows, width): of each its real part, then its imaginary part."""
     matrix = xp.empty((2 * (which.stop - which.start), width), dtype="int8")
-    levels, signs = _tensor(xp.asarray(_gaussian_levels())), int(entries == "signs")
+    levels, signs = as_tensor(xp.asarray(_gaussian_levels())), int(entries == "signs")
     counters = _STRETCH // (128 if signs else 16)
     grid = (len(matrix), triton.cdiv(width, _STRETCH))
-    _draw[grid](_tensor(matrix), levels, int(seed), which.start, width, SIGNS=signs, COUNTERS=counters, **_UNFUSED)
+    _draw[grid](as_tensor(matrix), levels, int(seed), which.start, width, SIGNS=signs, COUNTERS=counters, **_UNFUSED)
     return matrix
 
 
 def _launch(kernel: Any, rows: Array, others: Array, result: Array, *numbers: float, **constants: bool) -> None:
     """Launch a product of int8 rows of one width."""
     tile = chosen_tile()
-    operands = [_tensor(rows), _tensor(others)]
+    operands = [as_tensor(rows), as_tensor(others)]
     if tile.tma:
         operands = [
             TensorDescriptor.from_tensor(operand, [length, tile.depth])
@@ -332,7 +332,7 @@ def _launch(kernel: Any, rows: Array, others: Array, result: Array, *numbers: fl
         *operands,
         len(rows),
         *others.shape,
-        _tensor(result),
+        as_tensor(result),
         *numbers,
         **constants,
         **tile.constants(),
@@ -340,7 +340,7 @@ def _launch(kernel: Any, rows: Array, others: Array, result: Array, *numbers: fl
     )
 
 
-def _tensor(array: Array) -> Any:
+def as_tensor(array: Array) -> Any:
     """Return the array as Triton knows it, without a copy."""
     from torch.utils.dlpack import from_dlpack
 
@@ -348,7 +348,7 @@ def _tensor(array: Array) -> Any:
 
 
 @contextmanager
-def _stream_of(array: Array) -> Iterator[None]:
+def stream_of(array: Array) -> Iterator[None]:
     """Make CuPy's device and stream those that Triton, which asks PyTorch, launches on."""
     if namespace(array) is np:
         yield

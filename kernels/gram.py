@@ -6,14 +6,14 @@ centred afterwards is unchanged by it, and products of signed bytes are four tim
 
 import numpy as np
 
-from .arrays import Array, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace, product
+from .arrays import GPU_ROWS, Array, Budget, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace, product
 from .bits import unpack
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
 _EXACT_COLUMNS = 1024
-# A budget for passes that multiply rows by few columns: their blocks stay in the caches, and in memory
-# that is used again. Fresh memory costs them more than their arithmetic, up to ten times as much.
-FEW_COLUMNS = 2**27
+# A budget of the CPU's for passes that multiply rows by few columns: their blocks stay in the caches, and in
+# memory that is used again. Fresh memory costs them more than their arithmetic, up to ten times as much.
+_FEW_COLUMNS = 2**27
 
 
 def signed(speckle: Array) -> Array:
@@ -21,12 +21,14 @@ def signed(speckle: Array) -> Array:
     return (speckle ^ 0x80).view("int8").astype("float32")
 
 
-def gram(speckle: Array) -> Array:
+def gram(speckle: Array, budget: Budget = None) -> Array:
     """Return the exact inner products of the rows of ``speckle - 128``.
 
     Parameters
     ----------
     speckle : uint8 array of shape (n, k)
+    budget : int, str or None
+        Memory for what a GPU widens to int8 at a time; see `memory_budget`.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def gram(speckle: Array) -> Array:
     elif has_triton():
         from .gpu import gram as gram_on_gpu
 
-        return gram_on_gpu(speckle)
+        return gram_on_gpu(speckle, budget=budget)
     sums = xp.zeros((len(speckle), len(speckle)), dtype="int64")
     for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
         block = signed(speckle[:, columns])
@@ -54,22 +56,28 @@ def gram(speckle: Array) -> Array:
     return sums
 
 
-def bit_rows(bits: Array, m: int, budget: int | str | None = None) -> RowBlocks:
+def bit_rows(bits: Array, m: int, budget: Budget = None) -> RowBlocks:
     """Return a pass over packed bits that unpacks a few rows at a time."""
-    few = min(memory_budget(budget), FEW_COLUMNS)
-    return lambda: ((which, unpack(bits[which], m, "float32")) for which in _row_slices(bits, m, few))
+    slices = _row_slices(bits, m, few_columns(bits, budget))
+    return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
 
 
-def speckle_rows(speckle: Array, budget: int | str | None = None) -> RowBlocks:
+def speckle_rows(speckle: Array, budget: Budget = None) -> RowBlocks:
     """Return a pass over speckle - 128, a block of rows at a time."""
     width = speckle.shape[1]
     return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
 
 
-def _row_slices(data: Array, width: int, budget: int | str | None) -> list[slice]:
+def few_columns(data: Array, budget: Budget = None) -> int:
+    """Return the budget of a pass that multiplies blocks of `data` by few columns."""
+    size = memory_budget(budget, data)
+    return min(size, _FEW_COLUMNS) if namespace(data) is np else size
+
+
+def _row_slices(data: Array, width: int, budget: Budget) -> list[slice]:
+    most = max(1, len(data)) if namespace(data) is np else GPU_ROWS
     # A block stands as float32 and, where it meets float64, once more as that.
-    length = block_length(12 * width, memory_budget(budget) // 8, max(1, len(data)))
-    return blocks(len(data), length)
+    return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, most))
 
 
 def combine_rows(rows: RowBlocks, width: int, coefficients: Array) -> Array:

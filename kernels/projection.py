@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, block_length, blocks, has_triton, memory_budget, namespace
+from .arrays import Array, Budget, block_length, blocks, has_triton, memory_budget, namespace, rows_at_a_time
 from .bits import overlap, packed_length, popcount, unpack
 from .philox import philox
 
@@ -44,7 +44,7 @@ def exact_kernel(overlap: Array, norms: Array, other_norms: Array, out: Array | 
     """
     xp = namespace(overlap)
     kernel = xp.empty(overlap.shape, dtype="int64") if out is None else out
-    for which in blocks(len(norms), 256):
+    for which in blocks(len(norms), rows_at_a_time(overlap, 256)):
         kernel[which] = xp.square(overlap[which]) + norms[which, None] * other_norms
     return kernel
 
@@ -61,13 +61,16 @@ class Projection(Protocol):
         """Return the working memory, in bytes, of one row."""
         ...
 
-    def intensities(self, bits: Array) -> Array:
-        """Return float32 intensities of shape (n, k) for packed bits of n rows."""
+    def intensities(self, bits: Array, budget: Budget = None) -> Array:
+        """Return float32 intensities of shape (n, k) for packed bits of n rows.
+
+        The memory budget is for the blocks of R that a GPU holds at a time; see `arrays.memory_budget`.
+        """
         ...
 
-    def speckle(self, bits: Array, camera: "Camera") -> Array:
+    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
         """Return what the camera sees of them: uint8 of shape (n, k)."""
-        return camera.expose(self.intensities(bits))
+        return camera.expose(self.intensities(bits, budget))
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Hadamard(Projection):
         """Return the working memory of one row; see `Projection`."""
         return 4 * (5 * self.length + 2 * self.k)
 
-    def intensities(self, bits: Array) -> Array:
+    def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
         if xp is np and self.length >= _LEAST_LENGTH:
@@ -124,10 +127,10 @@ class Hadamard(Projection):
         outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
         return xp.concatenate(outputs, axis=1)[:, : self.k]
 
-    def speckle(self, bits: Array, camera: "Camera") -> Array:
+    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
         """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
         if namespace(bits) is not np or type(camera) is not Camera or self.length < _LEAST_LENGTH:
-            return super().speckle(bits, camera)
+            return super().speckle(bits, camera, budget)
         from .cpu.hadamard import hadamard
 
         return hadamard(bits, self._packed_signs, self.k, camera.gain)
@@ -189,7 +192,7 @@ class Dense(Projection):
         drawn = philox((blocks_, *_rows_and_parts(which, xp), 0), self.seed, xp)
         return xp.asarray(_gaussian_levels())[drawn.reshape(len(drawn), 2, -1)[:, :, : self.m]]
 
-    def intensities(self, bits: Array) -> Array:
+    def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`.
 
         Notes
@@ -204,25 +207,26 @@ class Dense(Projection):
         if has_triton():
             from .gpu import dense_intensities
 
-            return dense_intensities(bits, self.m, self.k, self.seed)
+            return dense_intensities(bits, self.m, self.k, self.seed, budget=budget)
         x = unpack(bits, self.m, "float32")
         outputs = xp.empty((len(bits), self.k), dtype="float32")
-        for which in blocks(self.k, block_length(80 * self.m, 2**28, self.k)):
+        size = min(memory_budget(budget, bits) // 4, 2**28)
+        for which in blocks(self.k, block_length(80 * self.m, size, self.k)):
             part = self.rows(which, xp).astype("float32")
             outputs[:, which] = sum(xp.square(x @ part[:, axis].T) for axis in (0, 1))
         return outputs
 
-    def speckle(self, bits: Array, camera: "Camera") -> Array:
+    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
         """Return uint8 speckle of shape (n, k); see `Projection`. No intensity is written."""
         if type(camera) is not Camera or not (namespace(bits) is np or has_triton()):
-            return super().speckle(bits, camera)
+            return super().speckle(bits, camera, budget)
         if namespace(bits) is np:
             from .cpu.dense import dense
 
             return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
         from .gpu import dense_speckle
 
-        return dense_speckle(bits, self.m, self.k, self.seed, camera.gain)
+        return dense_speckle(bits, self.m, self.k, self.seed, camera.gain, budget=budget)
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,7 @@ class DenseSigns(Projection):
             drawn = philox((xp.arange(-(-self.m // 128)), *_rows_and_parts(which, xp), 1), self.seed, xp)
         return drawn.reshape(len(drawn), 2, -1)[:, :, : packed_length(self.m)]
 
-    def intensities(self, bits: Array) -> Array:
+    def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`.
 
         Notes
@@ -269,11 +273,11 @@ class DenseSigns(Projection):
         if xp is not np and has_triton():
             from .gpu import dense_intensities
 
-            return dense_intensities(bits, self.m, self.k, self.seed, "signs")
+            return dense_intensities(bits, self.m, self.k, self.seed, "signs", budget)
         outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]
         for which in blocks(self.k, 1024):
             part = self.rows(which, xp)
-            sums = (2 * overlap(bits, part.reshape(2 * len(part), -1)) - ones).astype("float32")
+            sums = (2 * overlap(bits, part.reshape(2 * len(part), -1), budget) - ones).astype("float32")
             outputs[:, which] = xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2])
         return outputs
 
@@ -333,13 +337,13 @@ class NoisyCamera(Camera):
         return np.clip(np.rint(read * (255 / self.full_well)), 0, 255).astype("uint8")
 
 
-def expose_sample(projection: Projection, bits: Array) -> Camera:
+def expose_sample(projection: Projection, bits: Array, budget: Budget = None) -> Camera:
     """Fit a camera's exposure to the first rows of the training bits."""
-    return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS]))
+    return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS], budget))
 
 
 def project(
-    projection: Projection, camera: Camera, bits: Array, budget: int | str | None = None
+    projection: Projection, camera: Camera, bits: Array, budget: Budget = None
 ) -> Iterator[tuple[slice, Array]]:
     """Project packed bits in blocks of rows that fit the memory budget.
 
@@ -349,6 +353,7 @@ def project(
         The rows of the block.
     speckle : uint8 array of shape (rows, k)
     """
-    length = block_length(projection.row_bytes(), memory_budget(budget) // 4, max(1, len(bits)))
+    size = memory_budget(budget, bits)
+    length = block_length(projection.row_bytes(), size // 4, max(1, len(bits)))
     for which in blocks(len(bits), length):
-        yield which, projection.speckle(bits[which], camera)
+        yield which, projection.speckle(bits[which], camera, size)

@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol
 
+import numpy as np
+
 from ..errors import UsageError
-from .arrays import Array, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, product, require
+from .arrays import Array, Budget, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, product, require
 from .bits import overlap, popcount
-from .gram import FEW_COLUMNS, bit_rows, combine_rows, gram, score_rows, speckle_rows
+from .gram import bit_rows, combine_rows, few_columns, gram, score_rows, speckle_rows
 from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
 from .statistics import Statistics
@@ -31,7 +33,7 @@ class Readout(Protocol):
         """The projection's name."""
         ...
 
-    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+    def scores(self, bits: Array, budget: Budget = None) -> Array:
         """Return float64 scores of shape (n, c) for packed bits of n rows."""
         ...
 
@@ -45,7 +47,7 @@ class BitsReadout:
     intercept: Array
     kind: ClassVar[str] = "none"
 
-    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+    def scores(self, bits: Array, budget: Budget = None) -> Array:
         """Return scores; see `Readout`."""
         return score_rows(bit_rows(bits, self.m, budget), len(bits), self.weights, self.intercept)
 
@@ -59,7 +61,7 @@ class ExactReadout:
     intercept: Array
     kind: ClassVar[str] = "exact"
 
-    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+    def scores(self, bits: Array, budget: Budget = None) -> Array:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
@@ -87,12 +89,12 @@ class SpeckleReadout:
         """The projection's name."""
         return self.projection.kind
 
-    def scores(self, bits: Array, budget: int | str | None = None) -> Array:
+    def scores(self, bits: Array, budget: Budget = None) -> Array:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         result = [xp.empty((0, len(self.intercept)))]
         for _, speckle in project(self.projection, self.camera, bits, budget):
-            rows = speckle_rows(speckle, min(memory_budget(budget), FEW_COLUMNS))
+            rows = speckle_rows(speckle, few_columns(speckle, budget))
             result.append(score_rows(rows, len(speckle), self.weights, self.intercept))
         return xp.concatenate(result)
 
@@ -120,7 +122,7 @@ def fit_readout(
     n_components: int | None = None,
     alphas: Array | None = None,
     seed: int = 0,
-    budget: int | str | None = None,
+    budget: Budget = None,
     weights: Array | None = None,
     search: str = "auto",
     camera: Camera | None = None,
@@ -173,16 +175,16 @@ def fit_readout(
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
     if seed < 0:
         raise UsageError(f"seed {seed} must not be negative")
-    n, size = len(bits), memory_budget(budget)
+    n, size = len(bits), memory_budget(budget, bits)
     if projection == "auto":
-        projection = "hadamard" if _system_bytes(n) > size else projection
+        projection = "hadamard" if _system_bytes(n, bits) > size else projection
     multilabel = labels.ndim == 2
     targets = 2.0 * labels - 1 if multilabel else one_vs_rest(labels, classes)
     ridge = _Ridge(targets, alphas, weights, search, multilabel)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
         return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
-    require(_system_bytes(n), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
+    require(_system_bytes(n, bits), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
     kinds = ("none", "exact") if projection == "auto" else (projection,)
     return _fit_kernels(bits, m, kinds, ridge, size, timer)
 
@@ -205,9 +207,13 @@ class _Ridge:
         return primal_path(statistics, rows, self.targets, self.alphas, self.weights, self.multilabel)
 
 
-def _system_bytes(order: int) -> int:
-    """Memory of a dual or primal solve: the Gram as int64, and as float64 centred and factored."""
-    return 3 * 8 * order**2
+def _system_bytes(order: int, bits: Array) -> int:
+    """Memory of a dual or primal solve: the Gram as int64, and as float64 centred and factored.
+
+    LAPACK factors in place. On a GPU the factor is a copy, and inverting it takes half a matrix more.
+    """
+    matrices = 3 if namespace(bits) is np else 5
+    return matrices * 8 * order**2
 
 
 def _fit_kernels(
@@ -238,20 +244,20 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    needed = _system_bytes(order) + n * k
+    needed = _system_bytes(order, bits) + n * k
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
-        camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits)
+        camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)
         speckle = namespace(bits).empty((n, k), dtype="uint8")
         for which, block in project(projection, camera, bits, budget):
             speckle[which] = block
         saturation = float((speckle == 255).sum()) / max(1, speckle.size)
     if n < k:
         with timer("gram"):
-            products = gram(speckle)
+            products = gram(speckle, budget)
         with timer("solve"):
             path = ridge.dual(products)
-            weights = combine_rows(speckle_rows(speckle, min(budget, FEW_COLUMNS)), k, path.coefficients)
+            weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
             path = ridge.primal(speckle, speckle_rows(speckle, budget), budget)

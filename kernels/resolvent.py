@@ -13,10 +13,9 @@ import numpy as np
 import scipy.linalg
 
 from .arrays import Array, namespace, product
+from .inverse_factor import inverse_factor
 
 MANY_ALPHAS = 7
-# Triangles up to this order are inverted by substitution, larger ones by matrix products of their halves.
-_LEAF = 1024
 # The diagonal of a Cholesky factor spreads like the root of the condition number; past 1e13 hardly a digit is left.
 _WIDEST_SPREAD = 3e6
 
@@ -60,7 +59,7 @@ class Cholesky:
         self.alphas = np.array([alpha])
         shifted = matrix.astype(dtype)
         shifted[xp.arange(len(matrix)), xp.arange(len(matrix))] += alpha
-        self._inverse = _inverse_factor(shifted) if xp is np else _cupy_inverse_factor(shifted)
+        self._inverse = inverse_factor(shifted)
         diagonal = xp.abs(xp.diagonal(self._inverse))
         if not float(diagonal.max()) < _WIDEST_SPREAD * float(diagonal.min()):
             raise np.linalg.LinAlgError("singular to working precision")
@@ -72,12 +71,18 @@ class Cholesky:
 
     def diagonals(self) -> Array:
         """Return the diagonal of the inverse; see `Resolvent`."""
-        return namespace(self._inverse).einsum("ij,ij->j", self._inverse, self._inverse)[:, None]
+        return _squared_columns(self._inverse)[:, None]
 
     def forms(self, rows: Array) -> Array:
         """Return the quadratic forms; see `Resolvent`."""
         xp = namespace(rows)
         return xp.square(product(rows, self._inverse.T)).sum(axis=1)[:, None]
+
+
+def _squared_columns(matrix: Array) -> Array:
+    """Return the squared length of each column, with no matrix of squares in between."""
+    xp = namespace(matrix)
+    return np.einsum("ij,ij->j", matrix, matrix) if xp is np else xp.square(xp.linalg.norm(matrix, axis=0))
 
 
 class Spectrum:
@@ -117,44 +122,6 @@ class Spectrum:
 
     def _forms_of_turned(self, turned: Array) -> Array:
         return product(np.square(turned), self._inverses)
-
-
-def _inverse_factor(shifted: Array) -> Array:
-    # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
-    factor = scipy.linalg.cholesky(shifted.T, lower=True, overwrite_a=True, check_finite=False)
-    (invert,) = scipy.linalg.get_lapack_funcs(("trtri",), (factor,))
-    inverse, failed = invert(factor, lower=1, overwrite_c=1)
-    if failed:
-        raise np.linalg.LinAlgError("singular")
-    return inverse
-
-
-def _cupy_inverse_factor(shifted: Array) -> Array:
-    import cupy  # type: ignore[import-not-found, unused-ignore]
-    import cupyx  # type: ignore[import-not-found, unused-ignore]
-
-    with cupyx.errstate(linalg="raise"):
-        factor = cupy.linalg.cholesky(shifted)
-    _invert_lower(factor)
-    return factor
-
-
-def _invert_lower(lower: Array) -> None:
-    """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
-
-    CuPy has no trtri, and substitution on all columns of the identity is half as many operations again,
-    and slower ones.
-    """
-    if len(lower) <= _LEAF:
-        from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
-
-        lower[:] = solve_triangular(lower, namespace(lower).eye(len(lower), dtype=lower.dtype), lower=True)
-        return
-    half = len(lower) // 2
-    first, last, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
-    _invert_lower(first)
-    _invert_lower(last)
-    below[:] = -(last @ (below @ first))
 
 
 # A first correction so small vouches for the digits that leave-one-out needs.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from ..errors import DataError
-from .arrays import Array, block_length, blocks, memory_budget, namespace, product
+from .arrays import Array, Budget, block_length, blocks, memory_budget, namespace, product, rows_at_a_time
 from .gram import gram, signed
 
 
@@ -36,7 +36,7 @@ class Statistics:
 
     @classmethod
     def of(
-        cls, speckle: Array, targets: Array, weights: Array | None = None, budget: int | str | None = None
+        cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None
     ) -> "Statistics":
         """Sum over rows.
 
@@ -50,9 +50,9 @@ class Statistics:
             Memory for a block of rows; see `memory_budget`.
         """
         n, k = speckle.shape
-        length = block_length(16 * k, memory_budget(budget) // 8, max(1, n))
+        length = block_length(16 * k, memory_budget(budget, speckle) // 8, max(1, n))
         parts = (
-            cls._of_block(speckle[which], targets[which], None if weights is None else weights[which])
+            cls._of_block(speckle[which], targets[which], None if weights is None else weights[which], budget)
             for which in blocks(n, length) or [slice(0, 0)]
         )
         total = next(parts)
@@ -61,7 +61,9 @@ class Statistics:
         return total
 
     @classmethod
-    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None) -> "Statistics":
+    def _of_block(
+        cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget
+    ) -> "Statistics":
         xp = namespace(speckle)
         rows = signed(speckle).astype("float64")
         if weights is not None:
@@ -77,7 +79,7 @@ class Statistics:
         return cls(
             len(speckle),
             rows.sum(axis=0).astype("int64"),
-            gram(xp.ascontiguousarray(speckle.T)),
+            gram(xp.ascontiguousarray(speckle.T), budget),
             product(rows.T, targets).astype("int64"),
             targets.sum(axis=0).astype("int64"),
         )
@@ -101,6 +103,6 @@ class Statistics:
         """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""
         means = self.sums / self.weight
         covariance = self.products.astype("float64")
-        for which in blocks(len(covariance), 256):
+        for which in blocks(len(covariance), rows_at_a_time(covariance, 256)):
             covariance[which] -= self.sums[which, None] * means
         return covariance, self.crosses - self.sums[:, None] * (self.target_sums / self.weight)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import AurevoirError, MissingPackageError, UsageError
-from ..kernels.arrays import Array, memory_budget, require
+from ..kernels.arrays import Array, Budget, memory_budget, require
 from ..kernels.bits import packed_length
 from ..kernels.projection import Camera, Projection
 
@@ -40,7 +40,7 @@ class _ByLightonml(Projection):
         """The object of lightonml."""
         raise NotImplementedError
 
-    def intensities(self, bits: Array) -> Array:
+    def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return what the OPU gives for packed bits, of shape (n, k); see `Projection`.
 
         Notes

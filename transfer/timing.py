@@ -5,16 +5,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..kernels.arrays import wait_for
+
 STAGES = ("decode", "calibrate", "build", "engine", "project", "gram", "solve")
 
 T = TypeVar("T")
 
 
 class Stopwatch:
-    """Sums wall-clock seconds by stage."""
+    """Sums wall-clock seconds by stage.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        Where stages put their work: at the end of each, ``cuda`` waits for what it began there.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._device = device
         self._start = time.perf_counter()
 
     @contextmanager
@@ -23,8 +32,9 @@ class Stopwatch:
         start = time.perf_counter()
         try:
             yield
+            wait_for(self._device)
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def waiting(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """Pass items on; what is counted is the wait for each."""

@@ -1,11 +1,12 @@
 """The array code as a GPU runs it, over a stand-in for CuPy that refuses what CuPy refuses."""
 
+import cupy_stand_in
 import numpy as np
 import pytest
 
-from aurevoir.errors import DataError
-from aurevoir.kernels import resolvent
-from aurevoir.kernels.arrays import namespace, on_device, on_host
+from aurevoir.errors import BudgetError, DataError
+from aurevoir.kernels import inverse_factor, ridge
+from aurevoir.kernels.arrays import DEFAULT_BUDGET, memory_budget, namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
 from aurevoir.kernels.resolvent import Cholesky, refine
@@ -59,9 +60,13 @@ def test_weights_and_several_labels_a_row_too(cupy, projection):
     assert same(*both(bits, several, weights=weights, projection=projection), bits)
 
 
-@pytest.mark.parametrize(("search", "n"), [("all", 600), ("halving", 2050)])
-def test_factors_in_float32_are_refined_on_a_gpu_as_well(cupy, search, n, monkeypatch):
-    monkeypatch.setattr(resolvent, "_LEAF", 100)
+@pytest.mark.parametrize(("search", "n"), [("all", 600), ("halving", 640)])
+@pytest.mark.parametrize(("ratio", "dtype"), [(64, "float32"), (2, "float64")])
+def test_factors_are_in_float32_and_refined_where_float64_is_slow(cupy, search, n, ratio, dtype, monkeypatch):
+    monkeypatch.setitem(cupy_stand_in.ATTRIBUTES, "SingleToDoublePrecisionPerfRatio", ratio)
+    monkeypatch.setattr(inverse_factor, "_INVERTED_WHOLE", 100)
+    monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 90)
+    monkeypatch.setattr(ridge, "_SINGLE_ROWS", 100)
     bits, labels = problem(n, m=400, classes=5)
     dtypes = []
     made = Cholesky.__init__
@@ -73,13 +78,14 @@ def test_factors_in_float32_are_refined_on_a_gpu_as_well(cupy, search, n, monkey
 
     monkeypatch.setattr(Cholesky, "__init__", noted)
     assert same(*both(bits, labels, m=400, classes=5, projection="exact", search=search), bits)
-    assert set(dtypes) == {"float32"}
+    assert set(dtypes) == {dtype}
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 65, 129])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_inverse_by_halves_is_the_inverse(cupy, n, dtype, monkeypatch):
-    monkeypatch.setattr(resolvent, "_LEAF", 8)
+    monkeypatch.setattr(inverse_factor, "_INVERTED_WHOLE", 8)
+    monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 5)
     rows = np.random.default_rng(0).normal(size=(n, n))
     matrix = rows @ rows.T + np.eye(n)
     found = Cholesky(cupy.asarray(matrix), 0.5, dtype)
@@ -110,3 +116,38 @@ def test_bits_are_packed_and_compared_there(cupy):
     np.testing.assert_array_equal(on_host(packed), pack_signs(features))
     assert agreement(packed, packed, 21) == 1
     assert agreement(packed, packed ^ 1, 21) < 1
+
+
+def test_the_budget_of_a_gpu_is_what_it_has_free(cupy, monkeypatch):
+    monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
+    array = cupy.asarray(np.zeros(1))
+    assert memory_budget(None, array) == int(0.8 * (cupy_stand_in.FREE + 2**30))
+    assert memory_budget(None, np.zeros(1)) == DEFAULT_BUDGET
+    assert memory_budget("1MiB", array) == 2**20
+    monkeypatch.setenv("AUREVOIR_MEMORY", "2MiB")
+    assert memory_budget(None, array) == 2**21
+
+
+def test_the_working_set_of_a_gpu_is_five_matrices(cupy):
+    bits, labels = problem(200)
+    needed = 5 * 8 * 200**2
+    fits = {"m": 83, "classes": 3, "projection": "exact", "budget": needed}
+    assert same(*both(bits, labels, **fits), bits)
+    with pytest.raises(BudgetError, match=r"needs 1\.5 MiB"):
+        fit_readout(*(on_device(it, "cuda") for it in (bits,)), 83, on_device(labels, "cuda"), 3, "exact", budget=needed - 1)
+
+
+@pytest.mark.parametrize("name", ["none", "dense", "dense-signs", "hadamard"])
+def test_the_budget_reaches_every_kernel(cupy, monkeypatch, name):
+    """With a budget given, none falls back to the default."""
+
+    def default():
+        raise AssertionError("the default budget was asked for")
+
+    monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
+    monkeypatch.setattr("aurevoir.kernels.arrays._free_on_gpu", default)
+    bits, labels = problem(90)
+    for k in (30, 200):
+        given = [on_device(it, "cuda") for it in (bits, labels)]
+        readout, _ = fit_readout(given[0], 83, given[1], 3, name, k, budget="64MiB")
+        readout.scores(given[0], "64MiB")

@@ -16,9 +16,12 @@ import scipy.linalg
 
 # All are in CuPy 14.2. Before a name is added here, look it up there.
 FUNCTIONS = """
-abs arange ascontiguousarray bitwise_xor broadcast_to concatenate diagonal einsum empty eye isfinite left_shift
+abs ascontiguousarray bitwise_xor broadcast_to concatenate diagonal einsum empty eye isfinite left_shift
 matmul maximum minimum ones quantile rint sqrt square stack trace where zeros
 """
+# Of a consumer GPU: float64 is 64 times as slow as float32. A test may set another.
+ATTRIBUTES = {"SingleToDoublePrecisionPerfRatio": 64}
+FREE = 8 * 2**30
 TYPES = {"float32", "float64", "nan", "uint8", "uint64"}
 _raising = [False]
 
@@ -133,6 +136,17 @@ def _broadcast_arrays(*arrays: Any) -> list[Any]:
     return [ndarray(np.broadcast_to(a.values, shape)) if isinstance(a, ndarray) else a for a in arrays]
 
 
+def _arange(*numbers: int, dtype: Any = None) -> ndarray:
+    # CuPy makes numbers of the dtype out of start and step, which NumPy 2.5 refuses of one that does not fit.
+    if dtype is not None and np.issubdtype(dtype, np.unsignedinteger) and min(numbers) < 0:
+        raise OverflowError(f"Python integer {min(numbers)} out of bounds for {dtype}")
+    return ndarray(np.arange(*numbers, dtype=dtype))
+
+
+def _norm(matrix: ndarray, axis: int) -> ndarray:
+    return ndarray(np.linalg.norm(matrix.values, axis=axis))
+
+
 def _cholesky(matrix: ndarray) -> ndarray:
     try:
         return ndarray(np.linalg.cholesky(matrix.values))
@@ -167,15 +181,20 @@ def modules() -> dict[str, Any]:
         ndarray=ndarray,
         asarray=_asarray,
         broadcast_arrays=_broadcast_arrays,
-        linalg=types.SimpleNamespace(cholesky=_cholesky),
+        arange=_arange,
+        linalg=types.SimpleNamespace(cholesky=_cholesky, norm=_norm),
         cuda=types.SimpleNamespace(
             get_current_stream=lambda: stream,
-            Device=lambda: types.SimpleNamespace(id=0),
+            Device=lambda: types.SimpleNamespace(id=0, attributes=ATTRIBUTES),
             runtime=types.SimpleNamespace(
-                CUDARuntimeError=error, getDeviceProperties=lambda place: {"name": b"the host"}
+                CUDARuntimeError=error,
+                getDeviceProperties=lambda place: {"name": b"the host"},
+                memGetInfo=lambda: (FREE, 2 * FREE),
+                driverGetVersion=lambda: 13000,
+                runtimeGetVersion=lambda: 13000,
             ),
         ),
-        get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 2**30),
+        get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 2**30, free_bytes=lambda: 2**30),
         __version__="14",
     )
     others["cupyx"].__dict__.update(errstate=_errstate)

@@ -1,0 +1,111 @@
+"""The inverse of the Cholesky factor of a positive definite matrix, on the CPU and on a GPU."""
+
+import numpy as np
+import scipy.linalg
+
+from .arrays import Array, has_triton, namespace
+
+# Triangles up to these orders are inverted by substitution, and multiplied with their zeros; larger ones by halves.
+_INVERTED_WHOLE, _MULTIPLIED_WHOLE = 1024, 2048
+
+
+def inverse_factor(matrix: Array) -> Array:
+    """Return L^-1 of ``L @ L.T = matrix``, L lower triangular.
+
+    Parameters
+    ----------
+    matrix : float array of shape (n, n), symmetric
+        It may be overwritten.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the matrix is not positive definite to working precision.
+    """
+    return _by_lapack(matrix) if namespace(matrix) is np else _on_gpu(matrix)
+
+
+def _by_lapack(matrix: Array) -> Array:
+    # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
+    factor = scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    (invert,) = scipy.linalg.get_lapack_funcs(("trtri",), (factor,))
+    inverse, failed = invert(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("singular")
+    return inverse
+
+
+def _on_gpu(matrix: Array) -> Array:
+    factor = _by_torch(matrix) if has_triton() else _by_cupy(matrix)
+    _invert(factor)
+    return factor
+
+
+def _by_torch(matrix: Array) -> Array:
+    """Factor by PyTorch, whose cuSOLVER call is the newer: 0.081 s against CuPy's 0.129 s on an H200 (n = 19,363)."""
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+    import torch
+
+    from .gpu import as_tensor, stream_of
+
+    with stream_of(matrix):
+        factor, failed = torch.linalg.cholesky_ex(as_tensor(matrix))
+        if int(failed):
+            raise np.linalg.LinAlgError("not positive definite")
+    return cupy.from_dlpack(factor)
+
+
+def _by_cupy(matrix: Array) -> Array:
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+    import cupyx  # type: ignore[import-not-found, unused-ignore]
+
+    with cupyx.errstate(linalg="raise"):
+        return cupy.linalg.cholesky(matrix)
+
+
+def _invert(lower: Array) -> None:
+    """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
+
+    CuPy has no trtri, and cuSOLVER's takes twice as long as these products (H200, n = 19,363).
+    """
+    if len(lower) <= _INVERTED_WHOLE:
+        from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
+
+        lower[:] = solve_triangular(lower, namespace(lower).eye(len(lower), dtype=lower.dtype), lower=True)
+        return
+    first, last, below = _quarters(lower)
+    _invert(first)
+    _invert(last)
+    _multiply_from_the_right(below, first)
+    _multiply_from_the_left(last, below)
+    below *= -1
+
+
+def _quarters(lower: Array) -> tuple[Array, Array, Array]:
+    """Return A, C and B of a lower triangle [A 0; B C], as views."""
+    half = len(lower) // 2
+    return lower[:half, :half], lower[half:, half:], lower[half:, :half]
+
+
+def _multiply_from_the_left(lower: Array, right: Array) -> None:
+    """Put ``lower @ right`` in the place of `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
+    if len(lower) <= _MULTIPLIED_WHOLE:
+        right[:] = lower @ right
+        return
+    first, last, below = _quarters(lower)
+    upper_part, lower_part = right[: len(first)], right[len(first) :]
+    _multiply_from_the_left(last, lower_part)
+    lower_part += below @ upper_part
+    _multiply_from_the_left(first, upper_part)
+
+
+def _multiply_from_the_right(left: Array, lower: Array) -> None:
+    """Put ``left @ lower`` in the place of `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
+    if len(lower) <= _MULTIPLIED_WHOLE:
+        left[:] = left @ lower
+        return
+    first, last, below = _quarters(lower)
+    left_part, right_part = left[:, : len(first)], left[:, len(first) :]
+    _multiply_from_the_right(left_part, first)
+    left_part += right_part @ below
+    _multiply_from_the_right(right_part, last)
