@@ -24,7 +24,7 @@ from ..engine.assemble import Exported, assemble
 from ..engine.backbone import Backbone, Cut
 from ..engine.build import export_cuts
 from ..engine.calibrate import calibrate
-from ..engine.engine import BATCH_SIZE, Engine
+from ..engine.engine import Engine
 from ..engine.runtimes import narrowest_float
 from ..engine.several import join
 from ..errors import UsageError
@@ -170,7 +170,7 @@ def _engines(depths: _Depths, precision: str, sweep: dict[str, Any]) -> tuple[li
     ]
     with watch("build"):
         joined, columns = join(engines)
-        joined.bits(depths.sample[:BATCH_SIZE])
+        joined.bits(depths.sample[: joined.batch_size])
     sweep["once"] = {stage: watch.seconds[stage] for stage in ("calibrate", "build")}
     return engines, joined, columns
 
@@ -219,7 +219,7 @@ def _optical(row: dict[str, Any], depths: _Depths, engine: Engine, bits: np.ndar
 
 def _alone(engine: Engine, pixels: np.ndarray) -> float:
     """Return the seconds an image of a cut's own engine."""
-    engine.bits(pixels[:BATCH_SIZE])
+    engine.bits(pixels)
     start = time.perf_counter()
     engine.bits(pixels)
     return (time.perf_counter() - start) / len(pixels)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from ..engine.assemble import Exported
-from ..engine.engine import BATCH_SIZE, Engine
+from ..engine.engine import Engine
 from ..engine.export import tensor_shapes
 from ..images.batches import ImageArray
 from ..transfer.timing import Stopwatch
@@ -61,7 +61,7 @@ def _model(name: str, m: int) -> Any:
 
 def _features(engine: Engine, pixels: np.ndarray, pooled: int | None) -> np.ndarray:
     parts = []
-    for _, batch in ImageArray(pixels).batches(BATCH_SIZE):
+    for _, batch in ImageArray(pixels).batches(engine.batch_size):
         features = np.asarray(engine(batch))
         parts.append(features if pooled is None else features.reshape(len(features), pooled, -1).mean(axis=2))
     return np.concatenate(parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..kernels.gram import FEW_COLUMNS, combine_rows, gram, signed, speckle_rows
+from ..kernels.gram import combine_rows, few_columns, gram, signed, speckle_rows
 from ..kernels.projection import Hadamard, expose_sample, project
 from ..kernels.ridge import dual_path, one_vs_rest
 from .growth import Contestant, measure, prepare
@@ -94,7 +94,7 @@ def _runs(
 def _own(speckle: np.ndarray, targets: np.ndarray, alphas: np.ndarray, search: str) -> _Fit:
     path = dual_path(gram(speckle), targets, alphas, search=search)
     k = speckle.shape[1]
-    weights = combine_rows(speckle_rows(speckle, FEW_COLUMNS), k, path.coefficients)
+    weights = combine_rows(speckle_rows(speckle, few_columns(speckle)), k, path.coefficients)
     return _Fit(path.alpha, path.loo_accuracy, weights, path.intercept)
 
 

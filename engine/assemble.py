@@ -16,8 +16,8 @@ from ..calibration.quantize import quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
-from .engine import BATCH_SIZE, Engine, Manifest
-from .runtimes import builds_plans, choose_builder, choose_runtime, reference_runtime, takes_unsigned
+from .engine import Engine, Manifest
+from .runtimes import builds_plans, choose_builder, choose_runtime, has_half_body, reference_runtime, takes_unsigned
 from .runtimes import runtime as runtime_module
 from .timing import alternate
 
@@ -53,8 +53,8 @@ def assemble(
 ) -> Engine:
     """Make an engine of one precision from a float graph, and for int8 its calibration table.
 
-    For NVIDIA's runtimes fp16 and int8 get a float16 body, in which the tensors of `full` stay in
-    float32; with a `target` the engine is for GPUs of that architecture, which need not be here.
+    For NVIDIA's runtimes fp16 and int8, and fp16 for torch, get a float16 body, in which the tensors of `full`
+    stay in float32; with a `target` the engine is for GPUs of that architecture, which need not be here.
 
     Raises
     ------
@@ -64,9 +64,12 @@ def assemble(
     AurevoirError
         If the table belongs to another graph.
     """
-    runtime = choose_runtime(runtime, precision) if target is None else choose_builder(runtime, precision, target)
+    if target is None:
+        runtime = choose_runtime(runtime, precision, device=device)
+    else:
+        runtime = choose_builder(runtime, precision, target)
     graph = exported.graph
-    halved = builds_plans(runtime) and precision != "fp32"
+    halved = has_half_body(runtime, precision)
     in_float: tuple[str, ...] = ()
     if precision == "int8":
         if table is None:
@@ -183,8 +186,9 @@ def with_speed(engine: Engine, rivals: dict[str, Engine], progress: bool = False
 
     They take turns on a batch of noise, since speed does not depend on what the images show.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *engine.input_shape), dtype="uint8")
+    count = engine.batch_size
+    noise = np.random.default_rng(0).integers(0, 256, (count, *engine.input_shape), dtype="uint8")
     contestants = {name: partial(each.bits, noise) for name, each in {engine.precision: engine, **rivals}.items()}
     seconds = alternate(contestants, TIMED_ROUNDS, progress)
-    found = {name: BATCH_SIZE / median(times) for name, times in seconds.items()}
+    found = {name: count / median(times) for name, times in seconds.items()}
     return engine.told(replace(engine.manifest, images_per_second=found))

@@ -78,7 +78,7 @@ def build_engine(
     cut : str, optional
         Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
-        TensorRT runs fp32 without TF32; torch on CUDA as torch's own settings say.
+        On a GPU fp32 is computed without TF32, by every runtime.
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
@@ -191,7 +191,7 @@ def build_engine(
 def _checked_runtime(runtime: str, precision: str, device: str | None, target: str | None, runs: bool) -> str:
     """Return the runtime that builds, once it is known to; `runs` says whether engines must run on this machine."""
     if target is None:
-        runtime = choose_runtime(runtime, precision)
+        runtime = choose_runtime(runtime, precision, device=device)
         check_device(runtime, device or default_device(runtime))
         return runtime
     if runs:

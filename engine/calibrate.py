@@ -23,9 +23,10 @@ from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
-from .engine import BATCH_SIZE, Engine
+from .engine import Engine
 from .export import tensor_shapes
-from .runtimes import Compiled, builds_plans, choose_runtime, reference_runtime, runtime
+from .runtimes import HOST_BATCH, Compiled, choose_runtime, has_half_body, reference_runtime, runtime
+from .runtimes.gpu_run import GpuRunner
 
 Make = Callable[[CalibrationTable], Engine]
 """Makes an int8 engine from a table."""
@@ -86,7 +87,7 @@ def _calibrated_natively(exported: Exported, pixels: np.ndarray, progress: bool)
     from .runtimes.on_tensorrt import native_cache
 
     graph = prune(exported.graph, ["features"]).SerializeToString()
-    cache = native_cache(graph, pixels, min(BATCH_SIZE, len(pixels)), progress)
+    cache = native_cache(graph, pixels, min(HOST_BATCH, len(pixels)), progress)
     return replace(_table_of_cache(cache, "the native calibrator's cache", exported), images=pixels_digest(pixels))
 
 
@@ -163,7 +164,7 @@ def _evaluator(
 
 def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np.ndarray | None) -> list[str]:
     """Return what an engine with a float16 body keeps in float32, as far as there are images to tell."""
-    if pixels is None or precision == "fp32" or not builds_plans(runtime):
+    if pixels is None or not has_half_body(runtime, precision):
         return []
     return find_overflow(exported, pixels)
 
@@ -256,7 +257,7 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
     """Return how many images may be observed at once: their tensors all stand in memory together."""
     shapes = tensor_shapes(exported.graph)
     values = sum(int(np.prod([length or 1 for length in shapes.get(name, [])])) for name in names)
-    return block_length(8 * values, memory_budget() // 4, BATCH_SIZE)
+    return block_length(8 * values, memory_budget() // 4, HOST_BATCH)
 
 
 def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]) -> Run:
@@ -276,4 +277,6 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the computation of tensors inside a graph, in fp32 on the CPU."""
-    return runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    compiled = runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    assert not isinstance(compiled, GpuRunner)
+    return compiled

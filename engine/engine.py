@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..kernels.bits import packed_length
 from .file import pack, write_atomically
 from .runtimes import (
     Compiled,
+    batch_size,
     builds_plans,
     check_device,
     default_device,
@@ -27,12 +27,10 @@ from .runtimes import (
     require_runtime,
 )
 from .runtimes.device import on_gpu, open_device
+from .runtimes.gpu_run import GpuRunner, check_images
 from .runtimes.tensorrt_plan import BATCHES
-from .runtimes.tensorrt_run import PlanRunner
 
 SCHEMA = "aurevoir-engine/2"
-BATCH_SIZE = 16
-"""Images that an engine computes at a time; more are cut into batches of it."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ class Engine:
     ) -> None:
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
-        self._compiled: dict[str, Compiled] = {}
-        self._runner: PlanRunner | None = None
+        self._compiled: dict[str, Compiled | GpuRunner] = {}
+        self._runner: GpuRunner | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -150,6 +148,11 @@ class Engine:
         return self._device or default_device(self.runtime)
 
     @property
+    def batch_size(self) -> int:
+        """Images to give it at a time, if there are many: more for a GPU than for a CPU."""
+        return batch_size(self.device)
+
+    @property
     def megabytes(self) -> float:
         """Size of the graph with its weights, in units of 10^6 bytes."""
         return len(self.graph) / 1e6
@@ -165,7 +168,7 @@ class Engine:
         Returns
         -------
         features : float32 array of shape (batch, m)
-            NumPy; of images on a GPU, which NVIDIA's runtimes and torch read in place, an array there.
+            NumPy; of images on a GPU, for engines that run there, an array there.
 
         Raises
         ------
@@ -190,14 +193,17 @@ class Engine:
         return self._run("bits", images, "uint8", packed_length(self.features))
 
     def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
-        if builds_plans(self.runtime):
-            return self._plan_runner()(images, [output])[output]
-        run = self.compiled(output)
+        run = self._plan_runner() if builds_plans(self.runtime) else self.compiled(output)
+        if isinstance(run, GpuRunner):
+            return run(images, [output])[output]
         if on_gpu(images):
-            return self._run_in_place(run, images, dtype, width)
+            raise UsageError(
+                f"the images lie on a GPU, and this engine runs on {self.device!r} by {self.runtime!r}, which reads "
+                "host memory; bring them there, or load the engine on 'cuda'"
+            )
         images = self._checked(images)
         results = np.empty((len(images), width), dtype)
-        for which in blocks(len(images), BATCH_SIZE):
+        for which in blocks(len(images), self.batch_size):
             results[which] = run(images[which])[0]
         return results
 
@@ -237,7 +243,7 @@ class Engine:
         here = made.target or open_device(self.device).capability
         self.manifest = replace(made, target=here, runtime_version=module.version())
 
-    def _plan_runner(self) -> PlanRunner:
+    def _plan_runner(self) -> GpuRunner:
         with self._lock:
             if self._runner is None:
                 require_runtime(self.runtime, self.precision)
@@ -249,36 +255,14 @@ class Engine:
         """Return the same engine with another manifest."""
         return Engine(manifest, self.graph, self.table, self._device, self.plan)
 
-    def _run_in_place(self, run: Callable[[Any], list[Any]], images: Any, dtype: str, width: int) -> Any:
-        """Run images that lie on a GPU there, on the caller's stream, and leave the results there."""
-        if self.runtime != "torch":
-            raise UsageError(
-                f"the images lie on a GPU, and runtime {self.runtime!r} reads host memory; bring them there"
-            )
-        import torch
-
-        images = open_device(self.device).from_foreign(images)
-        self._check(str(images.dtype).removeprefix("torch."), tuple(images.shape))
-        results = torch.empty((len(images), width), dtype=getattr(torch, dtype), device=images.device)
-        for which in blocks(len(images), BATCH_SIZE):
-            results[which] = run(images[which])[0]
-        return results
-
     def _checked(self, images: Any) -> np.ndarray:
         if not isinstance(images, np.ndarray):
             images = np.from_dlpack(images) if hasattr(images, "__dlpack__") else np.asarray(images)
-        self._check(str(images.dtype), images.shape)
+        check_images(images, self.input_shape)
         return images
 
-    def _check(self, dtype: str, shape: tuple[int, ...]) -> None:
-        if dtype != "uint8" or shape[1:] != self.input_shape:
-            raise UsageError(
-                f"images of dtype {dtype} and shape {shape}; this engine takes uint8 of shape "
-                f"(batch, {', '.join(map(str, self.input_shape))})"
-            )
-
-    def compiled(self, output: str) -> Compiled:
-        """Return the compiled function of one output, ``features`` or ``bits``; nothing else is computed."""
+    def compiled(self, output: str) -> Compiled | GpuRunner:
+        """Return what computes one output, ``features`` or ``bits``, and nothing else; see `runtimes`."""
         with self._lock:
             if output not in self._compiled:
                 runtime = require_runtime(self.runtime, self.precision)

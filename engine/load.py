@@ -12,9 +12,9 @@ from .engine import SCHEMA, Engine, Manifest
 from .file import unpack
 from .runtimes import (
     RUNTIMES,
-    builds_plans,
     check_device,
     choose_runtime,
+    has_half_body,
     plan_runtime,
     require_runtime,
 )
@@ -54,7 +54,7 @@ def load_engine(
     """
     engine = read_engine(path)
     if runtime is not None:
-        engine = _moved(engine, runtime, Path(path))
+        engine = _moved(engine, runtime, Path(path), device)
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
@@ -65,11 +65,12 @@ def load_engine(
     return engine
 
 
-def _moved(engine: Engine, runtime: str, path: Path) -> Engine:
+def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engine:
     """Return the engine for another runtime, if that takes its graph."""
     made = engine.manifest
-    family = [name for name in RUNTIMES if made.precision == "fp32" or builds_plans(name) == builds_plans(made.runtime)]
-    runtime = choose_runtime(runtime, made.precision, family)
+    half = has_half_body(made.runtime, made.precision)
+    family = [name for name in RUNTIMES if has_half_body(name, made.precision) == half]
+    runtime = choose_runtime(runtime, made.precision, family, device)
     if runtime not in family:
         raise AurevoirError(
             f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it anew"

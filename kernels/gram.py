@@ -6,7 +6,18 @@ centred afterwards is unchanged by it, and products of signed bytes are four tim
 
 import numpy as np
 
-from .arrays import GPU_ROWS, Array, Budget, RowBlocks, block_length, blocks, has_triton, memory_budget, namespace, product
+from .arrays import (
+    GPU_ROWS,
+    Array,
+    Budget,
+    RowBlocks,
+    block_length,
+    blocks,
+    has_triton,
+    memory_budget,
+    namespace,
+    product,
+)
 from .bits import unpack
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.

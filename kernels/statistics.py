@@ -35,9 +35,7 @@ class Statistics:
     target_sums: Array
 
     @classmethod
-    def of(
-        cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None
-    ) -> "Statistics":
+    def of(cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None) -> "Statistics":
         """Sum over rows.
 
         Parameters
@@ -61,9 +59,7 @@ class Statistics:
         return total
 
     @classmethod
-    def _of_block(
-        cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget
-    ) -> "Statistics":
+    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget) -> "Statistics":
         xp = namespace(speckle)
         rows = signed(speckle).astype("float64")
         if weights is not None:

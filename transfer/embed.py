@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..engine.engine import BATCH_SIZE, Engine
+from ..engine.engine import Engine
 from ..images.batches import Images
 from ..kernels.bits import packed_length
 from .timing import Stopwatch
@@ -38,7 +38,7 @@ def _embed(engine: Engine, images: Images, watch: Stopwatch, bits: bool) -> tupl
     indices = np.empty(len(images), "int64")
     results = np.empty((len(images), width), dtype)
     filled = 0
-    for places, pixels in watch.waiting("decode", images.batches(BATCH_SIZE)):
+    for places, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
         with watch("engine"):
             which = slice(filled, filled + len(pixels))
             indices[which], results[which] = places, run(pixels)

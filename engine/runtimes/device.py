@@ -6,7 +6,7 @@ the GPU but `Device.synchronize`.
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -52,8 +52,14 @@ class Device(Protocol):
     def pointer(self, array: Any) -> int:
         """Return the address of an array on the GPU."""
 
-    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
-        """Return a function that repeats on the stream what `function` puts there, as a CUDA graph."""
+    def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
+        """Make a stream the library's current one."""
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
+        """Return a function that repeats on any stream what `function` puts on this one, as a CUDA graph.
+
+        Graphs of one stream share their memory: they must not run at the same time.
+        """
 
     def from_foreign(self, array: Any) -> Any:
         """Return any library's GPU array as one of this device's: contiguous, not copied if it is already."""
@@ -70,13 +76,15 @@ def on_gpu(array: Any) -> bool:
     return place is not None and place()[0] in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED)
 
 
-def open_device(name: str = "cuda") -> Device:
+def open_device(name: str = "cuda", libraries: Sequence[str] = ("torch", "cupy")) -> Device:
     """Return a GPU through torch if it is imported already, else through CuPy, else torch.
 
     Parameters
     ----------
     name : str
         ``cuda``, the current one, or ``cuda:1`` and so on.
+    libraries : sequence of str
+        Those that will do.
 
     Raises
     ------
@@ -91,7 +99,7 @@ def open_device(name: str = "cuda") -> Device:
     index = None if match[1] is None else int(match[1])
     reasons = []
     for library in ("torch", "cupy") if "torch" in sys.modules else ("cupy", "torch"):
-        if find_spec(library) is None:
+        if library not in libraries or find_spec(library) is None:
             continue
         try:
             return (_TorchDevice if library == "torch" else _CupyDevice)(index)
@@ -106,7 +114,7 @@ class _TorchDevice:
     def __init__(self, index: int | None) -> None:
         import torch
 
-        self._torch = torch
+        self._torch, self._pools = torch, {}  # type: ignore[var-annotated]
         self._place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
         self.name = torch.cuda.get_device_name(self._place)
         self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._place))
@@ -146,12 +154,16 @@ class _TorchDevice:
     def pointer(self, array: Any) -> int:
         return array.data_ptr()
 
-    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
+    def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
+        return self._torch.cuda.stream(stream)
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
         graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        pool = self._pools.setdefault(stream, self._torch.cuda.graph_pool_handle())
+        with self._torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             function()
 
-        def replay() -> None:
+        def replay(stream: Any) -> None:
             with self._torch.cuda.stream(stream):
                 graph.replay()
 
@@ -219,14 +231,17 @@ class _CupyDevice:
     def pointer(self, array: Any) -> int:
         return array.data.ptr
 
-    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[], None]:
+    def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
+        return stream
+
+    def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
         with stream:
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
             try:
                 function()
             finally:
                 graph = stream.end_capture()
-        return lambda: graph.launch(stream)
+        return graph.launch
 
     def from_foreign(self, array: Any) -> Any:
         convert = self._cupy.from_dlpack if hasattr(array, "__dlpack__") else self._cupy.asarray

@@ -6,6 +6,8 @@ from typing import Any
 import onnx
 
 from . import Compiled
+from .device import open_device
+from .gpu_run import GpuRunner
 
 PACKAGE = "torch"
 INSTALL = "pip install 'aurevoir[torch]'"
@@ -31,19 +33,42 @@ def devices() -> tuple[str, ...]:
     return (*(["cuda"] if gpus else []), *gpus, "cpu")
 
 
-def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
-    """Load an ONNX graph into torch; see the package's description. Of torch tensors, outputs are such too."""
+def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled | GpuRunner:
+    """Load an ONNX graph into torch; see the package's description.
+
+    A graph with a float16 body is computed in the types that it has, any other in those of the precision.
+    """
     import torch
 
     from .torch_graph import TorchGraph
 
-    target = torch.device(device)
+    model = onnx.load_from_string(graph)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    network = TorchGraph(onnx.load_from_string(graph), dtype).to(target)
+    network = TorchGraph(model, None if _has_half_body(model) else dtype)
+    if device == "cpu":
+        return _on_host(network)
+    from .torch_run import TorchRunner
+
+    place = open_device(device, ["torch"])
+    # Images are channels last as they come; weights that are spare cuDNN a copy of both.
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return TorchRunner(network, _input_shape(model), place)
+
+
+def _on_host(network: Any) -> Compiled:
+    import torch
 
     def run(images: Any) -> list[Any]:
         with torch.inference_mode():
-            outputs = network(torch.as_tensor(images, device=target))
-        return outputs if isinstance(images, torch.Tensor) else [output.cpu().numpy() for output in outputs]
+            return [output.numpy() for output in network(torch.as_tensor(images))]
 
     return run
+
+
+def _has_half_body(model: onnx.ModelProto) -> bool:
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+
+
+def _input_shape(model: onnx.ModelProto) -> tuple[int, int, int]:
+    _, height, width, channels = (axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim)
+    return height, width, channels

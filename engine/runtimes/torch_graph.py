@@ -17,16 +17,23 @@ Operator = Callable[..., Tensor]
 
 
 class TorchGraph(torch.nn.Module):
-    """An ONNX graph of one input as a module that returns the list of its outputs."""
+    """An ONNX graph of one input as a module that returns the list of its outputs.
 
-    def __init__(self, model: onnx.ModelProto, dtype: torch.dtype) -> None:
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    dtype : torch.dtype or None
+        What the network computes in after its normalisation; None stands for the types that the graph has.
+    """
+
+    def __init__(self, model: onnx.ModelProto, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.input, self.outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.names = {name: f"constant_{place}" for place, name in enumerate(constants)}
         for name, value in constants.items():
             tensor = torch.from_numpy(value.copy())
-            narrow = tensor.is_floating_point() and not name.startswith("normalisation_")
+            narrow = dtype and tensor.is_floating_point() and not name.startswith("normalisation_")
             self.register_buffer(self.names[name], tensor.to(dtype) if narrow else tensor)
         self.steps = [(_operator(node, constants), list(node.input), node.output[0]) for node in model.graph.node]
         self.dying = _last_uses(model, self.outputs)
@@ -179,7 +186,11 @@ def _pad(a: Attributes, fixed: list[Any]) -> Operator:
 
 
 def _cast(a: Attributes, fixed: list[Any]) -> Operator:
-    kinds = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.UINT8: torch.uint8}
+    kinds = {
+        onnx.TensorProto.FLOAT: torch.float32,
+        onnx.TensorProto.FLOAT16: torch.float16,
+        onnx.TensorProto.UINT8: torch.uint8,
+    }
     return lambda x: x.to(kinds[a["to"]])
 
 

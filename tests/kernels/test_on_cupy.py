@@ -134,7 +134,7 @@ def test_the_working_set_of_a_gpu_is_five_matrices(cupy):
     fits = {"m": 83, "classes": 3, "projection": "exact", "budget": needed}
     assert same(*both(bits, labels, **fits), bits)
     with pytest.raises(BudgetError, match=r"needs 1\.5 MiB"):
-        fit_readout(*(on_device(it, "cuda") for it in (bits,)), 83, on_device(labels, "cuda"), 3, "exact", budget=needed - 1)
+        fit_readout(on_device(bits, "cuda"), 83, on_device(labels, "cuda"), 3, "exact", budget=needed - 1)
 
 
 @pytest.mark.parametrize("name", ["none", "dense", "dense-signs", "hadamard"])
