@@ -24,6 +24,7 @@ from .failures import reason
 from .growth import Contestant, draw_growth, exponent, measure, prepare, threads
 from .labelled import digits, generated, generated_bits, photographs
 from .machine import describe_machine
+from .ridge_fit import POST_SIZE
 from .ridge_peers import Speckle
 from .tables import markdown
 
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=3,
         metavar=("N", "M", "K"),
-        default=ridge_full.POST_SIZE,
+        default=POST_SIZE,
         help="another size of it",
     )
     parser.add_argument(
@@ -208,7 +209,8 @@ def describe(result: dict[str, Any]) -> str:
     lines += [f"{name}: exponent {slope:.2f}" for name, slope in result["exponents"].items() if slope is not None]
     lines += ridge_peers.describe(rows.get("peers", []))
     lines += ridge_choice.describe(rows.get("choice", []))
-    return "\n".join(lines + ridge_full.describe(rows.get("full", [])))
+    full = [row for part in ("full", "solver", "check") for row in rows.get(part, [])]
+    return "\n".join(lines + ridge_full.describe(full))
 
 
 def _growth_line(row: dict[str, Any]) -> str:

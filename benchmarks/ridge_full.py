@@ -1,12 +1,11 @@
 """The post's full size on generated bits: everything after the network, stage by stage, on the CPU or a GPU.
 
-Each projection runs in a process of its own, whose peak of memory is then its own, and whose end, where
-memory runs out, leaves the other rows standing.
+On the CPU each projection runs in a process of its own, whose peak of memory is then its own, and whose end,
+where memory runs out, leaves the other rows standing. For a GPU see `ridge_gpu`.
 """
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -15,23 +14,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import AurevoirError
-from ..kernels.arrays import memory_budget, on_device, on_host
+from ..kernels.arrays import memory_budget, on_device
 from ..kernels.readout import fit_readout
 from .failures import reason
 from .labelled import generated_bits
-from .ridge_gpu import DeviceStopwatch, look_closer
+from .ridge_fit import CLASSES, STAGES, TEST_ROWS, fit_and_predict
+from .ridge_gpu import measure_on_gpu
 
 # A GPU is quick enough to score every alpha on all rows as well, and for the dense projections.
 RUNS = {
     "cpu": [("exact", "auto"), ("hadamard", "auto")],
     "cuda": [(kind, search) for kind in ("exact", "hadamard", "dense", "dense-signs") for search in ("auto", "all")],
 }
-POST_SIZE = (19_363, 50_176, 25_088)
-# What everything but the convolutions took in the post.
-POST_SECONDS = 58.05
-POST_REMARK = "the post's seconds are of one alpha, with an OPU, on a GPU of 2018: another machine and less work"
-CLASSES, TEST_ROWS = 10, 1000
-STAGES = ("upload", "project", "gram", "solve", "predict")
 # Enough for every path that the full size takes.
 WARM_ROWS = 2100
 
@@ -47,66 +41,39 @@ def measure_full(
         If the device is not here.
     """
     on_device(np.zeros(0), device)
+    if device != "cpu":
+        return list(measure_on_gpu(RUNS[device], size, budget, device))
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS") if threads else ()
     environment = os.environ | dict.fromkeys(names, str(threads))
-    return [_in_a_process(run, size, memory_budget(budget), device, environment) for run in RUNS[device]]
+    return [_in_a_process(run, size, memory_budget(budget), environment) for run in RUNS[device]]
 
 
 def _in_a_process(
-    run: tuple[str, str], size: tuple[int, int, int], budget: int, device: str, environment: dict[str, str]
+    run: tuple[str, str], size: tuple[int, int, int], budget: int, environment: dict[str, str]
 ) -> dict[str, Any]:
     (kind, search), (n, m, k) = run, size
     row: dict[str, Any] = {"part": "full", "projection": kind, "n": n, "m": m, "k": None if kind == "exact" else k}
-    row |= {"classes": CLASSES, "memory_budget": budget, "device": device, "search": search}
-    command = [sys.executable, "-m", __name__, kind, search, device, *map(str, size), str(budget)]
+    row |= {"classes": CLASSES, "memory_budget": budget, "device": "cpu", "search": search}
+    command = [sys.executable, "-m", __name__, kind, search, *map(str, size), str(budget)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         killed = "; killed, and memory is the likeliest reason" if done.returncode < 0 else ""
         return row | {"error": f"exit status {done.returncode}{killed}"}
-    row |= json.loads(done.stdout.splitlines()[-1])
-    if size == POST_SIZE and "error" not in row:
-        row |= {"post_seconds": POST_SECONDS, "times_post": POST_SECONDS / row["total"], "remark": POST_REMARK}
-    return row
+    return row | json.loads(done.stdout.splitlines()[-1])
 
 
-def fit_and_predict(kind: str, search: str, device: str, n: int, m: int, k: int, budget: int) -> dict[str, Any]:
-    """Fit on n generated rows, predict `TEST_ROWS` others; return seconds by stage, accuracy and peak memory."""
-    _warm(kind, m, device)
+def _measure(kind: str, search: str, n: int, m: int, k: int, budget: int) -> dict[str, Any]:
+    # What is compiled on first use.
+    few, few_labels = generated_bits(WARM_ROWS, m, 2)
+    fit_readout(few, m, few_labels, 2, kind, 2 * WARM_ROWS)[0].scores(few[:64])
     start = time.perf_counter()
     bits, labels = generated_bits(n + TEST_ROWS, m, CLASSES)
     generated = time.perf_counter() - start
     _say(f"{kind}: {n} x {m} bits generated in {generated:.1f} s")
-    watch = DeviceStopwatch(device)
-    with watch("upload"):
-        rows, targets, others = (on_device(part, device) for part in (bits[:n], labels[:n], bits[n:]))
-    readout, path = fit_readout(rows, m, targets, CLASSES, kind, k, budget=budget, search=search, timer=watch)
-    stages = watch.total()
-    _say(f"{kind}, {search}: fitted in {stages['total']:.1f} s")
-    with watch("predict"):
-        scores = on_host(readout.scores(others, budget))
-    found = {
-        "seconds": {"generate": generated, **dict.fromkeys(STAGES, 0.0), **watch.seconds},
-        "total": stages["total"],
-        "alphas": len(path.alphas),
-        "alphas_on_all_rows": int(np.isfinite(path.loo_accuracies).sum()),
-        "alpha": path.alpha,
-        "loo_accuracy": path.loo_accuracy,
-        "test_accuracy": float((scores.argmax(axis=1) == labels[n:]).mean()),
-        "peak_resident_gib": _peak_bytes() / 2**30,
-    }
-    return found if device == "cpu" else found | look_closer(rows, targets, CLASSES)
-
-
-def _warm(kind: str, m: int, device: str) -> None:
-    """Compile what is compiled on first use."""
-    bits, labels = (on_device(part, device) for part in generated_bits(WARM_ROWS, m, 2))
-    fit_readout(bits, m, labels, 2, kind, 2 * WARM_ROWS)[0].scores(bits[:64])
-
-
-def _peak_bytes() -> int:
-    # In KiB on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    given = bits[:n], labels[:n], bits[n:], labels[n:]
+    found = fit_and_predict(kind, search, "cpu", given, m, k, budget)
+    _say(f"{kind}, {search}: fitted in {found['total']:.1f} s")
+    return found | {"seconds": {"generate": generated, **found["seconds"]}}
 
 
 def _say(words: str) -> None:
@@ -116,7 +83,7 @@ def _say(words: str) -> None:
 
 def describe(rows: list[dict[str, Any]]) -> list[str]:
     """Lay the rows out as a table."""
-    return [_line(row) for row in rows]
+    return [_LINES[row["part"]](row) for row in rows]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -131,10 +98,23 @@ def _line(row: dict[str, Any]) -> str:
     )
     if "times_post" in row:
         line += f"; {row['times_post']:.2f} x the post's {row['post_seconds']} s ({row['remark']})"
-    if "gpu" in row:
-        parts = ", ".join(f"{part} {seconds:.4f}" for part, seconds in row["parts"].items())
-        line += f"; {row['gpu']}, {row['peak_gpu_gib']:.1f} GiB; seconds: {parts}; against NumPy: {row['checked']}"
+    if "peak_gpu_gib" in row:
+        line += f"; {row['peak_gpu_gib']:.1f} GiB of the GPU; the first time {row['first_total']:.2f} s"
     return line
+
+
+def _solver_line(row: dict[str, Any]) -> str:
+    return f"n={row['n']}, {row['name']}: {row['seconds']:.4f} s"
+
+
+def _check_line(row: dict[str, Any]) -> str:
+    return (
+        f"against NumPy, {row['rows']} rows: same Gram {row['same_gram']}, same alpha {row['same_alpha']}, largest "
+        f"differences: leave-one-out accuracy {row['loo_accuracies']:.1e}, coefficients {row['coefficients']:.1e}"
+    )
+
+
+_LINES = {"full": _line, "solver": _solver_line, "check": _check_line}
 
 
 def name(row: dict[str, Any]) -> str:
@@ -144,7 +124,7 @@ def name(row: dict[str, Any]) -> str:
 
 def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Draw the seconds of each stage, end to end, a bar a projection."""
-    sound = [row for row in rows if "error" not in row]
+    sound = [row for row in rows if row["part"] == "full" and "error" not in row]
     names, start = [name(row) for row in sound], np.zeros(len(sound))
     for stage in STAGES:
         seconds = np.array([row["seconds"].get(stage, 0.0) for row in sound])
@@ -156,9 +136,9 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.legend(fontsize=8)
 
 
-def _main(kind: str, search: str, device: str, *numbers: str) -> None:
+def _main(kind: str, search: str, *numbers: str) -> None:
     try:
-        found = fit_and_predict(kind, search, device, *map(int, numbers))
+        found = _measure(kind, search, *map(int, numbers))
     except (AurevoirError, MemoryError) as error:
         found = {"error": reason(error)}
     sys.stdout.write(json.dumps(found) + "\n")

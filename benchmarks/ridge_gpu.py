@@ -1,66 +1,70 @@
-"""What the full size on a GPU tells beyond its seconds: the parts of a solve, and how far it is from NumPy's."""
+"""The post's full size on a GPU: all runs in one process, each twice, and what a solve is made of."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from ..kernels.arrays import Array, on_host
+from ..kernels.arrays import Array, memory_budget, on_device, on_host
 from ..kernels.bits import overlap
 from ..kernels.resolvent import Cholesky
 from ..kernels.ridge import dual_path, one_vs_rest
 from ..transfer.timing import Stopwatch
+from .failures import reason
+from .labelled import generated_bits
+from .ridge_fit import CLASSES, TEST_ROWS, fit_and_predict
 
 CHECKED_ROWS = 2000
 
 
-class DeviceStopwatch(Stopwatch):
-    """Sums wall-clock seconds by stage, and waits for a GPU to finish what the stage has begun there."""
+def measure_on_gpu(
+    runs: Iterable[tuple[str, str]], size: tuple[int, int, int], budget: int | str | None, device: str = "cuda"
+) -> Iterator[dict[str, Any]]:
+    """Yield a row a projection and search, then one a part of a solve and one of how far it is from NumPy's.
 
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.seconds = {}
-        self._device = device
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count the seconds inside a ``with`` block to a stage."""
-        self.seconds.setdefault(stage, 0.0)
-        with super().__call__(stage):
-            yield
-            if self._device != "cpu":
-                import cupy  # type: ignore[import-not-found, unused-ignore]
-
-                cupy.cuda.get_current_stream().synchronize()
-
-
-def look_closer(rows: Array, labels: Array, classes: int) -> dict[str, Any]:
-    """Return which GPU it was, its memory, seconds of the parts of a solve, and how far its ridge is from NumPy's.
-
-    Parameters
-    ----------
-    rows : uint8 array of shape (n, bytes)
-        Packed bits, on the GPU.
-    labels : integer array of shape (n,)
-        On the GPU.
-    classes : int
+    Each run is measured twice and the second reported: kernels are compiled for the sizes that they meet. The first
+    run's seconds stand beside it.
     """
+    n, m, k = size
+    bits, labels = generated_bits(n + TEST_ROWS, m, CLASSES)
+    given = bits[:n], labels[:n], bits[n:], labels[n:]
+    for kind, search in runs:
+        row: dict[str, Any] = {"part": "full", "projection": kind, "n": n, "m": m, "k": None if kind == "exact" else k}
+        row |= {"classes": CLASSES, "device": device, "search": search}
+        try:
+            _empty_pools(device)
+            row["memory_budget"] = memory_budget(budget, on_device(given[2], device))
+            first = fit_and_predict(kind, search, device, given, m, k, budget)["total"]
+            found = fit_and_predict(kind, search, device, given, m, k, budget)
+            yield row | found | {"first_total": first, **_peak(device)}
+        except Exception as error:  # Out of memory and the like: the others' rows stand.
+            yield row | {"error": reason(error)}
+    rows, targets = (on_device(part, device) for part in given[:2])
+    _parts(rows, device)
+    for name, seconds in _parts(rows, device).items():
+        yield {"part": "solver", "name": name, "n": n, "m": m, "device": device, "seconds": seconds}
+    yield {"part": "check", "device": device, **_checked(rows[:CHECKED_ROWS], targets[:CHECKED_ROWS])}
+
+
+def _empty_pools(device: str) -> None:
+    if device != "cpu":
+        import cupy  # type: ignore[import-not-found, unused-ignore]
+
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _peak(device: str) -> dict[str, float]:
+    """Return what CuPy has taken of the GPU: its pool gives nothing back by itself."""
+    if device == "cpu":
+        return {}
     import cupy  # type: ignore[import-not-found, unused-ignore]
 
-    # Before anything else is allocated here: the peak of the fit.
-    pool = cupy.get_default_memory_pool().total_bytes() / 2**30
-    return {
-        "gpu": cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(),
-        "cupy": cupy.__version__,
-        "peak_gpu_gib": pool,
-        "parts": _parts(rows),
-        "checked": _checked(rows[:CHECKED_ROWS], labels[:CHECKED_ROWS], classes),
-    }
+    return {"peak_gpu_gib": cupy.get_default_memory_pool().total_bytes() / 2**30}
 
 
-def _parts(rows: Array) -> dict[str, float]:
-    watch = DeviceStopwatch("cuda")
+def _parts(rows: Array, device: str) -> dict[str, float]:
+    watch = Stopwatch(device)
+    watch.seconds = {}
     with watch("Gram of bits"):
         products = overlap(rows)
     alpha = float(products.trace()) / len(products)
@@ -75,10 +79,10 @@ def _parts(rows: Array) -> dict[str, float]:
     return watch.seconds
 
 
-def _checked(rows: Array, labels: Array, classes: int) -> dict[str, Any]:
+def _checked(rows: Array, labels: Array) -> dict[str, Any]:
     products, expected_products = overlap(rows), overlap(on_host(rows))
-    path = dual_path(products, one_vs_rest(labels, classes), search="all")
-    expected = dual_path(expected_products, one_vs_rest(on_host(labels), classes), search="all")
+    path = dual_path(products, one_vs_rest(labels, CLASSES), search="all")
+    expected = dual_path(expected_products, one_vs_rest(on_host(labels), CLASSES), search="all")
     differences = np.abs(on_host(path.coefficients) - expected.coefficients)
     return {
         "rows": len(rows),

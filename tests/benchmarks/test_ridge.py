@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import ridge_full
+from aurevoir.benchmarks import ridge_full, ridge_gpu
 from aurevoir.engine.runtimes import has_nvidia_driver
 
 SMALL = ["--sizes", "40", "80", "--rows", "120", "--features", "256", "--components", "200", "--repeats", "1"]
@@ -80,24 +80,33 @@ def test_the_full_size_is_timed_stage_by_stage(bench, tmp_path):
     assert result["rows"][0]["error"].startswith("BudgetError: the 3000 x 3000 ridge system needs")
 
 
-@pytest.mark.parametrize(("kind", "search"), ridge_full.RUNS["cuda"])
-def test_the_full_size_on_a_gpu_tells_its_parts_and_how_right_it_is(cupy, monkeypatch, kind, search):
-    monkeypatch.setattr(ridge_full, "WARM_ROWS", 20)
-    row = ridge_full.fit_and_predict(kind, search, "cuda", 600, 256, 700, 2**30)
-    assert set(row["seconds"]) == {"generate", "upload", "project", "gram", "solve", "predict"}
-    assert row["alphas_on_all_rows"] == row["alphas"] == 15
-    assert (row["gpu"], row["peak_gpu_gib"]) == ("the host", 1)
-    assert len(row["parts"]) == 5
-    assert min(row["parts"].values()) > 0
-    checked = row["checked"]
-    assert (checked["rows"], checked["same_gram"], checked["same_alpha"]) == (600, True, True)
-    assert checked["loo_accuracies"] == 0
-    assert checked["coefficients"] < 1e-9
-    written = ridge_full.describe(
-        [row | {"projection": kind, "search": search, "device": "cuda", "n": 1, "m": 1, "k": 1}]
+def test_the_full_size_on_a_gpu_is_measured_twice_with_its_parts_and_how_right_it_is(cupy):
+    rows = list(
+        ridge_gpu.measure_on_gpu([("exact", "auto"), ("dense", "all"), ("ternary", "all")], (300, 128, 350), None)
     )
-    assert f"{kind} on a GPU, {search}:" in written[0]
-    assert "the host, 1.0 GiB" in written[0]
+    exact, dense, unknown, *solver, check = rows
+    for row in (exact, dense):
+        assert set(row["seconds"]) == {"upload", "project", "gram", "solve", "predict"}
+        assert row["alphas_on_all_rows"] == row["alphas"] == 15
+        assert row["total"] >= row["seconds"]["solve"] > 0
+        assert row["first_total"] > 0
+        assert row["peak_gpu_gib"] == 1
+        assert 0.2 < row["test_accuracy"] <= 1
+    assert unknown["error"].startswith("UsageError: projection 'ternary' is not known")
+    assert [row["name"] for row in solver] == [
+        "Gram of bits",
+        "Cholesky and inverse, float32",
+        "diagonal, float32",
+        "Cholesky and inverse, float64",
+        "diagonal, float64",
+    ]
+    assert min(row["seconds"] for row in solver) > 0
+    assert (check["rows"], check["same_gram"], check["same_alpha"], check["loo_accuracies"]) == (300, True, True, 0)
+    assert check["coefficients"] < 1e-9
+    written = ridge_full.describe(rows)
+    assert written[0].startswith("n=300, m=128, k=infinite, exact on a GPU, auto:")
+    assert "1.0 GiB of the GPU; the first time" in written[0]
+    assert written[-1].startswith("against NumPy, 300 rows: same Gram True, same alpha True")
 
 
 def test_a_gpu_is_for_the_full_size_and_must_be_here(bench):

@@ -80,7 +80,9 @@ def test_other_dtypes_and_shapes_are_refused(exported, images):
 def test_images_on_a_gpu_are_refused_by_what_reads_host_memory(exported, pixels, monkeypatch, name):
     # No GPU is needed to see which way they go.
     monkeypatch.setattr("aurevoir.engine.engine.on_gpu", lambda images: True)
-    with pytest.raises(UsageError, match=f"lie on a GPU, and this engine runs on 'cpu' by '{name}'.*or load the engine"):
+    with pytest.raises(
+        UsageError, match=f"lie on a GPU, and this engine runs on 'cpu' by '{name}'.*or load the engine"
+    ):
         assemble(exported, "fp32", name, device="cpu")(pixels)
 
 
@@ -98,7 +100,9 @@ def test_torch_engines_read_cuda_arrays_in_place(exported, pixels):
     # The same from a CUDA graph, and of every size.
     many = np.concatenate([pixels] * 30)
     for count in (20, 600, 600, 130, 3):
-        np.testing.assert_array_equal(engine.bits(many[:count]), engine.bits(torch.from_numpy(many[:count]).cuda()).cpu())
+        np.testing.assert_array_equal(
+            engine.bits(many[:count]), engine.bits(torch.from_numpy(many[:count]).cuda()).cpu()
+        )
         np.testing.assert_allclose(engine(many[:count]), np.resize(engine(pixels), (count, engine.features)), atol=1e-5)
 
 

@@ -194,7 +194,9 @@ def modules() -> dict[str, Any]:
                 runtimeGetVersion=lambda: 13000,
             ),
         ),
-        get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 2**30, free_bytes=lambda: 2**30),
+        get_default_memory_pool=lambda: types.SimpleNamespace(
+            total_bytes=lambda: 2**30, free_bytes=lambda: 2**30, free_all_blocks=lambda: None
+        ),
         __version__="14",
     )
     others["cupyx"].__dict__.update(errstate=_errstate)
