@@ -25,6 +25,7 @@ def train_network(
     strategy: str,
     epochs: int | None,
     seed: int,
+    device: str = "cpu",
 ) -> tuple[Predict, dict[str, float], dict[str, Any]]:
     """Train; return what predicts, the seconds of all epochs, and what else a row says.
 
@@ -38,11 +39,12 @@ def train_network(
     strategy : str
     epochs : int, optional
     seed : int
+    device : str
     """
     if random_encoder is not None:
         set_network_statistics(network, random_encoder, sample)
     time.sleep(timing.PAUSE)
-    trained = finetune(network, pixels, labels, strategy, epochs=epochs, seed=seed, verbose=True)
+    trained = finetune(network, pixels, labels, strategy, epochs=epochs, seed=seed, device=device, verbose=True)
     remarks = {
         "epochs": len(trained.history),
         "best_epoch": trained.best_epoch,

@@ -25,13 +25,15 @@ from ..engine.backbone import Backbone, Cut
 from ..engine.build import export_cuts
 from ..engine.calibrate import calibrate
 from ..engine.engine import Engine
-from ..engine.runtimes import narrowest_float
+from ..engine.runtimes import narrowest_float, runtime
 from ..engine.several import join
 from ..errors import UsageError
 from ..images.batches import ImageArray
+from ..kernels.arrays import on_device, on_host
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from ..transfer.timing import Stopwatch
+from .device import add_device_argument, runtime_of
 from .failures import attempt, reason
 from .machine import describe_machine
 from .sets import Sets, add_data_arguments, load_sets, open_network
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--cuts", nargs="+", help="where to end (default: --count of them, even in megabytes)")
     parser.add_argument("--count", type=int, default=10, help="cuts, from the last dense block back (default: 10)")
-    parser.add_argument("--runtime", default="openvino", help="(default: openvino)")
+    add_device_argument(parser)
+    parser.add_argument("--runtime", help="(default: openvino; on cuda torch)")
     parser.add_argument("--precisions", nargs="+", help="(default: fp32, the narrowest float, int8)")
     parser.add_argument("--projection", default="auto", help="(default: auto)")
     parser.add_argument("--components", type=int, help="k of hadamard and dense (default: half the features)")
@@ -80,6 +83,7 @@ class _Depths:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every cut by every method; what fails stays, with the reason."""
+    args.runtime = runtime_of(args)
     backbone = open_network(args)
     cuts = _chosen(backbone, args)
     sets = load_sets(args, backbone.size)
@@ -99,6 +103,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "size": backbone.size[0],
         **sets.describe(),
         "seed": args.seed,
+        "device": args.device,
         "decode_seconds": {"train": sets.train.decode, "test": sets.test.decode},
         "export_seconds": exporting,
         "rows": rows,
@@ -109,7 +114,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _precisions(name: str) -> list[str]:
-    return list(dict.fromkeys(["fp32", narrowest_float(name), "int8"]))
+    wanted = dict.fromkeys(["fp32", narrowest_float(name), "int8"])
+    return [precision for precision in wanted if precision in runtime(name).precisions()]
 
 
 def _chosen(backbone: Backbone, args: argparse.Namespace) -> list[str]:
@@ -165,7 +171,7 @@ def _engines(depths: _Depths, precision: str, sweep: dict[str, Any]) -> tuple[li
             table = calibrate(depths.exported[-1], depths.sample, progress=True)
         tables = [_narrowed(table, exported) for exported in depths.exported]
     engines = [
-        assemble(exported, precision, depths.args.runtime, table)
+        assemble(exported, precision, depths.args.runtime, table, depths.args.device)
         for exported, table in zip(depths.exported, tables, strict=True)
     ]
     with watch("build"):
@@ -194,14 +200,15 @@ def _all_bits(depths: _Depths, joined: Engine, sweep: dict[str, Any]) -> tuple[n
 
 
 def _optical(row: dict[str, Any], depths: _Depths, engine: Engine, bits: np.ndarray, test_bits: np.ndarray) -> None:
-    sets, args, watch = depths.sets, depths.args, Stopwatch()
+    sets, args, watch = depths.sets, depths.args, Stopwatch(depths.args.device)
     classes = len(sets.classes)
-    bits = np.ascontiguousarray(bits)
+    rows, labels = (on_device(part, args.device) for part in (np.ascontiguousarray(bits), sets.train.labels))
     readout, path = fit_readout(
-        bits, engine.features, sets.train.labels, classes, args.projection, args.components, seed=args.seed, timer=watch
+        rows, engine.features, labels, classes, args.projection, args.components, seed=args.seed, timer=watch
     )
     fitted = sum(watch.seconds[stage] for stage in ("project", "gram", "solve"))
-    predicted = readout.scores(np.ascontiguousarray(test_bits)).argmax(axis=1)
+    tested = on_device(np.ascontiguousarray(test_bits), args.device)
+    predicted = on_host(readout.scores(tested)).argmax(axis=1)
     alone, images = _alone(engine, sets.train.pixels[: args.sample]), len(sets.train.labels)
     row |= {
         "accuracy": float((predicted == sets.test.labels).mean()),
@@ -241,7 +248,15 @@ def _train(row: dict[str, Any], depths: _Depths, backbone: Backbone) -> None:
     network = truncated_with_head(backbone, len(sets.classes), row["cut"], head="flatten", seed=args.seed)
     encoder = network.body.get_submodule("encoder") if backbone.needs_images else None
     predict, seconds, remarks = train_network(
-        network, encoder, depths.sample, sets.train.pixels, sets.train.labels, STRATEGY, args.epochs, args.seed
+        network,
+        encoder,
+        depths.sample,
+        sets.train.pixels,
+        sets.train.labels,
+        STRATEGY,
+        args.epochs,
+        args.seed,
+        args.device,
     )
     accuracy = float((predict(sets.test.pixels) == sets.test.labels).mean())
     row |= {"accuracy": accuracy, "strategy": STRATEGY, "seconds": seconds, **remarks}

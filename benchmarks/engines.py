@@ -3,7 +3,7 @@
 The default network is the post's, DenseNet169 cut at denseblock4.denselayer12, with seeded random
 weights whose batch-norm statistics are set from generated images; speed does not depend on the
 weights. Peers: ONNX Runtime on its own quantization, NNCF in OpenVINO on as many streams as our
-engines, and torch.compile.
+engines, and torch.compile; on a GPU torch as it comes, and torch.compile.
 """
 
 import argparse
@@ -21,22 +21,26 @@ from ..calibration.placement import PLACEMENTS
 from ..engine.assemble import Exported, assemble
 from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone
-from ..engine.calibrate import calibrate
-from ..engine.runtimes import RUNTIMES, installed, runtime
+from ..engine.calibrate import calibrate, keep_in_float32
+from ..engine.runtimes import runtime
 from ..engine.timing import alternate, ratios, spread
 from ..errors import AurevoirError
 from ..images.procedural import PATTERNS, draw
+from ..kernels.arrays import on_device
+from .device import add_device_argument, runtimes_of
 from .failures import reason
 from .machine import describe_machine
 from .peers import PEERS, Features, Peer, quantize
 from .tables import markdown
 
-BASE = "onnxruntime fp32"
+BASE = {"cpu": "onnxruntime fp32", "cuda": "torch as it comes, fp32"}
+"""The peer that ratios are to, by device."""
 PEER_NAMES = ("ORT minmax U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
 CALIBRATED, MEASURED = 48, 16
 """Images to calibrate on, and others on which signs are held against those of `BASE`."""
 WIDE_SPREAD = 0.1
 KEYS = ("name", "throughput.batch")
+_SPELT = {"onnxruntime fp32": "ONNX Runtime fp32"}
 PERCENTILES = (50, 90, 99)
 
 
@@ -56,60 +60,73 @@ class _Contestant:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
     parser.add_argument("--backbone", default="densenet169", help="a torchvision name or ONNX file (densenet169)")
+    add_device_argument(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[16], help="images a call (default: 16)")
     parser.add_argument("--rounds", type=int, default=7, help="timed turns of each engine (default: 7)")
     parser.add_argument("--latency-calls", type=int, default=20, help="calls a turn of one image each (default: 20)")
     parser.add_argument("--no-peers", action="store_true", help="measure aurevoir's engines only")
     parser.add_argument(
-        "--min-speedup", type=float, metavar="X", help="exit with 4 if int8 is less than X times ONNX Runtime fp32"
+        "--min-speedup", type=float, metavar="X", help="exit with 4 if int8 is less than X times the peer in fp32"
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time every engine and peer at every batch size; one that fails keeps its row, with the reason."""
+    on_device(np.zeros(0), args.device)
+    base = BASE[args.device]
     weights = "default" if args.backbone.endswith(".onnx") else "random"
     backbone = open_backbone(args.backbone, weights)
     images = procedural_images(max(CALIBRATED + MEASURED, *args.batches), backbone.size[0])
     exported = export_backbone(backbone, None, images[:CALIBRATED])
-    contestants = list(_contestants(exported, images[:CALIBRATED], with_peers=not args.no_peers))
+    contestants = list(_contestants(exported, images[:CALIBRATED], args.device))
+    contestants += [] if args.no_peers else _peers(exported, images[:CALIBRATED], args.device)
     for contestant in (bar := tqdm(contestants, desc="build")):
         bar.set_postfix_str(contestant.name)
         _prepare(contestant, [images[:count] for count in (1, MEASURED, *args.batches)])
     running = {each.name: each for each in contestants if each.run is not None}
-    _agree(running, images[CALIBRATED : CALIBRATED + MEASURED])
+    _agree(running, images[CALIBRATED : CALIBRATED + MEASURED], base)
     for batch in args.batches:
-        _throughput(running, images[:batch], args.rounds)
+        _throughput(running, images[:batch], args.rounds, base)
     _latency(running, images[:1], args.rounds, args.latency_calls)
     return {
         "benchmark": "engines",
         "network": f"{exported.backbone} to {exported.cut}",
         "weights": weights,
         "features": exported.features,
+        "device": args.device,
+        "base": base,
         "rows": [each.row for each in contestants],
-        "speedup": _speedup(running, args.batches[-1]),
+        "speedup": _speedup(running, args.batches[-1], base),
         "machine": describe_machine(),
     }
 
 
-def _contestants(exported: Exported, pixels: np.ndarray, with_peers: bool) -> Iterator[_Contestant]:
-    table = calibrate(exported, pixels, progress=True, placement="shared-concat")
-    for name in RUNTIMES:
-        for precision in runtime(name).precisions() if installed(name) else ():
-            make = partial(assemble, exported, precision, name, table if precision == "int8" else None)
-            yield _Contestant(_row(f"{name} {precision}", "aurevoir", name, precision), make)
-    for placement in PLACEMENTS[1:]:
+def _contestants(exported: Exported, pixels: np.ndarray, device: str) -> Iterator[_Contestant]:
+    runs = [(name, precision) for name in runtimes_of(device) for precision in runtime(name).precisions()]
+    int8 = any(precision == "int8" for _, precision in runs)
+    table = calibrate(exported, pixels, progress=True, placement="shared-concat") if int8 else None
+    for name, precision in runs:
+        own = table if precision == "int8" else None
+        full = keep_in_float32(exported, name, precision, pixels)
+        make = partial(assemble, exported, precision, name, own, device, full=full)
+        yield _Contestant(_row(f"{name} {precision}", "aurevoir", name, precision), make)
+    for placement in PLACEMENTS[1:] if device == "cpu" else ():
         make = partial(assemble, exported, "int8", "openvino", table, placement=placement)
         yield _Contestant(_row(f"openvino int8, {placement}", "aurevoir", "openvino", "int8"), make)
-    if not with_peers:
-        return
-    for peer in PEERS:
+
+
+def _peers(exported: Exported, pixels: np.ndarray, device: str) -> Iterator[_Contestant]:
+    for peer in PEERS if device == "cpu" else ():
         if peer.name in PEER_NAMES:
             own = "onnxruntime" if peer.package == "onnxruntime" else "openvino"
             make_peer = partial(_quantized, peer, exported, pixels)
             yield _Contestant(_row(peer.name, "peer", own, "int8"), make_peer)
-    for precision in ("fp32", "bf16"):
-        make_compiled = partial(_torch_compiled, exported, precision)
-        yield _Contestant(_row(f"torch.compile {precision}", "peer", "torch", precision), make_compiled)
+    for precision in ("fp32", "bf16") if device == "cpu" else ("fp32", "fp16"):
+        if device != "cpu":
+            make = partial(in_torch, exported, precision, device, False)
+            yield _Contestant(_row(f"torch as it comes, {precision}", "peer", "torch", precision), make)
+        make = partial(in_torch, exported, precision, device)
+        yield _Contestant(_row(f"torch.compile {precision}", "peer", "torch", precision), make)
 
 
 def _row(name: str, group: str, runtime_name: str, precision: str) -> dict[str, Any]:
@@ -123,21 +140,26 @@ def _quantized(peer: Peer, exported: Exported, pixels: np.ndarray) -> Features:
     return made.run
 
 
-def _torch_compiled(exported: Exported, precision: str) -> Features:
+def in_torch(exported: Exported, precision: str, device: str, compiled: bool = True) -> Features:
+    """Return the float graph in torch, op by op or compiled; on a GPU channels last, compiled with CUDA graphs."""
     import torch
 
     from ..calibration.graph import prune
     from ..engine.runtimes.torch_graph import TorchGraph
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    network = torch.compile(TorchGraph(prune(exported.graph, ["features"]), dtype))
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    network: Any = TorchGraph(prune(exported.graph, ["features"]), dtype).to(device)
+    if device != "cpu":
+        network = network.to(memory_format=torch.channels_last)
+    if compiled:
+        network = torch.compile(network, mode=None if device == "cpu" else "reduce-overhead")
 
-    def run_compiled(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            features: np.ndarray = network(torch.as_tensor(images))[0].numpy()
+            features: np.ndarray = network(torch.as_tensor(images, device=device))[0].cpu().numpy()
         return features
 
-    return run_compiled
+    return run
 
 
 def _prepare(contestant: _Contestant, batches: Sequence[np.ndarray]) -> None:
@@ -151,14 +173,14 @@ def _prepare(contestant: _Contestant, batches: Sequence[np.ndarray]) -> None:
         contestant.row["error"] = reason(error)
 
 
-def _agree(running: dict[str, _Contestant], images: np.ndarray) -> None:
-    """Note the share of features that have the sign of `BASE`'s."""
+def _agree(running: dict[str, _Contestant], images: np.ndarray, base: str) -> None:
+    """Note the share of features that have the sign of the peer's in fp32."""
     signs = {name: each.run(images) > 0 for name, each in running.items() if each.run}
-    for name, found in signs.items() if BASE in signs else ():
-        running[name].row["sign_agreement"] = float((found == signs[BASE]).mean())
+    for name, found in signs.items() if base in signs else ():
+        running[name].row["sign_agreement"] = float((found == signs[base]).mean())
 
 
-def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int) -> None:
+def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int, base: str) -> None:
     seconds = alternate({name: partial(each.run, images) for name, each in running.items() if each.run}, rounds)
     for name, each in running.items():
         found: dict[str, Any] = {
@@ -166,8 +188,8 @@ def _throughput(running: dict[str, _Contestant], images: np.ndarray, rounds: int
             "images_per_second": len(images) / median(seconds[name]),
             "spread": spread(seconds[name]),
         }
-        if BASE in seconds:
-            found["times_onnxruntime_fp32"] = ratios(seconds[name], seconds[BASE])
+        if base in seconds:
+            found[_times(base)] = ratios(seconds[name], seconds[base])
         each.row.setdefault("throughput", []).append(found)
 
 
@@ -180,14 +202,18 @@ def _latency(running: dict[str, _Contestant], image: np.ndarray, rounds: int, ca
         }
 
 
-def _speedup(running: dict[str, _Contestant], batch: int) -> float | None:
-    """Return the best int8 engine's median ratio to ONNX Runtime fp32 at a batch size."""
+def _times(base: str) -> str:
+    return "times_" + "".join(letter if letter.isalnum() else "_" for letter in base)
+
+
+def _speedup(running: dict[str, _Contestant], batch: int, base: str) -> float | None:
+    """Return the best int8 engine's median ratio to the peer in fp32 at a batch size."""
     found = [
-        entry["times_onnxruntime_fp32"]["median"]
+        entry[_times(base)]["median"]
         for each in running.values()
         if each.row["group"] == "aurevoir" and each.row["precision"] == "int8"
         for entry in each.row["throughput"]
-        if entry["batch"] == batch and "times_onnxruntime_fp32" in entry
+        if entry["batch"] == batch and _times(base) in entry
     ]
     return max(found, default=None)
 
@@ -201,9 +227,10 @@ def procedural_images(count: int, size: int) -> np.ndarray:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as a table, with a warning where the spread is wide."""
-    lines = [result["network"]]
+    base = result.get("base", BASE["cpu"])
+    lines = [f"{result['network']}; ratios are to {base}"]
     lines += [
-        f"{'':29s} {'batch':>5s} {'images/s':>9s} {'x ORT fp32':>11s} {'spread':>7s} {'signs':>6s}   "
+        f"{'':29s} {'batch':>5s} {'images/s':>9s} {'ratio':>11s} {'spread':>7s} {'signs':>6s}   "
         "one image, ms: p50, p90, p99"
     ]
     for row in result["rows"]:
@@ -213,7 +240,7 @@ def describe(result: dict[str, Any]) -> str:
         latency = "  ".join(f"{value:.1f}" for value in row["latency_ms"].values())
         signs = f"{row['sign_agreement']:.4f}" if "sign_agreement" in row else "-"
         for entry in row["throughput"]:
-            ratio = f"{entry['times_onnxruntime_fp32']['median']:.2f}" if "times_onnxruntime_fp32" in entry else "-"
+            ratio = f"{entry[_times(base)]['median']:.2f}" if _times(base) in entry else "-"
             wide = "   WIDE SPREAD" if entry["spread"] > WIDE_SPREAD else ""
             lines.append(
                 f"{row['name']:29s} {entry['batch']:5d} {entry['images_per_second']:9.1f} {ratio:>11s} "
@@ -224,11 +251,12 @@ def describe(result: dict[str, Any]) -> str:
 
 def summary(result: dict[str, Any]) -> list[str]:
     """Return the README's lines: throughput and latency of each engine and peer."""
+    base = result.get("base", BASE["cpu"])
     header = [
         "batch",
         "",
         "images/s",
-        "x ONNX Runtime fp32: median (least to most)",
+        f"x {_SPELT.get(base, base)}: median (least to most)",
         "signs as there",
         "one image, ms: p50, p90, p99",
     ]
@@ -238,7 +266,7 @@ def summary(result: dict[str, Any]) -> list[str]:
         signs = f"{row['sign_agreement']:.3f}" if "sign_agreement" in row else "-"
         failed = [["", row["name"], "failed", "", "", ""]] if "error" in row else []
         rows += failed or [
-            [str(entry["batch"]), row["name"], *_summed_up(entry), signs, latency] for entry in row["throughput"]
+            [str(entry["batch"]), row["name"], *_summed_up(entry, base), signs, latency] for entry in row["throughput"]
         ]
     caption = f"{result['network']}, {result['features']:,d} features, weights {result['weights']}"
     if len(batches := {row[0] for row in rows if row[0]}) == 1:
@@ -247,9 +275,9 @@ def summary(result: dict[str, Any]) -> list[str]:
     return [f"{caption}:", "", *markdown(header, rows)]
 
 
-def _summed_up(entry: dict[str, Any]) -> tuple[str, str]:
+def _summed_up(entry: dict[str, Any], base: str) -> tuple[str, str]:
     wide = f" (spread {entry['spread']:.0%})" if entry["spread"] > WIDE_SPREAD else ""
-    found = entry.get("times_onnxruntime_fp32")
+    found = entry.get(_times(base))
     ratio = f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
     return f"{entry['images_per_second']:.1f}{wide}", ratio
 

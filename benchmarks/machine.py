@@ -3,6 +3,8 @@
 import datetime
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +23,11 @@ PACKAGES = (
     "torchvision",
     "nncf",
     "nvidia-modelopt",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "triton",
+    "tensorrt",
+    "nvidia-cudnn-cu13",
 )
 
 
@@ -30,12 +37,25 @@ def describe_machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        **({"gpus": gpus} if (gpus := describe_gpus()) else {}),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": _command(sys.argv[1:]),
     }
+
+
+def describe_gpus() -> list[dict[str, Any]]:
+    """Return name, driver and memory of each NVIDIA GPU here, as ``nvidia-smi`` tells them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    found = [[cell.strip() for cell in line.split(",")] for line in lines]
+    return [{"name": name, "driver": driver, "memory_gib": round(float(mib) / 2**10, 1)} for name, driver, mib in found]
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -19,16 +19,18 @@ from tqdm import tqdm
 from ..engine import timing
 from ..engine.assemble import Exported, assemble
 from ..engine.build import export_backbone
-from ..engine.calibrate import calibrate
+from ..engine.calibrate import calibrate, keep_in_float32
 from ..engine.engine import Engine
-from ..engine.runtimes import installed, runtime
+from ..engine.runtimes import installed, require_runtime, runtime
 from ..engine.timing import ratios
 from ..errors import AurevoirError
 from ..images.batches import ImageArray
+from ..kernels.arrays import on_device, on_host
 from ..kernels.bits import agreement
 from ..kernels.readout import fit_readout
 from ..transfer.embed import embed_bits
 from ..transfer.timing import Stopwatch
+from .device import add_device_argument, runtime_of
 from .failures import attempt
 from .machine import describe_machine
 from .posts_way import train_posts_way
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
     add_data_arguments(parser)
     parser.add_argument("--cut", help="where the network ends (default: the backbone's own, the post's)")
-    parser.add_argument("--runtime", default="openvino", help="of fp32, half and int8 (default: openvino)")
+    add_device_argument(parser)
+    parser.add_argument("--runtime", help="of fp32, half and int8 (default: openvino; on cuda torch)")
     parser.add_argument("--projection", default="auto", help="(default: auto)")
     parser.add_argument("--components", type=int, help="k of hadamard and dense (default: half the features)")
     parser.add_argument("--calibration-images", type=int, default=64, help="of the training images (default: 64)")
@@ -79,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every row; one that fails stays, with the reason."""
+    args.runtime = runtime_of(args)
     backbone = open_network(args)
     sets = load_sets(args, backbone.size)
     chosen = np.random.default_rng(args.seed).permutation(len(sets.train.pixels))[: args.calibration_images]
@@ -89,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contestants = list(_contestants(exported, sample, args))
     for contestant in (bar := tqdm(contestants, desc="prepare")):
         bar.set_postfix_str(contestant.name)
-        attempt(contestant.row, partial(_prepare, contestant, sets, args))
+        attempt(contestant.row, partial(_prepare, contestant, sets, exported, args))
     _take_turns(contestants, sets, exported, args)
     _summarise(contestants, sets, exported)
     return {
@@ -101,6 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **sets.describe(),
         "seed": args.seed,
         "rounds": args.rounds,
+        "device": args.device,
         "export_seconds": exporting,
         "rows": [each.row for each in contestants],
         "speedup": _speedup(contestants, args.runtime),
@@ -111,10 +116,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _contestants(exported: Exported, sample: np.ndarray, args: argparse.Namespace) -> Iterator[_Contestant]:
     named = [(args.runtime, "fp32"), (args.runtime, _half(args.runtime)), (args.runtime, "int8")]
-    named += [("torch", "fp32"), ("torch", _half("torch")), ("onnxruntime", "fp32")]
+    named += [("torch", "fp32"), ("torch", _half("torch"))]
+    named += [("onnxruntime", "fp32")] if args.device == "cpu" else []
     for name, precision in dict.fromkeys(named):
         row = {"name": f"{name} {precision}", "runtime": name, "precision": precision, "once": {"calibrate": 0.0}}
-        yield _Contestant(row, partial(_build, exported, precision, name, sample, row))
+        yield _Contestant(row, partial(_build, exported, precision, name, sample, row, args.device))
     if not args.no_post:
         yield _Contestant({"name": POSTS_WAY, "runtime": "torch", "precision": "fp32"})
 
@@ -125,24 +131,33 @@ def _half(name: str) -> str:
     return next((precision for precision in ("fp16", "bf16") if precision in runs), "bf16")
 
 
-def _build(exported: Exported, precision: str, name: str, sample: np.ndarray, row: dict[str, Any]) -> Engine:
+def _build(
+    exported: Exported, precision: str, name: str, sample: np.ndarray, row: dict[str, Any], device: str
+) -> Engine:
+    require_runtime(name, precision)
     watch = Stopwatch()
     table = None
     if precision == "int8":
         with watch("calibrate"):
             table = calibrate(exported, sample, progress=True)
     with watch("build"):
-        engine = assemble(exported, precision, name, table)
+        full = keep_in_float32(exported, name, precision, sample)
+        engine = assemble(exported, precision, name, table, device, full=full)
         engine.bits(sample[:1])
     row["once"] = {stage: watch.seconds[stage] for stage in ("calibrate", "build")}
     return engine
 
 
-def _prepare(contestant: _Contestant, sets: Sets, args: argparse.Namespace) -> None:
-    """Build, and train once on a few images, so that nothing is compiled where it is timed."""
+def _prepare(contestant: _Contestant, sets: Sets, exported: Exported, args: argparse.Namespace) -> None:
+    """Build, and train once, so that nothing is compiled where it is timed: on a few images, or on a GPU on all."""
     if contestant.make is None:
         return
     contestant.engine = contestant.make()
+    if args.device != "cpu":
+        # What is compiled there depends on the sizes.
+        _turn(contestant, [], sets, exported, args)
+        contestant.turns.clear()
+        return
     few = np.random.default_rng(0).permutation(len(sets.train.labels))[:WARM_UP_IMAGES]
     bits = contestant.engine.bits(sets.train.pixels[few])
     labels = np.unique(sets.train.labels[few], return_inverse=True)[1]
@@ -170,22 +185,22 @@ def _turn(
     engine = contestant.engine
     if engine is None:
         raise AurevoirError("there is no engine")
-    watch = Stopwatch()
+    watch = Stopwatch(args.device)
     bits = embed_bits(engine, ImageArray(sets.train.pixels, contestant.name), watch)[1]
     readout, path = fit_readout(
-        bits,
+        on_device(bits, args.device),
         engine.features,
-        sets.train.labels,
+        on_device(sets.train.labels, args.device),
         len(sets.classes),
         args.projection,
         args.components,
         seed=args.seed,
         timer=watch,
     )
-    train, testing = watch.total(), Stopwatch()
+    train, testing = watch.total(), Stopwatch(args.device)
     test_bits = embed_bits(engine, ImageArray(sets.test.pixels), testing)[1]
     with testing("project"):
-        predicted = readout.scores(test_bits).argmax(axis=1)
+        predicted = on_host(readout.scores(on_device(test_bits, args.device))).argmax(axis=1)
     found = {
         "accuracy": float((predicted == sets.test.labels).mean()),
         "loo_accuracy": path.loo_accuracy,
@@ -282,9 +297,15 @@ def summary(result: dict[str, Any]) -> list[str]:
     header = ["", "accuracy", "engine, s", "project, Gram, solve, s", "training, s", "features, MB", "x the post's way"]
     rows = [_in_brief(row) for row in result["rows"] if "error" not in row]
     caption = (
-        f"{result['network']}, weights {result['weights']}; {result['data']}, {result['train_images']} training images:"
+        f"{result['network']}, weights {result['weights']}; {result['data']}, {result['train_images']} training images"
+        f"{_gpu(result)}:"
     )
     return [caption, "", *markdown(header, rows)]
+
+
+def _gpu(result: dict[str, Any]) -> str:
+    on_gpu = result.get("device", "cpu") != "cpu"
+    return f", engines and ridge on {result['machine']['gpus'][0]['name']}" if on_gpu else ""
 
 
 def _in_brief(row: dict[str, Any]) -> list[str]:

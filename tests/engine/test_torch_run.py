@@ -75,7 +75,7 @@ class Device:
 class OnGpu:
     """Images that say that they are on a GPU."""
 
-    __cuda_array_interface__ = {"version": 3}
+    __cuda_array_interface__ = ()
 
     def __init__(self, pixels):
         self.tensor = torch.from_numpy(pixels)

@@ -177,6 +177,7 @@ def modules() -> dict[str, Any]:
     cupy, others = _Module("cupy"), {name: types.ModuleType(name) for name in names}
     stream = types.SimpleNamespace(synchronize=lambda: None)
     error = type("CUDARuntimeError", (RuntimeError,), {})
+    pool = types.SimpleNamespace(total_bytes=lambda: 2**30, free_bytes=lambda: 2**30, free_all_blocks=lambda: None)
     cupy.__dict__.update(
         ndarray=ndarray,
         asarray=_asarray,
@@ -194,9 +195,7 @@ def modules() -> dict[str, Any]:
                 runtimeGetVersion=lambda: 13000,
             ),
         ),
-        get_default_memory_pool=lambda: types.SimpleNamespace(
-            total_bytes=lambda: 2**30, free_bytes=lambda: 2**30, free_all_blocks=lambda: None
-        ),
+        get_default_memory_pool=lambda: pool,
         __version__="14",
     )
     others["cupyx"].__dict__.update(errstate=_errstate)
