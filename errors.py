@@ -23,6 +23,12 @@ class MissingPackageError(AurevoirError, ImportError):
     exit_code = 3
 
 
+class MissingDeviceError(AurevoirError):
+    """The device that the work is for is not in this machine, or cannot be used."""
+
+    exit_code = 3
+
+
 class ThresholdMissedError(AurevoirError):
     """The work is done, but a threshold that the caller set was not reached."""
 

@@ -245,18 +245,11 @@ def _train(row: dict[str, Any], depths: _Depths, backbone: Backbone) -> None:
     from .backprop import train_network
 
     sets, args = depths.sets, depths.args
+    train = sets.train
     network = truncated_with_head(backbone, len(sets.classes), row["cut"], head="flatten", seed=args.seed)
     encoder = network.body.get_submodule("encoder") if backbone.needs_images else None
     predict, seconds, remarks = train_network(
-        network,
-        encoder,
-        depths.sample,
-        sets.train.pixels,
-        sets.train.labels,
-        STRATEGY,
-        args.epochs,
-        args.seed,
-        args.device,
+        network, encoder, depths.sample, train.pixels, train.labels, STRATEGY, args.epochs, args.seed, args.device
     )
     accuracy = float((predict(sets.test.pixels) == sets.test.labels).mean())
     row |= {"accuracy": accuracy, "strategy": STRATEGY, "seconds": seconds, **remarks}

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "startup": "how long each command takes to print its help",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
     "depth": "accuracy and training time over the depth of the cut, beside backprop, as the post's Figures 5 and 6",
+    "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, the network, photographs to a classifier",
     "rivals": "optics, linear probes and backprop on the same network and splits, and retraining over the zoo",
 }
 

@@ -56,7 +56,7 @@ def _module(command: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 1 failed, 2 usage, 3 a missing runtime or package, 4 a threshold missed.
+    0 done, 1 failed, 2 usage, 3 a missing runtime, package or device, 4 a threshold missed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, name, *_ = [*(word for word in arguments if not word.startswith("-")), None, None]

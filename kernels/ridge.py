@@ -261,7 +261,8 @@ def _double_is_slow() -> bool:
     """Return whether the current GPU computes in float64 so much slower that float32 with refinement wins."""
     import cupy  # type: ignore[import-not-found, unused-ignore]
 
-    return bool(cupy.cuda.Device().attributes["SingleToDoublePrecisionPerfRatio"] >= _SLOW_DOUBLE)
+    # Where the driver does not tell, it is taken for slow: refinement is right on every GPU.
+    return bool(cupy.cuda.Device().attributes.get("SingleToDoublePrecisionPerfRatio", _SLOW_DOUBLE) >= _SLOW_DOUBLE)
 
 
 def primal_path(

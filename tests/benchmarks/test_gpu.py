@@ -1,0 +1,80 @@
+"""``bench gpu``: without a GPU, in small on the CPU, and what its parts do when they fail."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from aurevoir.benchmarks import gpu, gpu_parts
+from aurevoir.engine.runtimes import has_nvidia_driver
+
+
+@pytest.fixture
+def data(tiny_onnx, class_folder, tmp_path):
+    """A folder as --prepare makes it, of a small network."""
+    folder = tmp_path / "gpu-data"
+    shutil.copytree(class_folder, folder / gpu_parts.PHOTOGRAPHS)
+    shutil.copy(tiny_onnx, folder / gpu_parts.NETWORK)
+    return folder
+
+
+@pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")
+def test_without_a_gpu_every_part_says_so_and_the_exit_code_is_3(bench, tmp_path):
+    out = tmp_path / "r.json"
+    code, result, err = bench("gpu", "--data", tmp_path, "--out", out)
+    assert (code, result, out.exists()) == (3, None, False)
+    assert [f"{name}: no GPU" in err for name in gpu_parts.PARTS] == [True] * 6
+    assert "nothing was measured: device 'cuda'" in err
+
+
+def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path):
+    out, figure = tmp_path / "r.json", tmp_path / "r.png"
+    small = ["--device", "cpu", "--full-size", 60, 64, 30, "--batches", 1, 3, "--images", 5, "--memory", "1GiB"]
+    parts = ["--parts", "ridge", "network", "engine", "table1"]
+    code, result, err = bench("gpu", "--data", data, *small, *parts, "--out", out, "--plot", figure)
+    assert code == 0, err
+    assert json.loads(out.read_text())["rows"] == result["rows"]
+    rows = {}
+    for row in result["rows"]:
+        rows.setdefault(row["part"], []).append(row)
+    assert set(rows) == {"ridge", "network", "engine", "table1"}
+    fits = [row["name"] for row in rows["ridge"] if "total" in row]
+    assert fits == [
+        f"{kind} {how}" for kind in ("exact", "hadamard", "dense", "dense-signs") for how in ("auto", "all")
+    ]
+    assert rows["ridge"][-1]["same_gram"]
+    network = [(row["name"], row["batch"]) for row in rows["network"]]
+    assert network == [(kind, batch) for kind in ("fp32", "tf32", "fp16", "bf16") for batch in (1, 3)]
+    assert all(row["images_per_second_eager"] > 0 for row in rows["network"])
+    kept = {row["name"]: row["sign_agreement"] for row in rows["network"]}
+    assert kept["fp32"] == 1 > kept["fp16"] > kept["bf16"] > 0.9
+    assert {row["name"] for row in rows["engine"] if "error" not in row} == {
+        "engine fp32, host memory",
+        "engine bf16, host memory",
+    }
+    assert any(row["name"] == "densenet169, torch fp32" and row["accuracy"] > 0.5 for row in rows["table1"])
+    assert Image.open(figure).width > 500
+    lines = "\n".join(gpu.summary(result))
+    assert "| exact | 15, searched |" in lines
+    assert "| fp16 |" in lines
+
+
+def test_a_part_that_fails_or_takes_too_long_says_so_and_the_others_stand(bench, data, monkeypatch):
+    monkeypatch.setattr(gpu, "PARTS", dict(gpu.PARTS))
+    quick = {"network": (gpu_parts.measure_network, 30), "engine": (gpu_parts.measure_engine, 0.01)}
+    monkeypatch.setattr(gpu, "parts_of", lambda names: quick)
+    (data / gpu_parts.NETWORK).unlink()
+    code, result, err = bench("gpu", "--device", "cpu", "--data", data)
+    assert code == 0, err
+    network, engine = result["rows"]
+    assert network["error"].startswith("exit status 1: aurevoir.errors.AurevoirError")
+    assert "make the folder with: aurevoir bench gpu --prepare" in network["error"]
+    assert engine["error"] == "given up after 0.01 s"
+
+
+def test_photographs_are_needed_to_prepare(bench, tmp_path):
+    code, _, err = bench("gpu", "--prepare", tmp_path / "d", "--photographs", tmp_path / "none")
+    assert code == 2
+    assert "give --photographs" in err
+    assert not (tmp_path / "d").exists()
