@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .options import positive
@@ -9,17 +11,18 @@ from .options import positive
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..engine.assemble import Exported
     from ..engine.backbone import Backbone
+    from ..engine.engine import Engine
 
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
-PRECISIONS = ("fp32", "bf16", "int8")
 CALIBRATION_IMAGES = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--per-class", type=positive, default=60, help="images of each class (default: 60)")
+    parser.add_argument("--runtime", default="auto", help="of the engines (default: auto, the best for the device)")
+    parser.add_argument("--device", help="of engines and ridge: cpu or cuda (default: cuda where a runtime can use it)")
     parser.add_argument("--seed", type=int, default=0, help="of the images, the split and random weights (default: 0)")
 
 
@@ -30,14 +33,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
+    from ..engine.assemble import assemble
     from ..engine.build import export_backbone
-    from ..engine.calibrate import calibrate
+    from ..engine.calibrate import calibrate, keep_in_float32
     from ..images.batches import ImageFiles, collect
     from ..images.procedural import write_class_folders
     from ..kernels.bits import agreement
     from ..transfer.evaluate import split
     from ..transfer.timing import Stopwatch
 
+    runtime, device, precisions = _chosen(args)
     shared = Stopwatch()
     backbone, note = _backbone(args.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,9 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     chosen = np.sort(np.random.default_rng(args.seed).permutation(len(pixels[0]))[:CALIBRATION_IMAGES])
     with shared("build"):
         exported = export_backbone(backbone, CUT, pixels[0][chosen])
-    with shared("calibrate"):
-        table = calibrate(exported, pixels[0][chosen], progress=True)
-    trained = [_train(exported, precision, table, pixels, labels) for precision in _runnable()]
+    table = None
+    if "int8" in precisions:
+        with shared("calibrate"):
+            table = calibrate(exported, pixels[0][chosen], progress=True)
+    full = {each: keep_in_float32(exported, runtime, each, pixels[0][chosen]) for each in precisions}
+    engines = [partial(assemble, exported, each, runtime, table, device, full=full[each]) for each in precisions]
+    ridge = _ridge_device(device)
+    trained = [_train(make, ridge, pixels, labels) for make in engines]
     reference = trained[0][1]
     rows = [{**row, "sign_agreement": agreement(bits, reference, exported.features)} for row, bits in trained]
     seconds = shared.total()
@@ -83,28 +93,45 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
         return open_backbone(BACKBONE, "random", seed=seed), note
 
 
-def _runnable() -> list[str]:
-    from ..engine.runtimes import on_openvino
+def _chosen(args: argparse.Namespace) -> tuple[str, str, list[str]]:
+    """Return the runtime, the device, and the precisions that are run there: fp32, the narrowest float and int8."""
+    from ..engine.runtimes import check_device, choose_runtime, default_device, narrowest_float, runtime
 
-    return [precision for precision in PRECISIONS if precision in on_openvino.precisions()]
+    name = choose_runtime(args.runtime, "fp32", device=args.device)
+    device = args.device or default_device(name)
+    check_device(name, device)
+    wanted = dict.fromkeys(["fp32", narrowest_float(name), "int8"])
+    return name, device, [precision for precision in wanted if precision in runtime(name).precisions()]
+
+
+def _ridge_device(device: str) -> str:
+    """Return where the ridge runs: with the engines, or on the CPU where CuPy is missing, which is told."""
+    from ..kernels.arrays import has_cupy
+
+    if not device.startswith("cuda"):
+        return "cpu"
+    if not has_cupy():
+        print("the ridge runs on the CPU, since CuPy is not installed: pip install 'aurevoir[gpu]'", file=sys.stderr)
+        return "cpu"
+    return "cuda"
 
 
 def _train(
-    exported: "Exported", precision: str, table: Any, pixels: "list[np.ndarray]", labels: "list[np.ndarray]"
+    make: "Callable[[], Engine]", ridge: str, pixels: "list[np.ndarray]", labels: "list[np.ndarray]"
 ) -> "tuple[dict[str, Any], np.ndarray]":
-    from ..engine.assemble import assemble
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.timing import Stopwatch
 
     watch = Stopwatch()
     with watch("build"):
-        engine = assemble(exported, precision, table=table if precision == "int8" else None)
-    classifier = OpticalClassifier(engine=engine, verbose=True).fit(pixels[0], labels[0])
+        engine = make()
+    classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
     bits = engine.bits(pixels[1])
     predicted = classifier.labels(classifier.readout_.scores(bits))
     row = {
-        "precision": precision,
+        "precision": engine.precision,
         "runtime": engine.runtime,
+        "device": engine.device,
         "accuracy": float((predicted == labels[1]).mean()),
         "loo_accuracy": classifier.loo_accuracy_,
         "alpha": classifier.alpha_,

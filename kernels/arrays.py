@@ -107,6 +107,11 @@ def wait_for(device: str) -> None:
         cupy.cuda.get_current_stream().synchronize()
 
 
+def has_cupy() -> bool:
+    """Return whether CuPy is installed, without importing it."""
+    return find_spec("cupy") is not None
+
+
 def has_triton() -> bool:
     """Return whether CuPy's arrays can go through kernels in Triton, which is not made for every system."""
     return find_spec("triton") is not None and find_spec("torch") is not None

@@ -201,7 +201,7 @@ def test_dense_is_the_squared_modulus_and_its_speckle(xp, tile, n, m, k, entries
 def exposed(xp, rows, matrix, gain=None):
     """Expose the products of int8 rows with any int8 for R."""
     outputs = xp.zeros((len(rows), len(matrix) // 2), dtype="float32" if gain is None else "uint8")
-    with gpu._stream_of(outputs):
+    with gpu.stream_of(outputs):
         operands = xp.asarray(rows), xp.asarray(matrix)
         gpu._launch(gpu._expose, *operands, outputs, outputs.shape[1], gain or 0.0, CAMERA=gain is not None)
     return outputs

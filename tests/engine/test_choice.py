@@ -1,0 +1,82 @@
+"""Which runtime ``auto`` takes: never one that leaves a GPU for the CPU unasked."""
+
+import pytest
+
+from aurevoir.cli.main import main
+from aurevoir.engine import runtimes
+from aurevoir.engine.runtimes import (
+    choose_runtime,
+    has_half_body,
+    narrowest_float,
+    on_tensorrt,
+    on_torch,
+)
+from aurevoir.errors import MissingPackageError, UsageError
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """A machine with an NVIDIA GPU, the packages named, and torch on CUDA if it is one of them."""
+
+    def make(*packages, plans=()):
+        monkeypatch.setattr(runtimes, "has_nvidia_driver", lambda: True)
+        monkeypatch.setattr(runtimes, "installed", lambda name: name in packages)
+        monkeypatch.setattr(on_torch, "precisions", lambda: ("fp32", "fp16", "bf16"))
+        monkeypatch.setattr(on_torch, "devices", lambda: ("cuda", "cuda:0", "cpu"))
+        monkeypatch.setattr(on_tensorrt, "precisions", lambda: plans)
+        monkeypatch.setattr(on_tensorrt, "devices", lambda: ("cuda",) if plans else ())
+
+    return make
+
+
+def test_torch_runs_floats_on_the_gpu_and_int8_is_refused_with_what_would_run_it(on_a_gpu):
+    on_a_gpu("torch", "onnxruntime")
+    for precision in ("fp32", "fp16", "bf16"):
+        assert choose_runtime("auto", precision) == "torch"
+        assert choose_runtime("auto", precision, device="cuda") == "torch"
+    with pytest.raises(UsageError) as caught:
+        choose_runtime("auto", "int8")
+    assert str(caught.value) == (
+        "no runtime installed here runs int8 on this machine's GPU; choose another precision (torch runs fp32, fp16, "
+        f"bf16), or install TensorRT ({on_tensorrt.INSTALL}), or name a runtime to use the CPU (onnxruntime)"
+    )
+    assert choose_runtime("auto", "int8", device="cpu") == "onnxruntime"
+    assert choose_runtime("onnxruntime", "int8") == "onnxruntime"
+    assert choose_runtime("auto", "fp32", device="cpu") == "onnxruntime"
+
+
+def test_tensorrt_comes_first_where_it_runs_the_precision(on_a_gpu):
+    on_a_gpu("torch", "onnxruntime", "tensorrt", plans=("fp32", "fp16", "int8"))
+    assert [choose_runtime("auto", each) for each in ("fp32", "fp16", "bf16", "int8")] == [
+        "tensorrt",
+        "tensorrt",
+        "torch",
+        "tensorrt",
+    ]
+    assert choose_runtime("auto", "int8", among=["torch", "tensorrt"], device="cuda") == "tensorrt"
+
+
+def test_without_a_runtime_for_the_gpu_the_cpu_is_no_surprise(on_a_gpu):
+    on_a_gpu("onnxruntime")
+    assert choose_runtime("auto", "int8") == "onnxruntime"
+    with pytest.raises(UsageError, match="no runtime on device 'cuda' of this machine runs int8; `aurevoir doctor`"):
+        choose_runtime("auto", "int8", device="cuda")
+    on_a_gpu()
+    with pytest.raises(MissingPackageError, match="install one with: pip install openvino"):
+        choose_runtime("auto", "int8")
+
+
+def test_the_command_line_says_it_in_one_line(on_a_gpu, tiny_onnx, capsys):
+    on_a_gpu("torch", "onnxruntime")
+    assert main(["build", str(tiny_onnx), "--precision", "int8", "--out", "never.engine"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("aurevoir build: error: no runtime installed here runs int8 on this machine's GPU")
+    assert err.count("\n") == 1
+
+
+def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
+    on_a_gpu("torch")
+    assert narrowest_float("torch") == "fp16"
+    assert has_half_body("torch", "fp16")
+    assert has_half_body("tensorrt", "int8")
+    assert not any(has_half_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32")))
