@@ -221,15 +221,17 @@ def test_as_many_images_calibrate_as_are_asked_for(count):
     assert len(used) + (0 if held_out is None else len(held_out)) <= 6
 
 
-def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, table):
+def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, written_by, table):
     assert build_engine(tiny_onnx, precision="int8", calibration=table).table == table
     with pytest.raises(AurevoirError, match="measured on graph .* calibrate anew"):
-        build_engine(tiny_onnx, cut="relu", precision="int8", calibration=table)
+        build_engine(tiny_onnx, cut=written_by("Relu"), precision="int8", calibration=table)
 
 
 def test_a_table_of_another_backbone_names_a_tensor_that_is_not_there(exported, table):
-    strange = replace(table, graph="0" * 64, thresholds={"conv1": 1.0, **table.thresholds})
-    with pytest.raises(AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: conv1\): another back"):
+    strange = replace(table, graph="0" * 64, thresholds={"stranger": 1.0, **table.thresholds})
+    with pytest.raises(
+        AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: stranger\): another back"
+    ):
         assemble(exported, "int8", table=strange)
 
 
@@ -284,7 +286,7 @@ def test_tables_are_read_from_files_and_foreign_ones_refused(exported, table, tm
     (tmp_path / "t.cache").write_bytes(write_cache(table.thresholds))
     found = read_table(tmp_path / "t.cache", exported).thresholds
     assert found == {name: pytest.approx(value, rel=1e-6) for name, value in table.thresholds.items()}
-    (tmp_path / "t.cache").write_bytes(write_cache({"conv1": 1.0}))
+    (tmp_path / "t.cache").write_bytes(write_cache({"stranger": 1.0}))
     with pytest.raises(AurevoirError, match=r"t.cache lacks 2 of the 2 tensors that are quantized"):
         read_table(tmp_path / "t.cache", exported)
 
@@ -356,7 +358,10 @@ def test_real_backbones_agree_across_runtimes(name, request, data):
     reference = assemble(exported, "fp32", "onnxruntime")(images)
     for other in ("openvino", "torch"):
         features = assemble(exported, "fp32", other)(images)
-        assert ((features > 0) == (reference > 0)).mean() > 0.99999
+        # Fifty layers, each a few epsilons of its sums: closer to zero, either sign is right.
+        sure = np.abs(reference) > 1000 * np.finfo("float32").eps * np.sqrt(np.mean(reference**2))
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(features[sure] > 0, reference[sure] > 0)
 
 
 def test_int8_of_a_pretrained_network_keeps_the_signs(resnet, data):
