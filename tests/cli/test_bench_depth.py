@@ -47,9 +47,7 @@ def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, written
     for row in rows:
         table = bench("table1", *given[:4], "--cut", row["cut"], "--rounds", "1", "--no-post")[1]
         alone = next(each for each in table["rows"] if each["name"] == "openvino fp32")
-        assert [row[key] for key in ("accuracy", "loo_accuracy")] == [
-            alone[key] for key in ("accuracy", "loo_accuracy")
-        ]
+        assert (row["accuracy"], row["loo_accuracy"]) == (alone["accuracy"], alone["loo_accuracy"])
         # Alpha follows the scale of the bits, of which rounding may turn one or another.
         assert row["alpha"] == pytest.approx(alone["alpha"], rel=1e-2)
     assert rows[0]["features"] != rows[1]["features"]

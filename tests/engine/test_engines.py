@@ -229,9 +229,7 @@ def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, wr
 
 def test_a_table_of_another_backbone_names_a_tensor_that_is_not_there(exported, table):
     strange = replace(table, graph="0" * 64, thresholds={"stranger": 1.0, **table.thresholds})
-    with pytest.raises(
-        AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: stranger\): another back"
-    ):
+    with pytest.raises(AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: stranger\): another"):
         assemble(exported, "int8", table=strange)
 
 
