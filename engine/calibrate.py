@@ -25,7 +25,7 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import BATCH_SIZE, Engine
 from .export import tensor_shapes
-from .runtimes import Compiled, builds_plans, choose_runtime, reference_runtime, runtime
+from .runtimes import Compiled, builds_plans, choose_runtime, reference_runtime, runtime, weight_levels
 
 Make = Callable[[CalibrationTable], Engine]
 """Makes an int8 engine from a table."""
@@ -202,8 +202,9 @@ def tensor_fidelity(
         In the order of the graph; last the final ``features``.
     """
     names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
-    dialect = resolve_dialect("auto", choose_runtime(runtime, "int8"))
-    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
+    name = choose_runtime(runtime, "int8")
+    dialect, levels = resolve_dialect("auto", name), weight_levels(name)
+    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
     runs = [
         _compile(graph, [*tensors, "features"])
         for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))

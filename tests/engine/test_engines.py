@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from aurevoir import build_engine, load_engine
@@ -123,14 +124,27 @@ def test_threads_share_an_engine(exported, pixels):
 
 
 def test_int8_quantizes_every_convolution_and_no_bias(exported, table):
-    import onnx
-
     nodes = onnx.load_from_string(assemble(exported, "int8", table=table).graph).graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in nodes if node.op_type == "Conv"]
     assert convolutions
     assert all({node.input[0], node.input[1]} <= dequantized for node in convolutions)
     assert all(node.input[2] not in dequantized for node in convolutions if len(node.input) > 2)
+
+
+@pytest.mark.parametrize(("dot_product", "largest"), [(True, 127), (False, 63)])
+def test_no_sum_of_two_products_overflows_where_16_bits_hold_it(
+    exported, table, pixels, reference, monkeypatch, dot_product, largest
+):
+    monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda: dot_product)
+    for name in ("openvino", "onnxruntime"):
+        engine = assemble(exported, "int8", name, table, dialect="u8")
+        constants = map(onnx.numpy_helper.to_array, onnx.load_from_string(engine.graph).graph.initializer)
+        weights = [values for values in constants if values.dtype == np.int8 and values.ndim == 4]
+        assert [np.abs(values).max() for values in weights] == [largest] * 2
+        if not dot_product:
+            assert 2 * 255 * largest < 2**15
+            assert np.linalg.norm(engine(pixels) - reference) < 5e-2 * np.linalg.norm(reference)
 
 
 def test_a_file_gives_the_same_engine_back(exported, table, pixels, tmp_path):
@@ -336,7 +350,6 @@ def test_missing_torch_names_the_line_that_installs_it():
 
 
 def test_an_operator_that_torch_does_not_know_is_named(tmp_path):
-    import onnx
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 8, 8]) for name in "xy"]
