@@ -26,6 +26,9 @@ DIALECTS = ("s8", "u8")
 LEVELS = 127
 """Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
 
+NARROW_LEVELS = 63
+"""The largest of weights whose products with two unsigned bytes sum to at most 2 * 255 * 63, which fits 16 bits."""
+
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
 _KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat", "Add", "Mul"}
 
@@ -37,6 +40,7 @@ class _Context:
     thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
     unsigned: set[str]
+    weight_levels: int = LEVELS
     raised: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
 
@@ -47,6 +51,7 @@ def quantize(
     means: Mapping[str, Sequence[float]] | None = None,
     dialect: str = "s8",
     placement: str = "conv-inputs",
+    weight_levels: int = LEVELS,
 ) -> onnx.ModelProto:
     """Return a copy of a float graph whose convolutions and constant matrix products read int8.
 
@@ -62,6 +67,8 @@ def quantize(
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     dialect : {"s8", "u8"}
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
+    weight_levels : {127, 63}
+        Largest magnitude of weights: `NARROW_LEVELS` where pairs of products are summed in 16 bits.
 
     Raises
     ------
@@ -75,7 +82,7 @@ def quantize(
         raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
     unsigned = nonnegative(model) if dialect == "u8" else set()
     quantized = copy.deepcopy(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned)
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels)
     groups = _meeting(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
@@ -182,7 +189,8 @@ def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProt
     if name in context.done:
         return []
     context.done.add(name)
-    levels, scales = _round_weights(np.swapaxes(read_constant(context.constants, name), 0, axis))
+    weights = np.swapaxes(read_constant(context.constants, name), 0, axis)
+    levels, scales = _round_weights(weights, context.weight_levels)
     inputs = [
         constant(context.model, f"{name}_quantized", np.swapaxes(levels, 0, axis)),
         constant(context.model, f"{name}_scale", scales),
@@ -191,14 +199,14 @@ def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProt
     return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=axis)]
 
 
-def _round_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _round_weights(weights: np.ndarray, most: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 levels and the float32 scale of each output channel.
 
     Levels are rounded so that the sum of every kernel stays within half a level of what it was
     (Guo et al. 2022, arXiv:2202.07471, section 3.2): neighbouring pixels are alike, so what counts
     of a kernel's rounding errors is above all their sum.
     """
-    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), LEVELS)
+    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), most)
     exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
     kernels = exact.reshape(*weights.shape[:2], -1)
     error = np.rint(kernels) - kernels
@@ -206,13 +214,13 @@ def _round_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Move as many entries one level as the sum is off, those first that were rounded furthest that way.
     rank = np.argsort(np.argsort(-error * np.sign(surplus), axis=2, kind="stable"), axis=2, kind="stable")
     levels = np.rint(kernels) - np.sign(surplus) * (rank < np.abs(surplus))
-    return np.clip(levels, -LEVELS, LEVELS).astype("int8").reshape(weights.shape), scales
+    return np.clip(levels, -most, most).astype("int8").reshape(weights.shape), scales
 
 
 def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weight: str) -> None:
     """Add to the bias what the rounded weights lack on the mean input, sum (W - Wq) E[x]."""
     weights = read_constant(context.constants, weight)
-    levels, scales = _round_weights(weights)
+    levels, scales = _round_weights(weights, context.weight_levels)
     lost = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
     per_input = lost.reshape(*weights.shape[:2], -1).sum(axis=2, dtype="float64")
     groups = node_attribute(conv, "group", 1)

@@ -12,12 +12,20 @@ from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph import digest
 from ..calibration.half import half_body
 from ..calibration.placement import quantizable, shared
-from ..calibration.quantize import quantize
+from ..calibration.quantize import LEVELS, quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..images.decode import Resize
 from .engine import Engine, Manifest
-from .runtimes import builds_plans, choose_builder, choose_runtime, has_half_body, reference_runtime, takes_unsigned
+from .runtimes import (
+    builds_plans,
+    choose_builder,
+    choose_runtime,
+    has_half_body,
+    reference_runtime,
+    takes_unsigned,
+    weight_levels,
+)
 from .runtimes import runtime as runtime_module
 from .timing import alternate
 
@@ -76,7 +84,7 @@ def assemble(
             raise UsageError("int8 needs a calibration table; see `calibrate`")
         dialect = resolve_dialect(dialect, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
-        graph = quantized_graph(exported, table, dialect, placement)
+        graph = quantized_graph(exported, table, dialect, placement, levels=weight_levels(runtime))
     if halved:
         graph = half_body(graph, full)
     manifest = Manifest(
@@ -108,6 +116,7 @@ def quantized_graph(
     placement: str = "conv-inputs",
     body: str = "fp32",
     full: Collection[str] = (),
+    levels: int = LEVELS,
 ) -> onnx.ModelProto:
     """Return the Q/DQ graph of an exported backbone.
 
@@ -123,6 +132,8 @@ def quantized_graph(
         computes such graphs wrongly.
     full : collection of str
         Tensors that a float16 body keeps in float32; see `find_overflow`.
+    levels : {127, 63}
+        Largest magnitude of weights; see `runtimes.weight_levels`.
 
     Raises
     ------
@@ -138,7 +149,7 @@ def quantized_graph(
             f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
             f"{placement!r} quantizes; calibrate with that placement"
         )
-    graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
+    graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
     return half_body(graph, full) if body == "fp16" else graph
 
 

@@ -25,7 +25,7 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
-from .runtimes import HOST_BATCH, Compiled, choose_runtime, has_half_body, reference_runtime, runtime
+from .runtimes import HOST_BATCH, Compiled, choose_runtime, has_half_body, reference_runtime, runtime, weight_levels
 from .runtimes.gpu_run import GpuRunner
 
 Make = Callable[[CalibrationTable], Engine]
@@ -203,8 +203,9 @@ def tensor_fidelity(
         In the order of the graph; last the final ``features``.
     """
     names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
-    dialect = resolve_dialect("auto", choose_runtime(runtime, "int8"))
-    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement)
+    name = choose_runtime(runtime, "int8")
+    dialect, levels = resolve_dialect("auto", name), weight_levels(name)
+    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
     runs = [
         _compile(graph, [*tensors, "features"])
         for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cupy_stand_in import modules
 from hypothesis import settings
@@ -109,6 +110,13 @@ def tiny_onnx(tmp_path_factory) -> Path:
         )
     program.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def written_by(tiny_onnx):
+    """A function from an operator to the tensor that `tiny_onnx` has of it: its exporter names tensors as it likes."""
+    nodes = onnx.load(tiny_onnx).graph.node
+    return lambda kind: next(node.output[0] for node in nodes if node.op_type == kind)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,9 @@ RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 HOST_BATCH, GPU_BATCH = 16, 512
 """Images to give an engine at a time; of `GPU_BATCH` a GPU computes one half while the other is brought in."""
 
+# Those that have int8 kernels for the host's processor.
+_ON_HOST = ("openvino", "onnxruntime")
+
 Compiled = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -239,14 +242,28 @@ def narrowest_float(name: str) -> str:
 
 
 def takes_unsigned(name: str) -> bool:
-    """Return whether a runtime is exact here on unsigned activations, which have twice the levels.
+    """Return whether a runtime takes unsigned activations at no loss here, which have twice the levels.
 
-    Without VNNI, products of unsigned by signed bytes can overflow the 16 bits that older
-    processors sum pairs in; TensorRT takes signed activations only.
+    TensorRT takes signed activations only; for processors without VNNI see `weight_levels`.
     """
+    return name in _ON_HOST and _has_int8_dot_product()
+
+
+def weight_levels(name: str) -> int:
+    """Return the largest magnitude of int8 weights that a runtime multiplies exactly here.
+
+    Without VNNI, x86 processors sum products of unsigned by signed bytes in pairs, in 16 bits that two large ones
+    overflow, and the runtimes make signed activations unsigned first.
+    """
+    from ...calibration.quantize import LEVELS, NARROW_LEVELS
+
+    return NARROW_LEVELS if name in _ON_HOST and not _has_int8_dot_product() else LEVELS
+
+
+def _has_int8_dot_product() -> bool:
     from ...kernels.cpu.features import has_int8_dot_product
 
-    return name in ("openvino", "onnxruntime") and has_int8_dot_product()
+    return has_int8_dot_product()
 
 
 def has_nvidia_driver() -> bool:

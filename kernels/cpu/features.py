@@ -1,6 +1,22 @@
-"""What the processor can do."""
+"""What the processor can do, and what of it Numba uses."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from llvmlite.binding import get_host_cpu_features
+from numba.core import config
+
+
+def numba_features() -> Mapping[str, bool]:
+    """Return which instructions Numba compiles to: the processor's, unless the environment names others.
+
+    What needs one that is not among them ends the process as it is compiled.
+    """
+    told: Any = config
+    if told.CPU_FEATURES is not None:
+        return {name[1:]: name[0] == "+" for name in told.CPU_FEATURES.split(",") if name}
+    found: Mapping[str, bool] = get_host_cpu_features()
+    return {name: has and (bool(told.ENABLE_AVX) or not name.startswith("avx")) for name, has in found.items()}
 
 
 def has_int8_dot_product() -> bool:

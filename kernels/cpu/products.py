@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from .emit import I8, I32, I64, constant, load, loop, offset, store, zeros
+from .features import numba_features
 
-_FEATURES = get_host_cpu_features()
+_FEATURES = numba_features()
 _BYTES = 64 if _FEATURES.get("avx512f") else 32
+_DOT_PRODUCT = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or bool(_FEATURES.get("avxvnni"))
 # Four rows against four columns: sixteen sums and eight operands stay in registers.
 _SIDE = 4
 # Two tiles of rows, a stretch of bytes each, stay in the nearer caches; a stretch's sums fit 32 bits.
@@ -20,8 +21,8 @@ _TILE, _STRETCH = 64, 2048
 
 
 def has_dot_product() -> bool:
-    """Return whether this processor has the dot product of bytes that is used here (VNNI)."""
-    return bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or bool(_FEATURES.get("avxvnni"))
+    """Return whether the dot product of bytes that is used here (VNNI) is among Numba's instructions."""
+    return _DOT_PRODUCT
 
 
 def _emit_tile(
@@ -60,6 +61,9 @@ def _dot_products(
     """Multiply uint8 rows a to d by rows e to h less 128."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not _DOT_PRODUCT:
+            # It is compiled beside `_shared_counts`, and never called: LLVM would end the process.
+            return context.get_dummy_value()
         vector, bytes_ = ir.VectorType(I32, _BYTES // 4), ir.VectorType(I8, _BYTES)
         step = builder.module.declare_intrinsic(
             f"llvm.x86.avx512.vpdpbusd.{8 * _BYTES}", (), ir.FunctionType(vector, [vector] * 3)

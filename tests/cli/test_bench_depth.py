@@ -41,15 +41,15 @@ def test_depth_measures_every_cut_by_every_method(bench, class_folder, tmp_path)
     assert lines[-1] == f"| features.12 | {last[0]['features']:,d} | {sizes[-1]:.1f} | {' | '.join(cells)} |"
 
 
-def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, class_folder):
+def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, written_by, class_folder):
     given = ["--data", class_folder, "--backbone", tiny_onnx, "--no-backprop", "--precisions", "fp32"]
-    rows = bench("depth", *given, "--cuts", "relu", "add")[1]["rows"]
+    rows = bench("depth", *given, "--cuts", written_by("Relu"), written_by("Add"))[1]["rows"]
     for row in rows:
         table = bench("table1", *given[:4], "--cut", row["cut"], "--rounds", "1", "--no-post")[1]
         alone = next(each for each in table["rows"] if each["name"] == "openvino fp32")
-        assert [row[key] for key in ("accuracy", "loo_accuracy", "alpha")] == [
-            alone[key] for key in ("accuracy", "loo_accuracy", "alpha")
-        ]
+        assert (row["accuracy"], row["loo_accuracy"]) == (alone["accuracy"], alone["loo_accuracy"])
+        # Alpha follows the scale of the bits, of which rounding may turn one or another.
+        assert row["alpha"] == pytest.approx(alone["alpha"], rel=1e-2)
     assert rows[0]["features"] != rows[1]["features"]
 
 

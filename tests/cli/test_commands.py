@@ -42,11 +42,11 @@ def _message(err):
     return lines[0]
 
 
-def test_cuts(call, tiny_onnx):
+def test_cuts(call, tiny_onnx, written_by):
     code, result, err = call("cuts", tiny_onnx, "--json")
     assert code == 0
     assert {"name", "features", "parameters", "macs", "megabytes"} <= set(result["cuts"][0])
-    assert "relu" in err
+    assert written_by("Relu") in err
     code, result, _ = call("cuts", "densenet169", "--json")
     assert {cut["name"]: cut["features"] for cut in result["cuts"]}["denseblock4.denselayer12"] == 50_176
 
@@ -231,9 +231,10 @@ def test_bench_needs_the_name_of_a_benchmark(call):
     assert (code, "invalid choice: 'nothing'" in _message(err)) == (2, True)
 
 
-def test_a_table_of_another_graph_is_refused(call, tiny_onnx, class_folder, tmp_path):
+def test_a_table_of_another_graph_is_refused(call, tiny_onnx, written_by, class_folder, tmp_path):
     table = tmp_path / "t.json"
-    assert call("calibrate", tiny_onnx, "--cut", "relu", "--calibration", class_folder, "--out", table)[0] == 0
+    given = ["--cut", written_by("Relu"), "--calibration", class_folder, "--out", table]
+    assert call("calibrate", tiny_onnx, *given)[0] == 0
     options = ["--precision", "int8", "--calibration", table, "--out", tmp_path / "e.engine"]
     code, _, err = call("build", tiny_onnx, *options)
     assert code == 1

@@ -167,7 +167,9 @@ def test_concatenations_begin_with_what_earlier_ones_joined(dense_block):
     run = [
         runtime("onnxruntime").compile(each.SerializeToString(), "fp32", "cpu") for each in (exported.graph, chained)
     ]
-    np.testing.assert_array_equal(run[0](images)[0], run[1](images)[0])
+    whole, joined = (each(images)[0] for each in run)
+    # The same sums; but how many channels a join has may decide which kernels read it, and in which order they sum.
+    np.testing.assert_allclose(joined, whole, atol=100 * np.finfo("float32").eps * np.abs(whole).max())
 
 
 def test_graphs_without_concatenations_are_not_offset(tiny_onnx, pixels):

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from aurevoir import build_engine, load_engine
@@ -122,14 +123,27 @@ def test_threads_share_an_engine(exported, pixels):
 
 
 def test_int8_quantizes_every_convolution_and_no_bias(exported, table):
-    import onnx
-
     nodes = onnx.load_from_string(assemble(exported, "int8", table=table).graph).graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in nodes if node.op_type == "Conv"]
     assert convolutions
     assert all({node.input[0], node.input[1]} <= dequantized for node in convolutions)
     assert all(node.input[2] not in dequantized for node in convolutions if len(node.input) > 2)
+
+
+@pytest.mark.parametrize(("dot_product", "largest"), [(True, 127), (False, 63)])
+def test_no_sum_of_two_products_overflows_where_16_bits_hold_it(
+    exported, table, pixels, reference, monkeypatch, dot_product, largest
+):
+    monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda: dot_product)
+    for name in ("openvino", "onnxruntime"):
+        engine = assemble(exported, "int8", name, table, dialect="u8")
+        constants = map(onnx.numpy_helper.to_array, onnx.load_from_string(engine.graph).graph.initializer)
+        weights = [values for values in constants if values.dtype == np.int8 and values.ndim == 4]
+        assert [np.abs(values).max() for values in weights] == [largest] * 2
+        if not dot_product:
+            assert 2 * 255 * largest < 2**15
+            assert np.linalg.norm(engine(pixels) - reference) < 5e-2 * np.linalg.norm(reference)
 
 
 def test_a_file_gives_the_same_engine_back(exported, table, pixels, tmp_path):
@@ -220,15 +234,15 @@ def test_as_many_images_calibrate_as_are_asked_for(count):
     assert len(used) + (0 if held_out is None else len(held_out)) <= 6
 
 
-def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, table):
+def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, written_by, table):
     assert build_engine(tiny_onnx, precision="int8", calibration=table).table == table
     with pytest.raises(AurevoirError, match="measured on graph .* calibrate anew"):
-        build_engine(tiny_onnx, cut="relu", precision="int8", calibration=table)
+        build_engine(tiny_onnx, cut=written_by("Relu"), precision="int8", calibration=table)
 
 
 def test_a_table_of_another_backbone_names_a_tensor_that_is_not_there(exported, table):
-    strange = replace(table, graph="0" * 64, thresholds={"conv1": 1.0, **table.thresholds})
-    with pytest.raises(AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: conv1\): another back"):
+    strange = replace(table, graph="0" * 64, thresholds={"stranger": 1.0, **table.thresholds})
+    with pytest.raises(AurevoirError, match=r"1 of its 3 tensors are not in this graph \(first: stranger\): another"):
         assemble(exported, "int8", table=strange)
 
 
@@ -283,7 +297,7 @@ def test_tables_are_read_from_files_and_foreign_ones_refused(exported, table, tm
     (tmp_path / "t.cache").write_bytes(write_cache(table.thresholds))
     found = read_table(tmp_path / "t.cache", exported).thresholds
     assert found == {name: pytest.approx(value, rel=1e-6) for name, value in table.thresholds.items()}
-    (tmp_path / "t.cache").write_bytes(write_cache({"conv1": 1.0}))
+    (tmp_path / "t.cache").write_bytes(write_cache({"stranger": 1.0}))
     with pytest.raises(AurevoirError, match=r"t.cache lacks 2 of the 2 tensors that are quantized"):
         read_table(tmp_path / "t.cache", exported)
 
@@ -335,7 +349,6 @@ def test_missing_torch_names_the_line_that_installs_it():
 
 
 def test_an_operator_that_torch_does_not_know_is_named(tmp_path):
-    import onnx
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 8, 8]) for name in "xy"]
@@ -355,7 +368,10 @@ def test_real_backbones_agree_across_runtimes(name, request, data):
     reference = assemble(exported, "fp32", "onnxruntime")(images)
     for other in ("openvino", "torch"):
         features = assemble(exported, "fp32", other)(images)
-        assert ((features > 0) == (reference > 0)).mean() > 0.99999
+        # Fifty layers, each a few epsilons of its sums: closer to zero, either sign is right.
+        sure = np.abs(reference) > 1000 * np.finfo("float32").eps * np.sqrt(np.mean(reference**2))
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(features[sure] > 0, reference[sure] > 0)
 
 
 def test_int8_of_a_pretrained_network_keeps_the_signs(resnet, data):

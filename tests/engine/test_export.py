@@ -63,9 +63,8 @@ def test_the_graph_normalises_flattens_and_packs(tiny_onnx, pixels):
     assert exported.features == features.shape[1] == 4 * 7 * 7
 
 
-def test_bits_are_padded_where_m_is_no_multiple_of_eight(tiny_onnx, pixels):
-    exported = export_backbone(open_backbone(tiny_onnx, size=28), "relu")
-    for tensor in ("relu", open_backbone(tiny_onnx).resolve(None)):
+def test_bits_are_padded_where_m_is_no_multiple_of_eight(tiny_onnx, written_by, pixels):
+    for tensor in (written_by("Relu"), open_backbone(tiny_onnx).resolve(None)):
         exported = export_backbone(open_backbone(tiny_onnx), tensor)
         features, bits = _run(exported.graph, {"images": pixels[:3]})
         np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
@@ -84,20 +83,21 @@ def test_the_graph_holds_no_path_and_no_stack_trace(tiny_onnx):
     assert b"/tmp" not in text
 
 
-def test_cutting_removes_what_lies_behind(tiny_onnx):
+def test_cutting_removes_what_lies_behind(tiny_onnx, written_by):
     backbone = open_backbone(tiny_onnx)
-    whole, cut = backbone.to_onnx(None), backbone.to_onnx("relu")
+    whole, cut = backbone.to_onnx(None), backbone.to_onnx(written_by("Relu"))
     assert [node.op_type for node in cut.graph.node] == ["Conv", "Relu"]
     assert len(cut.graph.initializer) < len(whole.graph.initializer)
 
 
-def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx):
+def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx, written_by):
     cuts = {cut.name: cut for cut in open_backbone(tiny_onnx).cuts()}
     inside = [node.output[0] for node in open_backbone(tiny_onnx).to_onnx(None).graph.node if node.op_type == "Conv"][1]
     assert inside not in cuts
-    assert cuts["relu"].features == 4 * 14 * 14
-    assert cuts["relu"].macs == 4 * 14 * 14 * 27
-    assert cuts["relu"].parameters == 4 * 27 + 4
+    stem = cuts[written_by("Relu")]
+    assert stem.features == 4 * 14 * 14
+    assert stem.macs == 4 * 14 * 14 * 27
+    assert stem.parameters == 4 * 27 + 4
 
 
 def test_constants_that_are_nodes_are_quantizable_like_others(tiny_onnx):
@@ -164,6 +164,7 @@ def test_weights_for_an_onnx_file_and_an_unfit_size_are_refused(tiny_onnx):
         open_backbone(tiny_onnx, size=32)
 
 
-def test_an_unknown_cut_names_near_ones(tiny_onnx):
-    with pytest.raises(UsageError, match=r"cut 'rellu' is not in tiny.onnx; nearest: relu"):
-        open_backbone(tiny_onnx).to_onnx("rellu")
+def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
+    near = written_by("Relu")
+    with pytest.raises(UsageError, match=rf"cut '{near}x' is not in tiny.onnx; nearest: {near}"):
+        open_backbone(tiny_onnx).to_onnx(f"{near}x")

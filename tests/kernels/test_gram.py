@@ -1,10 +1,17 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from llvmlite.binding import get_host_cpu_features
+from numba.core import config
 
 from aurevoir.kernels.bits import unpack
 from aurevoir.kernels.cpu import products
+from aurevoir.kernels.cpu.features import numba_features
 from aurevoir.kernels.gram import bit_rows, combine_rows, gram, score_rows, signed, speckle_rows
 
 quick = settings(deadline=None, max_examples=40, database=None)
@@ -38,7 +45,33 @@ def processor(request, monkeypatch):
     if request.param != "this processor":
         monkeypatch.setattr(products, "has_dot_product", lambda: False)
     elif not products.has_dot_product():
-        pytest.skip("this processor has no int8 dot product")
+        pytest.skip("this processor has no int8 dot product, or Numba is told not to use it")
+
+
+def test_numba_s_instructions_are_those_that_it_is_told_of(monkeypatch):
+    monkeypatch.setattr(config, "CPU_FEATURES", "")
+    assert not any(numba_features().values())
+    monkeypatch.setattr(config, "CPU_FEATURES", "+avx2,-avx512f")
+    assert numba_features() == {"avx2": True, "avx512f": False}
+    monkeypatch.setattr(config, "CPU_FEATURES", None)
+    assert numba_features() == {name: bool(has) for name, has in get_host_cpu_features().items()}
+    monkeypatch.setattr(config, "ENABLE_AVX", 0)
+    assert not any(has for name, has in numba_features().items() if name.startswith("avx"))
+
+
+def test_products_compile_to_the_plainest_instructions():
+    """In a process of its own: what cannot be compiled ends it."""
+    code = (
+        "import numpy as np\n"
+        "from aurevoir.kernels.bits import overlap\n"
+        "from aurevoir.kernels.gram import gram\n"
+        "ones = np.random.default_rng(0).integers(0, 2, size=(5, 900), dtype='uint8')\n"
+        "assert (overlap(np.packbits(ones, axis=1)) == ones.astype(int) @ ones.T).all()\n"
+        "assert (gram(ones + 128) == ones.astype(int) @ ones.T).all()\n"
+    )
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @given(seed=seeds, n=st.integers(1, 9), k=st.integers(1, 2500))
