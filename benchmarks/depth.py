@@ -154,6 +154,9 @@ def _sweep(depths: _Depths, precision: str) -> tuple[dict[str, Any], list[dict[s
         return sweep, rows
     for place, row in enumerate(tqdm(rows, desc=f"{precision} cuts")):
         where = columns[place]
+        if depths.args.device != "cpu":
+            # There kernels are compiled for the sizes of each cut.
+            attempt({}, partial(_optical, {}, depths, engines[place], bits[:, where], test_bits[:, where]))
         attempt(row, partial(_optical, row, depths, engines[place], bits[:, where], test_bits[:, where]))
     fitted = [row["seconds"] for row in rows if "seconds" in row]
     fits = sum(seconds["total"] - seconds["engine"] for seconds in fitted)
@@ -176,7 +179,7 @@ def _engines(depths: _Depths, precision: str, sweep: dict[str, Any]) -> tuple[li
     ]
     with watch("build"):
         joined, columns = join(engines)
-        joined.bits(depths.sample[: joined.batch_size])
+        joined.bits(depths.sets.train.pixels[: joined.batch_size])
     sweep["once"] = {stage: watch.seconds[stage] for stage in ("calibrate", "build")}
     return engines, joined, columns
 

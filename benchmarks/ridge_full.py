@@ -133,7 +133,7 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_xlabel("seconds")
     axes.grid(axis="x", alpha=0.3)
     if sound:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=len(STAGES), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
 def _main(kind: str, search: str, *numbers: str) -> None:

@@ -179,7 +179,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         DataError
             If fewer than two classes, or none of a class's images, can be used.
         """
-        watch = Stopwatch()
+        watch = Stopwatch(self.ridge_device)
         self._check_choices()
         X, y = labelled(X, y)
         if is_features(X):
@@ -217,7 +217,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "readout_")
         if not hasattr(self, "_training"):
             raise UsageError("a loaded model does not hold the bits of its training images; fit one on all images")
-        watch = Stopwatch()
+        watch = Stopwatch(self.ridge_device)
         X, y = labelled(X, y)
         if is_features(X):
             X = validate_data(self, X, reset=False)

@@ -78,3 +78,12 @@ def test_photographs_are_needed_to_prepare(bench, tmp_path):
     assert code == 2
     assert "give --photographs" in err
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["table1", "depth", "engines"])
+def test_benchmarks_of_engines_refuse_a_device_that_is_not_here(bench, tiny_onnx, name):
+    code, result, err = bench(name, "--device", "cuda", "--backbone", tiny_onnx)
+    assert code in (2, 3)
+    assert result is None
+    assert "aurevoir bench: error: device 'cuda' " in err
