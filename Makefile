@@ -1,15 +1,25 @@
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+BIN := .venv/bin
+READY := .venv/.ready
 
-.PHONY: demo test lint types gpu gpu-data clean
+.PHONY: demo test test-newest test-oldest lint types gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The newest releases that pyproject.toml allows, found anew each time. lightonml comes apart: see the extra `opu`.
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet --editable '.[dev]'
+	.venv-newest/bin/pip install --quiet --no-deps lightonml==1.4.3
+	.venv-newest/bin/pytest
+
+# The oldest releases that pyproject.toml allows, on the oldest Python.
+test-oldest: .venv-oldest/.ready
+	.venv-oldest/bin/pytest
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -31,12 +41,23 @@ gpu:
 gpu-data: $(READY)
 	$(BIN)/aurevoir bench gpu --prepare $(GPU_DATA) --photographs $(PHOTOGRAPHS) $(if $(NETWORKS),--networks $(NETWORKS))
 
-# lightonml comes apart from its requirements: see the extra `opu`.
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps lightonml==1.4.3
+# An environment from its lock. Clearing removes .ready too, so that one whose making failed is made again.
+$(READY): requirements/dev.txt pyproject.toml
+.venv-oldest/.ready: requirements/oldest.txt pyproject.toml
+$(READY) .venv-oldest/.ready:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --no-deps --require-hashes --requirement $<
+	$(@D)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+LOCK = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --extra dev \
+	--custom-compile-command 'make lock' --overrides requirements/overrides.in pyproject.toml requirements/dev.in
+
+lock:
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	$(LOCK) --output-file requirements/dev.txt
+	$(LOCK) --output-file requirements/oldest.txt --resolution lowest-direct
+
 clean:
-	rm -rf $(VENV) .types build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-oldest .venv-lock .types build dist *.egg-info
