@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.prepare:
         return prepare(args)
+    if least := [number for number in (*args.batches, args.images, *args.full_size) if number < 1]:
+        raise UsageError(f"{least[0]} is below 1; give numbers of images, rows, features and components")
     problem = None if args.device == "cpu" else _why_not()
     rows: list[dict[str, Any]] = []
     for name, (_, limit) in parts_of(args.parts).items():
@@ -113,6 +115,8 @@ def _in_a_process(name: str, limit: int, args: argparse.Namespace) -> Iterator[d
             status = child.wait()
         finally:
             timer.cancel()
+            if child.poll() is None:
+                _kill(child)
         if late.is_set():
             yield {"name": "", "error": f"given up after {limit} s"}
         elif status:
@@ -123,6 +127,10 @@ def _in_a_process(name: str, limit: int, args: argparse.Namespace) -> Iterator[d
 
 def _give_up(child: "subprocess.Popen[str]", late: threading.Event) -> None:
     late.set()
+    _kill(child)
+
+
+def _kill(child: "subprocess.Popen[str]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
 
@@ -133,20 +141,29 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If there are no photographs.
+        If there are no photographs, or a network is not there.
     """
     if args.photographs is None or not args.photographs.is_dir():
         raise UsageError(f"photographs {args.photographs} is no folder; give --photographs, a folder of class folders")
+    if missing := [path for path in args.networks if not path.is_file()]:
+        raise UsageError(f"network {missing[0]} does not exist; give ONNX files")
     folder: Path = args.prepare
-    shutil.copytree(args.photographs, folder / PHOTOGRAPHS, dirs_exist_ok=True)
+    for path in filter(Path.is_file, args.photographs.rglob("*")):
+        _copy(path, folder / PHOTOGRAPHS / path.relative_to(args.photographs))
     for path in args.networks:
-        shutil.copy(path, folder / path.name)
+        _copy(path, folder / path.name)
     backbone = open_backbone("densenet169", "random")
     pixels = sample_images(args.photographs, backbone.size, 64)
     normalised = (pixels / 255 - np.array(backbone.mean)) / np.array(backbone.std)
     model = backbone.to_onnx(CUT, normalised.transpose(0, 3, 1, 2).astype("float32"))
     write_atomically(folder / NETWORK, model.SerializeToString())
     return {"benchmark": "gpu", "prepared": str(folder), "rows": []}
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Without its permissions: a folder that may not be written could not be prepared again.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -77,7 +78,41 @@ def test_photographs_are_needed_to_prepare(bench, tmp_path):
     code, _, err = bench("gpu", "--prepare", tmp_path / "d", "--photographs", tmp_path / "none")
     assert code == 2
     assert "give --photographs" in err
+    code, _, err = bench(
+        "gpu", "--prepare", tmp_path / "d", "--photographs", tmp_path, "--networks", tmp_path / "x.onnx"
+    )
+    assert code == 2
+    assert "x.onnx does not exist" in err
     assert not (tmp_path / "d").exists()
+    code, _, err = bench("gpu", "--device", "cpu", "--batches", "0")
+    assert code == 2
+    assert "0 is below 1" in err
+
+
+def test_the_folder_of_data_is_prepared_again_over_one_that_may_not_be_written(
+    bench, data, class_folder, tmp_path, monkeypatch
+):
+    class Exported:
+        name, weights, size = "tiny", "random", (28, 28)
+        mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+
+        def to_onnx(self, cut, images):
+            seen.append((cut, images.shape, images.dtype))
+            return onnx.load(data / gpu_parts.NETWORK)
+
+    seen = []
+    monkeypatch.setattr(gpu, "open_backbone", lambda name, weights: Exported())
+    for path in [class_folder, *class_folder.iterdir()]:
+        path.chmod(0o555)
+    folder = tmp_path / "prepared"
+    for _ in range(2):
+        code, result, err = bench("gpu", "--prepare", folder, "--photographs", class_folder)
+        assert code == 0, err
+        assert result["prepared"] == str(folder)
+        assert f"{folder} is ready" in err
+    assert seen[0] == (gpu.CUT, (30, 3, 28, 28), "float32")
+    assert len(list((folder / gpu_parts.PHOTOGRAPHS).rglob("*.png"))) == 30
+    assert (folder / gpu_parts.PHOTOGRAPHS).stat().st_mode & 0o200
 
 
 @pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")
