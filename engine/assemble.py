@@ -84,7 +84,8 @@ def assemble(
             raise UsageError("int8 needs a calibration table; see `calibrate`")
         dialect = resolve_dialect(dialect, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
-        graph = quantized_graph(exported, table, dialect, placement, levels=weight_levels(runtime))
+        levels = weight_levels(runtime)
+        graph = quantized_graph(exported, table, dialect, placement, levels=levels)
     if halved:
         graph = half_body(graph, full)
     manifest = Manifest(
@@ -104,6 +105,7 @@ def assemble(
         placement if precision == "int8" else None,
         in_float,
         tuple(full) if halved else (),
+        levels if precision == "int8" else None,
         target,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device)

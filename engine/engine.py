@@ -58,6 +58,8 @@ class Manifest:
         Tensors that an int8 engine leaves in floating point.
     in_float32 : tuple of str
         Tensors too large for float16 that an fp16 or int8 engine of NVIDIA's keeps in float32.
+    weight_levels : int or None
+        Of int8: the largest magnitude of its weights, 127 or 63; see `runtimes.weight_levels`.
     target : str or None
         The GPU architecture, such as ``sm89``, that the plan inside is for.
     sign_agreement, relative_error : float or None
@@ -83,6 +85,7 @@ class Manifest:
     placement: str | None = None
     in_float: tuple[str, ...] = ()
     in_float32: tuple[str, ...] = ()
+    weight_levels: int | None = None
     target: str | None = None
     sign_agreement: float | None = None
     relative_error: float | None = None

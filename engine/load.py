@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..calibration.quantize import LEVELS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
 from .engine import SCHEMA, Engine, Manifest
@@ -17,6 +18,7 @@ from .runtimes import (
     has_half_body,
     plan_runtime,
     require_runtime,
+    weight_levels,
 )
 from .runtimes import runtime as runtime_module
 from .runtimes.device import open_device
@@ -48,7 +50,7 @@ def load_engine(
         If there is no such file, or the runtime does not run its precision or has no such device.
     AurevoirError
         If the file is damaged or not an engine file of this schema, its plan does not fit this
-        machine, or its graph another runtime.
+        machine, its graph another runtime, or its int8 weights the processor here.
     MissingPackageError
         If the runtime is not installed.
     """
@@ -58,6 +60,7 @@ def load_engine(
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
+    _check_weights(engine, Path(path))
     if fault := misfit(engine):
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it anew")
@@ -79,6 +82,17 @@ def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engi
         return engine
     moved = replace(made, runtime=runtime, runtime_version=runtime_module(runtime).version(), target=None)
     return Engine(moved, engine.graph, engine.table)
+
+
+def _check_weights(engine: Engine, path: Path) -> None:
+    """Refuse int8 weights whose products the processor here would sum wrongly."""
+    most = weight_levels(engine.runtime)
+    # Files that do not say are of before there was a choice.
+    if engine.precision == "int8" and (engine.manifest.weight_levels or LEVELS) > most:
+        raise AurevoirError(
+            f"{path} was built on a processor with an int8 dot product (VNNI), and the one here has none: products of "
+            f"weights beyond {most} overflow in {engine.runtime}; build it anew on this machine"
+        )
 
 
 def misfit(engine: Engine) -> str:

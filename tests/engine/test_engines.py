@@ -392,3 +392,18 @@ def test_networks_of_the_zoo_run_on_torch_as_on_the_reference(name, pixels):
     reference = assemble(exported, "fp32", "onnxruntime")(big)
     features = assemble(exported, "fp32", "torch")(big)
     np.testing.assert_allclose(features, reference, atol=1e-3 * np.abs(reference).max())
+
+
+def test_int8_weights_that_would_overflow_here_are_refused(exported, table, pixels, tmp_path, monkeypatch):
+    """Without VNNI, products of large weights are summed in 16 bits: what was built where there is VNNI is wrong."""
+    wide, narrow = tmp_path / "wide.engine", tmp_path / "narrow.engine"
+    for path, has in ((wide, True), (narrow, False)):
+        monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda has=has: has)
+        engine = assemble(exported, "int8", "onnxruntime", table)
+        engine.save(path)
+        assert engine.manifest.weight_levels == (127 if has else 63)
+    assert load_engine(narrow).manifest.weight_levels == 63
+    with pytest.raises(AurevoirError, match=r"wide.engine was built on a processor with.*beyond 63"):
+        load_engine(wide)
+    monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda: True)
+    assert load_engine(narrow).bits(pixels).shape == load_engine(wide).bits(pixels).shape

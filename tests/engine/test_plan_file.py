@@ -8,6 +8,7 @@ import pytest
 from aurevoir import build_engine, load_engine
 from aurevoir.engine.load import read_engine
 from aurevoir.engine.runtimes import has_nvidia_driver, on_tensorrt_rtx
+from aurevoir.engine.runtimes.gpu_run import GpuRunner
 from aurevoir.errors import AurevoirError, UsageError
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -20,6 +21,16 @@ def path(tiny_onnx, pixels, tmp_path_factory):
     return path
 
 
+class Loaded(GpuRunner):
+    """A plan that computes nothing."""
+
+    def __init__(self):
+        pass
+
+    def __call__(self, images, wanted=None):
+        return {name: np.zeros((len(images), 196), "float32") for name in wanted}
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with a GPU, as far as everything but NVIDIA's own code is concerned."""
@@ -27,7 +38,7 @@ def gpu(monkeypatch):
 
     def load(plan, device):
         machine.loaded.append(plan)
-        return lambda images, wanted: {name: np.zeros((len(images), 196), "float32") for name in wanted}
+        return Loaded()
 
     def build(graph, precision, **options):
         machine.built.append((precision, options["target"]))
