@@ -282,11 +282,13 @@ PRODUCTS = {
     "multiply": (gpu._multiply, {"products": "*i32"}, {"SYMMETRIC": True}),
     "expose": (gpu._expose, {"outputs": "*u8", "stride": "i32", "gain": "fp32"}, {"CAMERA": True}),
 }
+# Blackwell's own int8 products; Triton before 3.8 takes Ampere's.
+TCGEN05 = [int(part) for part in triton.__version__.split(".")[:2]] >= [3, 8]
 INTEGER_TENSOR_CORES = {
     80: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
     89: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
     90: r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8",
-    100: r"tcgen05\.mma\S*\.kind::i8",
+    100: r"tcgen05\.mma\S*\.kind::i8" if TCGEN05 else r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
     120: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
 }
 
