@@ -56,10 +56,10 @@ def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, written
 def test_what_fails_keeps_its_rows(bench, tiny_onnx, class_folder, monkeypatch):
     assemble = depth.assemble
 
-    def broken(exported, precision, runtime, table):
+    def broken(exported, precision, runtime, table, device):
         if precision == "int8":
             raise RuntimeError("no int8\nhere")
-        return assemble(exported, precision, runtime, table)
+        return assemble(exported, precision, runtime, table, device)
 
     monkeypatch.setattr(depth, "assemble", broken)
     given = ["--data", class_folder, "--backbone", tiny_onnx, "--count", "2", "--precisions", "fp32", "int8"]

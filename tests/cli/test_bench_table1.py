@@ -61,10 +61,10 @@ def test_the_posts_way_takes_alpha_by_the_test_set(monkeypatch):
 def test_rows_that_fail_stay_and_so_do_those_that_need_them(bench, tiny_onnx, class_folder, monkeypatch):
     assemble = table1.assemble
 
-    def broken(exported, precision, runtime, table):
+    def broken(exported, precision, runtime, *rest, **options):
         if runtime == "torch":
             raise RuntimeError("no such operator\nand more")
-        return assemble(exported, precision, runtime, table)
+        return assemble(exported, precision, runtime, *rest, **options)
 
     monkeypatch.setattr(table1, "assemble", broken)
     code, result, err = bench("table1", "--data", class_folder, "--backbone", tiny_onnx, "--rounds", "1")

@@ -151,10 +151,10 @@ def test_bench_writes_its_rows_and_its_figure(call, tiny_onnx, class_folder, tmp
 
 
 def test_bench_engines_keeps_failed_rows_and_checks_the_speedup(call, tiny_onnx, tmp_path, monkeypatch):
-    def broken(exported, precision):
+    def broken(exported, precision, device):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("aurevoir.benchmarks.engines._torch_compiled", broken)
+    monkeypatch.setattr("aurevoir.benchmarks.engines.in_torch", broken)
     monkeypatch.setattr("aurevoir.benchmarks.engines.PEER_NAMES", ())
     options = ["--backbone", tiny_onnx, "--batches", "4", "20", "--rounds", "2", "--latency-calls", "2"]
     figure = tmp_path / "e.png"
