@@ -1,6 +1,7 @@
 """Streamed histograms of the tensors that will be quantized."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ class Histogram:
             self.counts += count_magnitudes(values, self.top, BINS)[0]
 
     def _grow(self, amax: float) -> None:
-        needed = float(2.0 ** np.ceil(np.log2(max(amax, _LEAST_TOP)))) if amax > 0 else 0.0
+        # The power of two above: no value is at the top, where its bin would depend on what came before.
+        needed = 2.0 ** math.frexp(max(amax, _LEAST_TOP))[1] if amax > 0 else 0.0
         if self.top == 0:
             self.top = needed
         while self.top < needed:

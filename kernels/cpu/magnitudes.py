@@ -31,7 +31,7 @@ def _count_magnitudes(
         most = np.float32(0)
         for place in range(part * length, min((part + 1) * length, values.size)):
             size = abs(values[place])
-            if size <= top:
+            if size < top:
                 most = max(most, size)
                 counts[part, place & 1, min(np.int64(size * gain), np.int64(bins - 1))] += 1
         largest[part] = most
@@ -47,7 +47,7 @@ def largest_magnitude(values: np.ndarray) -> float:
 
 
 def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
-    """Count |x| in equal bins from 0 to `top`; values at `top` go to the last bin, larger ones and nan to none.
+    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndar
         The largest |x| that is counted.
     """
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
-    # 2^128 is no float32, and infinity must not be counted.
-    limit = np.float32(min(top, float(np.finfo("float32").max)))
+    # 2^128 is no float32.
+    limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)
     counts, largest = _count_magnitudes(flat, limit, np.float32(bins / top), bins, get_num_threads())
     return counts, float(largest.max())
