@@ -25,7 +25,7 @@ from ..engine.backbone import Backbone, Cut
 from ..engine.build import export_cuts
 from ..engine.calibrate import calibrate
 from ..engine.engine import Engine
-from ..engine.runtimes import narrowest_float, runtime
+from ..engine.runtimes import narrowest_float, precisions_on
 from ..engine.several import join
 from ..errors import UsageError
 from ..images.batches import ImageArray
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     depths = _Depths(export_cuts(backbone, cuts, sample), sets, sample, args)
     exporting = time.perf_counter() - start
-    sweeps = [_sweep(depths, precision) for precision in args.precisions or _precisions(args.runtime)]
+    sweeps = [_sweep(depths, precision) for precision in args.precisions or _precisions(args.runtime, args.device)]
     rows = [row for _, found in sweeps for row in found]
     if not args.no_backprop:
         rows += _backprop(depths, backbone)
@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _precisions(name: str) -> list[str]:
-    wanted = dict.fromkeys(["fp32", narrowest_float(name), "int8"])
-    return [precision for precision in wanted if precision in runtime(name).precisions()]
+def _precisions(name: str, device: str) -> list[str]:
+    wanted = dict.fromkeys(["fp32", narrowest_float(name, device), "int8"])
+    return [precision for precision in wanted if precision in precisions_on(name, device)]
 
 
 def _chosen(backbone: Backbone, args: argparse.Namespace) -> list[str]:

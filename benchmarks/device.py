@@ -42,4 +42,5 @@ def runtimes_of(device: str) -> list[str]:
 
 
 def _runs_on(name: str, device: str) -> bool:
-    return bool(runtime(name).precisions()) and (device in runtime(name).devices() or builds_plans(name))
+    there = device != "cpu" if builds_plans(name) else device in runtime(name).devices()
+    return there and bool(runtime(name).precisions())

@@ -22,7 +22,7 @@ from ..engine.assemble import Exported, assemble
 from ..engine.backbone import open_backbone
 from ..engine.build import export_backbone
 from ..engine.calibrate import calibrate, keep_in_float32
-from ..engine.runtimes import runtime
+from ..engine.runtimes import precisions_on
 from ..engine.timing import alternate, ratios, spread
 from ..errors import AurevoirError
 from ..images.procedural import PATTERNS, draw
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _contestants(exported: Exported, pixels: np.ndarray, device: str) -> Iterator[_Contestant]:
-    runs = [(name, precision) for name in runtimes_of(device) for precision in runtime(name).precisions()]
+    runs = [(name, precision) for name in runtimes_of(device) for precision in precisions_on(name, device)]
     int8 = any(precision == "int8" for _, precision in runs)
     table = calibrate(exported, pixels, progress=True, placement="shared-concat") if int8 else None
     for name, precision in runs:

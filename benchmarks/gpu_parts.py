@@ -193,7 +193,9 @@ def _exactly(tf32: bool) -> Iterator[None]:
 
     from ..engine.runtimes.torch_run import exact_float32
 
-    with exact_float32(), torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+    with exact_float32():
+        if tf32:
+            torch.backends.cudnn.allow_tf32 = True
         yield
 
 

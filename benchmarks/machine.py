@@ -54,8 +54,16 @@ def describe_gpus() -> list[dict[str, Any]]:
     query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines() if done.returncode == 0 else []
-    found = [[cell.strip() for cell in line.split(",")] for line in lines]
-    return [{"name": name, "driver": driver, "memory_gib": round(float(mib) / 2**10, 1)} for name, driver, mib in found]
+    found = [[cell.strip() for cell in line.rsplit(",", 2)] for line in lines if line.count(",") >= 2]
+    return [{"name": name, "driver": driver, "memory_gib": _gib(mib)} for name, driver, mib in found]
+
+
+def _gib(mib: str) -> float | None:
+    """Return GiB; None where the driver tells no number, as for a GPU that shares the host's memory."""
+    try:
+        return round(float(mib) / 2**10, 1)
+    except ValueError:
+        return None
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from ..engine.assemble import Exported, assemble
 from ..engine.build import export_backbone
 from ..engine.calibrate import calibrate, keep_in_float32
 from ..engine.engine import Engine
-from ..engine.runtimes import installed, require_runtime, runtime
+from ..engine.runtimes import installed, precisions_on, require_runtime
 from ..engine.timing import ratios
 from ..errors import AurevoirError
 from ..images.batches import ImageArray
@@ -115,8 +115,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _contestants(exported: Exported, sample: np.ndarray, args: argparse.Namespace) -> Iterator[_Contestant]:
-    named = [(args.runtime, "fp32"), (args.runtime, _half(args.runtime)), (args.runtime, "int8")]
-    named += [("torch", "fp32"), ("torch", _half("torch"))]
+    named = [(args.runtime, "fp32"), (args.runtime, _half(args.runtime, args.device)), (args.runtime, "int8")]
+    named += [("torch", "fp32"), ("torch", _half("torch", args.device))]
     named += [("onnxruntime", "fp32")] if args.device == "cpu" else []
     for name, precision in dict.fromkeys(named):
         row = {"name": f"{name} {precision}", "runtime": name, "precision": precision, "once": {"calibrate": 0.0}}
@@ -125,9 +125,9 @@ def _contestants(exported: Exported, sample: np.ndarray, args: argparse.Namespac
         yield _Contestant({"name": POSTS_WAY, "runtime": "torch", "precision": "fp32"})
 
 
-def _half(name: str) -> str:
+def _half(name: str, device: str) -> str:
     """Return the 16-bit precision that a runtime has here; where it has none its row will say so."""
-    runs = runtime(name).precisions() if installed(name) else ()
+    runs = precisions_on(name, device) if installed(name) else []
     return next((precision for precision in ("fp16", "bf16") if precision in runs), "bf16")
 
 
@@ -305,7 +305,8 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 def _gpu(result: dict[str, Any]) -> str:
     on_gpu = result.get("device", "cpu") != "cpu"
-    return f", engines and ridge on {result['machine']['gpus'][0]['name']}" if on_gpu else ""
+    gpus = result["machine"].get("gpus") or [{"name": "a GPU"}]
+    return f", engines and ridge on {gpus[0]['name']}" if on_gpu else ""
 
 
 def _in_brief(row: dict[str, Any]) -> list[str]:

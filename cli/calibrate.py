@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.build import calibration_sample, export_backbone
     from ..engine.calibrate import calibrate, find_overflow, tensor_fidelity
     from ..engine.file import write_atomically
-    from ..engine.runtimes import choose_runtime
+    from ..engine.runtimes import calibrated_for
     from ..errors import UsageError
 
     if args.calibration is None:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
     check_placement(args.placement)
-    choose_runtime(args.runtime, "int8")
+    calibrated_for(args.runtime)
     if args.plot:
         require_plotting()
     backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)

@@ -95,13 +95,13 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
 
 def _chosen(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     """Return the runtime, the device, and the precisions that are run there: fp32, the narrowest float and int8."""
-    from ..engine.runtimes import check_device, choose_runtime, default_device, narrowest_float, runtime
+    from ..engine.runtimes import check_device, choose_runtime, default_device, narrowest_float, precisions_on
 
     name = choose_runtime(args.runtime, "fp32", device=args.device)
     device = args.device or default_device(name)
     check_device(name, device)
-    wanted = dict.fromkeys(["fp32", narrowest_float(name), "int8"])
-    return name, device, [precision for precision in wanted if precision in runtime(name).precisions()]
+    wanted = dict.fromkeys(["fp32", narrowest_float(name, device), "int8"])
+    return name, device, [precision for precision in wanted if precision in precisions_on(name, device)]
 
 
 def _ridge_device(device: str) -> str:
@@ -125,6 +125,8 @@ def _train(
     watch = Stopwatch()
     with watch("build"):
         engine = make()
+        # Plans are built and networks loaded with the first image.
+        engine.bits(pixels[0][:1])
     classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
     bits = engine.bits(pixels[1])
     predicted = classifier.labels(classifier.readout_.scores(bits))

@@ -177,7 +177,7 @@ def build_engine(
         engine = _compared(
             engine,
             None if reached is table else ready(make(reached)),
-            assembled(narrowest_float(runtime), runtime),
+            assembled(narrowest_float(runtime, device), runtime),
             ready if prefer_faster else None,
             progress,
         )

@@ -25,7 +25,7 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
-from .runtimes import HOST_BATCH, Compiled, choose_runtime, has_half_body, reference_runtime, runtime, weight_levels
+from .runtimes import HOST_BATCH, Compiled, calibrated_for, has_half_body, reference_runtime, runtime, weight_levels
 from .runtimes.gpu_run import GpuRunner
 
 Make = Callable[[CalibrationTable], Engine]
@@ -203,7 +203,7 @@ def tensor_fidelity(
         In the order of the graph; last the final ``features``.
     """
     names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
-    name = choose_runtime(runtime, "int8")
+    name = calibrated_for(runtime)
     dialect, levels = resolve_dialect("auto", name), weight_levels(name)
     low = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
     runs = [

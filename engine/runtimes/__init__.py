@@ -153,7 +153,7 @@ def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES, d
     else:
         candidates = [each for each in on_host if device in runtime(each).devices()]
     for candidate in candidates:
-        if precision in runtime(candidate).precisions():
+        if precision in precisions_on(candidate, device):
             return candidate
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
@@ -161,6 +161,18 @@ def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES, d
         raise UsageError(_not_on_gpu(precision, on_gpu, on_host))
     where = f"on device {device!r} of this machine" if device else "on this machine"
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists what runs here")
+
+
+def calibrated_for(name: str) -> str:
+    """Return the runtime that a calibration is for; for ``auto`` on a GPU that has none for int8, one on the CPU."""
+    on_gpu = any("int8" in runtime(each).precisions() for each in _runtimes_on_gpu())
+    return choose_runtime(name, "int8", device=None if on_gpu else "cpu")
+
+
+def precisions_on(name: str, device: str | None) -> list[str]:
+    """Return the precisions that a runtime runs on a device; None stands for its first."""
+    slow = ("fp16",) if name == "torch" and device == "cpu" else ()
+    return [precision for precision in runtime(name).precisions() if precision not in slow]
 
 
 def _runtimes_on_gpu() -> list[str]:
@@ -233,12 +245,12 @@ def reference_runtime() -> str:
     return next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch")
 
 
-def narrowest_float(name: str) -> str:
+def narrowest_float(name: str, device: str | None = None) -> str:
     """Return the 16-bit float precision that a runtime runs here, else fp32.
 
     Where there are two, fp16: of DenseNet169's signs it keeps 0.996, bf16 0.972.
     """
-    return next(precision for precision in ("fp16", "bf16", "fp32") if precision in runtime(name).precisions())
+    return next(precision for precision in ("fp16", "bf16", "fp32") if precision in precisions_on(name, device))
 
 
 def takes_unsigned(name: str) -> bool:

@@ -160,7 +160,11 @@ class _TorchDevice:
     def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
         graph = self._torch.cuda.CUDAGraph()
         pool = self._pools.setdefault(stream, self._torch.cuda.graph_pool_handle())
-        with self._torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        # torch leaves its stream current where a capture fails as it ends.
+        with (
+            self._torch.cuda.stream(self.stream()),
+            self._torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             function()
 
         def replay(stream: Any) -> None:

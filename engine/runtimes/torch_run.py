@@ -1,7 +1,8 @@
 """A network of torch's, loaded on a GPU."""
 
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,12 +74,71 @@ class _TorchLane:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 without TF32, and without gradients; what the process had set is set again afterwards."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        matmul.allow_tf32 = False
-        try:
+    """Compute float32 without TF32, and without gradients.
+
+    The settings are the process's: changed as the first thread comes in, and set again as the last goes out.
+    """
+    _exact.enter()
+    try:
+        with torch.no_grad():
             yield
-        finally:
-            matmul.allow_tf32 = before
+    finally:
+        _exact.leave()
+
+
+class _Exact:
+    """Counts who needs exact float32, and knows what the process had set before."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = _precisions(), _readable(_allows_tf32), _readable(torch.get_float32_matmul_precision)
+                # By torch's older names first: its operators refuse settings of which the two kinds of names disagree.
+                torch.backends.cudnn.allow_tf32 = False
+                torch.set_float32_matmul_precision("highest")
+                _set_precisions(["ieee"] * 3)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside:
+                return
+            precisions, allowed, matmul = self._before
+            if allowed is not None:
+                torch.backends.cudnn.allow_tf32 = allowed
+            if matmul is not None:
+                torch.set_float32_matmul_precision(matmul)
+            _set_precisions(precisions)
+
+
+_exact = _Exact()
+
+
+def _places() -> list[Any]:
+    cudnn: Any = torch.backends.cudnn
+    return [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+
+
+def _precisions() -> list[str]:
+    return [place.fp32_precision for place in _places()]
+
+
+def _set_precisions(values: list[str]) -> None:
+    for place, value in zip(_places(), values, strict=True):
+        place.fp32_precision = value
+
+
+def _allows_tf32() -> bool:
+    return bool(torch.backends.cudnn.allow_tf32)
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """Return a setting by its older name; None where the process has used the newer, after which torch refuses it."""
+    try:
+        return read()
+    except RuntimeError:
+        return None

@@ -2,9 +2,12 @@
 
 import pytest
 
+from aurevoir.benchmarks import device as benchmark_device
+from aurevoir.benchmarks.device import runtimes_of
 from aurevoir.cli.main import main
 from aurevoir.engine import runtimes
 from aurevoir.engine.runtimes import (
+    calibrated_for,
     choose_runtime,
     has_half_body,
     narrowest_float,
@@ -20,7 +23,8 @@ def on_a_gpu(monkeypatch):
 
     def make(*packages, plans=()):
         monkeypatch.setattr(runtimes, "has_nvidia_driver", lambda: True)
-        monkeypatch.setattr(runtimes, "installed", lambda name: name in packages)
+        for module in (runtimes, benchmark_device):
+            monkeypatch.setattr(module, "installed", lambda name: name in packages)
         monkeypatch.setattr(on_torch, "precisions", lambda: ("fp32", "fp16", "bf16"))
         monkeypatch.setattr(on_torch, "devices", lambda: ("cuda", "cuda:0", "cpu"))
         monkeypatch.setattr(on_tensorrt, "precisions", lambda: plans)
@@ -80,3 +84,25 @@ def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
     assert has_half_body("torch", "fp16")
     assert has_half_body("tensorrt", "int8")
     assert not any(has_half_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32")))
+
+
+def test_a_calibration_is_made_where_nothing_on_the_gpu_runs_int8(on_a_gpu):
+    on_a_gpu("torch", "onnxruntime")
+    assert calibrated_for("auto") == "onnxruntime"
+    on_a_gpu("torch", "onnxruntime", "tensorrt", plans=("fp32", "fp16", "int8"))
+    assert calibrated_for("auto") == "tensorrt"
+    assert calibrated_for("onnxruntime") == "onnxruntime"
+
+
+def test_fp16_is_not_for_torch_on_the_cpu(on_a_gpu):
+    on_a_gpu("torch")
+    assert narrowest_float("torch", "cpu") == "bf16"
+    assert narrowest_float("torch", "cuda") == "fp16"
+    with pytest.raises(UsageError, match="no runtime on device 'cpu' of this machine runs fp16"):
+        choose_runtime("auto", "fp16", device="cpu")
+
+
+def test_benchmarks_on_the_cpu_leave_plans_out(on_a_gpu):
+    on_a_gpu("torch", "onnxruntime", "tensorrt", plans=("fp32", "fp16", "int8"))
+    assert runtimes_of("cuda") == ["torch", "tensorrt"]
+    assert runtimes_of("cpu") == ["onnxruntime", "torch"]
