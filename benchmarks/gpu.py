@@ -8,7 +8,6 @@ network takes longer than measuring it: ``--prepare`` makes the folder of data b
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,19 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backbone import open_backbone
-from ..engine.build import sample_images
 from ..engine.file import write_atomically
 from ..errors import AurevoirError, MissingDeviceError, UsageError
 from ..kernels.arrays import on_device
 from . import ridge_full
-from .gpu_parts import NETWORK, PARTS, PHOTOGRAPHS, parts_of
+from .gpu_data import prepare
+from .gpu_parts import PARTS, parts_of
 from .machine import describe_machine
 from .ridge_fit import POST_SIZE
 from .tables import markdown
 
 KEYS = ("part", "name", "batch", "images")
-CUT = "denseblock4.denselayer12"
 _GIVEN = ("device", "batches", "images", "memory", "full_size")
 """Arguments that parts read, besides the data."""
 _ROW = "row: "
@@ -63,7 +60,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         If there is no GPU; every part has said so by then.
     """
     if args.prepare:
-        return prepare(args)
+        prepare(args.prepare, args.photographs, args.networks)
+        return {"benchmark": "gpu", "prepared": str(args.prepare), "rows": []}
     if least := [number for number in (*args.batches, args.images, *args.full_size) if number < 1]:
         raise UsageError(f"{least[0]} is below 1; give numbers of images, rows, features and components")
     problem = None if args.device == "cpu" else _why_not()
@@ -135,43 +133,12 @@ def _kill(child: "subprocess.Popen[str]") -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Export the post's network, its random weights' statistics set from the photographs, and copy what else is used.
-
-    Raises
-    ------
-    UsageError
-        If there are no photographs, or a network is not there.
-    """
-    if args.photographs is None or not args.photographs.is_dir():
-        raise UsageError(f"photographs {args.photographs} is no folder; give --photographs, a folder of class folders")
-    if missing := [path for path in args.networks if not path.is_file()]:
-        raise UsageError(f"network {missing[0]} does not exist; give ONNX files")
-    folder: Path = args.prepare
-    for path in filter(Path.is_file, args.photographs.rglob("*")):
-        _copy(path, folder / PHOTOGRAPHS / path.relative_to(args.photographs))
-    for path in args.networks:
-        _copy(path, folder / path.name)
-    backbone = open_backbone("densenet169", "random")
-    pixels = sample_images(args.photographs, backbone.size, 64)
-    normalised = (pixels / 255 - np.array(backbone.mean)) / np.array(backbone.std)
-    model = backbone.to_onnx(CUT, normalised.transpose(0, 3, 1, 2).astype("float32"))
-    write_atomically(folder / NETWORK, model.SerializeToString())
-    return {"benchmark": "gpu", "prepared": str(folder), "rows": []}
-
-
-def _copy(source: Path, target: Path) -> None:
-    # Without its permissions: a folder that may not be written could not be prepared again.
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
 def line(row: dict[str, Any]) -> str:
     """Return a row as one line."""
     head = " ".join(str(row[key]) for key in ("name", "batch") if row.get(key))
     if "error" in row:
         return f"{head}: {row['error']}"
-    cells = [row[name] if isinstance(row.get(name), str) else "" for name in ("summary",)]
+    cells = [row.get("summary", "")]
     cells += [f"{label} {row[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if _is_number(row, name)]
     seconds = row.get("seconds")
     if isinstance(seconds, dict):

@@ -24,12 +24,10 @@ from ..errors import AurevoirError
 from ..kernels.bits import agreement
 from . import ridge_full
 from .failures import reason
+from .gpu_data import NETWORK, PHOTOGRAPHS
 from .ridge_gpu import measure_on_gpu
 
 Rows = Iterator[dict[str, Any]]
-
-NETWORK, PHOTOGRAPHS = "densenet169.onnx", "photographs"
-"""In the folder of data: the post's network cut as in the post, and a folder of class folders."""
 
 _WORKERS = 8
 _LEAST_SECONDS = 0.3
@@ -105,7 +103,8 @@ def measure_tuned(args: argparse.Namespace) -> Rows:
         try:
             network = _loaded(exported, kind, args.device)
             run = torch.compile(network, mode="reduce-overhead") if compiled else network
-            with _exactly(False), torch.backends.cudnn.flags(enabled=True, benchmark=tuned, allow_tf32=False):
+            torch.backends.cudnn.benchmark = tuned
+            with _exactly(False):
                 start = time.perf_counter()
                 run(images)
                 _wait(args.device)

@@ -24,6 +24,11 @@ LEAST = np.float32(np.finfo("float16").smallest_subnormal)
 _FLOAT32_INPUTS = {"Resize": (2,), "Upsample": (1,)}
 
 
+def has_half_body(model: onnx.ModelProto) -> bool:
+    """Return whether a graph computes in float16, as `half_body` makes it."""
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+
+
 def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a graph that computes in float16 between its inputs and its outputs.
 

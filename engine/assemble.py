@@ -21,9 +21,9 @@ from .runtimes import (
     builds_plans,
     choose_builder,
     choose_runtime,
-    has_half_body,
     reference_runtime,
     takes_unsigned,
+    wants_half_body,
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
@@ -77,7 +77,7 @@ def assemble(
     else:
         runtime = choose_builder(runtime, precision, target)
     graph = exported.graph
-    halved = has_half_body(runtime, precision)
+    halved = wants_half_body(runtime, precision)
     in_float: tuple[str, ...] = ()
     if precision == "int8":
         if table is None:

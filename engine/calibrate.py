@@ -25,7 +25,7 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
-from .runtimes import HOST_BATCH, Compiled, calibrated_for, has_half_body, reference_runtime, runtime, weight_levels
+from .runtimes import HOST_BATCH, Compiled, calibrated_for, reference_runtime, runtime, wants_half_body, weight_levels
 from .runtimes.gpu_run import GpuRunner
 
 Make = Callable[[CalibrationTable], Engine]
@@ -164,7 +164,7 @@ def _evaluator(
 
 def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np.ndarray | None) -> list[str]:
     """Return what an engine with a float16 body keeps in float32, as far as there are images to tell."""
-    if pixels is None or not has_half_body(runtime, precision):
+    if pixels is None or not wants_half_body(runtime, precision):
         return []
     return find_overflow(exported, pixels)
 

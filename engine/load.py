@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
+from ..calibration.half import has_half_body
 from ..calibration.quantize import LEVELS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
@@ -15,9 +18,9 @@ from .runtimes import (
     RUNTIMES,
     check_device,
     choose_runtime,
-    has_half_body,
     plan_runtime,
     require_runtime,
+    takes_body,
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
@@ -71,8 +74,8 @@ def load_engine(
 def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engine:
     """Return the engine for another runtime, if that takes its graph."""
     made = engine.manifest
-    half = has_half_body(made.runtime, made.precision)
-    family = [name for name in RUNTIMES if has_half_body(name, made.precision) == half]
+    half = has_half_body(onnx.load_from_string(engine.graph))
+    family = [name for name in RUNTIMES if takes_body(name, made.precision, half)]
     runtime = choose_runtime(runtime, made.precision, family, device)
     if runtime not in family:
         raise AurevoirError(

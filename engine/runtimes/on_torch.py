@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx
 
+from ...calibration.half import has_half_body
 from . import Compiled
 from .device import open_device
 from .gpu_run import GpuRunner
@@ -44,7 +45,7 @@ def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled | Gpu
 
     model = onnx.load_from_string(graph)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    network = TorchGraph(model, None if _has_half_body(model) else dtype)
+    network = TorchGraph(model, None if has_half_body(model) else dtype)
     if device == "cpu":
         return _on_host(network)
     from .torch_run import TorchRunner
@@ -63,10 +64,6 @@ def _on_host(network: Any) -> Compiled:
             return [output.numpy() for output in network(torch.as_tensor(images))]
 
     return run
-
-
-def _has_half_body(model: onnx.ModelProto) -> bool:
-    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
 def _input_shape(model: onnx.ModelProto) -> tuple[int, int, int]:

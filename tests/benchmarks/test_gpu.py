@@ -7,7 +7,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import gpu, gpu_parts
+from aurevoir.benchmarks import gpu, gpu_data, gpu_parts
 from aurevoir.benchmarks.machine import describe_gpus
 from aurevoir.engine.runtimes import has_nvidia_driver
 
@@ -16,8 +16,8 @@ from aurevoir.engine.runtimes import has_nvidia_driver
 def data(tiny_onnx, class_folder, tmp_path):
     """A folder as --prepare makes it, of a small network."""
     folder = tmp_path / "gpu-data"
-    shutil.copytree(class_folder, folder / gpu_parts.PHOTOGRAPHS)
-    shutil.copy(tiny_onnx, folder / gpu_parts.NETWORK)
+    shutil.copytree(class_folder, folder / gpu_data.PHOTOGRAPHS)
+    shutil.copy(tiny_onnx, folder / gpu_data.NETWORK)
     return folder
 
 
@@ -30,7 +30,10 @@ def test_without_a_gpu_every_part_says_so_and_the_exit_code_is_3(bench, tmp_path
     assert "nothing was measured: device 'cuda'" in err
 
 
-def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path):
+def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path, monkeypatch):
+    # Its limits are a GPU's; a processor may be busy.
+    unhurried = {name: (part, 500) for name, (part, _) in gpu_parts.PARTS.items()}
+    monkeypatch.setattr(gpu, "parts_of", lambda names: {name: unhurried[name] for name in names})
     out, figure = tmp_path / "r.json", tmp_path / "r.png"
     small = ["--device", "cpu", "--full-size", 60, 64, 30, "--batches", 1, 3, "--images", 5, "--memory", "1GiB"]
     parts = ["--parts", "ridge", "network", "engine", "table1"]
@@ -50,7 +53,7 @@ def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path):
     assert network == [(kind, batch) for kind in ("fp32", "tf32", "fp16", "bf16") for batch in (1, 3)]
     assert all(row["images_per_second_eager"] > 0 for row in rows["network"])
     kept = {row["name"]: row["sign_agreement"] for row in rows["network"]}
-    assert kept["fp32"] == 1 > kept["fp16"] > kept["bf16"] > 0.9
+    assert kept["fp32"] == 1 >= kept["fp16"] >= kept["bf16"] > 0.9
     assert {row["name"] for row in rows["engine"] if "error" not in row} == {
         "engine fp32, host memory",
         "engine bf16, host memory",
@@ -63,10 +66,9 @@ def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path):
 
 
 def test_a_part_that_fails_or_takes_too_long_says_so_and_the_others_stand(bench, data, monkeypatch):
-    monkeypatch.setattr(gpu, "PARTS", dict(gpu.PARTS))
     quick = {"network": (gpu_parts.measure_network, 30), "engine": (gpu_parts.measure_engine, 0.01)}
     monkeypatch.setattr(gpu, "parts_of", lambda names: quick)
-    (data / gpu_parts.NETWORK).unlink()
+    (data / gpu_data.NETWORK).unlink()
     code, result, err = bench("gpu", "--device", "cpu", "--data", data)
     assert code == 0, err
     network, engine = result["rows"]
@@ -99,10 +101,10 @@ def test_the_folder_of_data_is_prepared_again_over_one_that_may_not_be_written(
 
         def to_onnx(self, cut, images):
             seen.append((cut, images.shape, images.dtype))
-            return onnx.load(data / gpu_parts.NETWORK)
+            return onnx.load(data / gpu_data.NETWORK)
 
     seen = []
-    monkeypatch.setattr(gpu, "open_backbone", lambda name, weights: Exported())
+    monkeypatch.setattr(gpu_data, "open_backbone", lambda name, weights: Exported())
     for path in [class_folder, *class_folder.iterdir()]:
         path.chmod(0o555)
     folder = tmp_path / "prepared"
@@ -111,9 +113,9 @@ def test_the_folder_of_data_is_prepared_again_over_one_that_may_not_be_written(
         assert code == 0, err
         assert result["prepared"] == str(folder)
         assert f"{folder} is ready" in err
-    assert seen[0] == (gpu.CUT, (30, 3, 28, 28), "float32")
-    assert len(list((folder / gpu_parts.PHOTOGRAPHS).rglob("*.png"))) == 30
-    assert (folder / gpu_parts.PHOTOGRAPHS).stat().st_mode & 0o200
+    assert seen[0] == (gpu_data.CUT, (30, 3, 28, 28), "float32")
+    assert len(list((folder / gpu_data.PHOTOGRAPHS).rglob("*.png"))) == 30
+    assert (folder / gpu_data.PHOTOGRAPHS).stat().st_mode & 0o200
 
 
 @pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")

@@ -9,10 +9,11 @@ from aurevoir.engine import runtimes
 from aurevoir.engine.runtimes import (
     calibrated_for,
     choose_runtime,
-    has_half_body,
     narrowest_float,
     on_tensorrt,
     on_torch,
+    takes_body,
+    wants_half_body,
 )
 from aurevoir.errors import MissingPackageError, UsageError
 
@@ -81,9 +82,9 @@ def test_the_command_line_says_it_in_one_line(on_a_gpu, tiny_onnx, capsys):
 def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
     on_a_gpu("torch")
     assert narrowest_float("torch") == "fp16"
-    assert has_half_body("torch", "fp16")
-    assert has_half_body("tensorrt", "int8")
-    assert not any(has_half_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32")))
+    assert wants_half_body("torch", "fp16")
+    assert wants_half_body("tensorrt", "int8")
+    assert not any(wants_half_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32")))
 
 
 def test_a_calibration_is_made_where_nothing_on_the_gpu_runs_int8(on_a_gpu):
@@ -106,3 +107,13 @@ def test_benchmarks_on_the_cpu_leave_plans_out(on_a_gpu):
     on_a_gpu("torch", "onnxruntime", "tensorrt", plans=("fp32", "fp16", "int8"))
     assert runtimes_of("cuda") == ["torch", "tensorrt"]
     assert runtimes_of("cpu") == ["onnxruntime", "torch"]
+
+
+def test_a_graph_moves_to_what_computes_its_types():
+    def takers(precision, half):
+        return {name for name in runtimes.RUNTIMES if takes_body(name, precision, half)}
+
+    assert takers("fp16", half=True) == {"torch", "tensorrt", "tensorrt-rtx"}
+    assert takers("fp16", half=False) == {"openvino", "onnxruntime", "torch"}
+    assert takers("int8", half=True) == {"tensorrt", "tensorrt-rtx"}
+    assert takers("fp32", half=False) == set(runtimes.RUNTIMES)

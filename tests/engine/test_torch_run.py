@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,10 +17,12 @@ from aurevoir.calibration.half import half_body  # noqa: E402
 from aurevoir.engine.assemble import assemble  # noqa: E402
 from aurevoir.engine.backbone import open_backbone  # noqa: E402
 from aurevoir.engine.build import export_backbone  # noqa: E402
+from aurevoir.engine.engine import Engine  # noqa: E402
+from aurevoir.engine.load import load_engine  # noqa: E402
 from aurevoir.engine.runtimes import on_torch  # noqa: E402
 from aurevoir.engine.runtimes.torch_graph import TorchGraph  # noqa: E402
 from aurevoir.engine.runtimes.torch_run import TorchRunner, exact_float32  # noqa: E402
-from aurevoir.errors import UsageError  # noqa: E402
+from aurevoir.errors import AurevoirError, UsageError  # noqa: E402
 
 
 class Device:
@@ -106,9 +109,18 @@ def runner(exported):
     return TorchRunner(graph, (28, 28, 3), Device())
 
 
+# Batches of other sizes may be computed by other kernels, which round otherwise.
+ROUNDING = 1e-5
+
+
+def check_bits(bits, wanted, which):
+    differ = np.unpackbits(np.asarray(bits) ^ wanted["bits"][which], axis=1)[:, : wanted["features"].shape[1]]
+    assert not differ[np.abs(wanted["features"][which]) > ROUNDING].any()
+
+
 def check(outputs, wanted, which):
-    np.testing.assert_allclose(np.asarray(outputs["features"]), wanted["features"][which], atol=1e-5)
-    np.testing.assert_array_equal(np.asarray(outputs["bits"]), wanted["bits"][which])
+    np.testing.assert_allclose(np.asarray(outputs["features"]), wanted["features"][which], atol=ROUNDING)
+    check_bits(outputs["bits"], wanted, which)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 64, 65, 256, 257, 600])
@@ -178,8 +190,8 @@ def test_an_engine_hands_its_images_over_whole(exported, many, wanted, runner):
     engine = assemble(exported, "fp32", "torch", device="cpu")
     bits = prune(exported.graph, ["bits"])
     engine._compiled["bits"] = TorchRunner(TorchGraph(bits, torch.float32), (28, 28, 3), Device())
-    np.testing.assert_array_equal(engine.bits(many), wanted["bits"])
-    np.testing.assert_array_equal(engine.bits(OnGpu(many)), wanted["bits"])
+    check_bits(engine.bits(many), wanted, slice(None))
+    check_bits(engine.bits(OnGpu(many)), wanted, slice(None))
     with pytest.raises(UsageError, match=r"this engine takes uint8 of shape \(batch, 28, 28, 3\)"):
         engine.bits(many.astype("float32"))
     with pytest.raises(UsageError, match="this engine runs on 'cpu' by 'torch'"):
@@ -286,3 +298,18 @@ def test_a_thread_that_leaves_takes_nothing_from_one_that_stays():
     thread.join()
     assert seen == ["ieee"]
     assert settings() == before
+
+
+def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(exported, many, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_torch, "precisions", lambda: ("fp32", "fp16", "bf16"))
+    made = assemble(exported, "fp32", "torch", device="cpu")
+    engine = Engine(replace(made.manifest, precision="fp16", runtime="openvino"), made.graph)
+    engine.save(tmp_path / "e.engine")
+    moved = load_engine(tmp_path / "e.engine", "cpu", "torch")
+    assert (moved.runtime, moved.precision) == ("torch", "fp16")
+    assert np.isfinite(moved(many[:4])).all()
+    # As torch's were written once: a float graph is no float16 plan.
+    Engine(replace(engine.manifest, runtime="torch"), made.graph).save(tmp_path / "old.engine")
+    monkeypatch.setattr("aurevoir.engine.load.choose_runtime", lambda name, *rest: name)
+    with pytest.raises(AurevoirError, match="whose fp16 graph tensorrt does not take"):
+        load_engine(tmp_path / "old.engine", runtime="tensorrt")
