@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 
 from ..errors import UsageError
-from .graph import initializers, leading_to, merged, node_attribute
+from .graph.edit import initializers, leading_to, merged, node_attribute
 
 PLACEMENTS = ("conv-inputs", "concat-inputs", "shared-concat")
 """``conv-inputs`` quantizes what convolutions and matrix products with constant weights read.

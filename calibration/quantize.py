@@ -18,7 +18,7 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError, UsageError
-from .graph import constant, initializers, node_attribute, prune, read_constant
+from .graph.edit import constant, initializers, node_attribute, prune, read_constant
 from .placement import Shared, check_placement, shared, weighted
 
 DIALECTS = ("s8", "u8")

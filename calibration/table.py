@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from ..errors import AurevoirError
-from .graph import digest
+from .graph.edit import digest
 
 SCHEMA = "aurevoir-calibration/1"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import UsageError
 from . import entropy
-from .observe import BINS, Histogram
+from .histograms import BINS, Histogram
 
 PERCENTILE = 99.999
 

@@ -47,7 +47,7 @@ def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"..benchmarks.{name}", __package__)
+    return import_module(f"..benchmarks.{'reporting' if name in TOOLS else 'suites'}.{name}", __package__)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from ..calibration.fidelity import require_plotting
-    from ..engine.file import write_atomically
+    from ..files import write_atomically
 
     module, figure = _module(args.benchmark), getattr(args, "plot", None)
     if args.benchmark in TOOLS:

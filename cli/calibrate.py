@@ -27,16 +27,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from math import isfinite
     from pathlib import Path
 
-    from ..calibration.cache import write_cache
     from ..calibration.fidelity import plot_fidelity, require_plotting
     from ..calibration.placement import check_placement
+    from ..calibration.trt_cache import write_cache
     from ..engine.assemble import check_body, quantized_graph
-    from ..engine.backbone import open_backbone
+    from ..engine.backbones import open_backbone
     from ..engine.build import calibration_sample, export_backbone
     from ..engine.calibrate import calibrate, find_overflow, tensor_fidelity
-    from ..engine.file import write_atomically
     from ..engine.runtimes import calibrated_for
     from ..errors import UsageError
+    from ..files import write_atomically
 
     if args.calibration is None:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """List the cuts; weights are neither fetched nor needed."""
-    from ..engine.backbone import structure
+    from ..engine.backbones import structure
 
     cuts = structure(args.backbone, args.size).cuts()
     return {

@@ -11,7 +11,7 @@ from .options import positive
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..engine.backbone import Backbone
+    from ..engine.backbones.base import Backbone
     from ..engine.engine import Engine
 
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..images.batches import ImageFiles, collect
     from ..images.procedural import write_class_folders
     from ..kernels.bits import agreement
+    from ..kernels.stopwatch import Stopwatch
     from ..transfer.evaluate import split
-    from ..transfer.timing import Stopwatch
 
     runtime, device, precisions = _chosen(args)
     shared = Stopwatch()
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _backbone(seed: int) -> "tuple[Backbone, str | None]":
-    from ..engine.backbone import open_backbone
+    from ..engine.backbones import open_backbone
     from ..errors import AurevoirError
 
     try:
@@ -119,8 +119,8 @@ def _ridge_device(device: str) -> str:
 def _train(
     make: "Callable[[], Engine]", ridge: str, pixels: "list[np.ndarray]", labels: "list[np.ndarray]"
 ) -> "tuple[dict[str, Any], np.ndarray]":
+    from ..kernels.stopwatch import Stopwatch
     from ..transfer.classifier import OpticalClassifier
-    from ..transfer.timing import Stopwatch
 
     watch = Stopwatch()
     with watch("build"):

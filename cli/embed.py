@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from ..engine.file import write_atomically
     from ..engine.load import load_engine
     from ..errors import DataError
+    from ..files import write_atomically
     from ..images.batches import ImageFiles
-    from ..images.folder import expand
+    from ..images.sources import expand
     from ..kernels.arrays import memory_budget, require
     from ..transfer.embed import embed_bits, embed_features
 

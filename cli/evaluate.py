@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the model on every readable image."""
-    from ..images.folder import class_folders
+    from ..images.sources import class_folders
     from ..transfer.evaluate import evaluate
     from ..transfer.model import load
 

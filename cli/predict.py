@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Label the images."""
-    from ..images.folder import expand
+    from ..images.sources import expand
     from ..transfer.model import load
 
     classifier = load(args.model, rebuild=args.rebuild)

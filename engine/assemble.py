@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from ..calibration.fidelity import relative_error, sign_agreement
-from ..calibration.graph import digest
-from ..calibration.half import half_body
+from ..calibration.graph.edit import digest
+from ..calibration.graph.float16 import half_body
 from ..calibration.placement import quantizable, shared
 from ..calibration.quantize import LEVELS, quantize
 from ..calibration.table import CalibrationTable

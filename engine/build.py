@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..calibration.graph import prune
+from ..calibration.graph.edit import prune
 from ..calibration.placement import check_placement
 from ..calibration.quantize import DIALECTS
 from ..calibration.table import CalibrationTable
@@ -21,9 +21,10 @@ from ..calibration.thresholds import check_method
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics, collect
 from ..images.decode import Resize, check_resize
-from ..images.folder import expand
+from ..images.sources import expand
 from .assemble import Exported, assemble, with_fidelity, with_speed
-from .backbone import Backbone, BackboneLike, open_backbone
+from .backbones import open_backbone
+from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, hold_out, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
 from .export import feature_count, wrap

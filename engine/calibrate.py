@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from ..calibration.cache import read_cache
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
-from ..calibration.graph import digest, prune
-from ..calibration.observe import Run, observe, with_means
-from ..calibration.overflow import overflowing, with_sizes
+from ..calibration.graph.edit import digest, prune
+from ..calibration.graph.overflow import overflowing, with_sizes
+from ..calibration.histograms import Run, observe, with_means
 from ..calibration.placement import quantizable, units, weighted
 from ..calibration.quantize import dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, check_method, choose_thresholds
+from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement

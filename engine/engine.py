@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..calibration.graph import prune
+from ..calibration.graph.edit import prune
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
+from ..files import pack, write_atomically
 from ..images.decode import Resize
 from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
-from .file import pack, write_atomically
 from .runtimes import (
     Compiled,
     batch_size,

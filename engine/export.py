@@ -12,7 +12,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..calibration.graph import constant, consumers, initializers, node_attribute, prune, read_constant, strip_metadata
+from ..calibration.graph.edit import (
+    constant,
+    consumers,
+    initializers,
+    node_attribute,
+    prune,
+    read_constant,
+    strip_metadata,
+)
 from ..errors import AurevoirError, UsageError
 from ..kernels.bits import packed_length
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import onnx
 
-from ..calibration.half import has_half_body
+from ..calibration.graph.float16 import has_half_body
 from ..calibration.quantize import LEVELS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
+from ..files import unpack
 from .engine import SCHEMA, Engine, Manifest
-from .file import unpack
 from .runtimes import (
     RUNTIMES,
     check_device,

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from .folder import LabelledPaths, class_folders
+from .sources import LabelledPaths, class_folders
 
 Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 # Random weights see these variations too: much wider ones leave nothing that a random network tells apart.

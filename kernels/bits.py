@@ -101,11 +101,11 @@ def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> 
     if others is not None and others.shape[1] != bits.shape[1]:
         raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
     if xp is np:
-        from .cpu.products import shared_ones
+        from .backends.numba.products import shared_ones
 
         return shared_ones(bits, others)
     if has_triton():
-        from .gpu import shared_ones as shared_ones_on_gpu
+        from .backends.triton import shared_ones as shared_ones_on_gpu
 
         return shared_ones_on_gpu(bits, others, budget)
     return _overlap_by_products(xp, bits, others, budget)

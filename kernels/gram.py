@@ -52,12 +52,12 @@ def gram(speckle: Array, budget: Budget = None) -> Array:
     """
     xp = namespace(speckle)
     if xp is np:
-        from .cpu import products
+        from .backends.numba import products
 
         if products.has_dot_product():
             return products.gram(speckle)
     elif has_triton():
-        from .gpu import gram as gram_on_gpu
+        from .backends.triton import gram as gram_on_gpu
 
         return gram_on_gpu(speckle, budget=budget)
     sums = xp.zeros((len(speckle), len(speckle)), dtype="int64")

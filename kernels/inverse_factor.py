@@ -50,7 +50,7 @@ def _by_torch(matrix: Array) -> Array:
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import torch
 
-    from .gpu import as_tensor, stream_of
+    from .backends.triton import as_tensor, stream_of
 
     with stream_of(matrix):
         factor, failed = torch.linalg.cholesky_ex(as_tensor(matrix))

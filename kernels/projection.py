@@ -119,7 +119,7 @@ class Hadamard(Projection):
         """Return float32 intensities of shape (n, k); see `Projection`."""
         xp = namespace(bits)
         if xp is np and self.length >= _LEAST_LENGTH:
-            from .cpu.hadamard import hadamard
+            from .backends.numba.hadamard import hadamard
 
             return hadamard(bits, self._packed_signs, self.k)
         x = xp.zeros((len(bits), self.length), dtype="float32")
@@ -131,7 +131,7 @@ class Hadamard(Projection):
         """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
         if namespace(bits) is not np or type(camera) is not Camera or self.length < _LEAST_LENGTH:
             return super().speckle(bits, camera, budget)
-        from .cpu.hadamard import hadamard
+        from .backends.numba.hadamard import hadamard
 
         return hadamard(bits, self._packed_signs, self.k, camera.gain)
 
@@ -201,11 +201,11 @@ class Dense(Projection):
         """
         xp = namespace(bits)
         if xp is np:
-            from .cpu.dense import dense
+            from .backends.numba.dense import dense
 
             return dense(bits, self.k, self.seed, _gaussian_levels())
         if has_triton():
-            from .gpu import dense_intensities
+            from .backends.triton import dense_intensities
 
             return dense_intensities(bits, self.m, self.k, self.seed, budget=budget)
         x = unpack(bits, self.m, "float32")
@@ -221,10 +221,10 @@ class Dense(Projection):
         if type(camera) is not Camera or not (namespace(bits) is np or has_triton()):
             return super().speckle(bits, camera, budget)
         if namespace(bits) is np:
-            from .cpu.dense import dense
+            from .backends.numba.dense import dense
 
             return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
-        from .gpu import dense_speckle
+        from .backends.triton import dense_speckle
 
         return dense_speckle(bits, self.m, self.k, self.seed, camera.gain, budget=budget)
 
@@ -254,7 +254,7 @@ class DenseSigns(Projection):
     def rows(self, which: slice, xp: Any = np) -> Array:
         """Return rows of R as packed bits, uint8 of shape (rows, 2, ceil(m / 8)): real part, imaginary part."""
         if xp is np:
-            from .cpu.dense import sign_rows
+            from .backends.numba.dense import sign_rows
 
             drawn = sign_rows(which, self.m, self.seed)
         else:
@@ -271,7 +271,7 @@ class DenseSigns(Projection):
         """
         xp = namespace(bits)
         if xp is not np and has_triton():
-            from .gpu import dense_intensities
+            from .backends.triton import dense_intensities
 
             return dense_intensities(bits, self.m, self.k, self.seed, "signs", budget)
         outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cupy_stand_in import modules
+from cupy_fake import modules
 from hypothesis import settings
 from PIL import Image
 

@@ -10,7 +10,7 @@ import pytest
 from aurevoir.cli.main import COMMANDS
 
 # Each room may import from the rooms before it, and from itself.
-FLOORS = ["errors", "kernels", "images", "calibration", "engine", "transfer", "cluster", "benchmarks", "cli"]
+FLOORS = ["errors", "files", "kernels", "images", "calibration", "engine", "transfer", "cluster", "benchmarks", "cli"]
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "cupy", "triton", "sklearn", "scipy", "numpy"}
 
 
@@ -95,6 +95,6 @@ def test_public_names_resolve():
 
 
 def test_the_startup_benchmark_covers_every_command():
-    from aurevoir.benchmarks.startup import COMMANDS as TIMED
+    from aurevoir.benchmarks.suites.startup import COMMANDS as TIMED
 
     assert set(TIMED) == set(COMMANDS)

@@ -8,11 +8,11 @@ import pytest
 
 from aurevoir.cli.main import main
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
-from aurevoir.images.folder import class_folders
+from aurevoir.images.sources import class_folders
 from aurevoir.kernels.readout import fit_readout
 from aurevoir.transfer.embed import embed_bits
 from aurevoir.transfer.evaluate import split

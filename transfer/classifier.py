@@ -20,11 +20,11 @@ from ..kernels.arrays import memory_budget, on_device
 from ..kernels.bits import pack_signs
 from ..kernels.projection import Camera
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
+from ..kernels.stopwatch import Stopwatch
 from .embed import embed_bits
-from .given import as_images, checked_weights, is_features, is_indicator, labelled, require_one_each, seed_of
+from .inputs import as_images, checked_weights, is_features, is_indicator, labelled, require_one_each, seed_of
 from .opening import open_engine
 from .opu import OPUS, opu_projector, require_opu
-from .timing import Stopwatch
 
 _Training = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Bits, labels and weights of the images that are trained on."""

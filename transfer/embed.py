@@ -5,7 +5,7 @@ import numpy as np
 from ..engine.engine import Engine
 from ..images.batches import Images
 from ..kernels.bits import packed_length
-from .timing import Stopwatch
+from ..kernels.stopwatch import Stopwatch
 
 
 def embed_bits(engine: Engine, images: Images, watch: Stopwatch | None = None) -> tuple[np.ndarray, np.ndarray]:

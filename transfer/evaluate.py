@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
-from ..images.folder import LabelledPaths, class_folders
+from ..images.sources import LabelledPaths, class_folders
 
 if TYPE_CHECKING:
     from .classifier import OpticalClassifier

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..engine.assemble import assemble, with_fidelity
-from ..engine.backbone import open_backbone
+from ..engine.backbones import open_backbone
 from ..engine.build import Normalization, calibration_sample, export_backbone, given_table, is_table
 from ..engine.calibrate import calibrate, keep_in_float32
 from ..engine.engine import Engine
@@ -11,8 +11,8 @@ from ..engine.load import load_engine
 from ..engine.runtimes import choose_runtime
 from ..images.batches import channel_statistics
 from ..images.decode import Resize
-from .given import as_images
-from .timing import Stopwatch
+from ..kernels.stopwatch import Stopwatch
+from .inputs import as_images
 
 if TYPE_CHECKING:
     from .classifier import OpticalClassifier

@@ -278,7 +278,7 @@ def weight_levels(name: str) -> int:
 
 
 def _has_int8_dot_product() -> bool:
-    from ...kernels.cpu.features import has_int8_dot_product
+    from ...kernels.backends.numba.features import has_int8_dot_product
 
     return has_int8_dot_product()
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...calibration.graph import chain_concats
-from ...calibration.offset import offset_around_concats
+from ...calibration.graph.edit import chain_concats
+from ...calibration.graph.openvino_fixes import offset_around_concats
 from . import Compiled
 
 PACKAGE = "openvino"

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx
 
-from ...calibration.half import has_half_body
+from ...calibration.graph.float16 import has_half_body
 from . import Compiled
 from .device import open_device
 from .gpu_run import GpuRunner

@@ -30,7 +30,7 @@ def native_cache(trt: Any, graph: bytes, pixels: np.ndarray, device: Device, bat
     Returns
     -------
     cache : bytes
-        TensorRT's calibration cache; see `calibration.cache.read_cache`.
+        TensorRT's calibration cache; see `calibration.trt_cache.read_cache`.
 
     Raises
     ------

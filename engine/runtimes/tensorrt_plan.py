@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import AurevoirError, UsageError
-from ..file import write_atomically
+from ...files import write_atomically
 
 BATCHES = (1, 16, 64)
 """The smallest batch that a plan takes, the one that its kernels are chosen for, and the largest."""

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from aurevoir.benchmarks import projection_accuracy, ridge
-from aurevoir.benchmarks.labelled import LabelledBits, digits
+from aurevoir.benchmarks.harness.synthetic_bits import LabelledBits, digits
+from aurevoir.benchmarks.suites import projection_accuracy, ridge
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aurevoir.benchmarks.compare import _judge, compare, describe
+from aurevoir.benchmarks.reporting.compare import _judge, compare, describe
 from aurevoir.cli.main import main
 
 
@@ -65,7 +65,7 @@ def test_splits_are_compared_in_pairs_corrected_for_the_images_they_share(accura
 
 
 def test_a_benchmark_may_split_otherwise(accuracy, monkeypatch):
-    monkeypatch.setattr("aurevoir.benchmarks.accuracy.SPREADS", {"accuracy": ("splits", "accuracies", 0.4)})
+    monkeypatch.setattr("aurevoir.benchmarks.suites.accuracy.SPREADS", {"accuracy": ("splits", "accuracies", 0.4)})
     other, by = copy.deepcopy(accuracy), [0.004, 0.006, 0.001, 0.003, 0.002]
     _shift(other["rows"][0], by)
     change = _changes(compare(accuracy, other))["rows", "caltech10", "fp32", "auto", "accuracy"]
@@ -130,7 +130,7 @@ def _runs(values, statistic):
 
 
 def test_runs_are_compared_by_their_mean_or_their_median(monkeypatch):
-    monkeypatch.setattr("aurevoir.benchmarks.startup.SPREADS", {"seconds": ("runs", "all")}, raising=False)
+    monkeypatch.setattr("aurevoir.benchmarks.suites.startup.SPREADS", {"seconds": ("runs", "all")}, raising=False)
     ours, theirs = [1.0, 1.2, 1.1, 1.4, 0.9], [1.5, 1.7, 1.9, 1.3, 1.6, 2.5]
     welch = compare(_runs(ours, np.mean), _runs(theirs, np.mean))["rows"][0]
     assert welch["p"] == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import gpu, gpu_data, gpu_parts
-from aurevoir.benchmarks.machine import describe_gpus
+from aurevoir.benchmarks.harness.machine import describe_gpus
+from aurevoir.benchmarks.suites import gpu, gpu_data, gpu_parts
 from aurevoir.engine.runtimes import has_nvidia_driver
 
 

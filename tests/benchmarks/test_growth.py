@@ -2,9 +2,9 @@ import numba
 import numpy as np
 import pytest
 
-from aurevoir.benchmarks import growth
-from aurevoir.benchmarks.growth import Contestant, exponent, measure, prepare, threads
-from aurevoir.benchmarks.labelled import digits, generated_bits
+from aurevoir.benchmarks.harness import scaling as growth
+from aurevoir.benchmarks.harness.scaling import Contestant, exponent, measure, prepare, threads
+from aurevoir.benchmarks.harness.synthetic_bits import digits, generated_bits
 from aurevoir.errors import UsageError
 from aurevoir.kernels.bits import popcount
 

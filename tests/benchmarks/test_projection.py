@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import projection
-from aurevoir.benchmarks.projection import _sgemm, _ssyrk, _torch_float32, _torch_int8
-from aurevoir.benchmarks.projection_accuracy import GaussianProjection
+from aurevoir.benchmarks.suites import projection
+from aurevoir.benchmarks.suites.projection import _sgemm, _ssyrk, _torch_float32, _torch_int8
+from aurevoir.benchmarks.suites.projection_accuracy import GaussianProjection
 from aurevoir.kernels.bits import overlap, pack_signs
 
 SMALL = ["--sizes", "64", "256", "--rows", "20", "--gram-rows", "24", "--repeats", "2", "--threads", "1"]
@@ -41,7 +41,7 @@ def test_a_part_of_r_is_said_and_what_does_not_fit_is_kept(bench, monkeypatch):
     def broken(x, matrix):
         raise RuntimeError("no kernel\nhere")
 
-    monkeypatch.setattr("aurevoir.benchmarks.projection._torch_int8", broken)
+    monkeypatch.setattr("aurevoir.benchmarks.suites.projection._torch_int8", broken)
     code, result, err = bench("projection", *SMALL, "--memory", "128KiB", "--min-speedup", "1e9")
     assert (code, result) == (4, result)
     assert "below the 1000000000.0 asked for" in err

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aurevoir.benchmarks.readme import fill
-from aurevoir.benchmarks.tables import read_result
+from aurevoir.benchmarks.reporting.readme import fill
+from aurevoir.benchmarks.reporting.tables import read_result
 from aurevoir.cli.main import main
 from aurevoir.errors import DataError
 

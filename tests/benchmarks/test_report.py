@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks.report import write_report
-from aurevoir.benchmarks.tables import read_result
+from aurevoir.benchmarks.reporting.report import write_report
+from aurevoir.benchmarks.reporting.tables import read_result
 from aurevoir.cli.main import main
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import ridge_full, ridge_gpu
+from aurevoir.benchmarks.suites import ridge_full, ridge_gpu
 from aurevoir.engine.runtimes import has_nvidia_driver
 
 SMALL = ["--sizes", "40", "80", "--rows", "120", "--features", "256", "--components", "200", "--repeats", "1"]
@@ -15,7 +15,7 @@ def test_growth_peers_and_choice_have_their_rows(bench, few_digits, tmp_path, mo
     def broken(products, goal, alphas):
         raise RuntimeError("no LAPACK")
 
-    monkeypatch.setattr("aurevoir.benchmarks.ridge_peers._by_spectrum", broken)
+    monkeypatch.setattr("aurevoir.benchmarks.rivals.ridge_peers._by_spectrum", broken)
     figure = tmp_path / "r.png"
     code, result, err = bench("ridge", *SMALL, "--splits", "2", "--min-speedup", "1e9", "--plot", figure)
     assert code == 4
@@ -45,7 +45,7 @@ def test_growth_peers_and_choice_have_their_rows(bench, few_digits, tmp_path, mo
 
 def test_torch_says_what_scikit_learn_says():
     pytest.importorskip("torch")
-    from aurevoir.benchmarks.ridge_peers import compare
+    from aurevoir.benchmarks.rivals.ridge_peers import compare
 
     rows = {row["name"]: row for row in compare(100, 256, 150, 1)}
     for name in ("torch eigh float64", "torch Cholesky float64"):

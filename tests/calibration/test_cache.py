@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aurevoir.calibration.cache import Cache, read_cache, write_cache
+from aurevoir.calibration.trt_cache import Cache, read_cache, write_cache
 from aurevoir.errors import AurevoirError, UsageError
 
 TENSORRT_8 = b"""TRT-8601-EntropyCalibration2

@@ -10,12 +10,12 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
-from aurevoir.calibration.observe import BINS, Histogram, observe
+from aurevoir.calibration.histograms import BINS, Histogram, observe
 from aurevoir.calibration.placement import quantizable
 from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
 from aurevoir.calibration.table import CalibrationTable, pixels_digest
 from aurevoir.calibration.thresholds import METHODS, check_method, max_threshold, percentile_threshold
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.errors import AurevoirError, UsageError
@@ -262,7 +262,7 @@ def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):
 
 
 def test_numba_counts_as_numpy_does():
-    from aurevoir.kernels.cpu.magnitudes import count_magnitudes, largest_magnitude
+    from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes, largest_magnitude
 
     random = np.random.default_rng(0)
     for size in (0, 1, 2, 3, 1000, 4097):

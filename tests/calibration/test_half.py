@@ -7,10 +7,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
-from aurevoir.calibration.half import OLDEST_OPSET, half_body
-from aurevoir.calibration.overflow import overflowing, with_sizes
+from aurevoir.calibration.graph.float16 import OLDEST_OPSET, half_body
+from aurevoir.calibration.graph.overflow import overflowing, with_sizes
 from aurevoir.calibration.quantize import quantize
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.errors import AurevoirError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import depth
+from aurevoir.benchmarks.suites import depth
 from aurevoir.cli.main import main
 
 CUTS = ["features.3", "features.5", "features.12"]
@@ -74,7 +74,7 @@ def test_what_fails_keeps_its_rows(bench, tiny_onnx, class_folder, monkeypatch):
 
 
 def test_default_cuts_lie_evenly_up_to_the_last_layer():
-    from aurevoir.engine.backbone import structure
+    from aurevoir.engine.backbones import structure
 
     cuts = structure("densenet169").cuts()
     chosen = depth._even_in_size([cut for cut in cuts if cut.features >= 2048], 10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import patches
+from aurevoir.benchmarks.suites import patches
 from aurevoir.cli.main import main
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import rivals
-from aurevoir.transfer.strategies import STRATEGIES
+from aurevoir.benchmarks.rivals.strategies import STRATEGIES
+from aurevoir.benchmarks.suites import rivals
 
 SMALL = ["--size", "64", "--zoo-size", "64", "--rounds", "1", "--calibration-images", "8"]
 NO_OTHERS = ["--projections", "auto", "--probes", "--strategies"]
@@ -60,9 +60,9 @@ def test_rivals_meet_on_the_same_splits(bench, class_folder, tmp_path):
 
 
 def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
-    from aurevoir.benchmarks.probes import _features, channels
+    from aurevoir.benchmarks.rivals.probes import _features, channels
     from aurevoir.engine.assemble import assemble
-    from aurevoir.engine.backbone import open_backbone
+    from aurevoir.engine.backbones import open_backbone
     from aurevoir.engine.build import export_backbone
 
     exported = export_backbone(open_backbone(tiny_onnx))
@@ -126,8 +126,8 @@ def test_random_networks_start_from_the_images_statistics_and_update_them(pixels
     import torch
     from torch import nn
 
-    from aurevoir.benchmarks.network_statistics import set_network_statistics
-    from aurevoir.transfer.network import truncated_with_head
+    from aurevoir.benchmarks.rivals.network import truncated_with_head
+    from aurevoir.benchmarks.rivals.network_statistics import set_network_statistics
 
     torch.manual_seed(0)
     network = truncated_with_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2)), 2, "1", size=28)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks import posts_way, table1
-from aurevoir.benchmarks.table1 import POSTS_WAY
+from aurevoir.benchmarks.rivals import posts_way
+from aurevoir.benchmarks.suites import table1
+from aurevoir.benchmarks.suites.table1 import POSTS_WAY
 from aurevoir.kernels.bits import pack_signs
 
 STAGES = ("decode", "engine", "project", "gram", "solve", "total")

@@ -154,8 +154,8 @@ def test_bench_engines_keeps_failed_rows_and_checks_the_speedup(call, tiny_onnx,
     def broken(exported, precision, device):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("aurevoir.benchmarks.engines.in_torch", broken)
-    monkeypatch.setattr("aurevoir.benchmarks.engines.PEER_NAMES", ())
+    monkeypatch.setattr("aurevoir.benchmarks.suites.engines.in_torch", broken)
+    monkeypatch.setattr("aurevoir.benchmarks.suites.engines.PEER_NAMES", ())
     options = ["--backbone", tiny_onnx, "--batches", "4", "20", "--rounds", "2", "--latency-calls", "2"]
     figure = tmp_path / "e.png"
     code, result, err = call("bench", "engines", *options, "--min-speedup", "1000", "--plot", figure, "--json")

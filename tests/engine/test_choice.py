@@ -2,8 +2,8 @@
 
 import pytest
 
-from aurevoir.benchmarks import device as benchmark_device
-from aurevoir.benchmarks.device import runtimes_of
+from aurevoir.benchmarks.harness import device as benchmark_device
+from aurevoir.benchmarks.harness.device import runtimes_of
 from aurevoir.cli.main import main
 from aurevoir.engine import runtimes
 from aurevoir.engine.runtimes import (

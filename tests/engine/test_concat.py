@@ -8,12 +8,12 @@ import pytest
 from onnx import numpy_helper
 
 from aurevoir import build_engine
-from aurevoir.calibration.graph import chain_concats
-from aurevoir.calibration.offset import offset_around_concats
+from aurevoir.calibration.graph.edit import chain_concats
+from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
 from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
 from aurevoir.calibration.quantize import DIALECTS, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
 from aurevoir.engine.runtimes import on_openvino, runtime

@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from aurevoir import build_engine, load_engine
-from aurevoir.calibration.cache import write_cache
 from aurevoir.calibration.fidelity import sign_agreement
+from aurevoir.calibration.trt_cache import write_cache
 from aurevoir.engine.assemble import assemble, with_fidelity
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import calibration_sample, export_backbone
 from aurevoir.engine.calibrate import calibrate, hold_out, reach_sign_agreement, read_table, tensor_fidelity
 from aurevoir.engine.runtimes import RUNTIMES, installed, runtime
@@ -135,7 +135,7 @@ def test_int8_quantizes_every_convolution_and_no_bias(exported, table):
 def test_no_sum_of_two_products_overflows_where_16_bits_hold_it(
     exported, table, pixels, reference, monkeypatch, dot_product, largest
 ):
-    monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda: dot_product)
+    monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: dot_product)
     for name in ("openvino", "onnxruntime"):
         engine = assemble(exported, "int8", name, table, dialect="u8")
         constants = map(onnx.numpy_helper.to_array, onnx.load_from_string(engine.graph).graph.initializer)
@@ -181,7 +181,7 @@ def test_every_changed_byte_and_every_truncation_is_refused(exported, tmp_path):
 
 
 def test_a_part_of_another_engine_is_refused(exported, table, tmp_path):
-    from aurevoir.engine.file import pack, unpack
+    from aurevoir.files import pack, unpack
 
     assemble(exported, "fp32").save(tmp_path / "a.engine")
     assemble(exported, "int8", table=table).save(tmp_path / "b.engine")
@@ -398,12 +398,12 @@ def test_int8_weights_that_would_overflow_here_are_refused(exported, table, pixe
     """Without VNNI, products of large weights are summed in 16 bits: what was built where there is VNNI is wrong."""
     wide, narrow = tmp_path / "wide.engine", tmp_path / "narrow.engine"
     for path, has in ((wide, True), (narrow, False)):
-        monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda has=has: has)
+        monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda has=has: has)
         engine = assemble(exported, "int8", "onnxruntime", table)
         engine.save(path)
         assert engine.manifest.weight_levels == (127 if has else 63)
     assert load_engine(narrow).manifest.weight_levels == 63
     with pytest.raises(AurevoirError, match=r"wide.engine was built on a processor with.*beyond 63"):
         load_engine(wide)
-    monkeypatch.setattr("aurevoir.kernels.cpu.features.has_int8_dot_product", lambda: True)
+    monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: True)
     assert load_engine(narrow).bits(pixels).shape == load_engine(wide).bits(pixels).shape

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
 

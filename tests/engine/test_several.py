@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone, export_cuts
-from aurevoir.engine.several import join
+from aurevoir.engine.multi_cut import join
 from aurevoir.kernels.bits import unpack
 
 CUTS = ["denseblock1.denselayer1", "transition1", "denseblock2.denselayer1", "denseblock2.denselayer3"]

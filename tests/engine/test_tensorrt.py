@@ -25,10 +25,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aurevoir.calibration.half import half_body
+from aurevoir.calibration.graph.float16 import half_body
 from aurevoir.calibration.placement import quantizable
 from aurevoir.engine.assemble import quantized_graph
-from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.engine.runtimes import device as devices

@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aurevoir.calibration.graph import prune  # noqa: E402
-from aurevoir.calibration.half import half_body  # noqa: E402
+from aurevoir.calibration.graph.edit import prune  # noqa: E402
+from aurevoir.calibration.graph.float16 import half_body  # noqa: E402
 from aurevoir.engine.assemble import assemble  # noqa: E402
-from aurevoir.engine.backbone import open_backbone  # noqa: E402
+from aurevoir.engine.backbones import open_backbone  # noqa: E402
 from aurevoir.engine.build import export_backbone  # noqa: E402
 from aurevoir.engine.engine import Engine  # noqa: E402
 from aurevoir.engine.load import load_engine  # noqa: E402

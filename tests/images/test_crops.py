@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.images.crops import crops, decode_whole
+from aurevoir.benchmarks.rivals.crops import crops, decode_whole
 from aurevoir.images.decode import UnreadableImageError
 
 

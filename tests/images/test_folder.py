@@ -1,7 +1,7 @@
 import pytest
 
 from aurevoir.errors import DataError, UsageError
-from aurevoir.images.folder import class_folders, expand, list_files
+from aurevoir.images.sources import class_folders, expand, list_files
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from aurevoir.benchmarks.rivals.yolo import boxed_images, read_boxes
 from aurevoir.errors import DataError, UsageError
-from aurevoir.images.yolo import boxed_images, read_boxes
 
 
 @pytest.fixture

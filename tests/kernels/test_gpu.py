@@ -13,7 +13,7 @@ triton = pytest.importorskip("triton")
 pytest.importorskip("torch")
 
 from aurevoir.errors import UsageError  # noqa: E402
-from aurevoir.kernels import gpu  # noqa: E402
+from aurevoir.kernels.backends import triton as gpu  # noqa: E402
 from aurevoir.kernels.projection import _gaussian_levels  # noqa: E402
 
 # Set before the kernels are decorated, or never.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
+from aurevoir.kernels.backends.numba import products
+from aurevoir.kernels.backends.numba.features import numba_features
 from aurevoir.kernels.bits import unpack
-from aurevoir.kernels.cpu import products
-from aurevoir.kernels.cpu.features import numba_features
 from aurevoir.kernels.gram import bit_rows, combine_rows, gram, score_rows, signed, speckle_rows
 
 quick = settings(deadline=None, max_examples=40, database=None)

@@ -1,6 +1,6 @@
 """The array code as a GPU runs it, over a stand-in for CuPy that refuses what CuPy refuses."""
 
-import cupy_stand_in
+import cupy_fake
 import numpy as np
 import pytest
 
@@ -11,7 +11,7 @@ from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
 from aurevoir.kernels.resolvent import Cholesky, refine
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
-from aurevoir.transfer.timing import Stopwatch
+from aurevoir.kernels.stopwatch import Stopwatch
 
 
 def problem(n, m=83, classes=3):
@@ -68,7 +68,7 @@ def test_weights_and_several_labels_a_row_too(cupy, projection):
 @pytest.mark.parametrize(("search", "n"), [("all", 600), ("halving", 640)])
 @pytest.mark.parametrize(("ratio", "dtype"), [(64, "float32"), (2, "float64")])
 def test_factors_are_in_float32_and_refined_where_float64_is_slow(cupy, search, n, ratio, dtype, monkeypatch):
-    monkeypatch.setitem(cupy_stand_in.ATTRIBUTES, "SingleToDoublePrecisionPerfRatio", ratio)
+    monkeypatch.setitem(cupy_fake.ATTRIBUTES, "SingleToDoublePrecisionPerfRatio", ratio)
     monkeypatch.setattr(inverse_factor, "_INVERTED_WHOLE", 100)
     monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 90)
     monkeypatch.setattr(ridge, "_SINGLE_ROWS", 100)
@@ -126,7 +126,7 @@ def test_bits_are_packed_and_compared_there(cupy):
 def test_the_budget_of_a_gpu_is_what_it_has_free(cupy, monkeypatch):
     monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
     array = cupy.asarray(np.zeros(1))
-    assert memory_budget(None, array) == int(0.8 * (cupy_stand_in.FREE + 2**30))
+    assert memory_budget(None, array) == int(0.8 * (cupy_fake.FREE + 2**30))
     assert memory_budget(None, np.zeros(1)) == DEFAULT_BUDGET
     assert memory_budget("1MiB", array) == 2**20
     monkeypatch.setenv("AUREVOIR_MEMORY", "2MiB")

@@ -7,8 +7,8 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aurevoir.kernels.backends.numba.dense import dense
 from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
-from aurevoir.kernels.cpu.dense import dense
 from aurevoir.kernels.philox import philox
 from aurevoir.kernels.projection import (
     Camera,

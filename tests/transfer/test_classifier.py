@@ -11,8 +11,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from aurevoir import OpticalClassifier, build_engine, load
 from aurevoir.errors import BudgetError, DataError, UsageError
-from aurevoir.images.folder import class_folders
-from aurevoir.transfer.timing import STAGES
+from aurevoir.images.sources import class_folders
+from aurevoir.kernels.stopwatch import STAGES
 
 
 # Every check applies to features, the one kind of input that the checks can make. Labels by image files and

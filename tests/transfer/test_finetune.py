@@ -12,13 +12,13 @@ import torch
 import torchvision
 from torch import nn
 
+from aurevoir.benchmarks.rivals.finetune import finetune
+from aurevoir.benchmarks.rivals.network import Network, truncated_with_head, with_new_head
+from aurevoir.benchmarks.rivals.strategies import STRATEGIES, Strategy
+from aurevoir.benchmarks.rivals.training_images import split
 from aurevoir.errors import AurevoirError, DataError, UsageError
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
-from aurevoir.images.folder import class_folders
-from aurevoir.transfer.finetune import finetune
-from aurevoir.transfer.network import Network, truncated_with_head, with_new_head
-from aurevoir.transfer.strategies import STRATEGIES, Strategy
-from aurevoir.transfer.training_images import split
+from aurevoir.images.sources import class_folders
 
 QUICK = Strategy(learning_rate=0.05, max_epochs=4, patience=4)
 

@@ -9,7 +9,7 @@ import pytest
 
 from aurevoir import OpticalClassifier, load
 from aurevoir.errors import AurevoirError, UsageError
-from aurevoir.images.folder import class_folders
+from aurevoir.images.sources import class_folders
 
 
 @pytest.fixture(params=["none", "exact", "hadamard", "dense"])

@@ -2,12 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from aurevoir.engine.build import build_engine
-from aurevoir.errors import BudgetError, DataError, UsageError
-from aurevoir.images.crops import crops, decode_whole
-from aurevoir.images.yolo import boxed_images
-from aurevoir.kernels.bits import pack_signs, unpack
-from aurevoir.transfer.patches import (
+from aurevoir.benchmarks.rivals.crops import crops, decode_whole
+from aurevoir.benchmarks.rivals.patches import (
     ALPHAS,
     EXPONENTS,
     SCALES,
@@ -19,6 +15,10 @@ from aurevoir.transfer.patches import (
     probabilities,
     resample,
 )
+from aurevoir.benchmarks.rivals.yolo import boxed_images
+from aurevoir.engine.build import build_engine
+from aurevoir.errors import BudgetError, DataError, UsageError
+from aurevoir.kernels.bits import pack_signs, unpack
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 341), (341, 256), (256, 256), (31, 500), (1, 1)])

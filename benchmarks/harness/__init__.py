@@ -1,0 +1,1 @@
+"""What benchmarks share: data, timing, failures, the machine."""

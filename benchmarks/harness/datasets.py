@@ -1,0 +1,149 @@
+"""Labelled images to train and test on: folders, or the demo's generated images."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...engine.backbones import open_backbone
+from ...engine.backbones.base import Backbone
+from ...errors import DataError
+from ...images.batches import ImageFiles, collect
+from ...images.procedural import write_class_folders
+from ...images.sources import LabelledPaths
+from ...transfer.evaluate import split, train_and_test
+
+GENERATED = "generated"
+GENERATED_PER_CLASS = 60
+
+
+@dataclass(frozen=True)
+class Part:
+    """Decoded images, their class numbers, and the seconds that decoding took."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    decode: float
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Training and test images.
+
+    Attributes
+    ----------
+    name : str
+        The folder's, or ``generated``.
+    classes : list of str
+    train, test : Part
+    skipped : dict
+        Unreadable files, each with the reason.
+    """
+
+    name: str
+    classes: list[str]
+    train: Part
+    test: Part
+    skipped: dict[str, str]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its data."""
+        return {
+            "data": self.name,
+            "classes": self.classes,
+            "train_images": len(self.train.labels),
+            "test_images": len(self.test.labels),
+            "skipped": self.skipped,
+        }
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `load_sets` and `open_network` read."""
+    parser.add_argument("--data", metavar="DIR", help="a folder of class folders (default: generated images)")
+    parser.add_argument("--test", metavar="DIR", help="another to test on (default: a fifth of the images)")
+    parser.add_argument(
+        "--per-class", type=int, metavar="N", help="images a class at most (default: all; 60 where they are generated)"
+    )
+    parser.add_argument("--backbone", default="densenet169", help="a torchvision name or ONNX file (densenet169)")
+    parser.add_argument("--weights", help="default, random or a file (default: random; an ONNX file's own)")
+    parser.add_argument("--size", type=int, help="height and width of the images (default: the backbone's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of images, split and weights (default: 0)")
+
+
+def open_network(args: argparse.Namespace) -> Backbone:
+    """Open the backbone that the arguments name."""
+    weights = args.weights or ("default" if args.backbone.endswith(".onnx") else "random")
+    return open_backbone(args.backbone, weights, args.size, args.seed)
+
+
+def load_sets(args: argparse.Namespace, size: tuple[int, int]) -> Sets:
+    """Decode training and test images, each set at once."""
+    with _paths(args, size[0]) as parts:
+        classes = sorted(set(parts[0].labels))
+        train, test = (_decode(part, classes, size, name) for part, name in zip(parts, ("train", "test"), strict=True))
+    name = Path(args.data).name if args.data else GENERATED
+    return Sets(name, classes, train[0], test[0], {**train[1], **test[1]})
+
+
+@contextmanager
+def _paths(args: argparse.Namespace, size: int) -> Iterator[tuple[LabelledPaths, LabelledPaths]]:
+    if args.data:
+        train, test = train_and_test(args.data, args.test, args.seed)
+        yield at_most(train, args.per_class, args.seed), at_most(test, args.per_class, args.seed)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        count = args.per_class or GENERATED_PER_CLASS
+        yield split(write_class_folders(Path(folder), count, size, args.seed, True), args.seed)
+
+
+def at_most(labelled: LabelledPaths, count: int | None, seed: int) -> LabelledPaths:
+    """Return up to `count` images of each class, chosen by the seed; None keeps all."""
+    if count is None:
+        return labelled
+    order = np.random.default_rng(seed).permutation(len(labelled.paths))
+    chosen: dict[str, list[int]] = {}
+    for place in order:
+        kept = chosen.setdefault(labelled.labels[place], [])
+        if len(kept) < count:
+            kept.append(int(place))
+    places = sorted(place for kept in chosen.values() for place in kept)
+    return LabelledPaths([labelled.paths[place] for place in places], [labelled.labels[place] for place in places])
+
+
+def _decode(part: LabelledPaths, classes: list[str], size: tuple[int, int], name: str) -> tuple[Part, dict[str, str]]:
+    kept, pixels, seconds, skipped = decode_timed(part.paths, size, name)
+    return Part(pixels, np.searchsorted(classes, np.array(part.labels)[kept]), seconds), skipped
+
+
+def decode_timed(
+    paths: Sequence[Path], size: tuple[int, int], name: str
+) -> tuple[np.ndarray, np.ndarray, float, dict[str, str]]:
+    """Decode image files at once.
+
+    Returns
+    -------
+    kept : int array of shape (n,)
+        Places of the files that could be read.
+    pixels : uint8 array of shape (n, height, width, 3)
+    seconds : float
+    skipped : dict
+        The other files, each with the reason.
+
+    Raises
+    ------
+    DataError
+        If none could be read.
+    """
+    files = ImageFiles(paths, size, description=f"decode {name}")
+    start = time.perf_counter()
+    kept, pixels = collect(files)
+    seconds = time.perf_counter() - start
+    if not len(kept):
+        raise DataError(f"none of the {len(files)} files of {name} holds a readable image")
+    return kept, pixels, seconds, dict(files.skipped)

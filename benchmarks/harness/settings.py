@@ -1,0 +1,22 @@
+"""How libraries are set while they are timed."""
+
+from typing import Any
+
+from ...engine.runtimes import installed
+
+
+def describe_settings() -> dict[str, Any]:
+    """Return the threads of each library in this process, and torch's memory layout in training."""
+    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+
+    pools = [{key: pool.get(key) for key in ("internal_api", "version", "num_threads")} for pool in threadpool_info()]
+    if not installed("torch"):
+        return {"thread_pools": pools}
+    import torch
+
+    return {
+        "thread_pools": pools,
+        "torch_threads": torch.get_num_threads(),
+        "torch_interop_threads": torch.get_num_interop_threads(),
+        "training_memory_format": "channels_last",
+    }

@@ -1,0 +1,1 @@
+"""Result files as tables, charts and pages."""

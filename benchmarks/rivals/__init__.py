@@ -1,0 +1,1 @@
+"""What the project is compared with: other quantizers, probes, and networks trained by backprop."""

@@ -1,0 +1,38 @@
+"""Checkpoints of a training run, which tell whose they are."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import AurevoirError
+
+
+def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return the state of a run.
+
+    Raises
+    ------
+    AurevoirError
+        If the file is damaged, or of a run with another identity.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        found = state["identity"]
+        other = [name for name, value in identity.items() if found[name] != value]
+    except Exception as error:  # unpickling, zip and file errors share no base class
+        reason = str(error).partition("\n")[0]
+        raise AurevoirError(f"{path} is not a checkpoint of this trainer ({reason}); remove it to train anew") from None
+    if other:
+        raise AurevoirError(
+            f"{path} is the checkpoint of a run with another {' and '.join(other)}; remove it or name another file"
+        )
+    return state
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state of a run, its ``identity`` within, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(state, partial)
+    partial.replace(path)

@@ -1,0 +1,68 @@
+"""Shallow against deep retraining: the last layer of whole torchvision networks, or all of them."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...engine.backbones import open_backbone
+from ...errors import AurevoirError
+
+if TYPE_CHECKING:
+    from ...engine.backbones.base import Backbone
+    from ..suites.rivals import Rival, Split, Trained
+
+MODELS = (
+    "alexnet",
+    "vgg11",
+    "resnet18",
+    "densenet121",
+    "inception_v3",
+    "squeezenet1_1",
+    "mobilenet_v2",
+    "efficientnet_b0",
+)
+DEPTHS = {"shallow": "frozen", "deep": "naive"}
+"""How much is trained, and the strategy that does it."""
+
+
+def zoo_rivals(args: argparse.Namespace) -> "list[tuple[dict[str, Any], Rival]]":
+    """Return each network's two rows to be, and what trains them."""
+    return [
+        ({"rival": f"{name} {depth}", "group": "zoo", "model": name}, partial(_train, name, strategy, args))
+        for name in args.zoo or MODELS
+        for depth, strategy in DEPTHS.items()
+    ]
+
+
+def _train(name: str, strategy: str, args: argparse.Namespace, split: "Split") -> "Trained":
+    from ...engine.backbones.torch import TorchBackbone
+    from ..suites.rivals import Trained, calibration_images
+    from .backprop import train_network
+    from .network import with_new_head
+
+    opened, why_random = _open(name, args)
+    if not isinstance(opened, TorchBackbone):
+        raise AurevoirError(f"{name} is not a network of torchvision")
+    network = with_new_head(opened._module, int(split.labels.max()) + 1, seed=split.seed)
+    encoder = network.body if opened.needs_images else None
+    sample = calibration_images(split, args.calibration_images)
+    predict, seconds, remarks = train_network(
+        network, encoder, sample, split.pixels, split.labels, strategy, args.zoo_epochs, split.seed
+    )
+    parameters = sum(parameter.numel() for parameter in network.body.parameters())
+    found = {"weights": opened.weights, "why_random": why_random, "parameters": parameters, **remarks}
+    return Trained(predict, seconds, found)
+
+
+def _open(name: str, args: argparse.Namespace) -> "tuple[Backbone, str | None]":
+    """Return a network with the weights that are found, and why these are random if they are."""
+    given = Path(args.zoo_weights, f"{name}.pth") if args.zoo_weights else None
+    if given is not None and given.is_file():
+        return open_backbone(name, given, args.zoo_size), None
+    try:
+        return open_backbone(name, "default", args.zoo_size), None
+    except AurevoirError as error:
+        if error.exit_code != 1:
+            raise
+        return open_backbone(name, "random", args.zoo_size, args.seed), str(error)

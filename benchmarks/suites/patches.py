@@ -1,0 +1,238 @@
+"""Multi-label photographs: patches at several scales beside the whole image, on the same splits and engine.
+
+Each image and each patch passes the engine once; every split then works on the same bits.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...engine.build import build_engine
+from ...engine.engine import Engine
+from ...images.batches import ImageFiles
+from ...kernels.bits import overlap
+from ...kernels.ridge import dual_path
+from ...kernels.stopwatch import Stopwatch
+from ...transfer.embed import embed_bits
+from ..harness.machine import describe_machine
+from ..harness.splits import standard_error
+from ..reporting.tables import markdown, plus_minus
+from ..rivals.crops import crops, decode_whole
+from ..rivals.patches import (
+    PROJECTIONS,
+    SCALES,
+    average_precisions,
+    fit_patches,
+    grid_patches,
+    label_patches,
+)
+from ..rivals.yolo import BoxedImages, boxed_images
+
+TRAIN_SHARE = 0.6
+WHOLE, PATCHES = "whole image", "patches"
+ROWS = (WHOLE, PATCHES, "both", "whole image, alpha by squared error")
+FOLDS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the benchmark's arguments."""
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="a folder of images/ and YOLO label files, labels/"
+    )
+    parser.add_argument("--backbone", required=True, help="a torchvision name or an ONNX file")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
+    parser.add_argument("--calibration", metavar="DIR", help="other images to calibrate int8 on")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=SCALES, help=f"(default: {' '.join(map(str, SCALES))})"
+    )
+    parser.add_argument("--projection", default="none", choices=PROJECTIONS, help="of the patches (default: none)")
+    parser.add_argument("--seeds", type=int, default=3, help="60:40 splits, seeds from 0 (default: 3)")
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """The bits of n images and of their patches, what these show, and the seconds that each way took so far."""
+
+    whole: np.ndarray
+    patches: list[np.ndarray]
+    labels: list[np.ndarray]
+    truth: np.ndarray
+    seconds: dict[str, Counter[str]]
+    skipped: dict[str, str]
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Embed every image and its patches, and measure both ways on every split."""
+    boxed = boxed_images(args.data)
+    classes = np.unique(np.concatenate([boxes.classes for boxes in boxed.boxes]))
+    engine = build_engine(args.backbone, precision=args.precision, calibration=args.calibration)
+    data = _embed(engine, boxed, classes, args.scales)
+    splits, precisions = [], []
+    for seed in tqdm(range(args.seeds), desc="splits"):
+        split, found = _measure(data, engine.features, args.projection, seed)
+        splits.append(split)
+        precisions.append(found)
+    return {
+        "benchmark": "patches",
+        "data": Path(args.data).name,
+        "engine": repr(engine),
+        "images": len(data.truth),
+        "skipped": data.skipped,
+        "classes": len(classes),
+        "patches": sum(len(bits) for bits in data.patches),
+        "projection": args.projection,
+        "rows": _rows(np.array(precisions), data.seconds),
+        "splits": splits,
+        "per_class": _per_class(np.array(precisions), classes),
+        "machine": describe_machine(),
+    }
+
+
+def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequence[float]) -> _Embedded:
+    seconds: dict[str, Counter[str]] = {name: Counter() for name in (WHOLE, PATCHES)}
+    size, watch = (engine.input_shape[0], engine.input_shape[1]), Stopwatch()
+    files = ImageFiles(boxed.paths, size, description="whole images")
+    kept, whole = embed_bits(engine, files, watch)
+    seconds[WHOLE].update({stage: watch.seconds[stage] for stage in ("decode", "engine")})
+    truth, patches, labels = np.zeros((len(kept), len(classes)), dtype=bool), [], []
+    for place, image in enumerate(tqdm(kept, desc="patches", unit="img")):
+        boxes = boxed.boxes[image]
+        columns = np.searchsorted(classes, boxes.classes)
+        truth[place, columns] = True
+        with _timed(seconds[PATCHES], "decode"):
+            pixels = decode_whole(boxed.paths[image])
+            height, width = pixels.shape[:2]
+            corners = grid_patches(height, width, scales)
+            parts = crops(pixels, corners, size)
+        labels.append(label_patches(corners, boxes.corners * [width, height, width, height], columns, len(classes)))
+        with _timed(seconds[PATCHES], "engine"):
+            patches.append(engine.bits(parts))
+    return _Embedded(whole, patches, labels, truth, seconds, files.skipped)
+
+
+@contextmanager
+def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
+
+
+def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return what one split chose and found, and the average precisions of every class, way by way."""
+    order = np.random.default_rng(seed).permutation(len(data.truth))
+    train, test = np.split(order, [round(TRAIN_SHARE * len(order))])
+    with _timed(data.seconds[WHOLE], "fit and score"):
+        alphas, (whole, usual) = _whole_scores(data.whole[train], data.truth[train], data.whole[test], seed)
+    with _timed(data.seconds[PATCHES], "fit"):
+        bits, labels = ([part[image] for image in train] for part in (data.patches, data.labels))
+        fitted = fit_patches(bits, labels, data.truth[train], m, projection, folds=FOLDS, seed=seed)
+    with _timed(data.seconds[PATCHES], "score"):
+        scores = fitted.scores([data.patches[image] for image in test])
+    truth = data.truth[test]
+    both = _standard(whole) + _standard(scores)
+    found = [average_precisions(truth, each) for each in (whole, scores, both, usual)]
+    chosen = {
+        "seed": seed,
+        "train_images": len(train),
+        "test_images": len(test),
+        "chance": float(truth.mean(axis=0)[truth.any(axis=0)].mean()),
+        "whole_alphas": alphas,
+        "patches_alpha": fitted.alpha,
+        "exponent": fitted.exponent,
+        "train_patches": fitted.rows,
+        "left_out_mean_average_precision": fitted.mean_average_precision,
+    }
+    return chosen, found
+
+
+def _whole_scores(
+    train: np.ndarray, truth: np.ndarray, test: np.ndarray, seed: int
+) -> tuple[list[float], list[np.ndarray]]:
+    """Return a multi-label ridge's scores at two alphas.
+
+    The first has the best mean average precision over folds of the training images, as the patches'
+    has; the second the least squared leave-one-out error. The path's own choice is by accuracy, of
+    which several labels an image have none.
+    """
+    gram, targets = overlap(train), np.where(truth, 1.0, -1.0)
+    path, across = dual_path(gram, targets), overlap(test, train)
+    fold = np.random.default_rng(seed).permutation(len(train)) % FOLDS
+    precisions = []
+    for alpha in path.alphas:
+        scores = np.empty(truth.shape)
+        for out in (fold == number for number in range(FOLDS)):
+            part = dual_path(gram[np.ix_(~out, ~out)], targets[~out], alpha)
+            scores[out] = gram[np.ix_(out, ~out)] @ part.coefficients + part.intercept
+        precisions.append(np.nanmean(average_precisions(truth, scores)))
+    alphas = path.alphas[[np.argmax(precisions), np.nanargmin(path.loo_errors)]]
+    fits = [dual_path(gram, targets, alpha) for alpha in alphas]
+    return alphas.tolist(), [across @ fit.coefficients + fit.intercept for fit in fits]
+
+
+def _standard(scores: np.ndarray) -> np.ndarray:
+    """Scale each class's scores of the test images to mean 0 and deviation 1; no label is read."""
+    return (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
+
+
+def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[dict[str, Any]]:
+    """Summarise average precisions of shape (seeds, ways, classes)."""
+    means = np.nanmean(precisions, axis=2)
+    return [
+        {
+            "name": name,
+            "mean_average_precision": float(means[:, place].mean()),
+            "standard_error": standard_error(means[:, place]),
+            "less_whole_image": float((means[:, place] - means[:, 0]).mean()),
+            "less_whole_image_standard_error": standard_error(means[:, place] - means[:, 0]),
+            "mean_average_precisions": means[:, place].tolist(),
+            "seconds": dict(seconds.get(name, {})),
+        }
+        for place, name in enumerate(ROWS)
+    ]
+
+
+def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+    """Average over the splits that have test images of the class."""
+    return [
+        {"class": int(number), **dict(zip(ROWS, np.nanmean(precisions[:, :, column], axis=0).tolist(), strict=True))}
+        for column, number in enumerate(classes)
+        if np.isfinite(precisions[:, :, column]).any()
+    ]
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Return the README's lines: mean average precision of each way."""
+    rows = [
+        [
+            row["name"],
+            plus_minus(row["mean_average_precision"], row["standard_error"], 3),
+            plus_minus(row["less_whole_image"], row["less_whole_image_standard_error"], 3, "+"),
+        ]
+        for row in result["rows"]
+    ]
+    return markdown(["", "mean average precision", "less whole image, paired"], rows)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Lay the rows out as a table."""
+    chance = np.mean([split["chance"] for split in result["splits"]])
+    lines = [
+        f"{result['engine']}",
+        f"{result['images']} images of {result['classes']} classes, {result['patches']:,d} patches; "
+        f"{len(result['splits'])} splits 60:40; chance {chance:.4f}",
+    ]
+    for row in result["rows"]:
+        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in row["seconds"].items())
+        lines.append(
+            f"{row['name']:35s} mAP {row['mean_average_precision']:.4f} +- {row['standard_error'] or 0:.4f}, less "
+            f"whole image {row['less_whole_image']:+.4f} +- {row['less_whole_image_standard_error'] or 0:.4f}; {spent}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""The post's full size on a GPU: all runs in one process, each twice, and what a solve is made of."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ...kernels.arrays import Array, memory_budget, on_device, on_host
+from ...kernels.bits import overlap
+from ...kernels.resolvent import Cholesky
+from ...kernels.ridge import dual_path, one_vs_rest
+from ...kernels.stopwatch import Stopwatch
+from ..harness.failures import reason
+from ..harness.synthetic_bits import generated_bits
+from .ridge_fit import CLASSES, TEST_ROWS, fit_and_predict
+
+CHECKED_ROWS = 2000
+
+
+def measure_on_gpu(
+    runs: Iterable[tuple[str, str]], size: tuple[int, int, int], budget: int | str | None, device: str = "cuda"
+) -> Iterator[dict[str, Any]]:
+    """Yield a row a projection and search, then one a part of a solve and one of how far it is from NumPy's.
+
+    Each run is measured twice and the second reported: kernels are compiled for the sizes that they meet. The first
+    run's seconds stand beside it.
+    """
+    n, m, k = size
+    bits, labels = generated_bits(n + TEST_ROWS, m, CLASSES)
+    given = bits[:n], labels[:n], bits[n:], labels[n:]
+    for kind, search in runs:
+        row: dict[str, Any] = {"part": "full", "projection": kind, "n": n, "m": m, "k": None if kind == "exact" else k}
+        row |= {"classes": CLASSES, "device": device, "search": search}
+        try:
+            _empty_pools(device)
+            row["memory_budget"] = memory_budget(budget, on_device(given[2], device))
+            first = fit_and_predict(kind, search, device, given, m, k, budget)["total"]
+            found = fit_and_predict(kind, search, device, given, m, k, budget)
+            yield row | found | {"first_total": first, **_peak(device)}
+        except Exception as error:  # Out of memory and the like: the others' rows stand.
+            yield row | {"error": reason(error)}
+    rows, targets = (on_device(part, device) for part in given[:2])
+    _parts(rows, device)
+    for name, seconds in _parts(rows, device).items():
+        yield {"part": "solver", "name": name, "n": n, "m": m, "device": device, "seconds": seconds}
+    yield {"part": "check", "device": device, **_checked(rows[:CHECKED_ROWS], targets[:CHECKED_ROWS])}
+
+
+def _empty_pools(device: str) -> None:
+    if device != "cpu":
+        import cupy  # type: ignore[import-not-found, unused-ignore]
+
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _peak(device: str) -> dict[str, float]:
+    """Return what CuPy has taken of the GPU: its pool gives nothing back by itself."""
+    if device == "cpu":
+        return {}
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
+    return {"peak_gpu_gib": cupy.get_default_memory_pool().total_bytes() / 2**30}
+
+
+def _parts(rows: Array, device: str) -> dict[str, float]:
+    watch = Stopwatch(device)
+    watch.seconds = {}
+    with watch("Gram of bits"):
+        products = overlap(rows)
+    alpha = float(products.trace()) / len(products)
+    matrix = products.astype("float64")
+    del products
+    for dtype in ("float32", "float64"):
+        with watch(f"Cholesky and inverse, {dtype}"):
+            factor = Cholesky(matrix, alpha, dtype)
+        with watch(f"diagonal, {dtype}"):
+            factor.diagonals()
+        del factor
+    return watch.seconds
+
+
+def _checked(rows: Array, labels: Array) -> dict[str, Any]:
+    products, expected_products = overlap(rows), overlap(on_host(rows))
+    path = dual_path(products, one_vs_rest(labels, CLASSES), search="all")
+    expected = dual_path(expected_products, one_vs_rest(on_host(labels), CLASSES), search="all")
+    differences = np.abs(on_host(path.coefficients) - expected.coefficients)
+    return {
+        "rows": len(rows),
+        "same_gram": bool((on_host(products) == expected_products).all()),
+        "same_alpha": path.best == expected.best,
+        "loo_accuracies": float(np.nanmax(np.abs(path.loo_accuracies - expected.loo_accuracies))),
+        "coefficients": float(differences.max() / np.abs(expected.coefficients).max()),
+    }

@@ -1,0 +1,136 @@
+"""Streamed histograms of the tensors that will be quantized."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ..errors import AurevoirError
+
+BINS = 4096
+"""Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
+
+# Below this range the reciprocal of a bin's width would leave float32.
+_LEAST_TOP = 2.0**-100
+
+Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
+"""Runs the float graph on b uint8 images; returns the observed tensors by name, and the (b, channels, 1, 1) means of
+those whose means are wanted."""
+
+
+def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the graph with, for each tensor, the mean of each of its channels as a further tensor.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    means : list of str
+        Names of the new tensors, of shape (batch, channels, 1, 1).
+    """
+    model = copy.deepcopy(model)
+    means = [f"{name}_mean" for name in names]
+    model.graph.node.extend(
+        helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in zip(names, means, strict=True)
+    )
+    return model, means
+
+
+@dataclass
+class Histogram:
+    """Histogram of |x| that grows: where a value passes the range, the range doubles.
+
+    Ranges are powers of two and neighbouring bins merge exactly, so the result does not depend on
+    the order of the batches, nor on how the values were cut into batches.
+
+    Attributes
+    ----------
+    counts : int64 array of shape (BINS,)
+    top : float
+        Upper end of the range; the lower end is 0.
+    amax : float
+        Largest |x| seen.
+    """
+
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype="int64"))
+    top: float = 0.0
+    amax: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count the magnitudes of float values of any shape.
+
+        Raises
+        ------
+        AurevoirError
+            If a value is nan or infinite.
+        """
+        from ..kernels.backends.numba.magnitudes import count_magnitudes, largest_magnitude
+
+        if self.top > 0:
+            # Most batches stay within the range that others had: one pass over the values.
+            counts, largest = count_magnitudes(values, self.top, BINS)
+            if counts.sum() == values.size:
+                self.counts += counts
+                self.amax = max(self.amax, largest)
+                return
+        amax = largest_magnitude(values)
+        if not np.isfinite(amax):
+            raise AurevoirError("an activation is nan or infinite; the network overflows on these images")
+        self.amax = max(self.amax, amax)
+        self._grow(amax)
+        if self.top == 0:
+            self.counts[0] += values.size
+        else:
+            self.counts += count_magnitudes(values, self.top, BINS)[0]
+
+    def _grow(self, amax: float) -> None:
+        # The power of two above: no value is at the top, where its bin would depend on what came before.
+        needed = 2.0 ** math.frexp(max(amax, _LEAST_TOP))[1] if amax > 0 else 0.0
+        if self.top == 0:
+            self.top = needed
+        while self.top < needed:
+            self.top *= 2
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, "int64")])
+
+
+def observe(
+    run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
+) -> tuple[dict[str, Histogram], dict[str, list[float]]]:
+    """Collect a histogram of each named tensor, and channel means where `run` gives them, in one pass.
+
+    Parameters
+    ----------
+    run : callable
+    names : sequence of str
+    batches : iterable of uint8 arrays of shape (b, height, width, 3)
+
+    Returns
+    -------
+    histograms : dict of Histogram
+    means : dict of lists of float
+        Mean of each channel.
+
+    Raises
+    ------
+    AurevoirError
+        If there are no images, or an activation is not finite; the message names the tensor.
+    """
+    histograms = {name: Histogram() for name in names}
+    sums: dict[str, np.ndarray] = {}
+    images = 0
+    for pixels in batches:
+        images += len(pixels)
+        tensors, means = run(pixels)
+        for name, values in tensors.items():
+            try:
+                histograms[name].add(values)
+            except AurevoirError as error:
+                raise AurevoirError(f"tensor {name}: {error}") from None
+        for name, channel_means in means.items():
+            sums[name] = sums.get(name, 0) + channel_means.sum(axis=(0, 2, 3), dtype="float64")
+    if images == 0:
+        raise AurevoirError("no image to calibrate on could be read; give a folder of images")
+    return histograms, {name: (total / images).tolist() for name, total in sums.items()}

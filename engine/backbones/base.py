@@ -1,0 +1,97 @@
+"""Backbones: which network, with which weights, cut where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Union
+
+import numpy as np
+import onnx
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+DEFAULT_SIZE = 224
+
+BackboneLike = Union[str, Path, "torch.nn.Module", "Backbone"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where a backbone can end.
+
+    Attributes
+    ----------
+    name : str
+        As the network names its own children, or a tensor of an ONNX file.
+    features : int
+        m, the number of features of one image there.
+    parameters, macs : int
+        Of what lies before the cut; multiply-accumulates of convolutions and linear layers, for
+        one image.
+    """
+
+    name: str
+    features: int
+    parameters: int
+    macs: int
+
+    @property
+    def megabytes(self) -> dict[str, float]:
+        """Size of the weights by precision, in units of 10^6 bytes."""
+        sizes = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+        return {precision: self.parameters * size / 1e6 for precision, size in sizes.items()}
+
+
+class Backbone(Protocol):
+    """A network that can be cut and exported.
+
+    Attributes
+    ----------
+    name : str
+    weights : str
+        What the weights are: ``default``, ``random``, a file's name, or ``given``.
+    needs_images : bool
+        Whether `to_onnx` sets batch-norm statistics from images.
+    size : (height, width)
+        Of the images that it takes.
+    mean, std : tuples of 3 floats
+        The normalisation it was trained with.
+    """
+
+    name: str
+    weights: str
+    needs_images: bool
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def cuts(self) -> list[Cut]:
+        """Return the cut points in the order of execution."""
+        ...
+
+    def resolve(self, cut: str | None) -> str:
+        """Return the full name of a cut, or of the default one; an unknown name is a UsageError."""
+        ...
+
+    def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return the float graph up to a cut: image (batch, 3, height, width) to feature map.
+
+        `images` are normalised float32 of the input's shape; only random weights need them.
+        """
+        ...
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return one float graph with an output for each of several cuts, in their order; see `to_onnx`."""
+        ...
+
+
+def unknown_cut(name: str, known: list[str], where: str) -> UsageError:
+    """Return the error for a cut that a backbone does not have, with the nearest names it has."""
+    near = get_close_matches(name, known, n=3, cutoff=0.4) or known[-3:]
+    return UsageError(f"cut {name!r} is not in {where}; nearest: {', '.join(near)} (`aurevoir cuts` lists all)")

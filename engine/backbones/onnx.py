@@ -1,0 +1,95 @@
+"""ONNX files as backbones; they are cut at tensors."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...calibration.graph.edit import initializers, prune
+from ...errors import UsageError
+from ..export import image_input, prepare, read_onnx, tensor_shapes
+from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
+
+
+class OnnxBackbone:
+    """A backbone from an ONNX file; it is cut at tensors."""
+
+    needs_images = False
+    weights = "given"
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        self.name = path.name
+        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        self._model = read_onnx(path)
+        _, height, width = image_input(self._model)
+        if size is not None and (height or size, width or size) != (size, size):
+            raise UsageError(f"input size {size} does not fit {path.name}, which takes {height} x {width} images")
+        self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
+
+    def cuts(self) -> list[Cut]:
+        """Return the tensors through which everything passes: those that alone lead to the output."""
+        constants = initializers(self._model)
+        shapes = self._shapes() | {name: list(tensor.dims) for name, tensor in constants.items()}
+        sizes = {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
+        found, parameters, macs = [], 0, 0
+        for node, alone in _with_bottlenecks(self._model, set(constants)):
+            # Constants that several nodes share are counted where they are first met.
+            parameters += sum(sizes.pop(name, 0) for name in node.input)
+            macs += _macs(node, shapes)
+            shape = shapes.get(node.output[0], [])[1:]
+            if alone and shape and None not in shape:
+                found.append(Cut(node.output[0], int(np.prod([d or 0 for d in shape])), parameters, macs))
+        return found
+
+    def _shapes(self) -> dict[str, list[int | None]]:
+        sized = prepare(self._model)
+        dims = sized.graph.input[0].type.tensor_type.shape.dim
+        dims[2].dim_value, dims[3].dim_value = self.size
+        return tensor_shapes(sized)
+
+    def resolve(self, cut: str | None) -> str:
+        """Return the tensor's name; None stands for the graph's own output."""
+        if cut is None:
+            return self._model.graph.output[0].name
+        tensors = [name for node in self._model.graph.node for name in node.output]
+        if cut not in tensors:
+            raise unknown_cut(cut, [item.name for item in self.cuts()], self.name)
+        return cut
+
+    def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
+        return prune(self._model, [self.resolve(cut)])
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""
+        return prune(self._model, [self.resolve(cut) for cut in cuts])
+
+
+def _with_bottlenecks(model: onnx.ModelProto, constants: set[str]) -> Iterator[tuple[onnx.NodeProto, bool]]:
+    """Yield each node, and whether after it one tensor alone is still to be read."""
+    left: dict[str, int] = {value.name: 1 for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            left[name] = left.get(name, 0) + 1
+    alive = {model.graph.input[0].name}
+    for node in model.graph.node:
+        for name in node.input:
+            left[name] -= 1
+            if left[name] == 0:
+                alive.discard(name)
+        alive.update(name for name in node.output if left.get(name))
+        yield node, alive - constants == {node.output[0]}
+
+
+def _macs(node: Any, shapes: dict[str, list[int | None]]) -> int:
+    output, weights = (
+        shapes.get(node.output[0], []),
+        shapes.get(node.input[1], []) if len(node.input) > 1 else [],
+    )
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or None in [*output[1:], *weights]:
+        return 0
+    values = np.prod([d or 0 for d in output[1:]])
+    inner = np.prod([d or 0 for d in weights[1:]]) if node.op_type == "Conv" else (weights[0] or 0)
+    return int(values * inner)

@@ -1,0 +1,327 @@
+"""torchvision's networks and any torch module, as backbones."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...errors import AurevoirError, MissingPackageError, UsageError
+from ..export import prepare
+from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
+
+try:
+    import torch
+    import torchvision
+    from torch import nn
+    from torchvision.models.feature_extraction import create_feature_extractor
+except ImportError as error:
+    raise MissingPackageError(
+        f"torchvision backbones need torch ({error}); install them with: pip install 'aurevoir[torch]'"
+    ) from None
+
+# The post's model ends here; other networks end by default at their last feature map.
+_DEFAULT_CUTS = {"densenet169": "denseblock4.denselayer12"}
+_EXPORT_OPSET = 18
+
+
+class TorchBackbone:
+    """A torch module as a backbone; see `Backbone` for the attributes."""
+
+    def __init__(self, module: "nn.Module", name: str, weights: str, size: int, seed: int = 0) -> None:
+        self.name, self.weights, self.seed = name, weights, seed
+        self.size = (size, size)
+        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        self.needs_images = weights == "random"
+        self._module = module.eval()
+        self._cuts: list[Cut] | None = None
+
+    @classmethod
+    def named(cls, name: str, weights: str, size: int | None, seed: int) -> "TorchBackbone":
+        """Open a network of torchvision by its name, with ``default``, ``random`` or a file's weights."""
+        known = torchvision.models.list_models(module=torchvision.models)
+        if name not in known:
+            near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "densenet169"
+            raise UsageError(f"backbone {name!r} is not a torchvision model nor an ONNX file; nearest: {near}")
+        enum = torchvision.models.get_model_weights(name)
+        native = getattr(enum.DEFAULT.transforms(), "crop_size", [DEFAULT_SIZE])[0] if len(enum) else DEFAULT_SIZE
+        if weights == "default":
+            module, label = _pretrained(name), "default"
+        else:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.manual_seed(seed)
+                module = torchvision.models.get_model(name, weights=None)
+            label = "random" if weights == "random" else Path(weights).name
+        if label not in ("default", "random"):
+            _load_weights(module, Path(weights), name)
+        return cls(module, name, label, size or native, seed)
+
+    @classmethod
+    def structure(cls, name: str, size: int | None = None) -> "TorchBackbone":
+        """Open a network without weights, to list its cuts only."""
+        try:
+            with torch.device("meta"):
+                return cls.named(name, "random", size, 0)
+        except NotImplementedError:  # some networks compute with values while they are built
+            return cls.named(name, "random", size, 0)
+
+    @classmethod
+    def given(cls, module: object, size: int | None) -> "TorchBackbone":
+        """Take a module with the weights that it has."""
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"backbone {module!r} is neither a name, a path nor a torch.nn.Module")
+        return cls(copy.deepcopy(module).cpu().float(), type(module).__name__, "given", size or DEFAULT_SIZE)
+
+    def cuts(self) -> list[Cut]:
+        """Return the children of the network and of the chains inside it, in order of execution."""
+        if self._cuts is None:
+            events = _trace(self._module, self.size)
+            self._cuts = [Cut(_short(e.path), e.features, e.parameters, e.macs) for e in events]
+        return self._cuts
+
+    def resolve(self, cut: str | None) -> str:
+        """Return the full module path of a cut; ``features.`` in front may be left out."""
+        if cut is None:
+            cut = _DEFAULT_CUTS.get(self.name) or self._last_feature_map()
+        paths = {path for path, _ in self._module.named_modules()}
+        for path in (cut, f"features.{cut}"):
+            if path and path in paths:
+                return path
+        raise unknown_cut(cut, [item.name for item in self.cuts()], self.name)
+
+    def _last_feature_map(self) -> str:
+        events = list(_trace(self._module, self.size))
+        maps = [event for event in events if event.output.dim() == 4 and event.output[0, 0].numel() > 1]
+        maps = [event for event in maps if event.path.startswith("features.")] or maps
+        if not maps or 2 * maps[-1].macs < events[-1].macs:
+            raise UsageError(f"{self.name} has no late feature map to cut at by default; name a cut (`aurevoir cuts`)")
+        return maps[-1].path
+
+    def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Truncate and export; see `Backbone`."""
+        return self._exported(_truncate(self._module, self.resolve(cut)), images, ("features",))
+
+    def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
+        """Truncate behind the last of several cuts and export; see `Backbone`."""
+        names = [f"features_{place}" for place in range(len(cuts))]
+        module = copy.deepcopy(self._module)
+        nodes = {_node(module, self.resolve(cut)): name for cut, name in zip(cuts, names, strict=True)}
+        return self._exported(_Truncated(_extract(module, nodes), names), images, names)
+
+    def _exported(self, truncated: "nn.Module", images: np.ndarray | None, names: Sequence[str]) -> onnx.ModelProto:
+        if self.needs_images:
+            if images is None or len(images) == 0:
+                raise UsageError(
+                    "random weights need images to set their batch-norm statistics from; give some (calibration=...)"
+                )
+            set_statistics(truncated, images)
+        return prepare(_export(truncated, self.size, names))
+
+
+def _pretrained(name: str) -> "nn.Module":
+    try:
+        return torchvision.models.get_model(name, weights="DEFAULT")
+    except Exception as error:  # urllib, socket, hash and file errors share no base class
+        raise AurevoirError(
+            f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
+            "give a .pth or .safetensors file, or weights 'random'"
+        ) from None
+
+
+def _load_weights(module: "nn.Module", path: Path, name: str) -> None:
+    if not path.is_file():
+        raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling, zip and safetensors errors share no base class
+        reason = str(error).partition("\n")[0]
+        raise AurevoirError(f"{path} does not hold weights that can be read safely: {reason}") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    _check_keys(module, state, path, name)
+    module.load_state_dict(state)
+
+
+def _check_keys(module: "nn.Module", state: object, path: Path, name: str) -> None:
+    own = module.state_dict()
+    found = state if isinstance(state, dict) else {}
+    wrong = [key for key in own if key not in found or tuple(own[key].shape) != tuple(np.shape(found[key]))]
+    extra = [key for key in found if key not in own]
+    if wrong or extra:
+        raise AurevoirError(
+            f"{path} does not hold the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of "
+            f"another shape, {len(extra)} are foreign (first: {(wrong + extra)[0]}); name the network they belong to"
+        )
+
+
+def _dense_block(module: "nn.Module", path: str) -> "nn.Module | None":
+    """Return the dense block whose layer this path names, if it names one."""
+    parent = module.get_submodule(path.rpartition(".")[0])
+    return parent if isinstance(parent, torchvision.models.densenet._DenseBlock) else None
+
+
+def _truncate(module: "nn.Module", path: str) -> "nn.Module":
+    """Return a copy of a module that ends at a submodule and holds nothing behind it.
+
+    A dense layer ends with what its block has gathered so far, which is what the next would read.
+    """
+    module = copy.deepcopy(module)
+    block = _dense_block(module, path)
+    if block is not None:
+        names = list(block._modules)
+        path, last = path.rpartition(".")[0], path.rpartition(".")[2]
+        for name in names[names.index(last) + 1 :]:
+            del block._modules[name]
+    return _Truncated(_extract(module, {path: "features"}), ["features"])
+
+
+def _node(module: "nn.Module", path: str) -> str:
+    """Return the node of the network's graph that holds what `_truncate` would end with."""
+    block = _dense_block(module, path)
+    if block is None:
+        return path
+    names, (parent, _, name) = list(block._modules), path.rpartition(".")
+    after = names[names.index(name) + 1 :]
+    # The next layer begins by joining what the block has gathered; behind the last the block itself does.
+    return f"{parent}.{after[0]}.cat" if after else parent
+
+
+def _extract(module: "nn.Module", nodes: dict[str, str]) -> "nn.Module":
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return create_feature_extractor(module, nodes)
+    except Exception as error:  # torch.fx raises errors of many kinds on code it cannot trace
+        reason = str(error).strip().partition("\n")[0]
+        raise AurevoirError(
+            f"torch.fx cannot follow {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
+            "network to ONNX yourself and give that file as the backbone"
+        ) from None
+
+
+class _Truncated(nn.Module):
+    """The tensors of some names, or the tensor of one."""
+
+    def __init__(self, extractor: "nn.Module", names: Sequence[str]) -> None:
+        super().__init__()
+        self.extractor, self.names = extractor.eval(), list(names)
+
+    def forward(self, image: "torch.Tensor") -> Any:
+        found = self.extractor(image)
+        return found[self.names[0]] if len(self.names) == 1 else tuple(found[name] for name in self.names)
+
+
+def set_statistics(module: "nn.Module", images: np.ndarray, batch_size: int = 16) -> None:
+    """Set the running statistics of every batch norm to the averages over images, in place.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    images : float32 array of shape (n, 3, height, width)
+        Normalised.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            module(torch.from_numpy(images[start : start + batch_size]))
+    module.eval()
+
+
+def _export(module: "nn.Module", size: tuple[int, int], names: Sequence[str]) -> onnx.ModelProto:
+    sample = torch.zeros(2, 3, *size)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (sample,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=list(names),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=_EXPORT_OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise AurevoirError("torch.onnx.export returned no program")
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings about itself off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _chain_paths(module: "nn.Module", prefix: str = "") -> Iterator[str]:
+    """Yield the paths of the children of a network, and of the sequences and dense blocks inside it."""
+    chains = (nn.Sequential, torchvision.models.densenet._DenseBlock)
+    for name, child in module.named_children():
+        if isinstance(child, chains):
+            yield from _chain_paths(child, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """A cut point met while one image runs: its output, and what has been spent so far."""
+
+    path: str
+    output: "torch.Tensor"
+    features: int
+    parameters: int
+    macs: int
+
+
+def _trace(module: "nn.Module", size: tuple[int, int]) -> list[_Passed]:
+    """Run one image through the network on no device and note each cut point as it is passed."""
+    network = copy.deepcopy(module).to("meta").eval()
+    wanted, passed = set(_chain_paths(network)), []
+    parameters, macs = {}, [0]
+
+    def note(path: str, layer: "nn.Module", inputs: Any, output: Any) -> None:
+        parameters[id(layer)] = sum(p.numel() for p in layer.parameters(recurse=False))
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            macs[0] += output[0].numel() * layer.weight[0].numel()
+        if path in wanted and isinstance(output, torch.Tensor):
+            gathered = inputs[0] if _dense_block(network, path) is not None else []
+            features = sum(tensor[0].numel() for tensor in [*gathered, output])
+            passed.append(_Passed(path, output, features, sum(parameters.values()), macs[0]))
+
+    for path, layer in network.named_modules():
+        layer.register_forward_hook(partial(note, path))
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, *size, device="meta"))
+    return passed
+
+
+def _short(path: str) -> str:
+    """Leave ``features.`` out where a name, not a number, follows it."""
+    rest = path.removeprefix("features.")
+    return path if rest[:1].isdigit() else rest

@@ -1,0 +1,1 @@
+"""Compiled kernels: the same few functions for each kind of processor."""

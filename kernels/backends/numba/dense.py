@@ -1,0 +1,212 @@
+"""|Rx|^2 of packed bits in exact integers, with R drawn on the way and never held.
+
+Eight columns of R have 256 partial sums, one for each byte of bits that may meet them: a table of
+them turns eight multiplications into one addition (Arlazarov et al. 1970, "four Russians").
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
+from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
+from .outputs import outputs
+
+# 16 outputs, each with its real and its imaginary part: 32 sums of 16 bits.
+_OUTPUTS = 16
+_LANES = 2 * _OUTPUTS
+_NARROW, _WIDE = ir.VectorType(I16, _LANES), ir.VectorType(I32, _LANES)
+# 16 bytes are drawn at a time: two tables.
+_COLUMNS = 16
+# So many bytes of bits, eight values of at most 127 each, fit a sum of 16 bits.
+_FLUSH = 32
+# The sums of so many rows stay in the second cache, and outweigh the tables that they share.
+_ROWS = 8192
+
+_M0, _M1 = (np.uint64(value) for value in MULTIPLIERS)
+_W0, _W1 = (np.uint32(value) for value in KEY_STEPS)
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _make_table(typing_context: Any, columns: Any, table: Any) -> Any:
+    """Write the 256 sums of 8 x 32 int8 at `columns`; the first column stands for a byte's highest bit."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first, out = arguments
+        store(builder, zeros(_NARROW), out)
+        for bit in range(8):
+            size = constant(1 << bit)
+            values = load(builder, builder.add(first, constant((7 - bit) * _LANES)), ir.VectorType(I8, _LANES))
+            values = builder.sext(values, _NARROW)
+
+            def turn(place: Any, _: list[Any], size: Any = size, values: Any = values) -> list[Any]:
+                sums = load(builder, offset(builder, out, place, 2 * _LANES), _NARROW)
+                store(builder, builder.add(sums, values), offset(builder, out, builder.add(place, size), 2 * _LANES))
+                return []
+
+            loop(builder, size, 1, [], turn)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _add_entries(typing_context: Any, codes: Any, others: Any, tables: Any, sums: Any, rows: Any) -> Any:
+    """Add to each row's 32 int16 sums the entries of two tables at its two bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *both, first, out, count = arguments
+
+        def turn(row: Any, _: list[Any]) -> list[Any]:
+            at = offset(builder, out, row, 2 * _LANES)
+            total = load(builder, at, _NARROW)
+            for table, column in enumerate(both):
+                code = builder.zext(load(builder, builder.add(column, row), I8), I64)
+                entry = builder.add(code, constant(256 * table))
+                total = builder.add(total, load(builder, offset(builder, first, entry, 2 * _LANES), _NARROW))
+            store(builder, total, at)
+            return []
+
+        loop(builder, count, 1, [], turn)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 5), generate
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _flush(typing_context: Any, sums: Any, totals: Any, rows: Any) -> Any:
+    """Add the int16 sums to the int32 totals, and start the sums at zero again."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        narrow, wide, count = arguments
+
+        def turn(row: Any, _: list[Any]) -> list[Any]:
+            source, target = offset(builder, narrow, row, 2 * _LANES), offset(builder, wide, row, 4 * _LANES)
+            added = builder.sext(load(builder, source, _NARROW), _WIDE)
+            store(builder, builder.add(load(builder, target, _WIDE), added), target)
+            store(builder, zeros(_NARROW), source)
+            return []
+
+        loop(builder, count, 1, [], turn)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _philox(
+    c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, key: tuple[np.uint32, np.uint32]
+) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        left, right = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
+        c0, c1, c2, c3 = (
+            np.uint32((right >> np.uint64(32)) ^ c1 ^ k0),
+            np.uint32(right),
+            np.uint32((left >> np.uint64(32)) ^ c3 ^ k1),
+            np.uint32(left),
+        )
+        k0, k1 = np.uint32(k0 + _W0), np.uint32(k1 + _W1)
+    return c0, c1, c2, c3
+
+
+@njit(cache=True, nogil=True)
+def _draw(block: int, first: int, key: tuple[np.uint32, np.uint32], levels: np.ndarray, columns: np.ndarray) -> None:
+    """Draw 16 columns of R for 16 outputs, both parts; see `philox.philox` and `projection.Dense`."""
+    words = np.empty((4, _LANES), dtype=np.uint32)
+    for lane in range(_LANES):
+        row, part = np.uint32(first + lane % _OUTPUTS), np.uint32(lane // _OUTPUTS)
+        words[0, lane], words[1, lane], words[2, lane], words[3, lane] = _philox(
+            np.uint32(block), row, part, np.uint32(0), key
+        )
+    for column in range(_COLUMNS):
+        shift = np.uint32(8 * (column % 4))
+        for lane in range(_LANES):
+            columns[column, lane] = levels[(words[column // 4, lane] >> shift) & np.uint32(0xFF)]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _draw_signs(start: int, key: tuple[np.uint32, np.uint32], words: np.ndarray) -> None:
+    rows, parts, blocks, _ = words.shape
+    for row in prange(rows):
+        for part in range(parts):
+            for block in range(blocks):
+                drawn = _philox(np.uint32(block), np.uint32(start + row), np.uint32(part), np.uint32(1), key)
+                out = words[row, part, block]
+                out[0], out[1], out[2], out[3] = drawn
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _dense(
+    codes: np.ndarray,
+    key: tuple[np.uint32, np.uint32],
+    levels: np.ndarray,
+    gain: np.float32,
+    intensities: np.ndarray,
+    speckle: np.ndarray,
+) -> None:
+    count, rows = codes.shape
+    k = max(intensities.shape[1], speckle.shape[1])
+    for group in prange(-(-k // _OUTPUTS)):
+        columns = np.empty((_COLUMNS, _LANES), np.int8)
+        tables = np.empty((2, 256, _LANES), np.int16)
+        sums, totals = np.zeros((rows, _LANES), np.int16), np.zeros((rows, _LANES), np.int32)
+        for place in range(0, count, 2):
+            _draw(place // 2, group * _OUTPUTS, key, levels, columns)
+            for table in range(2):
+                _make_table(columns[8 * table :].ctypes.data, tables[table].ctypes.data)  # type: ignore[call-arg]
+            at = codes.ctypes.data + place * rows
+            _add_entries(at, at + rows, tables.ctypes.data, sums.ctypes.data, rows)  # type: ignore[call-arg]
+            if place % _FLUSH == _FLUSH - 2 or place + 2 == count:
+                _flush(sums.ctypes.data, totals.ctypes.data, rows)
+        for row in range(rows):
+            for output in range(group * _OUTPUTS, min((group + 1) * _OUTPUTS, k)):
+                real = np.float32(totals[row, output % _OUTPUTS])
+                imaginary = np.float32(totals[row, _OUTPUTS + output % _OUTPUTS])
+                intensity = real * real + imaginary * imaginary
+                if speckle.size:
+                    speckle[row, output] = np.uint8(min(np.rint(intensity * gain), np.float32(255)))
+                else:
+                    intensities[row, output] = intensity
+
+
+def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float | None = None) -> np.ndarray:
+    """Compute the intensities, or the speckle, of `projection.Dense`.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, ceil(m / 8))
+    k, seed : int
+    levels : int8 array of shape (256,)
+        None below -127, so that no sum overflows.
+    gain : float, optional
+        Of the camera; None returns the intensities.
+
+    Returns
+    -------
+    array of shape (n, k)
+        float32 intensities, or uint8 speckle.
+    """
+    intensities, speckle = outputs(len(bits), k, gain)
+    for start in range(0, len(bits), _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = bits[rows]
+        # Two tables at a time need an even number of bytes; those that are added are 0 and add nothing.
+        codes = np.zeros((bits.shape[1] + bits.shape[1] % 2, len(block)), dtype="uint8")
+        codes[: bits.shape[1]] = block.T
+        _dense(codes, _key(seed), levels, np.float32(gain or 0), intensities[rows], speckle[rows])
+    return intensities if gain is None else speckle
+
+
+def sign_rows(which: slice, m: int, seed: int) -> np.ndarray:
+    """Draw rows of R of `projection.DenseSigns`: uint8 of shape (rows, 2, bytes), whole 128 columns."""
+    words = np.empty((which.stop - which.start, 2, -(-m // 128), 4), dtype="<u4")
+    _draw_signs(which.start, _key(seed), words)
+    return words.view("uint8").reshape(len(words), 2, -1)
+
+
+def _key(seed: int) -> tuple[np.uint32, np.uint32]:
+    return np.uint32(seed & WORD), np.uint32(seed >> 32 & WORD)
