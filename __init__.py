@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from .engine.build import build_engine
     from .engine.engine import Engine
     from .engine.load import load_engine
-    from .transfer.classifier import OpticalClassifier
-    from .transfer.model import load
+    from .transfer.classifier import OpticalClassifier, load
 
 _HOMES = {
     "build_engine": ".engine.build",
     "Engine": ".engine.engine",
     "load_engine": ".engine.load",
     "OpticalClassifier": ".transfer.classifier",
-    "load": ".transfer.model",
+    "load": ".transfer.classifier",
 }
 
 __all__ = ["Engine", "OpticalClassifier", "build_engine", "load", "load_engine"]

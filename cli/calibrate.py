@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .options import PLACEMENT_HELP, add_engine_options
+from .options import add_network_options, network_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,55 +15,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--body", default="fp32", help="of that graph: fp32, or fp16 as strongly typed TensorRT needs (default: fp32)"
     )
-    parser.add_argument("--placement", default="conv-inputs", help=PLACEMENT_HELP)
+    parser.add_argument(
+        "--runtime",
+        default="auto",
+        help="of the int8 fidelity: auto, openvino, onnxruntime, ...",
+    )
     parser.add_argument("--plot", metavar="F.png", help="draw SQNR and sign agreement of every tensor")
-    add_engine_options(parser)
+    add_network_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Calibrate on most of the images, measure every quantized tensor on the others."""
-    import time
     from dataclasses import asdict
     from math import isfinite
     from pathlib import Path
 
     from ..calibration.fidelity import plot_fidelity, require_plotting
-    from ..calibration.placement import check_placement
     from ..calibration.trt_cache import write_cache
     from ..engine.assemble import check_body, quantized_graph
-    from ..engine.backbones import open_backbone
-    from ..engine.build import calibration_sample, export_backbone
-    from ..engine.calibrate import calibrate, find_overflow, tensor_fidelity
+    from ..engine.build import EngineBuilder
+    from ..engine.calibrate import find_overflow, tensor_fidelity
     from ..engine.runtimes import calibrated_for
+    from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
     from ..errors import UsageError
     from ..files import write_atomically
+    from ..kernels.stopwatch import Stopwatch
 
-    if args.calibration is None:
+    given = network_arguments(args)
+    source = CalibrationSpec(
+        data=given.pop("calibration"), images=given.pop("calibration_images"), method=given.pop("method")
+    )
+    placement = EngineSpec(placement=given.pop("placement")).placement
+    if source.data is None or source.is_table:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
-    check_placement(args.placement)
     calibrated_for(args.runtime)
     if args.plot:
         require_plotting()
-    backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)
-    used, held_out = calibration_sample(
-        args.calibration, backbone.size, args.calibration_images, args.resize, args.seed, True
-    )
-    exported = export_backbone(backbone, args.cut, used, args.normalization, args.resize)
-    start = time.perf_counter()
-    table = calibrate(exported, used, args.method, progress=True, placement=args.placement)
-    seconds = time.perf_counter() - start
+    watch = Stopwatch()
+    network = NetworkSpec(backbone=args.backbone, seed=args.seed, **given)
+    builder = EngineBuilder(network, source, stages=watch, progress=True)
+    exported, (used, held_out) = builder.exported, builder.sample
+    assert used is not None
+    table = builder.table(placement)
     write_atomically(Path(args.out), table.to_json().encode())
     if args.cache:
         write_atomically(Path(args.cache), write_cache(table.thresholds))
     full: list[str] = []
     if args.onnx:
         full = find_overflow(exported, used) if args.body == "fp16" else []
-        graph = quantized_graph(exported, table, "s8", args.placement, args.body, full)
+        graph = quantized_graph(exported, table, "s8", placement, args.body, full)
         write_atomically(Path(args.onnx), graph.SerializeToString())
     measured = []
     if held_out is not None:
-        measured = tensor_fidelity(exported, table, held_out, args.runtime, progress=True, placement=args.placement)
+        measured = tensor_fidelity(exported, table, held_out, args.runtime, progress=True, placement=placement)
         if args.plot:
             plot_fidelity(measured, args.plot)
     return {
@@ -74,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "plot": args.plot if measured else None,
         "method": args.method,
         "images": len(used),
-        "seconds": seconds,
+        "seconds": watch.seconds["calibrate"],
         # JSON knows no infinity, which is the ratio where nothing differs.
         "tensors": [asdict(tensor) | {"sqnr": tensor.sqnr if isfinite(tensor.sqnr) else None} for tensor in measured],
         "sign_agreement": measured[-1].sign_agreement if measured else None,
@@ -83,10 +88,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the tensors out as a table, in the order of the graph."""
-    lines = [f"{'tensor':50s} {'threshold':>10s} {'SQNR dB':>8s} {'signs':>7s}"]
+    lines = [f"{'tensor':50s} {'threshold':>10s} {'SQNR dB':>8s} {'sign agreement':>15s}"]
     for tensor in result["tensors"]:
         threshold = "" if tensor["threshold"] is None else f"{tensor['threshold']:.4g}"
         ratio = "" if tensor["sqnr"] is None else f"{tensor['sqnr']:.2f}"
-        lines.append(f"{tensor['name']:50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:7.4f}")
+        lines.append(f"{tensor['name']:50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:15.4f}")
     lines.append(f"{result['table']}: {result['method']}, {result['images']} images, {result['seconds']:.1f} s")
     return "\n".join(lines)

@@ -2,8 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .options import positive
@@ -12,7 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..engine.backbones.base import Backbone
-    from ..engine.engine import Engine
+    from ..engine.build import EngineBuilder
+    from ..engine.spec import EngineSpec
 
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
 CALIBRATION_IMAGES = 64
@@ -33,9 +32,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from ..engine.assemble import assemble
-    from ..engine.build import export_backbone
-    from ..engine.calibrate import calibrate, keep_in_float32
+    from ..engine.build import EngineBuilder
+    from ..engine.spec import CalibrationSpec, NetworkSpec
     from ..images.batches import ImageFiles, collect
     from ..images.procedural import write_class_folders
     from ..kernels.bits import agreement
@@ -50,20 +48,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with shared("decode"):
             pixels = [collect(ImageFiles(part.paths, backbone.size, description="decode"))[1] for part in parts]
     labels = [np.array(part.labels) for part in parts]
-    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(pixels[0]))[:CALIBRATION_IMAGES])
-    with shared("build"):
-        exported = export_backbone(backbone, CUT, pixels[0][chosen])
-    table = None
+    network = NetworkSpec(backbone=backbone, cut=CUT, seed=args.seed)
+    calibration = CalibrationSpec(data=pixels[0], images=CALIBRATION_IMAGES, held_out=0)
+    builder = EngineBuilder(network, calibration, stages=shared, progress=True)
+    exported = builder.exported
     if "int8" in precisions:
-        with shared("calibrate"):
-            table = calibrate(exported, pixels[0][chosen], progress=True)
-    full = {each: keep_in_float32(exported, runtime, each, pixels[0][chosen]) for each in precisions}
-    engines = [partial(assemble, exported, each, runtime, table, device, full=full[each]) for each in precisions]
-    ridge = _ridge_device(device)
-    trained = [_train(make, ridge, pixels, labels) for make in engines]
+        builder.table()
+    seconds, ridge = dict(shared.seconds), _ridge_device(device)
+    trained = [_train(builder, _spec(each, runtime, device), ridge, pixels, labels) for each in precisions]
     reference = trained[0][1]
     rows = [{**row, "sign_agreement": agreement(bits, reference, exported.features)} for row, bits in trained]
-    seconds = shared.total()
     return {
         "backbone": BACKBONE,
         "cut": CUT,
@@ -74,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "test_images": len(labels[1]),
         "features": exported.features,
         "shared": {stage: seconds[stage] for stage in ("decode", "build", "calibrate")},
-        "total": seconds["total"],
+        "total": shared.total()["total"],
         "rows": rows,
     }
 
@@ -116,15 +110,25 @@ def _ridge_device(device: str) -> str:
     return "cuda"
 
 
+def _spec(precision: str, runtime: str, device: str) -> "EngineSpec":
+    from ..engine.spec import EngineSpec
+
+    return EngineSpec(precision=precision, runtime=runtime, device=device, smoke=False, measure=False)
+
+
 def _train(
-    make: "Callable[[], Engine]", ridge: str, pixels: "list[np.ndarray]", labels: "list[np.ndarray]"
+    builder: "EngineBuilder",
+    spec: "EngineSpec",
+    ridge: str,
+    pixels: "list[np.ndarray]",
+    labels: "list[np.ndarray]",
 ) -> "tuple[dict[str, Any], np.ndarray]":
     from ..kernels.stopwatch import Stopwatch
     from ..transfer.classifier import OpticalClassifier
 
     watch = Stopwatch()
     with watch("build"):
-        engine = make()
+        engine = builder.build(spec)
         # Plans are built and networks loaded with the first image.
         engine.bits(pixels[0][:1])
     classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
@@ -151,13 +155,13 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['train_images']} training and {result['test_images']} test images of "
         f"{len(result['classes'])} classes; {result['backbone']} cut at {result['cut']}, weights {result['weights']}, "
         f"{result['features']:,d} features",
-        f"{'':9s} {'accuracy':>8s} {'leave-1-out':>11s} {'signs':>7s} {'MB':>6s}   seconds: "
+        f"{'':9s} {'accuracy':>8s} {'leave-1-out':>11s} {'sign agr.':>9s} {'MB':>6s}   seconds: "
         f"{'engine':>7s} {'project':>7s} {'gram':>6s} {'solve':>6s} {'total':>7s}",
     ]
     for row in result["rows"]:
         spent = row["timings"]
         lines.append(
-            f"{row['precision']:9s} {row['accuracy']:8.4f} {row['loo_accuracy']:11.4f} {row['sign_agreement']:7.4f} "
+            f"{row['precision']:9s} {row['accuracy']:8.4f} {row['loo_accuracy']:11.4f} {row['sign_agreement']:9.4f} "
             f"{row['megabytes']:6.1f}            {spent['engine']:7.2f} {spent['project']:7.2f} {spent['gram']:6.2f} "
             f"{spent['solve']:6.2f} {spent['total']:7.2f}"
         )

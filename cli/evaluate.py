@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the model on every readable image."""
     from ..images.sources import class_folders
+    from ..transfer.classifier import load
     from ..transfer.evaluate import evaluate
-    from ..transfer.model import load
 
     classifier = load(args.model, rebuild=args.rebuild)
     tested = evaluate(classifier, class_folders(args.data))

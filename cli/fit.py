@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from .options import add_engine_options, engine_arguments, positive, share, skipped_lines
+from .build import speed_lines
+from .options import add_engine_options, engine_arguments, positive, refuse_unused, share, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Split, train, test, and write the model."""
+    from pathlib import Path
+
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.evaluate import evaluate, train_and_test
 
+    if args.engine is not None and Path(args.engine).exists():
+        refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
+    if args.projection in ("none", "exact"):
+        refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
     train, test = train_and_test(args.data, args.test, args.seed)
     classifier = OpticalClassifier(
         args.backbone,
@@ -58,6 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "runtime": made.runtime,
         "features": made.features,
         "sign_agreement": made.sign_agreement,
+        "in_float": list(made.in_float),
+        "images_per_second": classifier.engine_.images_per_second,
         "timings": classifier.timings_,
         "out": args.out,
     }
@@ -73,8 +82,11 @@ def describe(result: dict[str, Any]) -> str:
         f"alpha {result['alpha']:.4g}",
         f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; "
         f"leave-one-out on the training images {result['loo_accuracy']:.4f}",
-        f"training, seconds: {spent}",
     ]
+    if result["sign_agreement"] is not None:
+        lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
+    lines += speed_lines(result["images_per_second"], len(result["in_float"]))
+    lines.append(f"training, seconds: {spent}")
     if result["out"]:
         lines.append(f"model: {result['out']}")
     return "\n".join(lines)

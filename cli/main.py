@@ -75,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    print(_module(args.command).describe(result), file=sys.stderr)
-    if args.json:
-        print(json.dumps(result))
+    print(json.dumps(result) if args.json else _module(args.command).describe(result))
 
 
 def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -85,5 +83,8 @@ def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:
 
     for name in ("accuracy", "sign_agreement", "speedup"):
         least, found = getattr(args, f"min_{name}", None), result.get(name)
-        if least is not None and (found is None or found < least):
-            raise ThresholdMissedError(f"{name} {found} is below the {least} asked for")
+        option = f"--min-{name.replace('_', '-')}"
+        if least is not None and found is None:
+            raise ThresholdMissedError(f"{name.replace('_', ' ')} was not measured, so {option} {least} is not reached")
+        if least is not None and found is not None and found < least:
+            raise ThresholdMissedError(f"{name.replace('_', ' ')} {found:.4g} is below {option} {least}")

@@ -3,49 +3,91 @@
 import argparse
 from typing import Any
 
-PLACEMENT_HELP = (
-    "what int8 quantizes: conv-inputs (default), concat-inputs: what concatenations join too, or shared-concat: "
-    "with one scale for all that meets"
-)
+from ..errors import UsageError
+
+_OF_INT8 = ("method", "dialect", "placement")
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which engine to build."""
-    group = parser.add_argument_group("engine")
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which truncated network, and on which images int8 is calibrated."""
+    group = parser.add_argument_group("network")
     group.add_argument("--cut", help="where the network ends (see `aurevoir cuts`)")
     group.add_argument("--weights", default="default", help="default, random, or a .pth or .safetensors file")
-    group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
-    group.add_argument(
-        "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
-    )
-    group.add_argument("--calibration", metavar="DIR", help="images, or a table, for int8 thresholds")
+    group.add_argument("--size", type=positive, help="height and width of the input (default: the backbone's)")
+    group.add_argument("--resize", default="stretch", help="stretch, or crop: keep proportions (default: stretch)")
+    group.add_argument("--normalization", default="imagenet", help="imagenet, or data: the images' own statistics")
+    group.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    group = parser.add_argument_group("calibration")
+    group.add_argument("--calibration", metavar="DIR", help="images, or a calibration table, for int8 thresholds")
     group.add_argument("--calibration-images", type=positive, default=128, metavar="N", help="how many (default: 128)")
     group.add_argument(
         "--method",
         default="percentile",
         help="percentile (default), entropy, mse, max, sign or native (TensorRT 10's own, on its GPU)",
     )
-    group.add_argument("--normalization", default="imagenet", help="imagenet, or data: the images' own statistics")
-    group.add_argument("--size", type=positive, help="height and width of the input (default: the backbone's)")
-    group.add_argument("--resize", default="stretch", help="stretch, or crop: keep proportions (default: stretch)")
-    group.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    group.add_argument(
+        "--placement",
+        default="conv-inputs",
+        help="what int8 quantizes: conv-inputs (default), concat-inputs: also what concatenations join, or "
+        "shared-concat: that, with one scale for each group of concatenated tensors",
+    )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which engine to build of the network."""
+    add_network_options(parser)
+    group = parser.add_argument_group("engine")
+    group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
+    group.add_argument(
+        "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
+    )
+    group.add_argument("--device", help="where the engine runs, such as cpu or cuda (default: the runtime's first)")
+    group.add_argument("--dialect", default="auto", help="of int8: auto, s8 (as TensorRT needs) or u8 (default: auto)")
+    group.add_argument(
+        "--min-sign-agreement",
+        type=share,
+        metavar="T",
+        help="leave the fewest layers of int8 in floating point for a sign agreement with fp32 of T; "
+        "exit with 4 if it is not reached",
+    )
+    group.add_argument(
+        "--prefer-faster", action="store_true", help="keep bf16 or fp16 where int8 is not faster on this machine"
+    )
+
+
+def network_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `add_network_options`, the seed left out, by the names that Python gives them."""
+    names = ("cut", "weights", "size", "resize", "normalization", "calibration", "calibration_images")
+    return {name: getattr(args, name) for name in (*names, "method", "placement")}
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `add_engine_options` by the names that Python gives them."""
-    names = (
-        "cut",
-        "weights",
-        "precision",
-        "runtime",
-        "calibration",
-        "calibration_images",
-        "method",
-        "normalization",
-        "size",
-        "resize",
-    )
-    return {name: getattr(args, name) for name in names}
+    """Return the arguments of `add_engine_options`, the seed left out, by the names that Python gives them.
+
+    Raises
+    ------
+    UsageError
+        If one of int8 is given for another precision.
+    """
+    if args.precision != "int8":
+        refuse_unused(args, _OF_INT8, f"precision {args.precision}", add_engine_options)
+    names = ("precision", "runtime", "device", "dialect", "min_sign_agreement", "prefer_faster")
+    return network_arguments(args) | {name: getattr(args, name) for name in names}
+
+
+def refuse_unused(args: argparse.Namespace, names: Any, why: str, declare: Any) -> None:
+    """Refuse options, among those that `declare` adds to a parser, that are given and have no effect.
+
+    Raises
+    ------
+    UsageError
+        If one of them is not at its default.
+    """
+    parser = argparse.ArgumentParser()
+    declare(parser)
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with {why}; leave it out")
 
 
 def add_rebuild(parser: argparse.ArgumentParser) -> None:
@@ -72,5 +114,5 @@ def share(text: str) -> float:
 
 
 def skipped_lines(skipped: dict[str, str]) -> list[str]:
-    """Say which files were set aside, for people."""
-    return [f"set aside: {path}: {reason}" for path, reason in skipped.items()]
+    """Say which files were skipped, for people."""
+    return [f"skipped: {path} ({reason})" for path, reason in skipped.items()]

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Label the images."""
     from ..images.sources import expand
-    from ..transfer.model import load
+    from ..transfer.classifier import load
 
     classifier = load(args.model, rebuild=args.rebuild)
     files = classifier.image_files(expand(args.images))

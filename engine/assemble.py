@@ -1,7 +1,7 @@
 """From the float graph and a calibration table to an engine of one precision."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -15,8 +15,9 @@ from ..calibration.placement import quantizable, shared
 from ..calibration.quantize import LEVELS, quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
-from ..images.decode import Resize
-from .engine import Engine, Manifest
+from .engine import Engine
+from .float_graph import Exported
+from .manifest import Manifest
 from .runtimes import (
     builds_plans,
     choose_builder,
@@ -31,21 +32,6 @@ from .timing import alternate
 
 BODIES = ("fp32", "fp16")
 TIMED_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A truncated backbone as the float graph that every precision starts from."""
-
-    graph: onnx.ModelProto
-    backbone: str
-    cut: str
-    weights: str
-    size: tuple[int, int]
-    features: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: Resize
 
 
 def assemble(
@@ -191,17 +177,17 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
         sign_agreement=sign_agreement(features, reference),
         relative_error=relative_error(features, reference),
     )
-    return engine.told(measured)
+    return engine.with_manifest(measured)
 
 
-def with_speed(engine: Engine, rivals: dict[str, Engine], progress: bool = False) -> Engine:
-    """Return the engine with images per second, its own and its rivals', in the manifest.
+def with_speed(engine: Engine, peers: Mapping[str, Engine], progress: bool = False) -> Engine:
+    """Return the engine with its images per second, and its peers'.
 
     They take turns on a batch of noise, since speed does not depend on what the images show.
     """
     count = engine.batch_size
     noise = np.random.default_rng(0).integers(0, 256, (count, *engine.input_shape), dtype="uint8")
-    contestants = {name: partial(each.bits, noise) for name, each in {engine.precision: engine, **rivals}.items()}
+    contestants = {name: partial(each.bits, noise) for name, each in {engine.precision: engine, **peers}.items()}
     seconds = alternate(contestants, TIMED_ROUNDS, progress)
     found = {name: count / median(times) for name, times in seconds.items()}
-    return engine.told(replace(engine.manifest, images_per_second=found))
+    return engine.with_speeds(found)

@@ -1,46 +1,33 @@
-"""From a backbone to an engine, in steps that several precisions can share.
+"""From specs to a runnable engine: the one way in which engines are built."""
 
-`export_backbone` makes the float graph, `calibrate` the table of thresholds, `assemble` an engine
-of one precision; `build_engine` does all three.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from ..calibration.graph.edit import prune
-from ..calibration.placement import check_placement
-from ..calibration.quantize import DIALECTS
 from ..calibration.table import CalibrationTable
-from ..calibration.thresholds import check_method
-from ..errors import AurevoirError, UsageError
-from ..images.batches import ImageArray, ImageFiles, channel_statistics, collect
-from ..images.decode import Resize, check_resize
+from ..errors import ThresholdMissedError, UsageError
+from ..images.batches import ImageArray, ImageFiles, channel_statistics
+from ..images.decode import check_resize
 from ..images.sources import expand
-from .assemble import Exported, assemble, with_fidelity, with_speed
+from ..kernels.stopwatch import Stopwatch
+from .assemble import assemble, with_fidelity, with_speed
 from .backbones import open_backbone
 from .backbones.base import Backbone, BackboneLike
-from .calibrate import calibrate, hold_out, keep_in_float32, reach_sign_agreement, read_table
+from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
-from .export import feature_count, wrap
-from .runtimes import (
-    check_device,
-    choose_builder,
-    choose_runtime,
-    default_device,
-    narrowest_float,
-)
-from .runtimes.tensorrt_plan import BATCHES
+from .float_graph import Exported, export_backbone
+from .runtimes import check_device, choose_builder, choose_runtime, default_device, narrowest_float
+from .sample import calibration_sample
 from .smoke import first_inference
+from .spec import CALIBRATION_IMAGES, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
 
-CALIBRATION_IMAGES = 128
-HELD_OUT_IMAGES = 32
-Normalization = str | tuple[Sequence[float], Sequence[float]]
+Stages = Callable[[str], AbstractContextManager[None]]
+"""Is told the stage, ``decode``, ``calibrate`` or ``build``, that a ``with`` block belongs to."""
 
 
 def build_engine(
@@ -55,7 +42,7 @@ def build_engine(
     method: str = "percentile",
     normalization: Normalization = "imagenet",
     size: int | None = None,
-    resize: Resize = "stretch",
+    resize: str = "stretch",
     seed: int = 0,
     dialect: str = "auto",
     placement: str = "conv-inputs",
@@ -65,10 +52,11 @@ def build_engine(
     target: str | None = None,
     workspace: int | None = None,
     timing_cache: str | Path | None = None,
-    batches: tuple[int, int, int] = BATCHES,
+    batches: tuple[int, int, int] = PlanSpec.batches,
     device: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
+    stages: Stages | None = None,
 ) -> Engine:
     """Build an engine.
 
@@ -84,8 +72,8 @@ def build_engine(
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
         Images to set int8 thresholds, the batch-norm statistics of random weights and the data's
-        normalisation from; of these, `calibration_images` are used, and up to 32 others measure
-        the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
+        normalization from; of these, `calibration_images` are used for the first two, and up to 32
+        others measure the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
     calibration_images : int
     method : {"percentile", "entropy", "mse", "max", "sign", "native"}
     normalization : {"imagenet", "data"} or (mean, std)
@@ -101,9 +89,8 @@ def build_engine(
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional
-        Leave the fewest tensors of an int8 engine in floating point that bring the share of signs
-        that agree with fp32 to this, measured on the held-out images; the manifest's
-        ``images_per_second`` says what that costs.
+        Leave the fewest tensors of an int8 engine in floating point that bring its sign agreement with
+        fp32 to this, measured on the held-out images; `Engine.images_per_second` says what that costs.
     prefer_faster : bool
         Return an engine of the runtime's narrowest float precision where int8 is not faster than
         that on this machine.
@@ -126,6 +113,9 @@ def build_engine(
         Where to write the engine file.
     progress : bool
         Whether to show progress bars on stderr.
+    stages : callable, optional
+        Is called with ``decode``, ``calibrate`` or ``build`` and returns a context manager around each stage,
+        as `kernels.stopwatch.Stopwatch` does.
 
     Returns
     -------
@@ -135,249 +125,214 @@ def build_engine(
     ------
     UsageError
         If an argument is not one of its choices, or images are needed and none are given.
+    ThresholdMissedError
+        If `min_sign_agreement` is out of reach even with every tensor in floating point.
     AurevoirError
         If the backbone, its weights or the images cannot be used.
     MissingPackageError
         If the runtime, or torch for a torchvision name, is not installed.
     """
-    runtime = _checked_runtime(runtime, precision, device, target, min_sign_agreement is not None or prefer_faster)
-    check_method(method)
-    check_resize(resize)
-    check_dialect(dialect)
-    check_placement(placement)
-    opened = open_backbone(backbone, weights, size, seed)
-    opened.resolve(cut)
-    used = held_out = None
-    if calibration is not None and not is_table(calibration):
-        used, held_out = calibration_sample(calibration, opened.size, calibration_images, resize, seed, progress)
-    if min_sign_agreement is not None and precision == "int8" and held_out is None:
-        raise UsageError(
-            "min_sign_agreement needs 4 or more images to measure on; give a folder of them (calibration=...)"
-        )
-    exported = export_backbone(opened, cut, used, normalization, resize)
-    table = given_table(calibration, exported)
-    if precision == "int8" and table is None:
-        table = calibrate(exported, used, method, progress, placement)
-    full = keep_in_float32(exported, runtime, precision, used)
-    assembled = partial(assemble, exported, device=device, target=target, full=full)
-    make = partial(assembled, precision, runtime, dialect=dialect, placement=placement)
-
-    def ready(engine: Engine) -> Engine:
-        engine.build_plan(progress, workspace, timing_cache, batches)
-        if smoke and target is None:
-            first_inference(engine)
-        return engine
-
-    engine = ready(make(table))
-    if table is not None and precision == "int8" and target is None:
-        reached = table
-        if min_sign_agreement is not None and held_out is not None:
-            search = (exported, table, min_sign_agreement, held_out, make, progress, placement)
-            reached, left = reach_sign_agreement(*search)
-            reached = reached if left else table
-        engine = _compared(
-            engine,
-            None if reached is table else ready(make(reached)),
-            assembled(narrowest_float(runtime, device), runtime),
-            ready if prefer_faster else None,
-            progress,
-        )
-    if held_out is not None and precision != "fp32" and target is None:
-        engine = with_fidelity(engine, exported, held_out)
+    network = NetworkSpec(
+        backbone=backbone,
+        cut=cut,
+        weights=weights,
+        size=size,
+        normalization=normalization,
+        resize=resize,
+        seed=seed,
+    )
+    spec = EngineSpec(
+        precision=precision,
+        runtime=runtime,
+        device=device,
+        dialect=dialect,
+        placement=placement,
+        min_sign_agreement=min_sign_agreement,
+        prefer_faster=prefer_faster,
+        smoke=smoke,
+        plan=PlanSpec(target=target, workspace=workspace, timing_cache=timing_cache, batches=batches),
+    )
+    source = CalibrationSpec(data=calibration, images=calibration_images, method=method)
+    engine = EngineBuilder(network, source, stages=stages, progress=progress).build(spec)
     if out is not None:
         engine.save(out)
     return engine
 
 
-def _checked_runtime(runtime: str, precision: str, device: str | None, target: str | None, runs: bool) -> str:
-    """Return the runtime that builds, once it is known to; `runs` says whether engines must run on this machine."""
-    if target is None:
-        runtime = choose_runtime(runtime, precision, device=device)
-        check_device(runtime, device or default_device(runtime))
-        return runtime
-    if runs:
-        raise UsageError("min_sign_agreement and prefer_faster run engines here, and target is elsewhere; leave it out")
-    return choose_builder(runtime, precision, target)
-
-
-def _compared(
-    engine: Engine,
-    partly: Engine | None,
-    rival: Engine,
-    prefer: Callable[[Engine], Engine] | None,
-    progress: bool,
-) -> Engine:
-    """Time an int8 engine, or the one that is partly in floating point, beside its rival; return which to keep."""
-    rivals = {rival.precision: rival}
-    if partly is not None:
-        rivals["int8 throughout"], engine = engine, partly
-    engine = with_speed(engine, rivals, progress)
-    speeds = engine.manifest.images_per_second
-    if prefer is None or speeds["int8"] > speeds[rival.precision]:
-        return engine
-    return prefer(rival).told(replace(rival.manifest, images_per_second=speeds))
-
-
-def is_table(calibration: Any) -> bool:
-    """Tell a calibration table, or the path of one, from images."""
-    return isinstance(calibration, CalibrationTable) or (
-        isinstance(calibration, str | Path) and Path(calibration).suffix in (".json", ".cache")
-    )
-
-
-def given_table(calibration: Any, exported: Exported) -> CalibrationTable | None:
-    """Return the table that stands in for calibration images, if one does."""
-    if not is_table(calibration):
-        return None
-    return calibration if isinstance(calibration, CalibrationTable) else read_table(Path(calibration), exported)
-
-
-def check_dialect(dialect: str) -> None:
-    """Refuse a dialect that is not known."""
-    if dialect not in ("auto", *DIALECTS):
-        raise UsageError(f"dialect {dialect!r} is not known; choose one of auto, {', '.join(DIALECTS)}")
-
-
-def calibration_sample(
-    images: Any,
-    size: tuple[int, int],
-    count: int,
-    resize: Resize = "stretch",
-    seed: int = 0,
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return up to `count` images to calibrate on, and a third as many others, 32 at most, to measure on.
-
-    Of fewer than 4 images none are held out. See `sample_images`.
-    """
-    sample = sample_images(images, size, count + min(HELD_OUT_IMAGES, count // 3), resize, seed, progress)
-    return hold_out(sample, HELD_OUT_IMAGES)
-
-
-def sample_images(
-    images: Any,
-    size: tuple[int, int],
-    count: int,
-    resize: Resize = "stretch",
-    seed: int = 0,
-    progress: bool = False,
-) -> np.ndarray:
-    """Return up to `count` images, chosen by the seed, as uint8 of shape (n, height, width, 3).
+class EngineBuilder:
+    """Builds engines of one truncated network; what they share is made once, when it is first needed.
 
     Parameters
     ----------
-    images : path, list of paths, or uint8 array of shape (n, height, width, 3)
-        Folders stand for the files under them.
-
-    Raises
-    ------
-    UsageError
-        If an array is of another size or dtype.
-    AurevoirError
-        If no file holds a readable image.
+    network : NetworkSpec
+    calibration : CalibrationSpec
+    data : paths or uint8 array of shape (n, height, width, 3), optional
+        The images that a classifier is trained on: calibrated on where `calibration` holds no images, and what
+        normalization ``data`` is taken from. None stands for the calibration images.
+    stages : callable, optional
+        See `build_engine`.
+    progress : bool
+        Whether to show progress bars on stderr.
     """
-    random = np.random.default_rng(seed)
-    if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.shape[1:] != (*size, 3):
-            raise UsageError(
-                f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
-                f"(n, {size[0]}, {size[1]}, 3), or another size"
+
+    def __init__(
+        self,
+        network: NetworkSpec,
+        calibration: CalibrationSpec | None = None,
+        *,
+        data: Any = None,
+        stages: Stages | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
+        self._stages = stages or Stopwatch()
+        own = self.calibration.data is not None and not self.calibration.is_table
+        self._images = _listed(self.calibration.data) if own else data
+        self._data = self._images if data is None else data
+        self._tables: dict[str, CalibrationTable] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The network, whole; the cut is known to be one of it."""
+        network = self.network
+        with self._stages("build"):
+            opened = open_backbone(network.backbone, network.weights, network.size, network.seed)
+            opened.resolve(network.cut)
+        return opened
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Images to calibrate on, and others to measure on: uint8 arrays of shape (n, height, width, 3), or None."""
+        if self._images is None:
+            return None, None
+        wanted, network = self.calibration, self.network
+        with self._stages("decode"):
+            return calibration_sample(
+                self._images,
+                self.backbone.size,
+                wanted.images,
+                check_resize(network.resize),
+                network.seed,
+                self.progress,
+                wanted.held_out,
             )
-        return images[np.sort(random.permutation(len(images))[:count])]
-    paths = expand([images] if isinstance(images, str | Path) else images)
-    chosen = [paths[place] for place in np.sort(random.permutation(len(paths))[:count])]
-    files = ImageFiles(chosen, size, resize, description="calibration images" if progress else None)
-    pixels = collect(files)[1]
-    if not len(pixels):
-        raise AurevoirError(f"none of the {len(chosen)} calibration files holds a readable image; give photographs")
-    return pixels
+
+    @cached_property
+    def exported(self) -> Exported:
+        """The float graph."""
+        pixels = self.sample[0] if self.backbone.needs_images else None
+        normalization, resize = self._normalization(), check_resize(self.network.resize)
+        with self._stages("build"):
+            return export_backbone(self.backbone, self.network.cut, pixels, normalization, resize)
+
+    def _normalization(self) -> Normalization:
+        if self.network.normalization != "data" or self._data is None:
+            return self.network.normalization
+        if isinstance(self._data, np.ndarray):
+            images: ImageArray | ImageFiles = ImageArray(self._data)
+        else:
+            resize, description = check_resize(self.network.resize), "normalization" if self.progress else None
+            images = ImageFiles(self._data, self.backbone.size, resize, description=description)
+        with self._stages("decode"):
+            return channel_statistics(images.batches())
+
+    def table(self, placement: str = "conv-inputs") -> CalibrationTable:
+        """Return the calibration table for a placement; one for ``shared-concat`` serves all."""
+        tables = self._tables
+        if "shared-concat" in tables:
+            return tables["shared-concat"]
+        if placement not in tables:
+            tables[placement] = self._given_table() if self.calibration.is_table else self._calibrated(placement)
+        return tables[placement]
+
+    def _given_table(self) -> CalibrationTable:
+        given = self.calibration.data
+        return given if isinstance(given, CalibrationTable) else read_table(Path(given), self.exported)
+
+    def _calibrated(self, placement: str) -> CalibrationTable:
+        exported, pixels = self.exported, self.sample[0]
+        with self._stages("calibrate"):
+            return calibrate(exported, pixels, self.calibration.method, self.progress, placement)
+
+    def build(self, spec: EngineSpec) -> Engine:
+        """Build one engine.
+
+        Raises
+        ------
+        UsageError, AurevoirError, MissingPackageError, ThresholdMissedError
+            See `build_engine`.
+        """
+        runtime, ahead = _runtime(spec), spec.plan.target is not None
+        used, held_out = self.sample if spec.precision != "fp32" else (None, None)
+        if spec.min_sign_agreement is not None and held_out is None:
+            raise UsageError(
+                "min_sign_agreement needs 4 or more images to measure on; give a folder of them (calibration=...)"
+            )
+        exported = self.exported
+        table = self.table(spec.placement) if spec.precision == "int8" else None
+        with self._stages("build"):
+            keep = keep_in_float32(exported, runtime, spec.precision, used)
+            assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, full=keep)
+            make = partial(assembled, spec.precision, runtime, dialect=spec.dialect, placement=spec.placement)
+            engine = self._ready(make(table), spec)
+        if table is not None and not ahead:
+            peer = assembled(narrowest_float(runtime, spec.device), runtime)
+            reached = self._reaching(spec, table, peer, make)
+            with self._stages("build"):
+                partly = None if reached is table else self._ready(make(reached), spec)
+                engine = self._compared(engine, partly, peer, spec)
+        if spec.measure and held_out is not None and spec.precision != "fp32" and not ahead:
+            with self._stages("build"):
+                engine = with_fidelity(engine, exported, held_out)
+        return engine
+
+    def _ready(self, engine: Engine, spec: EngineSpec) -> Engine:
+        engine.build_plan(spec.plan, self.progress)
+        if spec.smoke and spec.plan.target is None:
+            first_inference(engine)
+        return engine
+
+    def _reaching(
+        self, spec: EngineSpec, table: CalibrationTable, peer: Engine, make: Callable[[CalibrationTable], Engine]
+    ) -> CalibrationTable:
+        """Return the table of the tensors that can stay quantized for the sign agreement that is asked for."""
+        least, held_out = spec.min_sign_agreement, self.sample[1]
+        if least is None or held_out is None:
+            return table
+        with self._stages("calibrate"):
+            ceiling = with_fidelity(peer, self.exported, held_out).manifest.sign_agreement or 0.0
+            if ceiling < least:
+                raise ThresholdMissedError(
+                    f"min_sign_agreement {least} is out of reach: with every layer in {peer.precision} the sign "
+                    f"agreement with fp32 is {ceiling:.4f}; give at most that, or precision fp32"
+                )
+            reached, left = reach_sign_agreement(
+                self.exported, table, least, held_out, make, self.progress, spec.placement
+            )
+        return reached if left else table
+
+    def _compared(self, engine: Engine, partly: Engine | None, peer: Engine, spec: EngineSpec) -> Engine:
+        """Time an int8 engine, or the one partly in floating point, compared with its peer; return which to keep."""
+        if not spec.measure and not spec.prefer_faster:
+            return partly or engine
+        peers: Mapping[str, Engine] = {peer.precision: peer}
+        if partly is not None:
+            peers, engine = {**peers, "int8 throughout": engine}, partly
+        engine = with_speed(engine, peers, self.progress)
+        speeds = engine.images_per_second
+        if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
+            return engine
+        return self._ready(peer, replace(spec, precision=peer.precision, min_sign_agreement=None)).with_speeds(speeds)
 
 
-def export_backbone(
-    backbone: Backbone,
-    cut: str | None = None,
-    pixels: np.ndarray | None = None,
-    normalization: Normalization = "imagenet",
-    resize: Resize = "stretch",
-) -> Exported:
-    """Truncate and export a backbone, with the normalisation and the sign bits in its graph.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    cut : str, optional
-    pixels : uint8 array of shape (n, height, width, 3), optional
-        For normalisation ``data`` and for the batch-norm statistics of random weights.
-    normalization : {"imagenet", "data"} or (mean, std)
-    resize : {"stretch", "crop"}
-        Only noted, so that whoever decodes for the engine does the same.
-    """
-    mean, std = _normalisation(normalization, backbone, pixels)
-    model = backbone.to_onnx(cut, _for_statistics(backbone, pixels, mean, std))
-    return _wrapped(model, backbone, cut, mean, std, resize)
+def _runtime(spec: EngineSpec) -> str:
+    if spec.plan.target is not None:
+        return choose_builder(spec.runtime, spec.precision, spec.plan.target)
+    runtime = choose_runtime(spec.runtime, spec.precision, device=spec.device)
+    check_device(runtime, spec.device or default_device(runtime))
+    return runtime
 
 
-def export_cuts(
-    backbone: Backbone,
-    cuts: Sequence[str],
-    pixels: np.ndarray | None = None,
-    normalization: Normalization = "imagenet",
-    resize: Resize = "stretch",
-) -> list[Exported]:
-    """Export several cuts of a backbone at once; tensors that their graphs share have the same names.
-
-    The parameters are those of `export_backbone`. See `several.join` for one engine of them all.
-    """
-    mean, std = _normalisation(normalization, backbone, pixels)
-    model = backbone.to_onnx_at(cuts, _for_statistics(backbone, pixels, mean, std))
-    parts = [prune(model, [value.name]) for value in model.graph.output]
-    return [_wrapped(part, backbone, cut, mean, std, resize) for part, cut in zip(parts, cuts, strict=True)]
-
-
-def _for_statistics(
-    backbone: Backbone, pixels: np.ndarray | None, mean: Sequence[float], std: Sequence[float]
-) -> np.ndarray | None:
-    return _normalised(pixels, mean, std) if backbone.needs_images and pixels is not None else None
-
-
-def _wrapped(
-    model: onnx.ModelProto,
-    backbone: Backbone,
-    cut: str | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    resize: Resize,
-) -> Exported:
-    return Exported(
-        wrap(model, backbone.size, mean, std),
-        backbone.name,
-        backbone.resolve(cut),
-        backbone.weights,
-        backbone.size,
-        feature_count(model, backbone.size),
-        mean,
-        std,
-        resize,
-    )
-
-
-def _normalisation(
-    normalization: Normalization, backbone: Backbone, pixels: np.ndarray | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if normalization == "imagenet":
-        return backbone.mean, backbone.std
-    if normalization == "data":
-        if pixels is None:
-            raise UsageError("normalization 'data' needs images; give some, or 'imagenet', or (mean, std)")
-        return channel_statistics(ImageArray(pixels).batches())
-    if isinstance(normalization, str):
-        raise UsageError(f"normalization {normalization!r} is not known; give 'imagenet', 'data' or (mean, std)")
-    mean, std = (tuple(float(value) for value in part) for part in normalization)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UsageError(f"normalization {normalization!r} must be 3 means and 3 positive deviations in [0, 1]")
-    return mean, std
-
-
-def _normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    values = (pixels.astype("float32") / 255 - np.array(mean, "float32")) / np.array(std, "float32")
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+def _listed(images: Any) -> Any:
+    """Return an array as it is, and the files that paths stand for."""
+    return images if isinstance(images, np.ndarray) else expand([images] if isinstance(images, str | Path) else images)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph.edit import digest, prune
@@ -22,11 +21,14 @@ from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
-from .assemble import Exported, assemble, resolve_dialect
+from ..progress import progress_bar
+from .assemble import assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
+from .float_graph import Exported
 from .runtimes import HOST_BATCH, Compiled, calibrated_for, reference_runtime, runtime, wants_half_body, weight_levels
 from .runtimes.gpu_run import GpuRunner
+from .sample import hold_out
 
 Make = Callable[[CalibrationTable], Engine]
 """Makes an int8 engine from a table."""
@@ -70,7 +72,7 @@ def calibrate(
         return _calibrated_natively(exported, pixels, progress)
     seen, kept_back = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
-    with tqdm(total=len(seen), desc="calibrate", unit="img", disable=not progress) as bar:
+    with progress_bar(total=len(seen), desc="calibrate", unit="img", show=progress) as bar:
         histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
     table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
     if method != SIGN:
@@ -78,7 +80,7 @@ def calibrate(
     if kept_back is None:
         raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}")
     candidates = {name: choose_thresholds(histograms, name) for name in METHODS}
-    with tqdm(desc="sign", unit="engine", disable=not progress) as bar:
+    with progress_bar(desc="sign", unit="engine", show=progress) as bar:
         evaluate = _evaluator(exported, table, kept_back, _maker(exported, placement), bar.update)
         return replace(table, thresholds=keep_most_signs(candidates, evaluate))
 
@@ -89,20 +91,6 @@ def _calibrated_natively(exported: Exported, pixels: np.ndarray, progress: bool)
     graph = prune(exported.graph, ["features"]).SerializeToString()
     cache = native_cache(graph, pixels, min(HOST_BATCH, len(pixels)), progress)
     return replace(_table_of_cache(cache, "the native calibrator's cache", exported), images=pixels_digest(pixels))
-
-
-def hold_out(pixels: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Split images into those to calibrate on and a quarter, at most `most`, to measure on.
-
-    Fewer than 4 images are not split.
-    """
-    if len(pixels) < 4:
-        return pixels, None
-    held = min(most or len(pixels), len(pixels) // 4)
-    # Every k-th image, since a sample may be sorted by class.
-    places = np.zeros(len(pixels), dtype=bool)
-    places[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
-    return pixels[~places], pixels[places]
 
 
 def reach_sign_agreement(
@@ -137,7 +125,7 @@ def reach_sign_agreement(
     left : list of str
         Tensors left in floating point, most sensitive first.
     """
-    with tqdm(desc="sensitivity", unit="engine", disable=not progress) as bar:
+    with progress_bar(desc="sensitivity", unit="engine", show=progress) as bar:
         evaluate = _evaluator(exported, table, pixels, make or _maker(exported, placement), bar.update)
         together = [unit for unit in units(exported.graph, placement) if table.thresholds.keys() >= set(unit)]
         thresholds, left = leave_in_float(table.thresholds, together, evaluate, target)
@@ -211,7 +199,7 @@ def tensor_fidelity(
         for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))
     ]
     meters = {name: FidelityMeter() for name in [*names, "features"]}
-    with tqdm(total=len(pixels), desc="fidelity", unit="img", disable=not progress) as bar:
+    with progress_bar(total=len(pixels), desc="fidelity", unit="img", show=progress) as bar:
         for which in blocks(len(pixels), max(1, _observed_batch(exported, names) // 2)):
             for meter, reference, values in zip(meters.values(), *(run(pixels[which]) for run in runs), strict=True):
                 meter.add(values, reference)

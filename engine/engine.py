@@ -3,20 +3,21 @@
 import hashlib
 import json
 import threading
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from ..calibration.graph.edit import prune
+from ..calibration.graph.edit import leading_to, prune
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..files import pack, write_atomically
-from ..images.decode import Resize
 from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
+from .manifest import Manifest
 from .runtimes import (
     Compiled,
     batch_size,
@@ -28,68 +29,9 @@ from .runtimes import (
 )
 from .runtimes.device import on_gpu, open_device
 from .runtimes.gpu_run import GpuRunner, check_images
-from .runtimes.tensorrt_plan import BATCHES
+from .spec import PlanSpec
 
-SCHEMA = "aurevoir-engine/2"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an engine is made of.
-
-    Attributes
-    ----------
-    backbone, cut, weights : str
-    graph : str
-        SHA-256 of the float graph, weights and normalisation included.
-    precision, runtime, runtime_version : str
-    input_shape : (height, width, 3)
-    features : int
-        m, the number of features of one image.
-    mean, std : tuples of 3 floats
-        The normalisation inside the graph.
-    resize : str
-        How images of another size are brought to the input shape.
-    dialect : str or None
-        Of int8: ``s8`` or ``u8``; see `calibration.quantize`.
-    placement : str or None
-        Of int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
-    in_float : tuple of str
-        Tensors that an int8 engine leaves in floating point.
-    in_float32 : tuple of str
-        Tensors too large for float16 that an fp16 or int8 engine of NVIDIA's keeps in float32.
-    weight_levels : int or None
-        Of int8: the largest magnitude of its weights, 127 or 63; see `runtimes.weight_levels`.
-    target : str or None
-        The GPU architecture, such as ``sm89``, that the plan inside is for.
-    sign_agreement, relative_error : float or None
-        Against fp32, on calibration images that were held out; None where not measured.
-    images_per_second : dict of float
-        Of an int8 engine and its rivals, as timed side by side on the machine that built it: by
-        precision, and ``int8 throughout`` where some tensors are left in floating point.
-    """
-
-    backbone: str
-    cut: str
-    weights: str
-    graph: str
-    precision: str
-    runtime: str
-    runtime_version: str
-    input_shape: tuple[int, int, int]
-    features: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: Resize
-    dialect: str | None = None
-    placement: str | None = None
-    in_float: tuple[str, ...] = ()
-    in_float32: tuple[str, ...] = ()
-    weight_levels: int | None = None
-    target: str | None = None
-    sign_agreement: float | None = None
-    relative_error: float | None = None
-    images_per_second: dict[str, float] = field(default_factory=dict)
+MANIFEST, SPEEDS = "manifest.json", "speeds.json"
 
 
 class Engine:
@@ -105,6 +47,9 @@ class Engine:
         As the runtime names it; None stands for the runtime's first.
     plan : bytes, optional
         What NVIDIA's runtimes made of the graph for GPUs of one architecture.
+    images_per_second : dict of float, optional
+        Of an int8 engine and what it was compared with, timed in turns on the machine that built it: by precision,
+        and ``int8 throughout`` where some tensors are left in floating point.
     """
 
     def __init__(
@@ -114,7 +59,9 @@ class Engine:
         table: CalibrationTable | None = None,
         device: str | None = None,
         plan: bytes | None = None,
+        images_per_second: Mapping[str, float] | None = None,
     ) -> None:
+        self.images_per_second = dict(images_per_second or {})
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
         self._compiled: dict[str, Compiled | GpuRunner] = {}
@@ -157,8 +104,18 @@ class Engine:
 
     @property
     def megabytes(self) -> float:
-        """Size of the graph with its weights, in units of 10^6 bytes."""
-        return len(self.graph) / 1e6
+        """Size of the engine file, in units of 10^6 bytes."""
+        return len(self.to_bytes()) / 1e6
+
+    def quantized_products(self) -> tuple[int, int]:
+        """Return how many convolutions and matrix products before the features read int8, and how many there are."""
+        nodes = leading_to(onnx.load_from_string(self.graph), ["features"])
+        integers: set[str] = set()
+        for node in nodes:
+            if node.op_type == "DequantizeLinear" or (node.op_type == "Cast" and node.input[0] in integers):
+                integers.update(node.output)
+        products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+        return sum(node.input[0] in integers for node in products), len(products)
 
     def __call__(self, images: Any) -> Any:
         """Compute features.
@@ -210,37 +167,19 @@ class Engine:
             results[which] = run(images[which])[0]
         return results
 
-    def build_plan(
-        self,
-        progress: bool = False,
-        workspace: int | None = None,
-        timing_cache: Path | str | None = None,
-        batches: tuple[int, int, int] = BATCHES,
-    ) -> None:
-        """Build the plan, where the runtime has one, for the target or else for the GPU here.
-
-        Parameters
-        ----------
-        progress : bool
-        workspace : int, optional
-            Bytes of GPU memory that one layer may take for scratch.
-        timing_cache : path, optional
-            A file of kernel timings that builds read and add to.
-        batches : (int, int, int)
-            The smallest batch, the one to choose kernels for, and the largest.
-        """
+    def build_plan(self, plan: PlanSpec | None = None, progress: bool = False) -> None:
+        """Build the plan, where the runtime has one, for the target or else for the GPU here."""
         if not builds_plans(self.runtime) or self.plan is not None:
             return
-        module, made = plan_runtime(self.runtime), self.manifest
-        timings = None if timing_cache is None else Path(timing_cache)
+        module, made, plan = plan_runtime(self.runtime), self.manifest, plan or PlanSpec()
         self.plan = module.build(
             self.graph,
             made.precision,
             target=made.target,
             device=self.device,
-            batches=batches,
-            workspace=workspace,
-            timing_cache=timings,
+            batches=plan.batches,
+            workspace=plan.workspace,
+            timing_cache=None if plan.timing_cache is None else Path(plan.timing_cache),
             progress=progress,
         )
         here = made.target or open_device(self.device).capability
@@ -254,9 +193,13 @@ class Engine:
                 self._runner = plan_runtime(self.runtime).load(self.plan or b"", self.device)
             return self._runner
 
-    def told(self, manifest: Manifest) -> "Engine":
+    def with_manifest(self, manifest: Manifest) -> "Engine":
         """Return the same engine with another manifest."""
-        return Engine(manifest, self.graph, self.table, self._device, self.plan)
+        return Engine(manifest, self.graph, self.table, self._device, self.plan, self.images_per_second)
+
+    def with_speeds(self, images_per_second: Mapping[str, float]) -> "Engine":
+        """Return the same engine with the speeds that were measured."""
+        return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
 
     def _checked(self, images: Any) -> np.ndarray:
         if not isinstance(images, np.ndarray):
@@ -285,12 +228,17 @@ class Engine:
 
     def to_bytes(self) -> bytes:
         """Return the engine file, with a plan where the runtime has one; the same engine gives the same bytes."""
+        return pack(self._archive())
+
+    def _archive(self) -> dict[str, bytes]:
         self.build_plan()
         parts = self.parts()
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
-        manifest = {"schema": SCHEMA, **asdict(self.manifest), "parts": digests}
-        return pack({"manifest.json": json.dumps(manifest, indent=1).encode(), **parts})
+        return {MANIFEST: self.manifest.to_json(digests), **parts}
 
     def save(self, path: Path | str) -> None:
-        """Write the engine file, atomically."""
-        write_atomically(Path(path), self.to_bytes())
+        """Write the engine file, atomically; the speeds that were measured lie in it beside what is hashed."""
+        parts = self._archive()
+        if self.images_per_second:
+            parts[SPEEDS] = json.dumps(self.images_per_second).encode()
+        write_atomically(Path(path), pack(parts))

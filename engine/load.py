@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -13,7 +12,8 @@ from ..calibration.quantize import LEVELS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
 from ..files import unpack
-from .engine import SCHEMA, Engine, Manifest
+from .engine import MANIFEST, SPEEDS, Engine
+from .manifest import read_manifest
 from .runtimes import (
     RUNTIMES,
     check_device,
@@ -60,7 +60,7 @@ def load_engine(
     engine = read_engine(path)
     if runtime is not None:
         engine = _moved(engine, runtime, Path(path), device)
-    engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan)
+    engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan, engine.images_per_second)
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
     _check_weights(engine, Path(path))
@@ -123,24 +123,16 @@ def read_engine(path: Path | str) -> Engine:
         If it is damaged or not an engine file of this schema.
     """
     parts = unpack(Path(path))
-    manifest = _read_manifest(parts, Path(path))
-    for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
-        manifest[name] = tuple(manifest[name])
+    manifest, digests = read_manifest(parts.pop(MANIFEST, b"{}"), path)
+    speeds = json.loads(parts.pop(SPEEDS, b"{}"))
+    for name, data in parts.items():
+        if digests.get(name) != hashlib.sha256(data).hexdigest():
+            raise AurevoirError(f"{path}: part {name} is not the one its manifest names; build it anew")
     table = parts.get("calibration.json")
     return Engine(
-        Manifest(**manifest),
+        manifest,
         parts["model.onnx"],
         None if table is None else CalibrationTable.from_json(table),
         plan=parts.get("plan.bin"),
+        images_per_second=speeds,
     )
-
-
-def _read_manifest(parts: dict[str, bytes], path: Path) -> dict[str, Any]:
-    manifest = json.loads(parts.get("manifest.json", b"{}"))
-    schema, digests = manifest.pop("schema", None), manifest.pop("parts", {})
-    if schema != SCHEMA:
-        raise AurevoirError(f"{path} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
-    for name, data in parts.items():
-        if name != "manifest.json" and digests.get(name) != hashlib.sha256(data).hexdigest():
-            raise AurevoirError(f"{path}: part {name} is not the one its manifest names; build it anew")
-    return manifest

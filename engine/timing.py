@@ -6,7 +6,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+
+from ..progress import progress_bar
 
 PAUSE = 0.3
 """Seconds before a turn, in which the threads of the library before it stop spinning."""
@@ -34,7 +35,7 @@ def alternate(
     seconds : dict of lists, ``rounds * calls`` entries each
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in tqdm(range(rounds), desc="rounds", disable=not progress):
+    for _ in progress_bar(range(rounds), desc=f"timing {' against '.join(contestants)}", show=progress):
         for name, run in contestants.items():
             time.sleep(PAUSE)
             run()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, decode
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -63,7 +64,7 @@ class ImageFiles:
 
     def _decoded(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
         workers = self.workers or os.cpu_count() or 1
-        bar = tqdm(total=len(self), desc=self.description, unit="img", disable=self.description is None)
+        bar = progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None)
         pending: deque[tuple[int, Future[np.ndarray]]] = deque()
         with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
@@ -102,7 +103,7 @@ class ImageArray:
 
     def batches(self, batch_size: int = 16) -> Iterator[Batch]:
         """Yield views of the array, batch by batch."""
-        with tqdm(total=len(self), desc=self.description, unit="img", disable=self.description is None) as bar:
+        with progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None) as bar:
             for start in range(0, len(self), batch_size):
                 pixels = self.pixels[start : start + batch_size]
                 yield np.arange(start, start + len(pixels)), pixels

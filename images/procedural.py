@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
+from ..progress import progress_bar
 from .sources import LabelledPaths, class_folders
 
 Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -103,7 +103,7 @@ def write_class_folders(
     -------
     LabelledPaths
     """
-    with tqdm(total=per_class * len(PATTERNS), desc="draw", unit="img", disable=not progress) as bar:
+    with progress_bar(total=per_class * len(PATTERNS), desc="draw", unit="img", show=progress) as bar:
         for place, (name, pattern) in enumerate(PATTERNS.items()):
             (folder / name).mkdir(parents=True, exist_ok=True)
             for number in range(per_class):

@@ -10,7 +10,19 @@ import pytest
 from aurevoir.cli.main import COMMANDS
 
 # Each room may import from the rooms before it, and from itself.
-FLOORS = ["errors", "files", "kernels", "images", "calibration", "engine", "transfer", "cluster", "benchmarks", "cli"]
+FLOORS = [
+    "errors",
+    "files",
+    "progress",
+    "kernels",
+    "images",
+    "calibration",
+    "engine",
+    "transfer",
+    "cluster",
+    "benchmarks",
+    "cli",
+]
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "cupy", "triton", "sklearn", "scipy", "numpy"}
 
 

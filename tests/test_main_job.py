@@ -9,8 +9,9 @@ import pytest
 from aurevoir.cli.main import main
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.float_graph import export_backbone
+from aurevoir.engine.sample import sample_images
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
 from aurevoir.images.sources import class_folders
 from aurevoir.kernels.readout import fit_readout

@@ -1,6 +1,7 @@
 """OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from ..engine.build import CALIBRATION_IMAGES
+from ..engine.build import EngineBuilder
 from ..engine.engine import Engine
+from ..engine.load import load_engine
+from ..engine.spec import CALIBRATION_IMAGES, CalibrationSpec, EngineSpec, NetworkSpec
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
 from ..images.decode import check_resize
@@ -20,11 +23,14 @@ from ..kernels.arrays import memory_budget, on_device
 from ..kernels.bits import pack_signs
 from ..kernels.projection import Camera
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
+from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch
 from .embed import embed_bits
 from .inputs import as_images, checked_weights, is_features, is_indicator, labelled, require_one_each, seed_of
-from .opening import open_engine
+from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
+
+_STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
 _Training = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Bits, labels and weights of the images that are trained on."""
@@ -45,7 +51,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Where the network ends; None stands for the backbone's default.
     weights : {"default", "random"} or path
     precision : {"fp32", "fp16", "bf16", "int8"}
-    runtime : {"auto", "openvino", "onnxruntime", "torch"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+    device : str, optional
+        Where the engine runs, as the runtime names it; None stands for the runtime's first.
+    dialect, placement, min_sign_agreement, prefer_faster, smoke
+        Of the engine; see `build_engine`.
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then not used.
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
@@ -62,7 +72,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     class_weight : dict, "balanced" or None
         Weights of the classes, times those of the images.
     calibration : path, list of paths, uint8 array, or calibration table, optional
-        Images for int8 thresholds, or a table in their place; None takes training images.
+        Images for int8 thresholds, or a table in their place; None stands for training images.
     calibration_images : int
     method : {"percentile", "entropy", "mse", "max"}
         How thresholds are chosen.
@@ -108,6 +118,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         weights: str | Path = "default",
         precision: str = "fp32",
         runtime: str = "auto",
+        device: str | None = None,
+        dialect: str = "auto",
+        placement: str = "conv-inputs",
+        min_sign_agreement: float | None = None,
+        prefer_faster: bool = False,
+        smoke: bool = True,
         engine: Engine | Path | str | None = None,
         projection: str = "auto",
         n_components: int | None = None,
@@ -130,6 +146,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.weights = weights
         self.precision = precision
         self.runtime = runtime
+        self.device = device
+        self.dialect = dialect
+        self.placement = placement
+        self.min_sign_agreement = min_sign_agreement
+        self.prefer_faster = prefer_faster
+        self.smoke = smoke
         self.engine = engine
         self.projection = projection
         self.n_components = n_components
@@ -268,10 +290,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             camera,
             watch,
         )
-        self.readout_, self.path_ = readout_on(readout, "cpu"), path_on_host(path)
-        self.alpha_, self.loo_accuracy_ = self.path_.alpha, self.path_.loo_accuracy
-        self.projection_ = self.readout_.kind
+        self.readout_ = readout_on(readout, "cpu")
+        self._learned(path_on_host(path))
         self.timings_ = watch.total()
+
+    def _learned(self, path: RidgePath) -> None:
+        self.path_, self.alpha_, self.loo_accuracy_ = path, path.alpha, path.loo_accuracy
+        self.projection_ = self.readout_.kind
 
     def _class_weights(self, labels: np.ndarray) -> np.ndarray | float:
         if self.class_weight is None:
@@ -295,8 +320,21 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return
         require_one_each(X, labels)
-        self.engine_ = open_engine(self, X, self._resize, self._seed, watch)
+        self.engine_ = self._built(X, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
+
+    def _built(self, X: Any, watch: Stopwatch) -> Engine:
+        """Return the engine that was given, or the one that the parameters ask for, built with the training images."""
+        if self.engine is not None:
+            return self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
+        network = NetworkSpec(**self._of(NetworkSpec), seed=self._seed)
+        calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
+        builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose)
+        return builder.build(EngineSpec(**self._of(EngineSpec)))
+
+    def _of(self, spec: type) -> dict[str, Any]:
+        """Return this classifier's parameters of a spec."""
+        return {each.name: getattr(self, each.name) for each in fields(spec) if hasattr(self, each.name)}
 
     def _embedded(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
         """Return bits, labels and weights of the images that can be read and count."""
@@ -392,7 +430,60 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return ImageFiles(paths, made.input_shape[:2], made.resize, description="images" if self.verbose else None)
 
     def save(self, folder: Path | str) -> None:
-        """Write the model folder; see `aurevoir.load`."""
-        from .model import save
+        """Write the model folder; see `aurevoir.load`.
 
-        save(self, Path(folder))
+        It appears whole or not at all; a model that is there already is replaced.
+
+        Raises
+        ------
+        UsageError
+            If the folder exists and holds something else than a model.
+        """
+        check_is_fitted(self, "readout_")
+        stored = StoredModel(
+            classes=self.classes_,
+            multilabel=self._multilabel,
+            features=self.n_bits_,
+            seed=self._seed,
+            parameters={name: getattr(self, name) for name in _STORED},
+            path=self.path_,
+            readout=self.readout_,
+            engine=self.engine_,
+        )
+        write(stored, Path(folder))
+
+
+def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
+    """Load a model folder.
+
+    Parameters
+    ----------
+    folder : path
+    rebuild : bool
+        Build the engine's plan anew where it is for another GPU or version; see `load_engine`.
+
+    Returns
+    -------
+    OpticalClassifier
+        Fitted; it predicts exactly as the one that was saved.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model.
+    AurevoirError
+        If a file of it is damaged or missing, or the schema is another.
+    """
+    stored = read(Path(folder), rebuild)
+    parameters = dict(stored.parameters)
+    if stored.engine is not None:
+        made = stored.engine.manifest
+        parameters |= {"engine": stored.engine, "backbone": made.backbone, "cut": made.cut}
+        parameters |= {"precision": made.precision, "runtime": made.runtime}
+    classifier = OpticalClassifier(**parameters, random_state=stored.seed)
+    classifier._multilabel, classifier._seed = stored.multilabel, stored.seed
+    classifier.classes_, classifier.engine_ = stored.classes, stored.engine
+    classifier.n_bits_ = classifier.n_features_in_ = stored.features
+    classifier.readout_, classifier.skipped_ = stored.readout, {}
+    classifier._learned(stored.path)
+    return classifier

@@ -11,8 +11,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_arrays
@@ -26,16 +27,41 @@ from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, Sp
 from ..kernels.ridge import RidgePath
 from .opu import OPUS, Opu, opu_projector
 
-if TYPE_CHECKING:
-    from .classifier import OpticalClassifier
-
 SCHEMA = "aurevoir-model/2"
 _ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
-_PARAMETERS = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
 
-def save(classifier: "OpticalClassifier", folder: Path) -> None:
-    """Write a fitted classifier; the same fit gives the same bytes.
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """What a model folder holds.
+
+    Attributes
+    ----------
+    classes : array of shape (c,)
+    multilabel : bool
+    features : int
+        m, the number of features whose signs are read.
+    seed : int
+    parameters : dict
+        Of the classifier, by name; those of the engine stand in its manifest.
+    path : RidgePath
+    readout : Readout
+    engine : Engine or None
+        None for a model that was trained on features.
+    """
+
+    classes: np.ndarray
+    multilabel: bool
+    features: int
+    seed: int
+    parameters: dict[str, Any]
+    path: RidgePath
+    readout: Readout
+    engine: Engine | None
+
+
+def write(model: StoredModel, folder: Path) -> None:
+    """Write a model folder; the same fit gives the same bytes.
 
     The folder appears whole or not at all; a model that is there already is replaced.
 
@@ -49,7 +75,7 @@ def save(classifier: "OpticalClassifier", folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for name, data in _files(classifier).items():
+        for name, data in _files(model).items():
             (temporary / name).write_bytes(data)
         temporary.chmod(0o755)
         _replace(temporary, folder)
@@ -67,29 +93,28 @@ def _replace(source: Path, target: Path) -> None:
         source.replace(target)
 
 
-def _files(classifier: "OpticalClassifier") -> dict[str, bytes]:
-    described, arrays = _describe_readout(classifier.readout_)
-    path = classifier.path_
+def _files(model: StoredModel) -> dict[str, bytes]:
+    described, arrays = _describe_readout(model.readout)
+    path = model.path
     arrays |= {"alphas": path.alphas, "loo_accuracies": path.loo_accuracies, "loo_errors": path.loo_errors}
     files = {_ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
-    if classifier.engine_ is not None:
-        files[_ENGINE] = classifier.engine_.to_bytes()
-    parameters = {name: getattr(classifier, name) for name in _PARAMETERS}
-    model = {
+    if model.engine is not None:
+        files[_ENGINE] = model.engine.to_bytes()
+    content = {
         "schema": SCHEMA,
-        "classes": classifier.classes_.tolist(),
-        "classes_dtype": classifier.classes_.dtype.str,
-        "features": classifier.n_bits_,
-        "alpha": classifier.alpha_,
-        "loo_accuracy": classifier.loo_accuracy_,
+        "classes": model.classes.tolist(),
+        "classes_dtype": model.classes.dtype.str,
+        "features": model.features,
+        "alpha": path.alpha,
+        "loo_accuracy": path.loo_accuracy,
         "best": path.best,
-        "multilabel": classifier._multilabel,
-        "seed": classifier._seed,
-        "parameters": parameters,
+        "multilabel": model.multilabel,
+        "seed": model.seed,
+        "parameters": model.parameters,
         "readout": described,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    return {_MODEL: json.dumps(model, indent=1).encode(), _CARD: _card(classifier).encode(), **files}
+    return {_MODEL: json.dumps(content, indent=1).encode(), _CARD: _card(model).encode(), **files}
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -122,65 +147,29 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
     return SpeckleReadout(projection, camera, arrays["weights"], arrays["intercept"], described["saturation"])
 
 
-def load(folder: Path | str, rebuild: bool = False) -> "OpticalClassifier":
-    """Load a model folder.
-
-    Parameters
-    ----------
-    folder : path
-    rebuild : bool
-        Build the engine's plan anew where it is for another GPU or version; see `load_engine`.
-
-    Returns
-    -------
-    OpticalClassifier
-        Fitted; it predicts exactly as the one that was saved.
-
-    Raises
-    ------
-    UsageError
-        If there is no such model.
-    AurevoirError
-        If a file of it is damaged or missing, or the schema is another.
-    """
-    from .classifier import OpticalClassifier
-
-    folder = Path(folder)
-    model = _read_model(folder)
-    files = {name: _read_checked(folder / name, digest) for name, digest in model["files"].items()}
-    engine = load_engine(folder / _ENGINE, rebuild=rebuild) if _ENGINE in files else None
+def read(folder: Path, rebuild: bool = False) -> StoredModel:
+    """Read and check a model folder; see `classifier.load`."""
+    content = _read_model(folder)
+    files = {name: _read_checked(folder / name, digest) for name, digest in content["files"].items()}
     arrays = load_arrays(files[_ARRAYS])
-    parameters = {**_engine_parameters(engine), **model["parameters"]}
-    classifier = OpticalClassifier(**parameters, random_state=model["seed"])
-    classifier._multilabel = model["multilabel"]
-    classifier.classes_ = np.array(model["classes"], dtype=model["classes_dtype"])
-    classifier.engine_, classifier._seed = engine, model["seed"]
-    classifier.n_bits_ = classifier.n_features_in_ = model["features"]
-    classifier.readout_ = _read_readout(model["readout"], model["features"], arrays)
-    classifier.path_ = RidgePath(
+    path = RidgePath(
         arrays["alphas"],
         arrays["loo_accuracies"],
         arrays["loo_errors"],
-        model["best"],
+        content["best"],
         arrays.get("coefficients", arrays.get("weights")),
         arrays["intercept"],
     )
-    classifier.alpha_, classifier.loo_accuracy_ = model["alpha"], model["loo_accuracy"]
-    classifier.projection_, classifier.skipped_ = classifier.readout_.kind, {}
-    return classifier
-
-
-def _engine_parameters(engine: Engine | None) -> dict[str, Any]:
-    if engine is None:
-        return {}
-    made = engine.manifest
-    return {
-        "engine": engine,
-        "backbone": made.backbone,
-        "cut": made.cut,
-        "precision": made.precision,
-        "runtime": made.runtime,
-    }
+    return StoredModel(
+        classes=np.array(content["classes"], dtype=content["classes_dtype"]),
+        multilabel=content["multilabel"],
+        features=content["features"],
+        seed=content["seed"],
+        parameters=content["parameters"],
+        path=path,
+        readout=_read_readout(content["readout"], content["features"], arrays),
+        engine=load_engine(folder / _ENGINE, rebuild=rebuild) if _ENGINE in files else None,
+    )
 
 
 def _read_model(folder: Path) -> dict[str, Any]:
@@ -203,7 +192,7 @@ def _read_checked(path: Path, digest: str) -> bytes:
     return data
 
 
-def _card(classifier: "OpticalClassifier") -> str:
+def _card(model: StoredModel) -> str:
     lines = [
         "# An image classifier trained without backprop",
         "",
@@ -211,13 +200,13 @@ def _card(classifier: "OpticalClassifier") -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(map(str, classifier.classes_))} |",
-        f"| projection | {classifier.projection_} |",
-        f"| alpha | {classifier.alpha_:.6g} |",
-        f"| leave-one-out accuracy on the training images | {classifier.loo_accuracy_:.4f} |",
+        f"| classes | {', '.join(map(str, model.classes))} |",
+        f"| projection | {model.readout.kind} |",
+        f"| alpha | {model.path.alpha:.6g} |",
+        f"| leave-one-out accuracy on the training images | {model.path.loo_accuracy:.4f} |",
     ]
-    if classifier.engine_ is not None:
-        made = classifier.engine_.manifest
+    if model.engine is not None:
+        made = model.engine.manifest
         lines += [
             f"| backbone | {made.backbone}, weights {made.weights}, cut at {made.cut} |",
             f"| features | {made.features} |",
@@ -225,7 +214,7 @@ def _card(classifier: "OpticalClassifier") -> str:
             f"| input | uint8 RGB {made.input_shape[0]} x {made.input_shape[1]}, resized by {made.resize} |",
         ]
         if made.sign_agreement is not None:
-            lines.append(f"| signs that agree with fp32 | {made.sign_agreement:.4f} |")
+            lines.append(f"| sign agreement with fp32 | {made.sign_agreement:.4f} |")
     lines += [
         "",
         "`aurevoir predict FOLDER IMAGES` uses it, or in Python `aurevoir.load(FOLDER).predict(paths)`.",

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone
+from ...engine.float_graph import export_backbone
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
 from ...kernels.arrays import blocks

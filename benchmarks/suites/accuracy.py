@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone, sample_images
 from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
+from ...engine.float_graph import export_backbone
+from ...engine.sample import sample_images
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
 from ...kernels.bits import agreement

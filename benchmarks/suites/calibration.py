@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from ...calibration.fidelity import relative_error, sign_agreement
 from ...calibration.thresholds import METHODS
-from ...engine.assemble import Exported, assemble
+from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone, sample_images
 from ...engine.calibrate import calibrate
+from ...engine.float_graph import Exported, export_backbone
 from ...engine.runtimes import on_openvino
+from ...engine.sample import sample_images
 from ...engine.timing import alternate, ratios
 from ...images.batches import ImageFiles, collect
 from ...images.sources import class_folders

@@ -20,11 +20,11 @@ from ...calibration.graph.edit import digest
 from ...calibration.placement import quantizable
 from ...calibration.table import CalibrationTable
 from ...engine import timing
-from ...engine.assemble import Exported, assemble
+from ...engine.assemble import assemble
 from ...engine.backbones.base import Backbone, Cut
-from ...engine.build import export_cuts
 from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
+from ...engine.float_graph import Exported, export_cuts
 from ...engine.multi_cut import join
 from ...engine.runtimes import narrowest_float, precisions_on
 from ...errors import UsageError

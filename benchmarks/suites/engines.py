@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...calibration.placement import PLACEMENTS
-from ...engine.assemble import Exported, assemble
+from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone
 from ...engine.calibrate import calibrate, keep_in_float32
+from ...engine.float_graph import Exported, export_backbone
 from ...engine.runtimes import precisions_on
 from ...engine.timing import alternate, ratios, spread
 from ...errors import AurevoirError

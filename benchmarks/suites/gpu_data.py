@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...engine.backbones import open_backbone
-from ...engine.build import sample_images
+from ...engine.sample import sample_images
 from ...errors import UsageError
 from ...files import write_atomically
 

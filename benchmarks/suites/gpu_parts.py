@@ -17,9 +17,9 @@ import numpy as np
 
 from ...calibration.graph.edit import prune
 from ...calibration.graph.float16 import half_body
-from ...engine.assemble import Exported, assemble
+from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone
+from ...engine.float_graph import Exported, export_backbone
 from ...errors import AurevoirError
 from ...kernels.bits import agreement
 from ..harness.failures import reason

@@ -22,9 +22,9 @@ from ...engine import timing
 from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
 from ...engine.backbones.base import Backbone
-from ...engine.build import export_backbone
 from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
+from ...engine.float_graph import export_backbone
 from ...engine.timing import alternate, ratios, spread
 from ...images.procedural import write_class_folders
 from ...images.sources import LabelledPaths, class_folders

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...engine import timing
-from ...engine.assemble import Exported, assemble
-from ...engine.build import export_backbone
+from ...engine.assemble import assemble
 from ...engine.calibrate import calibrate, keep_in_float32
 from ...engine.engine import Engine
+from ...engine.float_graph import Exported, export_backbone
 from ...engine.runtimes import installed, precisions_on, require_runtime
 from ...engine.timing import ratios
 from ...errors import AurevoirError

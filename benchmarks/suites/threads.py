@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from ...engine.assemble import assemble
 from ...engine.backbones import open_backbone
-from ...engine.build import export_backbone
 from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
+from ...engine.float_graph import export_backbone
 from ...engine.runtimes import choose_runtime
 from ..harness.machine import describe_machine, resident_megabytes
 from .engines import procedural_images

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...errors import AurevoirError, UsageError
 from ...kernels.arrays import blocks
+from ...progress import progress_bar
 from .device import Device
 from .tensorrt_plan import nvidia_errors, parsed_network, set_batches
 
@@ -52,7 +52,7 @@ def native_cache(trt: Any, graph: bytes, pixels: np.ndarray, device: Device, bat
             self._staging = device.pinned((batch, *pixels.shape[1:]), "uint8")
             self._images = device.empty(self._staging.shape, "uint8", self._stream)
             self._left = iter(blocks(len(pixels) // batch * batch, batch))
-            self._bar = tqdm(total=len(pixels), desc="native calibrator", unit="img", disable=not progress)
+            self._bar = progress_bar(total=len(pixels), desc="native calibrator", unit="img", show=progress)
 
         def get_batch_size(self) -> int:
             return batch

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ...errors import AurevoirError, UsageError
 from ...files import write_atomically
+from ...progress import progress_bar
 
 BATCHES = (1, 16, 64)
 """The smallest batch that a plan takes, the one that its kernels are chosen for, and the largest."""
@@ -187,7 +188,7 @@ def _progress_monitor(trt: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with lock:
-                bars[phase_name] = tqdm(total=num_steps, desc=phase_name, unit="step", leave=not parent_phase)
+                bars[phase_name] = progress_bar(total=num_steps, desc=phase_name, unit="step", leave=not parent_phase)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             with lock:

@@ -63,7 +63,7 @@ def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
     from aurevoir.benchmarks.rivals.probes import _features, channels
     from aurevoir.engine.assemble import assemble
     from aurevoir.engine.backbones import open_backbone
-    from aurevoir.engine.build import export_backbone
+    from aurevoir.engine.float_graph import export_backbone
 
     exported = export_backbone(open_backbone(tiny_onnx))
     assert channels(exported) == 4

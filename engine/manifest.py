@@ -1,0 +1,88 @@
+"""What an engine is made of, as its file says it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import AurevoirError
+from ..images.decode import Resize
+
+SCHEMA = "aurevoir-engine/2"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine is made of.
+
+    Attributes
+    ----------
+    backbone, cut, weights : str
+    graph : str
+        SHA-256 of the float graph, weights and normalisation included.
+    precision, runtime, runtime_version : str
+    input_shape : (height, width, 3)
+    features : int
+        m, the number of features of one image.
+    mean, std : tuples of 3 floats
+        The normalisation inside the graph.
+    resize : str
+        How images of another size are brought to the input shape.
+    dialect : str or None
+        Of int8: ``s8`` or ``u8``; see `calibration.quantize`.
+    placement : str or None
+        Of int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
+    in_float : tuple of str
+        Tensors that an int8 engine leaves in floating point.
+    in_float32 : tuple of str
+        Tensors too large for float16 that an fp16 or int8 engine of NVIDIA's keeps in float32.
+    weight_levels : int or None
+        Of int8: the largest magnitude of its weights, 127 or 63; see `runtimes.weight_levels`.
+    target : str or None
+        The GPU architecture, such as ``sm89``, that the plan inside is for.
+    sign_agreement, relative_error : float or None
+        Against fp32, on calibration images that were held out; None where not measured.
+    """
+
+    backbone: str
+    cut: str
+    weights: str
+    graph: str
+    precision: str
+    runtime: str
+    runtime_version: str
+    input_shape: tuple[int, int, int]
+    features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Resize
+    dialect: str | None = None
+    placement: str | None = None
+    in_float: tuple[str, ...] = ()
+    in_float32: tuple[str, ...] = ()
+    weight_levels: int | None = None
+    target: str | None = None
+    sign_agreement: float | None = None
+    relative_error: float | None = None
+
+    def to_json(self, digests: Mapping[str, str]) -> bytes:
+        """Return the manifest as JSON, with the SHA-256 of each other part of the engine file."""
+        return json.dumps({"schema": SCHEMA, **asdict(self), "parts": digests}, indent=1).encode()
+
+
+def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]]:
+    """Return a manifest and the digests of the other parts; `source` is what messages name.
+
+    Raises
+    ------
+    AurevoirError
+        If it is of another schema.
+    """
+    content: dict[str, Any] = json.loads(data)
+    schema, digests = content.pop("schema", None), content.pop("parts", {})
+    if schema != SCHEMA:
+        raise AurevoirError(f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
+    content.pop("images_per_second", None)  # earlier versions kept the speeds here
+    for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
+        content[name] = tuple(content[name])
+    return Manifest(**content), digests

@@ -1,0 +1,11 @@
+"""Progress bars on stderr."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(items: Iterable[Any] | None = None, *, show: bool = True, **options: Any) -> tqdm:
+    """Return tqdm's bar, which is quiet where it is not wanted and where stderr is not a terminal."""
+    return tqdm(items, disable=None if show else True, **options)
