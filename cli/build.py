@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
     """Say why the sign agreement was not measured, where it could be."""
+    from ..engine.spec import CalibrationSpec
+
     made = engine.manifest
     if made.sign_agreement is not None or made.precision == "fp32":
         return None
@@ -81,8 +83,8 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
         return f"the engine runs on {args.target}, which is not here"
     if args.calibration is None:
         return "no images were given (--calibration DIR)"
-    if engine.table is not None and not engine.table.images:
-        return "a calibration cache holds no images"
+    if CalibrationSpec(data=args.calibration).is_table:
+        return "a calibration table holds no images"
     return "it needs 4 or more images (--calibration DIR)"
 
 

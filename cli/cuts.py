@@ -1,7 +1,10 @@
 """``aurevoir cuts``."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..engine.backbones.base import Backbone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +17,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """List the cuts; weights are neither fetched nor needed."""
     from ..engine.backbones import structure
 
-    cuts = structure(args.backbone, args.size).cuts()
+    network = structure(args.backbone, args.size)
+    cuts, default = network.cuts(), _default(network)
     return {
         "backbone": args.backbone,
         "cuts": [
@@ -24,18 +28,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "parameters": cut.parameters,
                 "macs": cut.macs,
                 "megabytes": cut.megabytes,
+                "default": network.resolve(cut.name) == default,
             }
             for cut in cuts
         ],
     }
 
 
+def _default(network: "Backbone") -> str | None:
+    """Return the full name of the cut that is taken where none is named; None where the network has no such cut."""
+    from ..errors import UsageError
+
+    try:
+        return network.resolve(None)
+    except UsageError:
+        return None
+
+
 def describe(result: dict[str, Any]) -> str:
     """Lay the cuts out as a table."""
-    lines = [f"{'cut':40s} {'features':>10s} {'parameters':>12s} {'GMACs':>8s} {'MB fp32':>8s} {'MB int8':>8s}"]
+    lines = [f"  {'cut':40s} {'features':>10s} {'parameters':>12s} {'GMACs':>8s} {'MB fp32':>8s} {'MB int8':>8s}"]
     lines += [
-        f"{cut['name']:40s} {cut['features']:10,d} {cut['parameters']:12,d} {cut['macs'] / 1e9:8.3f} "
-        f"{cut['megabytes']['fp32']:8.2f} {cut['megabytes']['int8']:8.2f}"
+        f"{'*' if cut['default'] else ' '} {cut['name']:40s} {cut['features']:10,d} {cut['parameters']:12,d} "
+        f"{cut['macs'] / 1e9:8.3f} {cut['megabytes']['fp32']:8.2f} {cut['megabytes']['int8']:8.2f}"
         for cut in result["cuts"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "* the default cut"] if any(cut["default"] for cut in result["cuts"]) else lines)

@@ -104,8 +104,8 @@ class Engine:
 
     @property
     def megabytes(self) -> float:
-        """Size of the engine file, in units of 10^6 bytes."""
-        return len(self.to_bytes()) / 1e6
+        """Size of the graph with its weights, in units of 10^6 bytes."""
+        return len(self.graph) / 1e6
 
     def quantized_products(self) -> tuple[int, int]:
         """Return how many convolutions and matrix products before the features read int8, and how many there are."""
