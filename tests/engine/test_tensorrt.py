@@ -811,7 +811,7 @@ def test_without_tensorrt_the_native_calibrator_says_what_to_install(exported, p
 
 # ---- What our modules ask of NVIDIA's, in each version
 
-API = json.loads(Path(__file__).with_name("tensorrt_api.json").read_text())
+API = json.loads((Path(__file__).parent / "runtimes/tensorrt/tensorrt_api.json").read_text())
 SOURCES = ("tensorrt_plan", "tensorrt_run", "tensorrt_calibrator", "on_tensorrt", "on_tensorrt_rtx")
 CLASS_OF = {
     "trt": "",
