@@ -40,7 +40,7 @@ def without_pauses(monkeypatch):
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """A stand-in for CuPy in its place; Triton, which asks for a GPU, is out of it."""
+    """A fake CuPy in place of the real one; Triton, which asks for a GPU, is out of it."""
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     for place in ("bits", "gram", "projection", "inverse_factor"):
