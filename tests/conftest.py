@@ -40,7 +40,7 @@ def without_pauses(monkeypatch):
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """A stand-in for CuPy in its place; Triton, which asks for a GPU, is out of it."""
+    """A fake CuPy in place of the real one; Triton, which asks for a GPU, is out of it."""
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     for place in ("bits", "gram", "projection", "inverse_factor"):
@@ -76,8 +76,31 @@ def resnet(data) -> Path:
     return data("backbones/resnet50v2_stage3.onnx")
 
 
+def _write_onnx(net, path: Path) -> Path:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            net.eval(),
+            (torch.zeros(2, 3, 28, 28),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            optimize=False,
+            verbose=False,
+        )
+    program.save(path)
+    return path
+
+
 @pytest.fixture(scope="session")
-def tiny_onnx(tmp_path_factory) -> Path:
+def write_onnx():
+    """A function from a torch module for 28 x 28 images and a path to the ONNX file that it writes there."""
+    return _write_onnx
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory, write_onnx) -> Path:
     """A small ONNX backbone: two convolutions with batch norms, a shortcut, 4 x 7 x 7 features."""
     import torch
     from torch import nn
@@ -101,15 +124,7 @@ def tiny_onnx(tmp_path_factory) -> Path:
             nn.init.uniform_(layer.running_var, 0.5, 2)
             nn.init.normal_(layer.weight)
             nn.init.normal_(layer.bias)
-    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = torch.export.Dim("batch")
-        program = torch.onnx.export(
-            net, (torch.zeros(2, 3, 28, 28),), dynamo=True, dynamic_shapes=({0: batch},), optimize=False, verbose=False
-        )
-    program.save(path)
-    return path
+    return write_onnx(net, tmp_path_factory.mktemp("onnx") / "tiny.onnx")
 
 
 @pytest.fixture(scope="session")

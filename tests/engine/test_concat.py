@@ -1,13 +1,9 @@
-"""Networks that concatenate, and those that end in matrix products, from calibration to every runtime."""
-
-import warnings
+"""Networks that concatenate, from calibration to OpenVINO and ONNX Runtime."""
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
-from aurevoir import build_engine
 from aurevoir.calibration.graph.edit import chain_concats
 from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
 from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
@@ -21,26 +17,8 @@ from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.images.procedural import PATTERNS, draw
 
 
-def _written(net, path):
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = torch.export.Dim("batch")
-        program = torch.onnx.export(
-            net.eval(),
-            (torch.zeros(2, 3, 28, 28),),
-            dynamo=True,
-            dynamic_shapes=({0: batch},),
-            optimize=False,
-            verbose=False,
-        )
-    program.save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def branching(tmp_path_factory):
+def branching(tmp_path_factory, write_onnx):
     """Signed and unsigned branches that meet twice, as in dense blocks and fire modules."""
     import torch
     from torch import nn
@@ -59,20 +37,7 @@ def branching(tmp_path_factory):
             return self.last(torch.cat([both, self.squeeze(both)], 1))
 
     torch.manual_seed(0)
-    return export_backbone(open_backbone(_written(Net(), tmp_path_factory.mktemp("branching") / "net.onnx")))
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory):
-    """Two fully connected layers behind a convolution, as VGG ends."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 24)
-    )
-    return export_backbone(open_backbone(_written(net, tmp_path_factory.mktemp("flat") / "net.onnx")))
+    return export_backbone(open_backbone(write_onnx(Net(), tmp_path_factory.mktemp("branching") / "net.onnx")))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +67,7 @@ def test_offset_levels_are_the_same_numbers(branching, table, pixels):
 
 
 @pytest.fixture(scope="module")
-def pooling(tmp_path_factory):
+def pooling(tmp_path_factory, write_onnx):
     """What an inception block does: an average pool pads what a concatenation joins, a convolution reads both."""
     import torch
     from torch import nn
@@ -120,7 +85,7 @@ def pooling(tmp_path_factory):
             return torch.cat([self.left(both), self.right(self.pool(both))], 1)
 
     torch.manual_seed(0)
-    return export_backbone(open_backbone(_written(Net(), tmp_path_factory.mktemp("pooling") / "net.onnx")))
+    return export_backbone(open_backbone(write_onnx(Net(), tmp_path_factory.mktemp("pooling") / "net.onnx")))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -195,110 +160,3 @@ def test_every_shared_tensor_is_measured_and_left_in_float_with_its_group(branch
     sources = set(shared(branching.graph)[0].sources)
     _, left = reach_sign_agreement(branching, table, 1.0, pixels, placement="shared-concat")
     assert sources <= set(left) or sources.isdisjoint(left)
-
-
-def test_fully_connected_layers_run_in_int8_on_every_runtime(flat, pixels):
-    table = calibrate(flat, pixels, "max")
-    assert len(table.thresholds) == 3
-    exact = assemble(flat, "fp32", "onnxruntime")(pixels)
-    for name in ("openvino", "onnxruntime"):
-        features = assemble(flat, "int8", name, table)(pixels)
-        assert 0 < np.linalg.norm(features - exact) < 0.05 * np.linalg.norm(exact)
-    graph = quantized_graph(flat, table)
-    kinds = {item.name: numpy_helper.to_array(item).dtype.name for item in graph.graph.initializer}
-    assert sum(kind == "int8" and name.endswith("_quantized") for name, kind in kinds.items()) == 3
-
-
-def test_an_int8_build_says_how_fast_it_is(tiny_onnx, pixels):
-    made = build_engine(tiny_onnx, precision="int8", runtime="onnxruntime", calibration=pixels).manifest
-    assert set(made.images_per_second) == {"int8", "fp32"}
-    assert all(speed > 0 for speed in made.images_per_second.values())
-    assert build_engine(tiny_onnx, calibration=pixels).manifest.images_per_second == {}
-
-
-@pytest.mark.parametrize(("fastest", "kept"), [("int8", "int8"), ("fp32", "fp32")])
-def test_the_faster_is_preferred_where_asked(tiny_onnx, pixels, monkeypatch, fastest, kept, tmp_path):
-    def alternate(contestants, rounds, progress):
-        return {name: [0.1 if name == fastest else 0.2] * rounds for name in contestants}
-
-    monkeypatch.setattr("aurevoir.engine.assemble.alternate", alternate)
-    options = {"precision": "int8", "runtime": "onnxruntime", "calibration": pixels}
-    engine = build_engine(tiny_onnx, **options, prefer_faster=True, out=tmp_path / "e.engine")
-    assert (engine.precision, engine.table is None) == (kept, kept != "int8")
-    assert engine.manifest.images_per_second == {"int8": 80.0, "fp32": 80.0} | {fastest: 160.0}
-    assert build_engine(tiny_onnx, **options).precision == "int8"
-
-
-def test_the_search_for_signs_measures_the_engine_that_is_delivered(tiny_onnx, pixels, monkeypatch):
-    seen = []
-
-    def assembled(exported, precision, *arguments, **options):
-        seen.append((precision, options.get("dialect")))
-        return assemble(exported, precision, *arguments, **options)
-
-    monkeypatch.setattr("aurevoir.engine.build.assemble", assembled)
-    options = {"precision": "int8", "calibration": pixels, "dialect": "s8", "smoke": False}
-    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
-    build_engine(tiny_onnx, **options, min_sign_agreement=1.0)
-    assert {dialect for precision, dialect in seen if precision == "int8"} == {"s8"}
-    assert sum(precision == "int8" for precision, _ in seen) > 2
-
-
-def test_a_dialect_that_tensorrt_does_not_take_is_named(tiny_onnx, pixels):
-    with pytest.raises(UsageError, match="dialect 'u8': runtime 'tensorrt-rtx' takes signed activations"):
-        build_engine(tiny_onnx, precision="int8", calibration=pixels, target="sm89", dialect="u8")
-
-
-def test_what_float_tensors_cost_is_timed(tiny_onnx, pixels, monkeypatch):
-    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
-    engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, min_sign_agreement=0.9)
-    assert engine.manifest.in_float
-    assert "int8 throughout" in engine.manifest.images_per_second
-
-
-def _ends(exported, pixels):
-    """Calibrate by every method and return the sign agreements of the int8 engines."""
-    reference = assemble(exported, "fp32")(pixels)
-    found = []
-    for method in ("entropy", "mse", "percentile", "max"):
-        table = calibrate(exported, pixels, method)
-        features = assemble(exported, "int8", table=table)(pixels)
-        assert np.isfinite(features).all()
-        found.append(((features > 0) == (reference > 0)).mean())
-    return found
-
-
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_constant_images_calibrate(tiny_onnx, value):
-    images = np.full((3, 28, 28, 3), value, "uint8")
-    assert min(_ends(export_backbone(open_backbone(tiny_onnx)), images)) > 0.9
-
-
-def test_one_image_calibrates(tiny_onnx, pixels):
-    assert min(_ends(export_backbone(open_backbone(tiny_onnx)), pixels[:1])) > 0.9
-
-
-def test_tensors_that_are_all_zero_calibrate(tmp_path, tiny_onnx, pixels):
-    model = onnx.load(tiny_onnx)
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) == 4:
-            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, "float32"), tensor.name))
-    onnx.save(model, tmp_path / "zero.onnx")
-    assert min(_ends(export_backbone(open_backbone(tmp_path / "zero.onnx")), pixels)) > 0.9
-
-
-def test_a_network_that_overflows_is_refused_by_the_tensors_name(tmp_path, pixels):
-    from torch import nn
-
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
-    for layer in net:
-        nn.init.constant_(layer.weight, 1e30)
-    exported = export_backbone(open_backbone(_written(net, tmp_path / "huge.onnx")))
-    with pytest.raises(AurevoirError, match=r"tensor backbone/.*: an activation is nan or infinite"):
-        calibrate(exported, pixels)
-
-
-def test_images_of_another_size_are_refused_or_resized(tiny_onnx, class_folder):
-    with pytest.raises(UsageError, match=r"calibration images of shape \(5, 32, 32, 3\)"):
-        build_engine(tiny_onnx, precision="int8", calibration=np.zeros((5, 32, 32, 3), "uint8"))
-    assert build_engine(tiny_onnx, precision="int8", calibration=class_folder).manifest.sign_agreement > 0.9

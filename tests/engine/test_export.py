@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.build import export_backbone
 from aurevoir.engine.export import fold_batch_norms, prepare, read_onnx
-from aurevoir.errors import AurevoirError, UsageError
 
 
 def _run(model, feeds):
@@ -83,23 +82,6 @@ def test_the_graph_holds_no_path_and_no_stack_trace(tiny_onnx):
     assert b"/tmp" not in text
 
 
-def test_cutting_removes_what_lies_behind(tiny_onnx, written_by):
-    backbone = open_backbone(tiny_onnx)
-    whole, cut = backbone.to_onnx(None), backbone.to_onnx(written_by("Relu"))
-    assert [node.op_type for node in cut.graph.node] == ["Conv", "Relu"]
-    assert len(cut.graph.initializer) < len(whole.graph.initializer)
-
-
-def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx, written_by):
-    cuts = {cut.name: cut for cut in open_backbone(tiny_onnx).cuts()}
-    inside = [node.output[0] for node in open_backbone(tiny_onnx).to_onnx(None).graph.node if node.op_type == "Conv"][1]
-    assert inside not in cuts
-    stem = cuts[written_by("Relu")]
-    assert stem.features == 4 * 14 * 14
-    assert stem.macs == 4 * 14 * 14 * 27
-    assert stem.parameters == 4 * 27 + 4
-
-
 def test_constants_that_are_nodes_are_quantizable_like_others(tiny_onnx):
     model = onnx.load(tiny_onnx)
     for tensor in list(model.graph.initializer):
@@ -133,38 +115,3 @@ def test_external_weights_are_read(tmp_path, tiny_onnx):
     outside, inside = read_onnx(tmp_path / "outside.onnx"), read_onnx(tiny_onnx)
     feeds = {inside.graph.input[0].name: np.ones((1, 3, 28, 28), "float32")}
     np.testing.assert_array_equal(_run(outside, feeds), _run(inside, feeds))
-
-
-@pytest.mark.parametrize(
-    ("shape", "kind"),
-    [(["batch", 28, 28, 3], TensorProto.FLOAT), (["batch", 3, 28, 28], TensorProto.FLOAT16), ([3], 1)],
-)
-def test_an_input_that_is_no_image_is_refused(tmp_path, shape, kind):
-    value = helper.make_tensor_value_info("x", kind, shape)
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])], "g", [value], [helper.make_tensor_value_info("y", kind, shape)]
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "x.onnx")
-    with pytest.raises(AurevoirError, match="not one float32 image"):
-        read_onnx(tmp_path / "x.onnx")
-
-
-def test_a_file_that_is_no_onnx_and_a_missing_one_are_named(tmp_path):
-    (tmp_path / "x.onnx").write_bytes(b"not a model")
-    with pytest.raises(AurevoirError, match="not a valid ONNX model"):
-        open_backbone(tmp_path / "x.onnx")
-    with pytest.raises(UsageError, match="does not exist"):
-        open_backbone(tmp_path / "none.onnx")
-
-
-def test_weights_for_an_onnx_file_and_an_unfit_size_are_refused(tiny_onnx):
-    with pytest.raises(UsageError, match="holds its own"):
-        open_backbone(tiny_onnx, weights="random")
-    with pytest.raises(UsageError, match="input size 32 does not fit"):
-        open_backbone(tiny_onnx, size=32)
-
-
-def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
-    near = written_by("Relu")
-    with pytest.raises(UsageError, match=rf"cut '{near}x' is not in tiny.onnx; nearest: {near}"):
-        open_backbone(tiny_onnx).to_onnx(f"{near}x")

@@ -1,4 +1,4 @@
-"""A stand-in for CuPy, on NumPy: what CuPy refuses, it refuses too.
+"""A fake CuPy, on NumPy: what CuPy refuses, it refuses too.
 
 Its arrays do not mix with NumPy's and do not turn into them unasked, and its linear algebra reports a failure
 only under ``cupyx.errstate(linalg="raise")``, as in CuPy 14. Of CuPy's functions it has those that the kernels use.
@@ -83,7 +83,7 @@ ndarray.__module__ = "cupy"
 
 
 def _own(value: Any) -> Any:
-    """Return NumPy's array of an array of the stand-in; refuse NumPy's own, as CuPy does."""
+    """Return NumPy's array of an array of the fake; refuse NumPy's own, as CuPy does."""
     if isinstance(value, ndarray):
         return value.values
     if isinstance(value, np.ndarray):
@@ -114,7 +114,7 @@ def _call(function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
 
 
 class _Module(types.ModuleType):
-    """A module whose functions are NumPy's, for arrays of the stand-in."""
+    """A module whose functions are NumPy's, for arrays of the fake."""
 
     def __getattr__(self, name: str) -> Any:
         if name in TYPES:
@@ -172,7 +172,7 @@ def _solve_triangular(matrix: ndarray, right: ndarray, lower: bool = False, **op
 
 
 def modules() -> dict[str, Any]:
-    """Return the modules that stand in for CuPy's, by name."""
+    """Return the modules of the fake CuPy, by name."""
     names = ("cupyx", "cupyx.scipy", "cupyx.scipy.linalg")
     cupy, others = _Module("cupy"), {name: types.ModuleType(name) for name in names}
     stream = types.SimpleNamespace(synchronize=lambda: None)

@@ -11,7 +11,6 @@ from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
 from aurevoir.kernels.resolvent import Cholesky, refine
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
-from aurevoir.kernels.stopwatch import Stopwatch
 
 
 def problem(n, m=83, classes=3):
@@ -156,18 +155,3 @@ def test_the_budget_reaches_every_kernel(cupy, monkeypatch, name):
         given = [on_device(it, "cuda") for it in (bits, labels)]
         readout, _ = fit_readout(given[0], 83, given[1], 3, name, k, budget="64MiB")
         readout.scores(given[0], "64MiB")
-
-
-def test_a_stopwatch_waits_for_its_device(cupy, monkeypatch):
-    waited = []
-    monkeypatch.setattr(cupy.cuda.get_current_stream(), "synchronize", lambda: waited.append(1))
-    for device, times in (("cpu", 0), ("cuda", 2)):
-        watch = Stopwatch(device)
-        for stage in ("gram", "another"):
-            with watch(stage):
-                pass
-        assert len(waited) == times
-        assert watch.seconds["another"] >= 0
-    with pytest.raises(ZeroDivisionError), Stopwatch("cuda")("solve"):
-        raise ZeroDivisionError
-    assert len(waited) == 2

@@ -1,11 +1,11 @@
-"""The OPU: lightonml's simulation of it, its hardware behind a stand-in, and what is said where either is missing."""
+"""The OPU: lightonml's simulation of it, its hardware by fakes, and what is said where either is missing."""
 
 import json
 import pickle
 import sys
-from contextlib import nullcontext
-from types import ModuleType, SimpleNamespace
 
+import lightonml_fake
+import lightonopu_fake
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -115,63 +115,11 @@ def test_without_the_driver_the_error_points_to_the_simulation(simulated, monkey
         OpticalClassifier(projection="opu").fit(np.eye(4), [0, 1, 0, 1])
 
 
-class Medium:
-    """What `StandIn` sees of an OPU: one medium, which at most one object holds open at a time."""
-
-    def __init__(self):
-        self.config = {"name": "Saturn", "exposure_us": 400}
-        self.calls, self.holder, self.error = [], None, None
-
-    def opu(self, **given):
-        return StandIn(self, **given)
-
-
-class StandIn:
-    """The part of ``lightonml.OPU`` that is used, as 1.4.3 has it; what comes out are bytes."""
-
-    def __init__(self, medium, n_components, open_at_init, disable_pbar):
-        if n_components > 2000:
-            raise IndexError("n_components is beyond maximum (2000)")
-        assert not open_at_init
-        self._medium, self._k = medium, n_components
-        self.device = SimpleNamespace(exposure_us=medium.config["exposure_us"])
-
-    def version(self):
-        return f"OPU {self._medium.config['name']}-2-Paris; core type Nitro, core version 3\nlightonml version 1.4.3"
-
-    def __enter__(self):
-        if self._medium.holder is not None:
-            raise Exception("already reserved by another OPU or OPUMap object")
-        self._medium.holder = self
-
-    def __exit__(self, *_):
-        self._medium.holder = None
-
-    def fit1d(self, X=None, n_features=None, packed=False, online=False):
-        assert self._medium.holder is self
-        assert X is None and packed and not online
-        self._medium.calls.append(("fit1d", n_features))
-        self._features = n_features
-
-    def transform(self, X):
-        assert self._medium.holder is self
-        assert X.dtype == np.uint8 and 8 * X.shape[1] == self._features
-        self._medium.calls.append(("transform", len(X)))
-        if self._medium.error:
-            raise self._medium.error
-        R = np.random.default_rng(len(self._medium.config["name"])).normal(size=(2, self._features, self._k))
-        bright = sum((np.unpackbits(X, axis=1) @ part) ** 2 for part in R) * self._medium.config["exposure_us"] / 400
-        speckle = np.minimum(bright, 255).astype("uint8")
-        return speckle[0] if len(X) == 1 and self._k == 1 else speckle
-
-
 @pytest.fixture
 def medium(monkeypatch):
-    medium = Medium()
-    lightonml = ModuleType("lightonml")
-    lightonml.OPU = medium.opu
-    monkeypatch.setitem(sys.modules, "lightonml", lightonml)
-    monkeypatch.setitem(sys.modules, "lightonopu", ModuleType("lightonopu"))
+    medium = lightonml_fake.Medium()
+    for name, module in lightonml_fake.modules(medium).items():
+        monkeypatch.setitem(sys.modules, name, module)
     return medium
 
 
@@ -245,65 +193,11 @@ def test_a_model_loads_where_there_is_no_opu_and_says_so_when_it_predicts(fitted
     assert (tmp_path / "again" / "model.json").read_bytes() == (tmp_path / "model" / "model.json").read_bytes()
 
 
-class Driver:
-    """What lightonml calls of its driver's ``OpuDevice``; the bytes that come out count the ones of a frame."""
-
-    input_shape, output_shape_max, output_roi = (912, 1140), (2040, 1088), ((0, 0), (2040, 1088))
-    output_roi_strategy, output_dtype, acq_state = SimpleNamespace(value=1), np.uint8, SimpleNamespace(value=1)
-    active, frametime_us, exposure_us = False, 500, 400
-
-    def __init__(self, *_):
-        self.gain_dB = 0.0
-        self.acquiring = lambda n_images: nullcontext()
-        self.reserve = lambda n_images: None
-
-    def open(self):
-        self.active = True
-
-    def close(self):
-        self.active = False
-
-    @property
-    def output_readout_us(self):
-        if not self.active:
-            raise RuntimeError("The Opu must be active to get this value")
-        return 300
-
-    def transform2(self, X, Y, _):
-        assert self.active and X.shape[1] == 912 * 1140 // 8
-        Y[:] = np.bitwise_count(X).sum(axis=1)[:, None] + np.arange(Y.shape[1])
-
-
-class Formatter:
-    """The driver's own formatter: here the bits, then darkness."""
-
-    lined_factor = 1
-
-    def __init__(self, shape):
-        self.define_lined_mapping = lambda *_: None
-
-    def apply_format(self, source, target, features, reverse):
-        assert features == 8 * source.shape[1]
-        target[:] = 0
-        target[:, : source.shape[1]] = source
-
-
 @pytest.fixture
 def driver(simulated, monkeypatch):
     """``lightonopu`` and an OPU's configuration, as lightonml looks for them."""
-    parts = {
-        "lightonopu": {"__version__": "1.4.2"},
-        "lightonopu.internal": {},
-        "lightonopu.internal.device": {"OpuDevice": type("OpuDevice", (Driver,), {})},
-        "lightonopu.linear_reconstruction": {"init": lambda size: None},
-        "lightonopu.formatting_v2": {"Formatter": Formatter},
-    }
-    for name, content in parts.items():
-        module = ModuleType(name)
-        vars(module).update(content)
+    for name, module in lightonopu_fake.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-        if "." in name:
-            setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
     times = {"input": {"frametime_us": 500}, "output": {"exposure_us": 400}}
     config = {"type": "type3", "name": "Saturn", **times, "ones_range": [0, 912 * 1140]}
     monkeypatch.setattr("lightonml.internal.config.load_config", lambda *_: config)

@@ -4,7 +4,7 @@
     python tensorrt_api.py tensorrt_cu13_bindings-11.4.0.106-*.whl 11.4.0
     python tensorrt_api.py rtx 1.7.1
 
-The bindings need NVIDIA's libraries only to be loaded: empty ones, made by gcc, stand in for them.
+The bindings need NVIDIA's libraries only to be loaded: empty ones, made by gcc, take their place.
 `rtx` is the installed TensorRT-RTX. Run with a Python of the wheel's version.
 """
 
@@ -53,14 +53,14 @@ CLASSES = (
 def load_bindings(folder: Path):
     """Import the bindings of an unpacked wheel."""
     library = next(folder.rglob("tensorrt.so"))
-    _stand_in(library, folder)
+    _load_empty_libraries(library, folder)
     spec = importlib.util.spec_from_file_location("tensorrt", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _stand_in(library: Path, folder: Path) -> None:
+def _load_empty_libraries(library: Path, folder: Path) -> None:
     """Load an empty library for each of NVIDIA's that the bindings name."""
     symbols = [line.split()[-1] for line in _lines("nm", "-D", "--undefined-only", library)]
     source = folder / "empty.c"

@@ -1,4 +1,4 @@
-"""The float16 body of a graph: its types, its arithmetic, and its fidelity beside the float32 body."""
+"""The float16 body of a graph: its types, its arithmetic, and its fidelity compared with a float32 body."""
 
 import numpy as np
 import onnx

@@ -1,100 +1,16 @@
-"""Histograms, thresholds, tables and the Q/DQ graph."""
+"""The Q/DQ graph: scales, rounding, bias correction and zero-points."""
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from aurevoir.calibration.fidelity import relative_error, sign_agreement
-from aurevoir.calibration.histograms import BINS, Histogram, observe
 from aurevoir.calibration.placement import quantizable
 from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
-from aurevoir.calibration.table import CalibrationTable, pixels_digest
-from aurevoir.calibration.thresholds import METHODS, check_method, max_threshold, percentile_threshold
-from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone
-from aurevoir.engine.calibrate import calibrate
 from aurevoir.errors import AurevoirError, UsageError
-
-FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
-
-
-def _filled(*batches):
-    histogram = Histogram()
-    for values in batches:
-        histogram.add(np.asarray(values, "float32"))
-    return histogram
-
-
-class Reversed:
-    """Shuffles by turning round."""
-
-    def shuffle(self, items):
-        items.reverse()
-
-
-@settings(deadline=None, max_examples=60)
-@given(arrays("float32", st.integers(1, 200), elements=FINITE), st.integers(1, 5), st.randoms())
-# A maximum that is a power of two, and another after it.
-@example(np.array([2, 1], "float32"), 2, Reversed())
-def test_the_histogram_does_not_depend_on_batches_or_their_order(values, parts, random):
-    whole = _filled(values)
-    pieces = np.array_split(values, parts)
-    random.shuffle(pieces)
-    split = _filled(*pieces)
-    np.testing.assert_array_equal(split.counts, whole.counts)
-    assert (split.top, split.amax) == (whole.top, whole.amax)
-    assert whole.counts.sum() == values.size
-    assert whole.amax == np.abs(values).max()
-
-
-@settings(deadline=None, max_examples=40)
-@given(arrays("float32", st.integers(1, 300), elements=st.floats(-100, 100, width=32)))
-def test_the_histogram_counts_as_numpy_does(values):
-    histogram = _filled(values)
-    if histogram.top:
-        expected = np.histogram(np.abs(values), bins=BINS, range=(0, histogram.top))[0]
-        np.testing.assert_array_equal(np.cumsum(histogram.counts), np.cumsum(expected))
-        assert histogram.amax < histogram.top
-        assert histogram.top <= 2 * histogram.amax or histogram.amax < 1e-30
-
-
-def test_zeros_count_wherever_they_come():
-    assert _filled(np.zeros(7), [1.0], np.zeros(5)).counts[0] == 12
-    empty = _filled(np.zeros(7))
-    assert max_threshold(empty) == percentile_threshold(empty) == 0
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused_by_the_tensors_name(value):
-    batches = [np.zeros((2, 1), "uint8")]
-    with pytest.raises(AurevoirError, match="tensor conv7: an activation is nan or infinite"):
-        observe(lambda _: ({"conv7": np.array([0, value], "float32")}, {}), ["conv7"], batches)
-
-
-def test_no_images_are_refused():
-    with pytest.raises(AurevoirError, match="no image to calibrate on"):
-        observe(lambda pixels: ({}, {}), [], [])
-
-
-@pytest.mark.parametrize("percentile", [50, 90, 99, 99.9])
-def test_the_percentile_is_numpys_within_a_bin(percentile):
-    values = np.random.default_rng(0).laplace(size=100_000)
-    histogram = _filled(values)
-    threshold = percentile_threshold(histogram, percentile)
-    assert threshold == pytest.approx(
-        np.percentile(np.abs(values), percentile, method="inverted_cdf"), abs=histogram.top / BINS
-    )
-    assert percentile_threshold(histogram, 100) == histogram.amax
-
-
-def test_an_unknown_method_is_named():
-    with pytest.raises(UsageError, match="calibration method 'mean' is not known; choose one of"):
-        check_method("mean")
 
 
 def _model(nodes, initializers, output="y", channels=2):
@@ -250,83 +166,3 @@ def test_a_relu_behind_its_own_batch_norm_gets_zero_point_one():
     assert found == {"r": (1, pytest.approx(254)), "q": (0, pytest.approx(255))}
     x = np.random.default_rng(0).uniform(0, 0.5, size=(2, 2, 6, 6)).astype("float32")
     np.testing.assert_allclose(_run(quantized, x), _run(model, x), atol=0.04)
-
-
-def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):
-    exported = export_backbone(open_backbone(tiny_onnx))
-    name = quantizable(exported.graph)[0]
-    means = calibrate(exported, pixels).means
-    normalised = (pixels / 255 - exported.mean) / exported.std
-    np.testing.assert_allclose(means[name], normalised.mean(axis=(0, 1, 2)), rtol=1e-4)
-    assert set(means) == set(quantizable(exported.graph))
-
-
-def test_numba_counts_as_numpy_does():
-    from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes, largest_magnitude
-
-    random = np.random.default_rng(0)
-    for size in (0, 1, 2, 3, 1000, 4097):
-        values = random.normal(size=size).astype("float32")
-        assert largest_magnitude(values) == np.abs(values).max(initial=0)
-        expected = np.histogram(np.abs(values), bins=64, range=(0, 8))[0]
-        counts, largest = count_magnitudes(values, 8.0, 64)
-        np.testing.assert_array_equal(counts, expected)
-        assert largest == np.abs(values).max(initial=0)
-    below = np.nextafter(np.float32(8), np.float32(0))
-    values = np.array([[below, -below, 8.0, 9.0, np.nan, -np.inf]], "float32")
-    counts, largest = count_magnitudes(values, 8.0, 64)
-    np.testing.assert_array_equal(counts, [0] * 63 + [2])
-    assert largest == below
-    greatest = np.finfo("float32").max
-    counts, largest = count_magnitudes(np.array([greatest, np.inf], "float32"), 2.0**128, 64)
-    np.testing.assert_array_equal(counts, [0] * 63 + [1])
-    assert largest == greatest
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_one_pass_gives_the_thresholds_of_every_convolution_input(tiny_onnx, pixels, method):
-    exported = export_backbone(open_backbone(tiny_onnx))
-    table = calibrate(exported, pixels, method)
-    assert set(table.thresholds) == set(quantizable(exported.graph))
-    assert len(table.thresholds) == 2
-    assert all(value > 0 for value in table.thresholds.values())
-    again = calibrate(exported, pixels[::-1], method)
-    assert again.thresholds == table.thresholds
-    assert all(np.allclose(again.means[name], mean, rtol=1e-4, atol=1e-6) for name, mean in table.means.items())
-    assert table.images == pixels_digest(pixels)
-
-
-def test_a_table_goes_through_json(tiny_onnx, pixels):
-    table = calibrate(export_backbone(open_backbone(tiny_onnx)), pixels)
-    assert CalibrationTable.from_json(table.to_json()) == table
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a calibration table"),
-        ("[]", "not a calibration table"),
-        ('{"schema": "aurevoir-calibration/9", "method": "", "graph": "", "images": "", "thresholds": {}}', "schema"),
-        ('{"schema": "aurevoir-calibration/1", "method": "max"}', "not a calibration table"),
-        (
-            '{"schema": "aurevoir-calibration/1", "method": "", "graph": "", "images": "", "thresholds": [1]}',
-            "must be objects, by tensor name",
-        ),
-        (
-            '{"schema": "aurevoir-calibration/1", "method": "", "graph": "", "images": "", "thresholds": {"t": NaN}}',
-            "threshold nan of t",
-        ),
-    ],
-)
-def test_a_damaged_table_is_refused(text, message):
-    with pytest.raises(AurevoirError, match=message):
-        CalibrationTable.from_json(text)
-
-
-def test_fidelity_measures():
-    reference = np.array([[1.0, -1.0, 0.0, 2.0]])
-    features = np.array([[1.0, 1.0, -0.5, 2.0]])
-    assert sign_agreement(features, reference) == 0.75
-    assert relative_error(features, reference) == pytest.approx(np.sqrt(4.25 / 6))
-    with pytest.raises(AurevoirError, match="nan or inf"):
-        relative_error(np.array([np.nan]), reference[0, :1])

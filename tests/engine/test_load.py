@@ -1,0 +1,73 @@
+"""Engine files give the same engine back, also on another runtime, and are refused where it would be wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aurevoir import load_engine
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.engine import Engine
+from aurevoir.engine.runtimes import on_torch
+from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.files import pack, unpack
+
+
+def test_a_file_gives_the_same_engine_back(exported, table, pixels, tmp_path):
+    for precision in ("fp32", "int8"):
+        engine = assemble(exported, precision, "openvino", table if precision == "int8" else None)
+        engine.save(tmp_path / "e.engine")
+        loaded = load_engine(tmp_path / "e.engine")
+        assert loaded.manifest == engine.manifest
+        assert (loaded.table is None) == (precision == "fp32")
+        np.testing.assert_array_equal(loaded(pixels), engine(pixels))
+        assert loaded.to_bytes() == engine.to_bytes()
+        assert list(tmp_path.iterdir()) == [tmp_path / "e.engine"]
+
+
+def test_a_file_runs_on_another_runtime(exported, table, pixels, tmp_path):
+    assemble(exported, "int8", "openvino", table).save(tmp_path / "e.engine")
+    other = load_engine(tmp_path / "e.engine", runtime="onnxruntime")
+    assert other.runtime == "onnxruntime"
+    assert (np.sign(other(pixels)) == np.sign(load_engine(tmp_path / "e.engine")(pixels))).mean() > 0.97
+    with pytest.raises(UsageError, match="runtime 'torch' runs fp32, bf16"):
+        load_engine(tmp_path / "e.engine", runtime="torch")
+
+
+def test_a_part_of_another_engine_is_refused(exported, table, tmp_path):
+    assemble(exported, "fp32").save(tmp_path / "a.engine")
+    assemble(exported, "int8", table=table).save(tmp_path / "b.engine")
+    parts = {**unpack(tmp_path / "a.engine"), "model.onnx": unpack(tmp_path / "b.engine")["model.onnx"]}
+    (tmp_path / "c.engine").write_bytes(pack(parts))
+    with pytest.raises(AurevoirError, match=r"part model.onnx is not the one its manifest names"):
+        load_engine(tmp_path / "c.engine")
+
+
+def test_int8_weights_that_would_overflow_here_are_refused(exported, table, pixels, tmp_path, monkeypatch):
+    """Without VNNI, products of large weights are summed in 16 bits: what was built where there is VNNI is wrong."""
+    wide, narrow = tmp_path / "wide.engine", tmp_path / "narrow.engine"
+    for path, has in ((wide, True), (narrow, False)):
+        monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda has=has: has)
+        engine = assemble(exported, "int8", "onnxruntime", table)
+        engine.save(path)
+        assert engine.manifest.weight_levels == (127 if has else 63)
+    assert load_engine(narrow).manifest.weight_levels == 63
+    with pytest.raises(AurevoirError, match=r"wide.engine was built on a processor with.*beyond 63"):
+        load_engine(wide)
+    monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: True)
+    assert load_engine(narrow).bits(pixels).shape == load_engine(wide).bits(pixels).shape
+
+
+def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(exported, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_torch, "precisions", lambda: ("fp32", "fp16", "bf16"))
+    made = assemble(exported, "fp32", "torch", device="cpu")
+    engine = Engine(replace(made.manifest, precision="fp16", runtime="openvino"), made.graph)
+    engine.save(tmp_path / "e.engine")
+    moved = load_engine(tmp_path / "e.engine", "cpu", "torch")
+    assert (moved.runtime, moved.precision) == ("torch", "fp16")
+    assert np.isfinite(moved(pixels[:4])).all()
+    # As torch's were written once: a float graph is no float16 plan.
+    Engine(replace(engine.manifest, runtime="torch"), made.graph).save(tmp_path / "old.engine")
+    monkeypatch.setattr("aurevoir.engine.load.choose_runtime", lambda name, *rest: name)
+    with pytest.raises(AurevoirError, match="whose fp16 graph tensorrt does not take"):
+        load_engine(tmp_path / "old.engine", runtime="tensorrt")

@@ -1,0 +1,37 @@
+"""Files are written whole or not at all, and an archive with a changed byte is not read."""
+
+import numpy as np
+import pytest
+
+from aurevoir import load_engine
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.build import export_backbone
+from aurevoir.errors import AurevoirError
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_onnx):
+    return assemble(export_backbone(open_backbone(tiny_onnx)), "fp32")
+
+
+def test_every_changed_byte_and_every_truncation_is_refused(engine, tmp_path):
+    engine.save(tmp_path / "e.engine")
+    data = (tmp_path / "e.engine").read_bytes()
+    random = np.random.default_rng(0)
+    bits = random.integers(8, size=len(data)).tolist()
+    broken = [data[:place] + bytes([data[place] ^ 1 << bits[place]]) + data[place + 1 :] for place in range(len(data))]
+    broken += [data[: int(length)] for length in np.linspace(0, len(data) - 1, 20)] + [data + b"\0"]
+    for content in broken:
+        (tmp_path / "e.engine").write_bytes(content)
+        with pytest.raises(AurevoirError, match="not an engine file, or a byte of it has changed"):
+            load_engine(tmp_path / "e.engine")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(engine, tmp_path, monkeypatch):
+    engine.save(tmp_path / "e.engine")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        engine.save(tmp_path / "e.engine")
+    assert list(tmp_path.iterdir()) == [tmp_path / "e.engine"]
+    assert load_engine(tmp_path / "e.engine").manifest == engine.manifest
