@@ -6,7 +6,7 @@ import pytest
 from aurevoir import load_engine
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError
 
 

@@ -33,7 +33,6 @@ KNOWN_CIRCLES = [
     {"benchmarks.rivals.zoo", "benchmarks.suites.rivals"},
     {"engine.runtimes", "engine.runtimes.on_torch"},
     {"kernels.bits", "kernels.projection"},
-    {"transfer.classifier", "transfer.model"},
 ]
 KNOWN_SHADOWS = {"cli/inspect.py", "kernels/statistics.py"}
 

@@ -8,8 +8,7 @@ import pytest
 
 from aurevoir import build_engine, load_engine
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.build import calibration_sample
-from aurevoir.engine.calibrate import hold_out
+from aurevoir.engine.sample import calibration_sample, hold_out
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 
@@ -73,10 +72,10 @@ def test_the_search_for_signs_measures_the_engine_that_is_delivered(tiny_onnx, p
 
 
 def test_an_int8_build_says_how_fast_it_is(tiny_onnx, pixels):
-    made = build_engine(tiny_onnx, precision="int8", runtime="onnxruntime", calibration=pixels).manifest
-    assert set(made.images_per_second) == {"int8", "fp32"}
-    assert all(speed > 0 for speed in made.images_per_second.values())
-    assert build_engine(tiny_onnx, calibration=pixels).manifest.images_per_second == {}
+    built = build_engine(tiny_onnx, precision="int8", runtime="onnxruntime", calibration=pixels)
+    assert set(built.images_per_second) == {"int8", "fp32"}
+    assert all(speed > 0 for speed in built.images_per_second.values())
+    assert build_engine(tiny_onnx, calibration=pixels).images_per_second == {}
 
 
 @pytest.mark.parametrize(("fastest", "kept"), [("int8", "int8"), ("fp32", "fp32")])
@@ -88,7 +87,7 @@ def test_the_faster_is_preferred_where_asked(tiny_onnx, pixels, monkeypatch, fas
     options = {"precision": "int8", "runtime": "onnxruntime", "calibration": pixels}
     engine = build_engine(tiny_onnx, **options, prefer_faster=True, out=tmp_path / "e.engine")
     assert (engine.precision, engine.table is None) == (kept, kept != "int8")
-    assert engine.manifest.images_per_second == {"int8": 80.0, "fp32": 80.0} | {fastest: 160.0}
+    assert engine.images_per_second == {"int8": 80.0, "fp32": 80.0} | {fastest: 160.0}
     assert build_engine(tiny_onnx, **options).precision == "int8"
 
 
@@ -96,7 +95,7 @@ def test_what_float_tensors_cost_is_timed(tiny_onnx, pixels, monkeypatch):
     monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
     engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, min_sign_agreement=0.9)
     assert engine.manifest.in_float
-    assert "int8 throughout" in engine.manifest.images_per_second
+    assert "int8 throughout" in engine.images_per_second
 
 
 def test_int8_of_a_pretrained_network_keeps_the_signs(resnet, data):

@@ -15,8 +15,9 @@ from aurevoir.calibration.thresholds import METHODS
 from aurevoir.calibration.trt_cache import write_cache
 from aurevoir.engine.assemble import assemble, with_fidelity
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone
-from aurevoir.engine.calibrate import calibrate, hold_out, reach_sign_agreement, read_table, tensor_fidelity
+from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, read_table, tensor_fidelity
+from aurevoir.engine.float_graph import export_backbone
+from aurevoir.engine.sample import hold_out
 from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.kernels.bits import agreement
 

@@ -10,8 +10,8 @@ from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
 from aurevoir.calibration.quantize import DIALECTS, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.runtimes import on_openvino, runtime
 from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.images.procedural import PATTERNS, draw

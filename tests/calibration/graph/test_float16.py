@@ -11,8 +11,9 @@ from aurevoir.calibration.graph.float16 import OLDEST_OPSET, half_body
 from aurevoir.calibration.graph.overflow import overflowing, with_sizes
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.float_graph import export_backbone
+from aurevoir.engine.sample import sample_images
 from aurevoir.errors import AurevoirError
 
 # Neither needs to be where the tests of a GPU run.

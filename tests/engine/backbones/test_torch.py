@@ -9,7 +9,7 @@ from torch import nn
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone, structure
 from aurevoir.engine.backbones.torch import TorchBackbone, set_statistics
-from aurevoir.engine.build import export_backbone
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError, UsageError
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

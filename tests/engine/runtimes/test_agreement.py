@@ -6,9 +6,10 @@ from onnx import numpy_helper
 
 from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.runtimes import RUNTIMES, installed, runtime
+from aurevoir.engine.sample import sample_images
 
 PAIRS = [(name, precision) for name in RUNTIMES if installed(name) for precision in runtime(name).precisions()]
 

@@ -12,7 +12,7 @@ from aurevoir import build_engine  # noqa: E402
 from aurevoir.calibration.graph.float16 import half_body  # noqa: E402
 from aurevoir.engine.assemble import assemble  # noqa: E402
 from aurevoir.engine.backbones import open_backbone  # noqa: E402
-from aurevoir.engine.build import export_backbone  # noqa: E402
+from aurevoir.engine.float_graph import export_backbone  # noqa: E402
 from aurevoir.engine.runtimes import on_torch  # noqa: E402
 from aurevoir.engine.runtimes.torch_graph import TorchGraph  # noqa: E402
 from aurevoir.errors import AurevoirError  # noqa: E402

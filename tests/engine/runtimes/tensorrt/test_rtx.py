@@ -8,8 +8,9 @@ import pytest
 
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone
-from aurevoir.engine.build import export_backbone, sample_images
 from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.float_graph import export_backbone
+from aurevoir.engine.sample import sample_images
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
