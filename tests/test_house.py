@@ -10,7 +10,7 @@ import pytest
 from aurevoir.cli.main import COMMANDS
 
 # Each room may import from the rooms before it, and from itself.
-FLOORS = ["errors", "files", "kernels", "images", "calibration", "engine", "transfer", "cluster", "benchmarks", "cli"]
+FLOORS = ["errors", "files", "kernels", "images", "calibration", "engine", "transfer", "benchmarks", "cli"]
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "cupy", "triton", "sklearn", "scipy", "numpy"}
 
 
@@ -98,3 +98,8 @@ def test_the_startup_benchmark_covers_every_command():
     from aurevoir.benchmarks.suites.startup import COMMANDS as TIMED
 
     assert set(TIMED) == set(COMMANDS)
+
+
+def test_no_module_has_the_name_of_one_of_the_standard_library(root):
+    names = {path.stem for path in _sources(root)} - {"__init__", "__main__"}
+    assert not names & set(sys.stdlib_module_names) - {"statistics"}  # kernels/statistics.py
