@@ -1,7 +1,11 @@
 """``aurevoir inspect``."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
+    from ..engine.runtimes.base import Layer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,21 +38,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
+def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or else why they are not known."""
     from ..engine.load import misfit
-    from ..engine.runtimes import require_runtime
+    from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
     try:
-        module = require_runtime(engine.runtime, engine.precision)
-        if not hasattr(module, "layers"):
-            return [], f"{engine.runtime} does not tell the precisions of its layers"
+        require_runtime(engine.runtime, engine.precision)
         if fault := misfit(engine):
             return [], fault
-        if engine.plan is not None:
-            return module.layers(engine.plan, engine.device), None
-        return module.layers(engine.graph, engine.precision, engine.device), None
+        if builds_plans(engine.runtime):
+            if engine.plan is None:
+                return [], f"{engine.runtime} tells its layers of a plan, and this engine has none yet"
+            return plan_runtime(engine.runtime).layers(engine.plan, engine.device), None
+        layers = graph_runtime(engine.runtime).layers
+        if layers is None:
+            return [], f"{engine.runtime} does not tell the precisions of its layers"
+        return layers(engine.graph, check_precision(engine.precision), engine.device), None
     except AurevoirError as error:
         return [], str(error)
 

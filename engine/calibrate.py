@@ -25,7 +25,8 @@ from ..kernels.bits import agreement
 from .assemble import Exported, assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
-from .runtimes import HOST_BATCH, Compiled, calibrated_for, reference_runtime, runtime, wants_half_body, weight_levels
+from .runtimes import HOST_BATCH, calibrated_for, graph_runtime, reference_runtime, wants_half_body, weight_levels
+from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 
 Make = Callable[[CalibrationTable], Engine]
@@ -278,6 +279,6 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the computation of tensors inside a graph, in fp32 on the CPU."""
-    compiled = runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    compiled = graph_runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
     assert not isinstance(compiled, GpuRunner)
     return compiled

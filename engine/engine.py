@@ -18,14 +18,16 @@ from ..images.decode import Resize
 from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
 from .runtimes import (
-    Compiled,
     batch_size,
     builds_plans,
     check_device,
+    check_precision,
     default_device,
+    graph_runtime,
     plan_runtime,
     require_runtime,
 )
+from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
 from .runtimes.gpu_run import GpuRunner, check_images
 from .runtimes.tensorrt_plan import BATCHES
@@ -235,7 +237,7 @@ class Engine:
         timings = None if timing_cache is None else Path(timing_cache)
         self.plan = module.build(
             self.graph,
-            made.precision,
+            check_precision(made.precision),
             target=made.target,
             device=self.device,
             batches=batches,
@@ -268,10 +270,11 @@ class Engine:
         """Return what computes one output, ``features`` or ``bits``, and nothing else; see `runtimes`."""
         with self._lock:
             if output not in self._compiled:
-                runtime = require_runtime(self.runtime, self.precision)
+                require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
-                self._compiled[output] = runtime.compile(graph, self.precision, self.device)
+                precision = check_precision(self.precision)
+                self._compiled[output] = graph_runtime(self.runtime).compile(graph, precision, self.device)
             return self._compiled[output]
 
     def parts(self) -> dict[str, bytes]:

@@ -15,7 +15,6 @@ from ..errors import AurevoirError
 from ..files import unpack
 from .engine import SCHEMA, Engine, Manifest
 from .runtimes import (
-    RUNTIMES,
     check_device,
     choose_runtime,
     plan_runtime,
@@ -24,6 +23,7 @@ from .runtimes import (
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
+from .runtimes.base import RUNTIMES
 from .runtimes.device import open_device
 
 

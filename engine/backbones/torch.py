@@ -129,12 +129,13 @@ class TorchBackbone:
 
 def _pretrained(name: str) -> "nn.Module":
     try:
-        return torchvision.models.get_model(name, weights="DEFAULT")
+        module: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     except Exception as error:  # urllib, socket, hash and file errors share no base class
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
             "give a .pth or .safetensors file, or weights 'random'"
         ) from None
+    return module
 
 
 def _load_weights(module: "nn.Module", path: Path, name: str) -> None:
@@ -204,13 +205,14 @@ def _extract(module: "nn.Module", nodes: dict[str, str]) -> "nn.Module":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return create_feature_extractor(module, nodes)
+            extractor: nn.Module = create_feature_extractor(module, nodes)
     except Exception as error:  # torch.fx raises errors of many kinds on code it cannot trace
         reason = str(error).strip().partition("\n")[0]
         raise AurevoirError(
             f"torch.fx cannot follow {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
             "network to ONNX yourself and give that file as the backbone"
         ) from None
+    return extractor
 
 
 class _Truncated(nn.Module):
