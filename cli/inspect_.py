@@ -1,9 +1,11 @@
 """``aurevoir inspect``."""
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..calibration.table import CalibrationTable
     from ..engine.engine import Engine
     from ..engine.runtimes.base import Layer
 
@@ -66,13 +68,13 @@ def _operators(graph: bytes) -> dict[str, int]:
     return _counts(node.op_type for node in onnx.load_from_string(graph).graph.node)
 
 
-def _counts(items: Any) -> dict[str, int]:
+def _counts(items: Iterable[str]) -> dict[str, int]:
     from collections import Counter
 
     return dict(Counter(items).most_common())
 
 
-def _calibration(table: Any) -> dict[str, Any] | None:
+def _calibration(table: "CalibrationTable | None") -> dict[str, Any] | None:
     if table is None:
         return None
     return {
