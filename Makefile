@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types dist gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -25,12 +25,20 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# The repository root is the package: a link gives the type checker a folder of the package's name.
-types: $(READY)
-	mkdir -p .types && ln -sfn $(CURDIR) .types/aurevoir
-	cd .types && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p aurevoir
+# What is published: the source distribution, and the wheel that is built from it.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist > /dev/null
 
-# On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing.
+# Types as a user meets them: those of the installed wheel, with no sources in sight. The cache goes by contents.
+types: dist
+	rm -rf .types/installed && mkdir -p .types/empty
+	$(BIN)/pip install --quiet --no-deps --no-index --target .types/installed dist/*.whl
+	cd .types/empty && PYTHONPATH=../installed ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		--cache-dir ../../.mypy_cache -p aurevoir
+
+# On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing. The repository
+# root is the package: a link gives Python a folder of the package's name.
 GPU_DATA ?= gpu-data
 GPU_OUT ?= benchmarks/results/gpu.json
 gpu:

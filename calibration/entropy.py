@@ -6,7 +6,14 @@ at any scale, so zeros say nothing about the threshold, but counted as magnitude
 would drown all that does. The few small values lost with them round to zero at any useful scale.
 """
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 LEVELS = 128
 """Magnitudes that the entropy method quantizes to, 0 included: the candidates start at one bin a level."""
@@ -24,7 +31,7 @@ LEAST = 0.01
 """Smallest candidate of the mean squared error, as a share of the largest magnitude."""
 
 
-def entropy_threshold(counts: np.ndarray, width: float) -> float:
+def entropy_threshold(counts: Counts, width: float) -> float:
     """Return TensorRT's entropy threshold: the least Kullback-Leibler divergence of int8 from float.
 
     For i from 128 to the last bin in use, P is the first i bins with all values beyond them added to bin
@@ -67,7 +74,7 @@ def entropy_threshold(counts: np.ndarray, width: float) -> float:
     return float(min(best + 0.5, len(used)) * width)
 
 
-def mse_threshold(counts: np.ndarray, width: float) -> float:
+def mse_threshold(counts: Counts, width: float) -> float:
     """Return the threshold t of the least mean squared error of symmetric int8 with scale t / 127.
 
     Values below t round to the nearest multiple of the scale, and those above it saturate at t. Candidates
@@ -97,29 +104,31 @@ def mse_threshold(counts: np.ndarray, width: float) -> float:
     return float(ends[np.argmin(_squared_errors(used, ends))] * width)
 
 
-def _in_use(counts: np.ndarray) -> np.ndarray:
+def _in_use(counts: Counts) -> Counts:
     """Return the counts up to the last bin that is not empty, with none in bin 0."""
     used = np.trim_zeros(np.asarray(counts, dtype="int64"), "b").copy()
     used[:1] = 0
     return used
 
 
-def _before(values: np.ndarray) -> np.ndarray:
+def _before(values: NDArray[Number]) -> NDArray[Number]:
     """Return the sums of the first 0, 1, ..., n values; exact for integers."""
     return np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
 
 
-def _from(values: np.ndarray) -> np.ndarray:
+def _from(values: Counts) -> Counts:
     """Return the sums of all values but the first 0, 1, ..., n; exact for integers."""
     before = _before(values)
-    return before[-1] - before
+    total: np.int64 = before[-1]
+    return total - before
 
 
-def _xlogx(values: np.ndarray) -> np.ndarray:
-    return values * np.log(np.maximum(values, 1))
+def _xlogx(values: Counts) -> Floats:
+    logarithms: Floats = np.log(np.maximum(values, 1))
+    return logarithms * values
 
 
-def _divergences(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _divergences(counts: Counts, sizes: Counts) -> Floats:
     """Return KL(P || Q) in nats for each number of kept bins; infinite where most values saturate.
 
     With N values in all, S of them kept, O = N - S beyond, c_j in bin j and Q_j = q_j / S,
@@ -142,7 +151,7 @@ def _divergences(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.where(2 * kept >= total, (shared - cross + norm) / total, np.inf)
 
 
-def _quantized(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _quantized(counts: Counts, sizes: Counts) -> tuple[Floats, Floats]:
     """Return the sum over levels of C log (C / m), and C / m of the last level (1 if empty), for each size."""
     # One level at a time for all sizes: the order of the sum is fixed, and the arrays stay in the cache.
     values, occupied = _before(counts).astype("float64"), _before((counts > 0).astype("float64"))
@@ -159,7 +168,7 @@ def _quantized(counts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     return summed, mean
 
 
-def _squared_errors(counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _squared_errors(counts: Counts, ends: Counts) -> Floats:
     """Return the summed squared error, in bins squared, for each threshold in bins, less what is common to all.
 
     A value x with code l has the error x^2 - 2 l s x + l^2 s^2, where s is the step. Code l, or a higher one,

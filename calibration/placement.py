@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import onnx
 
 from ..errors import UsageError
 from .graph.edit import initializers, leading_to, merged, node_attribute
 
-PLACEMENTS = ("conv-inputs", "concat-inputs", "shared-concat")
+Placement = Literal["conv-inputs", "concat-inputs", "shared-concat"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 """``conv-inputs`` quantizes what convolutions and matrix products with constant weights read.
 ``concat-inputs`` also quantizes what channel concatenations join, each with its own scale, so that
 they move bytes; batch norms behind them take the scales up where the runtime lets them.
@@ -31,10 +33,11 @@ class Shared:
     members: tuple[str, ...]
 
 
-def check_placement(placement: str) -> None:
-    """Refuse a placement that is not known."""
+def check_placement(placement: str) -> Placement:
+    """Return a placement, or refuse one that is not known."""
     if placement not in PLACEMENTS:
         raise UsageError(f"placement {placement!r} is not known; choose one of {', '.join(PLACEMENTS)}")
+    return placement
 
 
 def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

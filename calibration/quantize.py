@@ -19,7 +19,7 @@ from onnx import helper
 
 from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant
-from .placement import Shared, check_placement, shared, weighted
+from .placement import Placement, Shared, check_placement, shared, weighted
 
 DIALECTS = ("s8", "u8")
 
@@ -50,7 +50,7 @@ def quantize(
     thresholds: Mapping[str, float],
     means: Mapping[str, Sequence[float]] | None = None,
     dialect: str = "s8",
-    placement: str = "conv-inputs",
+    placement: Placement = "conv-inputs",
     weight_levels: int = LEVELS,
 ) -> onnx.ModelProto:
     """Return a copy of a float graph whose convolutions and constant matrix products read int8.

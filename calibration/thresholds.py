@@ -1,6 +1,7 @@
 """From the histogram of a tensor to the threshold at which int8 saturates: pure functions."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def mse_threshold(histogram: Histogram) -> float:
     return min(entropy.mse_threshold(histogram.counts, histogram.top / BINS), histogram.amax)
 
 
-METHODS: dict[str, Callable[[Histogram], float]] = {
+HistogramMethod = Literal["entropy", "mse", "percentile", "max"]
+METHODS: dict[HistogramMethod, Callable[[Histogram], float]] = {
     "entropy": entropy_threshold,
     "mse": mse_threshold,
     "percentile": percentile_threshold,
@@ -44,21 +46,24 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 }
 
 
-SIGN = "sign"
+SIGN: Literal["sign"] = "sign"
 """Chooses among the others by what they do to the final features; see `search.keep_most_signs`."""
 
 
-NATIVE = "native"
+NATIVE: Literal["native"] = "native"
 """TensorRT 10's own calibrator, on an NVIDIA GPU."""
 
-
-def check_method(method: str) -> None:
-    """Refuse a method that is not known."""
-    known = (*METHODS, SIGN, NATIVE)
-    if method not in known:
-        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(known)}")
+Method = Literal[HistogramMethod, "sign", "native"]
+KNOWN_METHODS: tuple[Method, ...] = get_args(Method)
 
 
-def choose_thresholds(histograms: dict[str, Histogram], method: str) -> dict[str, float]:
+def check_method(method: str) -> Method:
+    """Return a calibration method, or refuse one that is not known."""
+    if method not in KNOWN_METHODS:
+        raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(KNOWN_METHODS)}")
+    return method
+
+
+def choose_thresholds(histograms: dict[str, Histogram], method: HistogramMethod) -> dict[str, float]:
     """Return the threshold of each tensor by one of `METHODS`."""
     return {name: METHODS[method](histogram) for name, histogram in histograms.items()}

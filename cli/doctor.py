@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Look at every runtime."""
-    from ..engine.runtimes import RUNTIMES
+    from ..engine.runtimes.base import RUNTIMES
 
     return {"runtimes": [_examine(name) for name in RUNTIMES]}
 
@@ -19,7 +19,7 @@ def _examine(name: str) -> dict[str, Any]:
     from ..engine.runtimes import builds_plans, installed, plan_runtime, runtime
 
     module = runtime(name)
-    report = {
+    report: dict[str, Any] = {
         "name": name,
         "available": False,
         "version": None,

@@ -50,7 +50,9 @@ def parser_for(command: str | None, name: str | None = None) -> argparse.Argumen
 
 
 def _module(command: str) -> Any:
-    return import_module(f".{command}", __package__)
+    # A module of a name that the standard library has would hide the library's from scripts in its folder.
+    name = f"{command}_" if command in sys.stdlib_module_names else command
+    return import_module(f".{name}", __package__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import onnx
 
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph.edit import digest
-from ..calibration.graph.float16 import half_body
+from ..calibration.graph.float16 import BODIES, half_body
 from ..calibration.placement import quantizable, shared
 from ..calibration.quantize import LEVELS, quantize
 from ..calibration.table import CalibrationTable
@@ -30,7 +30,6 @@ from .runtimes import (
 from .runtimes import runtime as runtime_module
 from .timing import alternate
 
-BODIES = ("fp32", "fp16")
 TIMED_ROUNDS = 3
 
 

@@ -26,7 +26,8 @@ from .assemble import assemble, resolve_dialect
 from .engine import Engine
 from .export import tensor_shapes
 from .float_graph import Exported
-from .runtimes import HOST_BATCH, Compiled, calibrated_for, reference_runtime, runtime, wants_half_body, weight_levels
+from .runtimes import HOST_BATCH, calibrated_for, graph_runtime, reference_runtime, wants_half_body, weight_levels
+from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
 
@@ -266,6 +267,6 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the computation of tensors inside a graph, in fp32 on the CPU."""
-    compiled = runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    compiled = graph_runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
     assert not isinstance(compiled, GpuRunner)
     return compiled

@@ -19,14 +19,16 @@ from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
 from .manifest import Manifest
 from .runtimes import (
-    Compiled,
     batch_size,
     builds_plans,
     check_device,
+    check_precision,
     default_device,
+    graph_runtime,
     plan_runtime,
     require_runtime,
 )
+from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
 from .runtimes.gpu_run import GpuRunner, check_images
 from .spec import PlanSpec
@@ -174,7 +176,7 @@ class Engine:
         module, made, plan = plan_runtime(self.runtime), self.manifest, plan or PlanSpec()
         self.plan = module.build(
             self.graph,
-            made.precision,
+            check_precision(made.precision),
             target=made.target,
             device=self.device,
             batches=plan.batches,
@@ -211,10 +213,11 @@ class Engine:
         """Return what computes one output, ``features`` or ``bits``, and nothing else; see `runtimes`."""
         with self._lock:
             if output not in self._compiled:
-                runtime = require_runtime(self.runtime, self.precision)
+                require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
-                self._compiled[output] = runtime.compile(graph, self.precision, self.device)
+                precision = check_precision(self.precision)
+                self._compiled[output] = graph_runtime(self.runtime).compile(graph, precision, self.device)
             return self._compiled[output]
 
     def parts(self) -> dict[str, bytes]:

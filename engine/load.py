@@ -15,7 +15,6 @@ from ..files import unpack
 from .engine import MANIFEST, SPEEDS, Engine
 from .manifest import read_manifest
 from .runtimes import (
-    RUNTIMES,
     check_device,
     choose_runtime,
     plan_runtime,
@@ -24,6 +23,7 @@ from .runtimes import (
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
+from .runtimes.base import RUNTIMES
 from .runtimes.device import open_device
 
 

@@ -1,7 +1,7 @@
 """One image file to one uint8 RGB array of a given size."""
 
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -9,13 +9,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import AurevoirError, UsageError
 
 Resize = Literal["stretch", "crop"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
 def check_resize(resize: str) -> Resize:
     """Return a way to resize, or refuse one that is not known."""
-    if resize not in get_args(Resize):
-        raise UsageError(f"resize {resize!r} is not known; choose one of {', '.join(get_args(Resize))}")
-    return cast(Resize, resize)
+    if resize not in RESIZES:
+        raise UsageError(f"resize {resize!r} is not known; choose one of {', '.join(RESIZES)}")
+    return resize
 
 
 class UnreadableImageError(AurevoirError):

@@ -4,46 +4,49 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ..progress import progress_bar
 from .sources import LabelledPaths, class_folders
 
-Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Pattern = Callable[[Floats, Floats, np.random.Generator], Mask]
 # Random weights see these variations too: much wider ones leave nothing that a random network tells apart.
 _TURN, _SCALES, _TINT, _LIGHT, _NOISE = 0.25, (4.5, 6.5), 0.15, 0.15, 0.1
 _COLOURS = np.array([[0.8, 0.7, 0.6], [0.2, 0.25, 0.3]])
 
 
-def _cell(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cell(u: Floats, v: Floats) -> tuple[Floats, Floats]:
     """Return the place within a cell of a unit grid, from its centre."""
     return (u % 1) - 0.5, (v % 1) - 0.5
 
 
-def _clouds(u: np.ndarray, v: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    field = gaussian_filter(random.normal(size=u.shape), random.uniform(3, 8), mode="wrap")
+def _clouds(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
+    field: Floats = gaussian_filter(random.normal(size=u.shape), random.uniform(3, 8), mode="wrap")
     return field > 0
 
 
-def _bricks(u: np.ndarray, v: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _bricks(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
     x, y = _cell(u / 2 + np.floor(v) % 2 / 2, v)
     return (np.abs(x) < 0.45) & (np.abs(y) < 0.4)
 
 
-def _triangles(u: np.ndarray, v: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _triangles(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
     x, y = _cell(u, v)
     return np.abs(x) < 0.4 * (y + 0.5)
 
 
-def _crosses(u: np.ndarray, v: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    x, y = np.abs(_cell(u, v))
+def _crosses(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
+    x, y = (np.abs(place) for place in _cell(u, v))
     return (np.minimum(x, y) < 0.1) & (np.maximum(x, y) < 0.4)
 
 
 PATTERNS: dict[str, Pattern] = {
     "bricks": _bricks,
-    "checks": lambda u, v, random: (np.floor(u) + np.floor(v)) % 2,
+    "checks": lambda u, v, random: (np.floor(u) + np.floor(v)) % 2 > 0,
     "clouds": _clouds,
     "crosses": _crosses,
     "dots": lambda u, v, random: np.hypot(*_cell(u, v)) < 0.3,
@@ -55,7 +58,7 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
-def draw(pattern: Pattern, size: int, random: np.random.Generator) -> np.ndarray:
+def draw(pattern: Pattern, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """Draw one image: a pattern turned, scaled and shifted, in two colours, unevenly lit, with noise.
 
     Parameters
@@ -79,7 +82,8 @@ def draw(pattern: Pattern, size: int, random: np.random.Generator) -> np.ndarray
     light = 1 + random.uniform(-_LIGHT, _LIGHT) * x[..., None] + random.uniform(-_LIGHT, _LIGHT) * y[..., None]
     values = light * (inside * colours[0] + (1 - inside) * colours[1])
     values += random.uniform(0, _NOISE) * random.normal(size=values.shape)
-    return (255 * values.clip(0, 1)).astype("uint8")
+    pixels: NDArray[np.uint8] = (255 * values.clip(0, 1)).astype("uint8")
+    return pixels
 
 
 def write_class_folders(

@@ -36,7 +36,7 @@ def runtime_of(args: argparse.Namespace) -> str:
 
 def runtimes_of(device: str) -> list[str]:
     """Return the installed runtimes that run on a device, and what they run there."""
-    from ...engine.runtimes import RUNTIMES
+    from ...engine.runtimes.base import RUNTIMES
 
     return [name for name in RUNTIMES if installed(name) and _runs_on(name, device)]
 

@@ -6,6 +6,7 @@ in float32 stays in float32. This module rewrites such a graph so that it stays 
 
 import copy
 from collections.abc import Collection, Iterable
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -13,6 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import AurevoirError
 from .edit import constant, initializers, node_attribute, read_constant
+
+Body = Literal["fp32", "fp16"]
+BODIES: tuple[Body, ...] = get_args(Body)
+"""What runs between the quantized layers of a graph."""
 
 OLDEST_OPSET = 19
 """The first opset whose QuantizeLinear and DequantizeLinear take float16."""

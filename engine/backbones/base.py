@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
 import numpy as np
 import onnx
@@ -48,6 +48,7 @@ class Cut:
         return {precision: self.parameters * size / 1e6 for precision, size in sizes.items()}
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A network that can be cut and exported.
 

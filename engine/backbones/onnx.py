@@ -52,7 +52,7 @@ class OnnxBackbone:
     def resolve(self, cut: str | None) -> str:
         """Return the tensor's name; None stands for the graph's own output."""
         if cut is None:
-            return self._model.graph.output[0].name
+            return str(self._model.graph.output[0].name)
         tensors = [name for node in self._model.graph.node for name in node.output]
         if cut not in tensors:
             raise unknown_cut(cut, [item.name for item in self.cuts()], self.name)

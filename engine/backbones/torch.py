@@ -17,6 +17,7 @@ import onnx
 from ...errors import AurevoirError, MissingPackageError, UsageError
 from ..export import prepare
 from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
+from .weights import load_weights, pretrained
 
 try:
     import torch
@@ -25,7 +26,8 @@ try:
     from torchvision.models.feature_extraction import create_feature_extractor
 except ImportError as error:
     raise MissingPackageError(
-        f"torchvision backbones need torch ({error}); install them with: pip install 'aurevoir[torch]'"
+        f"backbones by name are torchvision's, which need torch ({error}); install them with: "
+        "pip install 'aurevoir[torch]', or give an ONNX file"
     ) from None
 
 # The post's model ends here; other networks end by default at their last feature map.
@@ -54,16 +56,11 @@ class TorchBackbone:
         enum = torchvision.models.get_model_weights(name)
         native = getattr(enum.DEFAULT.transforms(), "crop_size", [DEFAULT_SIZE])[0] if len(enum) else DEFAULT_SIZE
         if weights == "default":
-            module, label = _pretrained(name), "default"
-        else:
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                torch.manual_seed(seed)
-                module = torchvision.models.get_model(name, weights=None)
-            label = "random" if weights == "random" else Path(weights).name
-        if label not in ("default", "random"):
-            _load_weights(module, Path(weights), name)
-        return cls(module, name, label, size or native, seed)
+            return cls(pretrained(name), name, weights, size or native, seed)
+        module = _random(name, seed)
+        if weights != "random":
+            load_weights(module, Path(weights), name)
+        return cls(module, name, Path(weights).name, size or native, seed)
 
     @classmethod
     def structure(cls, name: str, size: int | None = None) -> "TorchBackbone":
@@ -127,45 +124,13 @@ class TorchBackbone:
         return prepare(_export(truncated, self.size, names))
 
 
-def _pretrained(name: str) -> "nn.Module":
-    try:
-        return torchvision.models.get_model(name, weights="DEFAULT")
-    except Exception as error:  # urllib, socket, hash and file errors share no base class
-        raise AurevoirError(
-            f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
-            "give a .pth or .safetensors file, or weights 'random'"
-        ) from None
-
-
-def _load_weights(module: "nn.Module", path: Path, name: str) -> None:
-    if not path.is_file():
-        raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling, zip and safetensors errors share no base class
-        reason = str(error).partition("\n")[0]
-        raise AurevoirError(f"{path} does not hold weights that can be read safely: {reason}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    _check_keys(module, state, path, name)
-    module.load_state_dict(state)
-
-
-def _check_keys(module: "nn.Module", state: object, path: Path, name: str) -> None:
-    own = module.state_dict()
-    found = state if isinstance(state, dict) else {}
-    wrong = [key for key in own if key not in found or tuple(own[key].shape) != tuple(np.shape(found[key]))]
-    extra = [key for key in found if key not in own]
-    if wrong or extra:
-        raise AurevoirError(
-            f"{path} does not hold the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of "
-            f"another shape, {len(extra)} are foreign (first: {(wrong + extra)[0]}); name the network they belong to"
-        )
+def _random(name: str, seed: int) -> "nn.Module":
+    """Return a network of torchvision with random weights; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+    return module
 
 
 def _dense_block(module: "nn.Module", path: str) -> "nn.Module | None":
@@ -204,13 +169,14 @@ def _extract(module: "nn.Module", nodes: dict[str, str]) -> "nn.Module":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return create_feature_extractor(module, nodes)
+            extractor: nn.Module = create_feature_extractor(module, nodes)
     except Exception as error:  # torch.fx raises errors of many kinds on code it cannot trace
         reason = str(error).strip().partition("\n")[0]
         raise AurevoirError(
             f"torch.fx cannot follow {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
             "network to ONNX yourself and give that file as the backbone"
         ) from None
+    return extractor
 
 
 class _Truncated(nn.Module):

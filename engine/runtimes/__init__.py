@@ -1,81 +1,70 @@
-"""The runtimes, one a module; this page knows their names and how to choose among them.
+"""The runtimes, one a module: this page finds them by name and chooses among them; `base` says what one holds."""
 
-A runtime module holds ``PACKAGE`` (what it imports), ``INSTALL`` (the line that installs it),
-``version()``, ``precisions()`` (what this machine can run), ``devices()`` and ``compile(graph, precision,
-device)``, which returns a thread-safe function from uint8 images to the graph's outputs; these
-may be overwritten by the same thread's next call. On a GPU that is a `gpu_run.GpuRunner`. Those of NVIDIA
-build a plan for one kind of GPU first: they also hold ``build``, ``load``, ``buildable`` and ``targets``; see
-`on_tensorrt`.
-"""
-
-import ctypes
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
-
-import numpy as np
 
 from ...errors import MissingPackageError, UsageError
-from .device import open_device
-from .gpu_run import GpuRunner
+from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, GraphRuntime, PlanRuntime, Precision, RuntimeName
+from .device import has_nvidia_driver, open_device
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 HOST_BATCH, GPU_BATCH = 16, 512
 """Images to give an engine at a time; of `GPU_BATCH` a GPU computes one half while the other is brought in."""
 
 # Those that have int8 kernels for the host's processor.
 _ON_HOST = ("openvino", "onnxruntime")
 
-Compiled = Callable[[np.ndarray], list[np.ndarray]]
 
+def graph_runtime(name: str) -> GraphRuntime:
+    """Return a runtime that computes graphs by its name; one that is not known is a UsageError."""
+    match name:
+        case "openvino":
+            from . import on_openvino
 
-class Runtime(Protocol):
-    """What a runtime module holds; see the package's description."""
+            return on_openvino
+        case "onnxruntime":
+            from . import on_onnxruntime
 
-    PACKAGE: str
-    INSTALL: str
+            return on_onnxruntime
+        case "torch":
+            from . import on_torch
 
-    def version(self) -> str: ...  # noqa: D102
-
-    def precisions(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def devices(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def compile(self, graph: bytes, precision: str, device: str) -> "Compiled | GpuRunner": ...  # noqa: D102
-
-
-class PlanRuntime(Runtime, Protocol):
-    """What a runtime of NVIDIA's holds besides."""
-
-    def why_not(self) -> str | None: ...  # noqa: D102
-
-    def targets(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def buildable(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def build(self, graph: bytes, precision: str, **options: Any) -> bytes: ...  # noqa: D102
-
-    def load(self, plan: bytes, device: str) -> Any: ...  # noqa: D102
+            return on_torch
+    raise _unknown(name)
 
 
 def plan_runtime(name: str) -> PlanRuntime:
-    """Return a runtime of NVIDIA's by its name."""
-    return cast(PlanRuntime, runtime(name))
+    """Return a runtime of NVIDIA's by its name; one that is not known is a UsageError."""
+    match name:
+        case "tensorrt":
+            from . import on_tensorrt
+
+            return on_tensorrt
+        case "tensorrt-rtx":
+            from . import on_tensorrt_rtx
+
+            return on_tensorrt_rtx
+    raise _unknown(name)
 
 
-def runtime(name: str) -> Runtime:
-    """Return a runtime's module by its name.
+def runtime(name: str) -> GraphRuntime | PlanRuntime:
+    """Return a runtime's module by its name; one that is not known is a UsageError."""
+    return plan_runtime(name) if builds_plans(name) else graph_runtime(name)
 
-    Raises
-    ------
-    UsageError
-        If the name is not known.
-    """
+
+def builds_plans(name: str) -> bool:
+    """Return whether a runtime builds a plan for one kind of GPU before it runs."""
+    return name in PLAN_RUNTIMES
+
+
+def check_runtime(name: str) -> RuntimeName:
+    """Return the name of a runtime, or refuse one that is not known."""
     if name not in RUNTIMES:
-        raise UsageError(f"runtime {name!r} is not known; choose one of auto, {', '.join(RUNTIMES)}")
-    return cast(Runtime, import_module(f".on_{name.replace('-', '_')}", __name__))
+        raise _unknown(name)
+    return name
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"runtime {name!r} is not known; choose one of auto, {', '.join(RUNTIMES)}")
 
 
 def installed(name: str) -> bool:
@@ -83,7 +72,7 @@ def installed(name: str) -> bool:
     return find_spec(runtime(name).PACKAGE) is not None
 
 
-def require_runtime(name: str, precision: str) -> Runtime:
+def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
     """Return a runtime that is installed and runs a precision here.
 
     Raises
@@ -116,13 +105,16 @@ def check_device(name: str, device: str) -> None:
         raise UsageError(f"device {device!r} is not one of runtime {name!r} here: {', '.join(devices)}")
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision that is not known."""
+def check_precision(precision: str) -> Precision:
+    """Return a precision, or refuse one that is not known."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
+    return precision
 
 
-def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES, device: str | None = None) -> str:
+def choose_runtime(
+    name: str, precision: str, among: Sequence[RuntimeName] = RUNTIMES, device: str | None = None
+) -> RuntimeName:
     """Return the name itself, or for ``auto`` the best runtime present among some that runs the precision.
 
     Parameters
@@ -143,7 +135,7 @@ def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES, d
     check_precision(precision)
     if name != "auto":
         require_runtime(name, precision)
-        return name
+        return check_runtime(name)
     on_gpu = [each for each in _runtimes_on_gpu() if each in among]
     on_host = [each for each in among if installed(each) and not builds_plans(each)]
     if device is None:
@@ -163,27 +155,27 @@ def choose_runtime(name: str, precision: str, among: Sequence[str] = RUNTIMES, d
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists what runs here")
 
 
-def calibrated_for(name: str) -> str:
+def calibrated_for(name: str) -> RuntimeName:
     """Return the runtime that a calibration is for; for ``auto`` on a GPU that has none for int8, one on the CPU."""
     on_gpu = any("int8" in runtime(each).precisions() for each in _runtimes_on_gpu())
     return choose_runtime(name, "int8", device=None if on_gpu else "cpu")
 
 
-def precisions_on(name: str, device: str | None) -> list[str]:
+def precisions_on(name: str, device: str | None) -> list[Precision]:
     """Return the precisions that a runtime runs on a device; None stands for its first."""
     slow = ("fp16",) if name == "torch" and device == "cpu" else ()
     return [precision for precision in runtime(name).precisions() if precision not in slow]
 
 
-def _runtimes_on_gpu() -> list[str]:
+def _runtimes_on_gpu() -> list[RuntimeName]:
     """Return the runtimes that run on a GPU of this machine, the best first."""
     if not has_nvidia_driver():
         return []
-    plans = [name for name in RUNTIMES if builds_plans(name) and installed(name) and runtime(name).precisions()]
-    return [*plans, *(["torch"] if installed("torch") and default_device("torch") == "cuda" else [])]
+    found: list[RuntimeName] = [name for name in PLAN_RUNTIMES if installed(name) and runtime(name).precisions()]
+    return [*found, "torch"] if installed("torch") and default_device("torch") == "cuda" else found
 
 
-def _not_on_gpu(precision: str, on_gpu: list[str], on_host: list[str]) -> str:
+def _not_on_gpu(precision: str, on_gpu: Sequence[RuntimeName], on_host: Sequence[RuntimeName]) -> str:
     """Say that nothing here runs a precision on the GPU, and what would."""
     runs = "; ".join(f"{name} runs {', '.join(runtime(name).precisions())}" for name in on_gpu)
     others = [name for name in on_host if name not in on_gpu and precision in runtime(name).precisions()]
@@ -195,12 +187,7 @@ def _not_on_gpu(precision: str, on_gpu: list[str], on_host: list[str]) -> str:
     return f"no runtime installed here runs {precision} on this machine's GPU; {', or '.join(mends)}"
 
 
-def builds_plans(name: str) -> bool:
-    """Return whether a runtime builds a plan for one kind of GPU before it runs."""
-    return hasattr(runtime(name), "build")
-
-
-def choose_builder(name: str, precision: str, target: str) -> str:
+def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
     """Return the runtime that builds a precision for a GPU that is not here; for ``auto`` find it.
 
     Raises
@@ -211,18 +198,18 @@ def choose_builder(name: str, precision: str, target: str) -> str:
         If it is not installed.
     """
     check_precision(precision)
-    name = "tensorrt-rtx" if name == "auto" else name
-    if not builds_plans(name):
-        raise UsageError(f"target {target!r}: runtime {name!r} builds nothing ahead; 'tensorrt-rtx' does")
-    module = plan_runtime(name)
-    if not installed(name):
-        raise MissingPackageError(f"runtime {name!r} is not installed; install it with: {module.INSTALL}")
+    chosen = check_runtime("tensorrt-rtx" if name == "auto" else name)
+    if not builds_plans(chosen):
+        raise UsageError(f"target {target!r}: runtime {chosen!r} builds nothing ahead; 'tensorrt-rtx' does")
+    module = plan_runtime(chosen)
+    if not installed(chosen):
+        raise MissingPackageError(f"runtime {chosen!r} is not installed; install it with: {module.INSTALL}")
     if target not in module.targets():
         known = ", ".join(module.targets()) or "none"
-        raise UsageError(f"target {target!r} is not one that runtime {name!r} builds for without its GPU: {known}")
+        raise UsageError(f"target {target!r} is not one that runtime {chosen!r} builds for without its GPU: {known}")
     if precision not in module.buildable():
-        raise UsageError(f"runtime {name!r} builds {', '.join(module.buildable())} for {target}, not {precision}")
-    return name
+        raise UsageError(f"runtime {chosen!r} builds {', '.join(module.buildable())} for {target}, not {precision}")
+    return chosen
 
 
 def wants_half_body(name: str, precision: str) -> bool:
@@ -245,17 +232,18 @@ def default_device(name: str) -> str:
     return next(iter(runtime(name).devices()), "cuda" if builds_plans(name) else "cpu")
 
 
-def reference_runtime() -> str:
+def reference_runtime() -> RuntimeName:
     """Return the installed runtime that fp32 is computed with where others are measured against it."""
-    return next((name for name in ("openvino", "onnxruntime") if installed(name)), "torch")
+    return "openvino" if installed("openvino") else "onnxruntime" if installed("onnxruntime") else "torch"
 
 
-def narrowest_float(name: str, device: str | None = None) -> str:
+def narrowest_float(name: str, device: str | None = None) -> Precision:
     """Return the 16-bit float precision that a runtime runs here, else fp32.
 
     Where there are two, fp16: of DenseNet169's signs it keeps 0.996, bf16 0.972.
     """
-    return next(precision for precision in ("fp16", "bf16", "fp32") if precision in precisions_on(name, device))
+    narrowest_first: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+    return next(precision for precision in narrowest_first if precision in precisions_on(name, device))
 
 
 def takes_unsigned(name: str) -> bool:
@@ -281,12 +269,3 @@ def _has_int8_dot_product() -> bool:
     from ...kernels.backends.numba.features import has_int8_dot_product
 
     return has_int8_dot_product()
-
-
-def has_nvidia_driver() -> bool:
-    """Return whether NVIDIA's driver is here, without loading a library that starts it."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True

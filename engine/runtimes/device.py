@@ -4,6 +4,7 @@ Streams and arrays are the library's own: work is in the order of its stream, an
 the GPU but `Device.synchronize`.
 """
 
+import ctypes
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +77,15 @@ def on_gpu(array: Any) -> bool:
     return place is not None and place()[0] in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED)
 
 
+def has_nvidia_driver() -> bool:
+    """Return whether NVIDIA's driver is here, without loading a library that starts it."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def open_device(name: str = "cuda", libraries: Sequence[str] = ("torch", "cupy")) -> Device:
     """Return a GPU through torch if it is imported already, else through CuPy, else torch.
 
@@ -114,7 +124,8 @@ class _TorchDevice:
     def __init__(self, index: int | None) -> None:
         import torch
 
-        self._torch, self._pools = torch, {}  # type: ignore[var-annotated]
+        self._torch: Any = torch
+        self._pools: dict[Any, Any] = {}
         self._place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
         self.name = torch.cuda.get_device_name(self._place)
         self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._place))
@@ -196,7 +207,8 @@ class _CupyDevice:
         import cupy
         import cupyx
 
-        self._cupy, self._cupyx = cupy, cupyx
+        self._cupy: Any = cupy
+        self._cupyx: Any = cupyx
         self._place = cupy.cuda.Device(index)
         self.name = cupy.cuda.runtime.getDeviceProperties(self._place.id)["name"].decode()
         self.capability = f"sm{self._place.compute_capability}"

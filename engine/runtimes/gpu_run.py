@@ -113,7 +113,7 @@ class GpuRunner:
             if not hasattr(self._local, "worker"):
                 self._local.worker = _Worker(self)
             names = list(self.outputs if wanted is None else wanted)
-            worker = self._local.worker
+            worker: _Worker = self._local.worker
             return worker.on_device(images, names) if foreign else worker.on_host(np.asarray(images), names)
 
 

@@ -4,7 +4,7 @@ from importlib.metadata import version as package_version
 
 import numpy as np
 
-from . import Compiled
+from .base import Compiled, Precision
 
 PACKAGE = "onnxruntime"
 INSTALL = "pip install 'aurevoir[onnxruntime]'"
@@ -15,7 +15,7 @@ def version() -> str:
     return package_version(PACKAGE)
 
 
-def precisions() -> tuple[str, ...]:
+def precisions() -> tuple[Precision, ...]:
     """Return the precisions that it runs natively on CPUs."""
     return ("fp32", "int8")
 
@@ -25,7 +25,10 @@ def devices() -> tuple[str, ...]:
     return ("cpu",)
 
 
-def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
+layers = None
+
+
+def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
     """Open a session on an ONNX graph; see the package's description."""
     import onnxruntime
 
@@ -34,6 +37,7 @@ def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        return session.run(None, {"images": images})
+        outputs: list[np.ndarray] = session.run(None, {"images": images})
+        return outputs
 
     return run

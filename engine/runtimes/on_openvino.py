@@ -10,7 +10,7 @@ import onnx
 
 from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import offset_around_concats
-from . import Compiled
+from .base import Compiled, Layer, Precision
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
@@ -33,10 +33,10 @@ def version() -> str:
 
 
 @cache
-def precisions() -> tuple[str, ...]:
+def precisions() -> tuple[Precision, ...]:
     """Return the precisions that the CPU plugin runs natively on this processor."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    names = {"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"}
+    names: dict[str, Precision] = {"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"}
     return tuple(ours for theirs, ours in names.items() if theirs in capabilities)
 
 
@@ -45,14 +45,14 @@ def devices() -> tuple[str, ...]:
     return tuple(name.lower() for name in _core().available_devices)
 
 
-def _body(precision: str) -> str:
+def _body(precision: Precision) -> str:
     """Return what the layers run in that are not quantized: the narrowest float, for int8."""
     if precision == "int8":
         return "bf16" if "bf16" in precisions() else "f32"
     return {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision]
 
 
-def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled:
+def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
     """Compile an ONNX graph; see the package's description."""
     return compile_model(read(graph), precision, device)
 
@@ -65,7 +65,7 @@ def read(graph: bytes) -> Any:
     return _core().read_model(model.SerializeToString())
 
 
-def compile_model(model: Any, precision: str, device: str = "cpu") -> Compiled:
+def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
     """Compile an ``openvino.Model``, when it first runs.
 
     One image runs on all cores. Several run side by side, in chunks of `CHUNK` images on one stream
@@ -120,9 +120,9 @@ def _side_by_side(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
     return results
 
 
-def layers(graph: bytes, precision: str, device: str = "cpu") -> list[dict[str, str]]:
+def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Layer]:
     """Return name, type and precision of every layer that is executed, constants left out."""
-    found = []
+    found: list[Layer] = []
     for layer in _compiled(read(graph), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
         told = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
         if told["layerType"] not in ("Input", "Const", "Output"):
@@ -137,6 +137,6 @@ def layers(graph: bytes, precision: str, device: str = "cpu") -> list[dict[str, 
     return found
 
 
-def _compiled(model: Any, precision: str, device: str, hint: str) -> Any:
+def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
     options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _body(precision)}
     return _core().compile_model(model, device.upper(), options)

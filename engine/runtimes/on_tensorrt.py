@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
-from . import has_nvidia_driver
-from .device import open_device
+from .base import Batches, Layer, Precision
+from .device import has_nvidia_driver, open_device
 from .tensorrt_plan import BATCHES, build_plan, describe_plan, known_targets
 from .tensorrt_run import PlanRunner
 
@@ -29,7 +29,7 @@ class NvidiaRuntime:
         For distributions that are placeholders: those that hold the libraries.
     """
 
-    PRECISIONS = ("fp32", "fp16", "int8")
+    PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
     def __init__(
         self, name: str, package: str, install: str, distributions: Sequence[str], libraries: Sequence[str] = ()
@@ -42,7 +42,7 @@ class NvidiaRuntime:
         found = _installed(self.distributions)
         return self._library().__version__ if found is None else package_version(found)
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self) -> tuple[Precision, ...]:
         """Return the precisions that this machine runs."""
         return self.PRECISIONS if self.why_not() is None else ()
 
@@ -50,7 +50,7 @@ class NvidiaRuntime:
         """Return ``cuda``, the current GPU; ``cuda:1`` and so on are taken too."""
         return ("cuda",) if self.why_not() is None else ()
 
-    def buildable(self) -> tuple[str, ...]:
+    def buildable(self) -> tuple[Precision, ...]:
         """Return the precisions that can be built here for a target, without its GPU."""
         return self.PRECISIONS if self.targets() else ()
 
@@ -77,11 +77,11 @@ class NvidiaRuntime:
     def build(
         self,
         graph: bytes,
-        precision: str,
+        precision: Precision,
         *,
         target: str | None = None,
         device: str = "cuda",
-        batches: tuple[int, int, int] = BATCHES,
+        batches: Batches = BATCHES,
         workspace: int | None = None,
         timing_cache: Path | None = None,
         progress: bool = False,
@@ -126,7 +126,7 @@ class NvidiaRuntime:
         """Load a plan on a GPU; see `open_device` and `PlanRunner`."""
         return PlanRunner(self._library(), plan, open_device(device))
 
-    def layers(self, plan: bytes, device: str = "cuda") -> list[dict[str, str | None]]:
+    def layers(self, plan: bytes, device: str = "cuda") -> list[Layer]:
         """Return name, type and precision of every layer of a plan; see `describe_plan`."""
         return describe_plan(self._library(), self.load(plan, device).engine)
 

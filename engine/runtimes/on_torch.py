@@ -6,7 +6,7 @@ from typing import Any
 import onnx
 
 from ...calibration.graph.float16 import has_half_body
-from . import Compiled
+from .base import Compiled, Precision
 from .device import open_device
 from .gpu_run import GpuRunner
 
@@ -19,7 +19,7 @@ def version() -> str:
     return package_version(PACKAGE)
 
 
-def precisions() -> tuple[str, ...]:
+def precisions() -> tuple[Precision, ...]:
     """Return the precisions that torch runs here; it has no int8 kernels for the Q/DQ graph."""
     import torch
 
@@ -34,7 +34,10 @@ def devices() -> tuple[str, ...]:
     return (*(["cuda"] if gpus else []), *gpus, "cpu")
 
 
-def compile(graph: bytes, precision: str, device: str = "cpu") -> Compiled | GpuRunner:
+layers = None
+
+
+def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
     """Load an ONNX graph into torch; see the package's description.
 
     A graph with a float16 body is computed in the types that it has, any other in those of the precision.

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from ...errors import AurevoirError, UsageError
 from ...files import write_atomically
 from ...progress import progress_bar
+from .base import Batches, Layer
 
-BATCHES = (1, 16, 64)
-"""The smallest batch that a plan takes, the one that its kernels are chosen for, and the largest."""
+BATCHES: Batches = (1, 16, 64)
 
 LOG = logging.getLogger("aurevoir.tensorrt")
 _LOGS: dict[Any, Any] = {}
@@ -30,7 +30,7 @@ def build_plan(
     trt: Any,
     graph: bytes,
     *,
-    batches: tuple[int, int, int] = BATCHES,
+    batches: Batches = BATCHES,
     target: str | None = None,
     workspace: int | None = None,
     timing_cache: Path | None = None,
@@ -113,7 +113,7 @@ def known_targets(trt: Any) -> tuple[str, ...]:
     return tuple(name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
 
 
-def describe_plan(trt: Any, engine: Any) -> list[dict[str, str | None]]:
+def describe_plan(trt: Any, engine: Any) -> list[Layer]:
     """Return ``name``, ``type`` and ``precision`` of each layer; None for what the plan does not tell.
 
     Parameters
@@ -127,7 +127,7 @@ def describe_plan(trt: Any, engine: Any) -> list[dict[str, str | None]]:
     return [_described(layer) for layer in report["Layers"]]
 
 
-def _described(layer: Any) -> dict[str, str | None]:
+def _described(layer: Any) -> Layer:
     if isinstance(layer, str):
         return {"name": layer, "type": None, "precision": None}
     output = (layer.get("Outputs") or [{}])[0]
@@ -211,7 +211,7 @@ def _refusal(parser: Any) -> str:
     return "\n".join(["TensorRT does not take this network; runtime 'openvino' or 'torch' may:", *lines])
 
 
-def set_batches(builder: Any, network: Any, config: Any, batches: tuple[int, int, int]) -> Any:
+def set_batches(builder: Any, network: Any, config: Any, batches: Batches) -> Any:
     """Add the profile of a network's batches, from the smallest to the largest, and return it."""
     profile = builder.create_optimization_profile()
     images = network.get_input(0)

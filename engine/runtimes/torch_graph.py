@@ -140,7 +140,7 @@ def _clip(a: Attributes, fixed: list[Any]) -> Operator:
 def _gemm(a: Attributes, fixed: list[Any]) -> Operator:
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x = x.T if a.get("transA") else x
-        product = a.get("alpha", 1.0) * (x @ (weight.T if a.get("transB") else weight))
+        product: Tensor = a.get("alpha", 1.0) * (x @ (weight.T if a.get("transB") else weight))
         return product if bias is None else product + a.get("beta", 1.0) * bias
 
     return run

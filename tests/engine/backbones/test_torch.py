@@ -1,5 +1,8 @@
 """torchvision's networks and torch modules as backbones."""
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone, structure
 from aurevoir.engine.backbones.torch import TorchBackbone, set_statistics
 from aurevoir.engine.float_graph import export_backbone
-from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -141,8 +144,46 @@ def test_a_weights_file_that_would_run_code_is_refused(tmp_path):
             return (print, ("run",))
 
     torch.save({"x": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(AurevoirError, match="cannot be read safely|can be read safely"):
+    with pytest.raises(AurevoirError, match="cannot be read safely|can be read safely") as caught:
         open_backbone("squeezenet1_1", tmp_path / "evil.pth")
+    assert "weights_only" not in str(caught.value)
+    assert "give a state dict" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("w.pth", "safely; give a state dict"), ("w.safetensors", "header")])
+def test_a_weights_file_that_is_none_is_told_apart_from_one_of_another_network(tmp_path, name, reason):
+    (tmp_path / name).write_bytes(b"garbage")
+    with pytest.raises(AurevoirError, match=f"{name} does not hold weights that can be read safely") as caught:
+        open_backbone("squeezenet1_1", tmp_path / name)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_onnx_file_as_weights_is_told_to_be_the_backbone(tiny_onnx, tmp_path, exists):
+    path = tiny_onnx if exists else tmp_path / "x.onnx"
+    with pytest.raises(UsageError, match=r"is an ONNX file, .* give it as the backbone instead of squeezenet1_1, or"):
+        open_backbone("squeezenet1_1", path)
+
+
+@pytest.mark.parametrize("name", ["x.onn", "models/tiny", "tiny.onnx.bak", "resnet-50"])
+@pytest.mark.parametrize("look", [open_backbone, structure])
+def test_a_mistyped_file_name_is_no_missing_package(monkeypatch, name, look):
+    monkeypatch.setitem(sys.modules, "aurevoir.engine.backbones.torch", None)
+    with pytest.raises(UsageError, match=f"backbone '{name}' is neither a torchvision name nor an existing file"):
+        look(name)
+
+
+def test_a_name_without_torch_says_what_to_install(monkeypatch):
+    for module in ("torch", "aurevoir.engine.backbones.torch"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackageError, match=r"need torch .*pip install 'aurevoir\[torch\]', or give an"):
+        open_backbone("densenet169")
+
+
+def test_an_onnx_file_of_any_name_is_a_backbone(tiny_onnx, tmp_path):
+    shutil.copy(tiny_onnx, tmp_path / "tiny.onnx.bak")
+    assert open_backbone(tmp_path / "tiny.onnx.bak").resolve(None) == open_backbone(tiny_onnx).resolve(None)
 
 
 @pytest.mark.parametrize(

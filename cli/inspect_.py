@@ -1,7 +1,13 @@
 """``aurevoir inspect``."""
 
 import argparse
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..calibration.table import CalibrationTable
+    from ..engine.engine import Engine
+    from ..engine.runtimes.base import Layer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,21 +40,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _layers(engine: Any) -> tuple[list[dict[str, str]], str | None]:
+def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or else why they are not known."""
     from ..engine.load import misfit
-    from ..engine.runtimes import require_runtime
+    from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
     try:
-        module = require_runtime(engine.runtime, engine.precision)
-        if not hasattr(module, "layers"):
-            return [], f"{engine.runtime} does not tell the precisions of its layers"
+        require_runtime(engine.runtime, engine.precision)
         if fault := misfit(engine):
             return [], fault
-        if engine.plan is not None:
-            return module.layers(engine.plan, engine.device), None
-        return module.layers(engine.graph, engine.precision, engine.device), None
+        if builds_plans(engine.runtime):
+            if engine.plan is None:
+                return [], f"{engine.runtime} tells its layers of a plan, and this engine has none yet"
+            return plan_runtime(engine.runtime).layers(engine.plan, engine.device), None
+        layers = graph_runtime(engine.runtime).layers
+        if layers is None:
+            return [], f"{engine.runtime} does not tell the precisions of its layers"
+        return layers(engine.graph, check_precision(engine.precision), engine.device), None
     except AurevoirError as error:
         return [], str(error)
 
@@ -59,13 +68,13 @@ def _operators(graph: bytes) -> dict[str, int]:
     return _counts(node.op_type for node in onnx.load_from_string(graph).graph.node)
 
 
-def _counts(items: Any) -> dict[str, int]:
+def _counts(items: Iterable[str]) -> dict[str, int]:
     from collections import Counter
 
     return dict(Counter(items).most_common())
 
 
-def _calibration(table: Any) -> dict[str, Any] | None:
+def _calibration(table: "CalibrationTable | None") -> dict[str, Any] | None:
     if table is None:
         return None
     return {
