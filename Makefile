@@ -25,16 +25,16 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# What is published: the source distribution, and the wheel that is built from it.
+# What is published: the source distribution, and the wheel that is built from it. An old .egg-info would add what it lists.
 dist: $(READY)
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist > /dev/null
+	rm -rf dist *.egg-info && mkdir -p .types
+	$(BIN)/python -m build --no-isolation --outdir dist > .types/dist.log 2>&1 || { cat .types/dist.log; false; }
 
 # Types as a user meets them: those of the installed wheel, with no sources in sight. The cache goes by contents.
 types: dist
 	rm -rf .types/installed && mkdir -p .types/empty
 	$(BIN)/pip install --quiet --no-deps --no-index --target .types/installed dist/*.whl
-	cd .types/empty && PYTHONPATH=../installed ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+	cd .types/empty && PYTHONPATH=../installed $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p aurevoir
 
 # On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing. The repository

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from .thresholds import HistogramMethod
+
 Thresholds = dict[str, float]
 Evaluate = Callable[[Thresholds], float]
 """Quantizes with the given thresholds and returns the sign agreement of the final features."""
@@ -11,7 +13,9 @@ Evaluate = Callable[[Thresholds], float]
 GROUPS = 12
 
 
-def keep_most_signs(candidates: Mapping[str, Thresholds], evaluate: Evaluate, groups: int = GROUPS) -> Thresholds:
+def keep_most_signs(
+    candidates: Mapping[HistogramMethod, Thresholds], evaluate: Evaluate, groups: int = GROUPS
+) -> Thresholds:
     """Choose among candidate thresholds, group by group, what keeps most signs of the final features.
 
     Starts from the best candidate as a whole; then each group of neighbouring tensors, in the order

@@ -201,8 +201,3 @@ def test_the_startup_benchmark_covers_every_command():
     from aurevoir.benchmarks.suites.startup import COMMANDS as TIMED
 
     assert set(TIMED) == set(COMMANDS)
-
-
-def test_no_module_has_the_name_of_one_of_the_standard_library(root):
-    names = {path.stem for path in _sources(root)} - {"__init__", "__main__"}
-    assert not names & set(sys.stdlib_module_names) - {"statistics"}  # kernels/statistics.py
