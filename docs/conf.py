@@ -1,14 +1,11 @@
 """Sphinx's configuration; `make docs` builds the pages from the files of the repository as they are."""
 
-import sys
-from pathlib import Path
+import argparse
+import os
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-import aurevoir  # noqa: E402
-from command_line import command_pages  # noqa: E402
+import aurevoir
+from aurevoir.cli.main import COMMANDS, parser_for
 
 project, author, release = "aurevoir", "the aurevoir authors", aurevoir.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc"]
@@ -28,6 +25,25 @@ def setup(app: Any) -> None:
     """Write the help texts of the commands into their page as it is read."""
 
     def fill(app: Any, name: str, source: list[str]) -> None:
-        source[0] = source[0].replace("<!-- commands -->", command_pages()) if name == "cli" else source[0]
+        source[0] = source[0].replace("<!-- commands -->", command_sections()) if name == "cli" else source[0]
 
     app.connect("source-read", fill)
+
+
+def command_sections() -> str:
+    """Return a section of Markdown for every command, from its parser."""
+    # argparse wraps at the width of the terminal.
+    os.environ.update(COLUMNS="100", NO_COLOR="1")
+    return "\n".join(_section(command, summary) for command, summary in COMMANDS.items())
+
+
+def _section(command: str, summary: str) -> str:
+    text = _own_parser(command).format_help()
+    return f"## {command}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{text}```\n"
+
+
+def _own_parser(command: str) -> argparse.ArgumentParser:
+    parser = parser_for(command)
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    own: argparse.ArgumentParser = commands.choices[command]
+    return own
