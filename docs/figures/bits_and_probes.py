@@ -8,9 +8,13 @@ by leave-one-out and logistic regression's by cross-validation within the traini
 """
 
 import argparse
+import datetime
 import json
+import os
+import platform
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import aurevoir
-from aurevoir.benchmarks.harness.machine import describe_machine
 from aurevoir.images.batches import ImageFiles
 from aurevoir.images.sources import class_folders
 
@@ -44,10 +47,7 @@ def main() -> None:
             row = {"backbone": network.stem, "data": folder.name, **measure(engine, channels, folder, args.splits)}
             print(row, flush=True)
             rows.append(row)
-            machine = describe_machine() | {
-                "command": f"python docs/figures/bits_and_probes.py {shlex.join(sys.argv[1:])}"
-            }
-            args.out.write_text(json.dumps({"rows": rows, "machine": machine}, indent=1) + "\n")
+            args.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
 
 
 def measure(engine: aurevoir.Engine, channels: int, folder: Path, splits: int) -> dict[str, object]:
@@ -81,6 +81,19 @@ def embed(engine: aurevoir.Engine, channels: int, paths: list[Path]) -> tuple[np
         pooled.append(features.reshape(len(features), channels, -1).mean(axis=2))
         kept.append(places)
     return np.concatenate(signs), np.concatenate(pooled), np.concatenate(kept)
+
+
+def machine() -> dict[str, object]:
+    """Return where, with what and by which command this was measured."""
+    names = ("aurevoir", "numpy", "scikit-learn", "onnx", "openvino")
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "versions": {name: version(name) for name in names},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": f"python docs/figures/bits_and_probes.py {shlex.join(sys.argv[1:])}",
+    }
 
 
 if __name__ == "__main__":
