@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types dist gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types docs dist results results-check gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -37,6 +37,10 @@ types: dist
 	cd .types/empty && PYTHONPATH=../installed $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p aurevoir
 
+# Every warning is an error: a link or an anchor that leads nowhere is one.
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+
 # On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing. The repository
 # root is the package: a link gives Python a folder of the package's name.
 GPU_DATA ?= gpu-data
@@ -68,4 +72,4 @@ lock:
 	$(LOCK) --output-file requirements/oldest.txt --resolution lowest-direct
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-lock .types build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-oldest .venv-lock .types build dist docs/_build *.egg-info

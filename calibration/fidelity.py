@@ -16,7 +16,7 @@ def sign_agreement(features: np.ndarray, reference: np.ndarray) -> float:
 
 
 def relative_error(features: np.ndarray, reference: np.ndarray) -> float:
-    """Return |features - reference| / |reference|, Euclidean norms over all entries.
+    """Return ``|features - reference| / |reference|``, Euclidean norms over all entries.
 
     Raises
     ------

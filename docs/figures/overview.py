@@ -1,0 +1,114 @@
+"""The README's picture, and the table of bits and probes, from the result files.
+
+python docs/figures/overview.py    # writes docs/figures/overview.png and prints the table
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+ENGINES = HERE.parents[1] / "benchmarks" / "results" / "engines-cpu.json"
+OURS, PEERS = "#0b6e8f", "#c2571a"
+SHOWN = {
+    "openvino fp32": ("fp32", (8, -3), "left"),
+    "openvino bf16": ("bf16", (8, -3), "left"),
+    "openvino int8": ("int8", (0, 8), "center"),
+    "openvino int8, concat-inputs": ("int8, concat-inputs", (0, 8), "center"),
+    "openvino int8, shared-concat": ("int8, shared-concat", (0, -14), "center"),
+    "onnxruntime fp32": ("ONNX Runtime fp32", (4, -14), "center"),
+    "ORT minmax U8": ("ONNX Runtime int8", (8, -3), "left"),
+    "NNCF": ("NNCF int8, convolutions only", (-8, -3), "right"),
+    "NNCF, all": ("NNCF int8", (0, 8), "center"),
+    "torch.compile bf16": ("torch.compile bf16", (0, -14), "center"),
+}
+"""What is drawn: its label, where that is in points from the dot, and how it is aligned."""
+
+
+def main() -> None:
+    """Draw the picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.7), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    draw_engines(left)
+    draw_accuracies(right)
+    for label, colour in (
+        ("aurevoir, on OpenVINO", OURS),
+        ("other runtimes; the better linear probe on pooled features", PEERS),
+    ):
+        left.plot([], [], "o", color=colour, label=label)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(HERE / "overview.png", dpi=150)
+    print("\n".join(table()))
+
+
+def draw_engines(axes: Any) -> None:
+    """Draw throughput against sign agreement, ours and the peers'."""
+    for row in json.loads(ENGINES.read_bytes())["rows"]:
+        if row["name"] in SHOWN:
+            ours = row["name"].startswith("openvino")
+            place = row["throughput"][0]["times_onnxruntime_fp32"]["median"], row["sign_agreement"]
+            axes.plot(*place, "o", color=OURS if ours else PEERS, markersize=7)
+            label, offset, aligned = SHOWN[row["name"]]
+            axes.annotate(label, place, offset, textcoords="offset points", ha=aligned, fontsize=8)
+    axes.set_xlabel("images per second, x ONNX Runtime fp32")
+    axes.set_ylabel("sign agreement with fp32")
+    axes.set_title("Engines: DenseNet169 cut, two CPU cores", fontsize=10)
+    axes.set_xlim(0.2, 4.8)
+    axes.margins(y=0.09)
+    axes.grid(alpha=0.25)
+
+
+def draw_accuracies(axes: Any) -> None:
+    """Draw the accuracy of bits and of the better probe, a line for each backbone and data set."""
+    rows = sorted(read(), key=lambda row: (row["data"], row["backbone"]), reverse=True)
+    for height, row in enumerate(rows):
+        probe, bits = better(row), np.array(row["bits"])
+        axes.plot([probe.mean(), bits.mean()], [height, height], color="#cccccc", linewidth=3, zorder=0)
+        for values, colour in ((probe, PEERS), (bits, OURS)):
+            axes.errorbar(values.mean(), height, xerr=error(values), fmt="o", color=colour, markersize=6, linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{row['data']}, {row['backbone']}" for row in rows], fontsize=7.5)
+    axes.set_xlabel("accuracy, mean and standard error of 6 splits")
+    axes.set_title("Classifiers: 240 to 1,000 photographs a data set", fontsize=10)
+    axes.grid(axis="x", alpha=0.25)
+
+
+def read() -> list[dict[str, Any]]:
+    """Return a row for each pair of backbone and data set."""
+    rows: list[dict[str, Any]] = json.loads((HERE / "bits-and-probes.json").read_bytes())["rows"]
+    return rows
+
+
+def better(row: dict[str, Any]) -> np.ndarray:
+    """Return the accuracies of the probe that is better on average."""
+    return max((np.array(row[name]) for name in ("ridge", "logistic")), key=lambda found: float(found.mean()))
+
+
+def error(values: np.ndarray) -> float:
+    """Return the standard error of the mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def table() -> list[str]:
+    """Return the rows as Markdown, and their mean difference."""
+    lines = [
+        "| data (images) | backbone | bits | ridge, pooled | logistic, pooled | bits less the better probe, paired |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    differences = []
+    for row in sorted(read(), key=lambda row: (row["data"], row["backbone"])):
+        paired = np.array(row["bits"]) - better(row)
+        differences.append(paired.mean())
+        accuracies = " | ".join(f"{np.mean(row[name]):.3f}" for name in ("bits", "ridge", "logistic"))
+        lines.append(
+            f"| {row['data']} ({row['images']:,d}) | {row['backbone']} | {accuracies} "
+            f"| {paired.mean():+.3f} ± {error(paired):.3f} |"
+        )
+    return [*lines, f"| mean of {len(differences)} |  |  |  |  | {np.mean(differences):+.3f} |"]
+
+
+if __name__ == "__main__":
+    main()
