@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types results results-check gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -29,6 +29,13 @@ lint: $(READY)
 types: $(READY)
 	mkdir -p .types && ln -sfn $(CURDIR) .types/aurevoir
 	cd .types && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p aurevoir
+
+# The results in the documentation, from benchmarks/results.
+results: $(READY)
+	$(BIN)/python tools/results.py
+
+results-check: $(READY)
+	$(BIN)/python tools/results.py --check
 
 # On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing.
 GPU_DATA ?= gpu-data

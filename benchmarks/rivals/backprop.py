@@ -1,19 +1,17 @@
 """A network trained by one of the published recipes, as benchmarks time it."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ...engine import timing
+from ...engine.backbones.base import Backbone
 from .finetune import finetune
-from .network import Network
+from .network import Network, truncated_with_head
 from .network_statistics import set_network_statistics
-
-Predict = Callable[[np.ndarray], np.ndarray]
+from .trained import Trained
 
 
 def train_network(
@@ -26,8 +24,8 @@ def train_network(
     epochs: int | None,
     seed: int,
     device: str = "cpu",
-) -> tuple[Predict, dict[str, float], dict[str, Any]]:
-    """Train; return what predicts, the seconds of all epochs, and what else a row says.
+) -> Trained:
+    """Train a network.
 
     Parameters
     ----------
@@ -40,6 +38,11 @@ def train_network(
     epochs : int, optional
     seed : int
     device : str
+
+    Returns
+    -------
+    Trained
+        Its seconds are those of all epochs.
     """
     if random_encoder is not None:
         set_network_statistics(network, random_encoder, sample)
@@ -50,4 +53,22 @@ def train_network(
         "best_epoch": trained.best_epoch,
         "settings": asdict(trained.strategy),
     }
-    return trained.predict, {"total": trained.seconds}, remarks
+    return Trained(trained.predict, {"total": trained.seconds}, remarks)
+
+
+def train_truncated(
+    backbone: Backbone,
+    cut: str,
+    sample: np.ndarray,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    strategy: str,
+    epochs: int | None,
+    seed: int,
+    device: str = "cpu",
+) -> Trained:
+    """Train a backbone to its cut with a linear head, on flattened features where the strategy is LightOn's."""
+    head = "flatten" if strategy == "lighton" else "pool"
+    network = truncated_with_head(backbone, int(labels.max()) + 1, cut, head=head, seed=seed)
+    encoder = network.body.get_submodule("encoder") if backbone.needs_images else None
+    return train_network(network, encoder, sample, pixels, labels, strategy, epochs, seed, device)

@@ -113,14 +113,14 @@ def finetune(
     module : Network
         From `truncated_with_head` or `with_new_head`.
     train_images : uint8 array of shape (n, height, width, 3), ImageArray or ImageFiles
-        Files are decoded anew each epoch, and unreadable ones set aside in their ``skipped``.
+        Files are decoded anew each epoch, and unreadable ones skipped and listed in their ``skipped``.
     train_labels : array-like of shape (n,)
     strategy : str or Strategy
         A name in `strategies.STRATEGIES`, or a strategy.
     valid : float or (images, labels)
         Share of the training images, each class alike, or other images, that early stopping looks at.
     epochs : int, optional
-        At most; None stands for the strategy's own.
+        At most; None means the strategy's own.
     batch_size : int
     seed : int
         Of the split, the order of the images, mirroring and dropout: on the CPU the same seed gives the same weights.

@@ -1,4 +1,4 @@
-"""Multi-label photographs: patches at several scales beside the whole image, on the same splits and engine.
+"""Multi-label photographs: patches at several scales compared with the whole image, on the same splits and engine.
 
 Each image and each patch passes the engine once; every split then works on the same bits.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,18 +21,11 @@ from ...kernels.bits import overlap
 from ...kernels.ridge import dual_path
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits
-from ..harness.machine import describe_machine
-from ..harness.splits import standard_error
-from ..reporting.tables import markdown, plus_minus
+from ..contract import Benchmark, Cells, Json, Result, Row
+from ..harness.splits import paired, standard_error
+from ..reporting.text import markdown_table, plus_minus
 from ..rivals.crops import crops, decode_whole
-from ..rivals.patches import (
-    PROJECTIONS,
-    SCALES,
-    average_precisions,
-    fit_patches,
-    grid_patches,
-    label_patches,
-)
+from ..rivals.patches import PROJECTIONS, SCALES, average_precisions, fit_patches, grid_patches, label_patches
 from ..rivals.yolo import BoxedImages, boxed_images
 
 TRAIN_SHARE = 0.6
@@ -69,7 +61,7 @@ class _Embedded:
     skipped: dict[str, str]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Embed every image and its patches, and measure both ways on every split."""
     boxed = boxed_images(args.data)
     classes = np.unique(np.concatenate([boxes.classes for boxes in boxed.boxes]))
@@ -80,20 +72,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         split, found = _measure(data, engine.features, args.projection, seed)
         splits.append(split)
         precisions.append(found)
-    return {
-        "benchmark": "patches",
-        "data": Path(args.data).name,
-        "engine": repr(engine),
-        "images": len(data.truth),
-        "skipped": data.skipped,
-        "classes": len(classes),
-        "patches": sum(len(bits) for bits in data.patches),
-        "projection": args.projection,
-        "rows": _rows(np.array(precisions), data.seconds),
-        "splits": splits,
-        "per_class": _per_class(np.array(precisions), classes),
-        "machine": describe_machine(),
-    }
+    return Result(
+        "patches",
+        _rows(np.array(precisions), data.seconds),
+        {
+            "data": Path(args.data).name,
+            "engine": repr(engine),
+            "images": len(data.truth),
+            "skipped": data.skipped,
+            "classes": len(classes),
+            "patches": sum(len(bits) for bits in data.patches),
+            "projection": args.projection,
+        },
+        {"splits": splits, "per_class": _per_class(np.array(precisions), classes)},
+    )
 
 
 def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequence[float]) -> _Embedded:
@@ -103,10 +95,10 @@ def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequ
     kept, whole = embed_bits(engine, files, watch)
     seconds[WHOLE].update({stage: watch.seconds[stage] for stage in ("decode", "engine")})
     truth, patches, labels = np.zeros((len(kept), len(classes)), dtype=bool), [], []
-    for place, image in enumerate(tqdm(kept, desc="patches", unit="img")):
+    for index, image in enumerate(tqdm(kept, desc="patches", unit="img")):
         boxes = boxed.boxes[image]
         columns = np.searchsorted(classes, boxes.classes)
-        truth[place, columns] = True
+        truth[index, columns] = True
         with _timed(seconds[PATCHES], "decode"):
             pixels = decode_whole(boxed.paths[image])
             height, width = pixels.shape[:2]
@@ -125,7 +117,7 @@ def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
     seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
 
 
-def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[Cells, list[np.ndarray]]:
     """Return what one split chose and found, and the average precisions of every class, way by way."""
     order = np.random.default_rng(seed).permutation(len(data.truth))
     train, test = np.split(order, [round(TRAIN_SHARE * len(order))])
@@ -182,24 +174,29 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
 
 
-def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[dict[str, Any]]:
+def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[Row]:
     """Summarise average precisions of shape (seeds, ways, classes)."""
-    means = np.nanmean(precisions, axis=2)
-    return [
-        {
-            "name": name,
-            "mean_average_precision": float(means[:, place].mean()),
-            "standard_error": standard_error(means[:, place]),
-            "less_whole_image": float((means[:, place] - means[:, 0]).mean()),
-            "less_whole_image_standard_error": standard_error(means[:, place] - means[:, 0]),
-            "mean_average_precisions": means[:, place].tolist(),
-            "seconds": dict(seconds.get(name, {})),
-        }
-        for place, name in enumerate(ROWS)
-    ]
+    means = np.nanmean(precisions, axis=2).T
+    rows = []
+    for name, own in zip(ROWS, means, strict=True):
+        less = paired(own, means[0])
+        rows.append(
+            Row(
+                {
+                    "name": name,
+                    "mean_average_precision": float(own.mean()),
+                    "standard_error": standard_error(own),
+                    "less_whole_image": less["mean"],
+                    "less_whole_image_standard_error": less["standard_error"],
+                    "mean_average_precisions": own.tolist(),
+                    "seconds": dict(seconds.get(name, {})),
+                }
+            )
+        )
+    return rows
 
 
-def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[Cells]:
     """Average over the splits that have test images of the class."""
     return [
         {"class": int(number), **dict(zip(ROWS, np.nanmean(precisions[:, :, column], axis=0).tolist(), strict=True))}
@@ -208,8 +205,8 @@ def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, An
     ]
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: mean average precision of each way."""
+def markdown(result: Json) -> list[str]:
+    """Return mean average precision of each way."""
     rows = [
         [
             row["name"],
@@ -218,10 +215,10 @@ def summary(result: dict[str, Any]) -> list[str]:
         ]
         for row in result["rows"]
     ]
-    return markdown(["", "mean average precision", "less whole image, paired"], rows)
+    return markdown_table(["", "mean average precision", "less whole image, paired"], rows)
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Lay the rows out as a table."""
     chance = np.mean([split["chance"] for split in result["splits"]])
     lines = [
@@ -231,8 +228,10 @@ def describe(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in row["seconds"].items())
-        lines.append(
-            f"{row['name']:35s} mAP {row['mean_average_precision']:.4f} +- {row['standard_error'] or 0:.4f}, less "
-            f"whole image {row['less_whole_image']:+.4f} +- {row['less_whole_image_standard_error'] or 0:.4f}; {spent}"
-        )
+        precision = plus_minus(row["mean_average_precision"], row["standard_error"], 4)
+        less = plus_minus(row["less_whole_image"], row["less_whole_image_standard_error"], 4, "+")
+        lines.append(f"{row['name']:35s} mAP {precision}, less whole image {less}; {spent}")
     return "\n".join(lines)
+
+
+BENCHMARK = Benchmark("patches", add_arguments, run, describe, markdown)
