@@ -124,25 +124,6 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command of ``aurevoir bench``.
-
-    Parameters
-    ----------
-    add_arguments : callable
-        Declares its arguments.
-    run : callable
-        Returns what ``--json`` prints.
-    describe : callable
-        Returns the same as text.
-    """
-
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], Json]
-    describe: Callable[[Json], str]
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """What a suite offers.
 

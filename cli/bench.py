@@ -1,29 +1,23 @@
 """``aurevoir bench``."""
 
 import argparse
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks import registry
-from ..benchmarks.contract import Benchmark, Command, Json, write_result
-
-TOOLS = {
-    "report": "one HTML page of result files, with figures",
-    "compare": "what changed between two result files, and which changes are more than chance",
-}
+from ..benchmarks.contract import Json, write_result
+from ..benchmarks.registry import REPORTS, SUITES, load
 
 
 def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
     """Declare the command's arguments; importing a benchmark is slow, so only the one at hand fills in its own."""
     names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
-    for name, summary in {**registry.SUITES, **TOOLS}.items():
+    for name, summary in {**SUITES, **REPORTS}.items():
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
         if name == benchmark:
-            chosen = _chosen(name)
+            chosen = load(name)
             chosen.add_arguments(own)
-            if isinstance(chosen, Benchmark):
+            if name in SUITES:
                 _add_outputs(own, chosen.plot is not None)
 
 
@@ -34,18 +28,11 @@ def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
         parser.add_argument("--plot", metavar="F.png", help="draw the result")
 
 
-def _chosen(name: str) -> Benchmark | Command:
-    if name not in TOOLS:
-        return registry.load(name)
-    command: Command = import_module(f"..benchmarks.reporting.{name}", __package__).COMMAND
-    return command
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write what was asked for."""
-    chosen = _chosen(args.benchmark)
-    if isinstance(chosen, Command):
-        return dict(chosen.run(args))
+    chosen = load(args.benchmark)
+    if args.benchmark in REPORTS:
+        return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
     if figure or args.report:
         from ..calibration.fidelity import require_plotting
@@ -66,4 +53,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: Json) -> str:
     """Lay the rows out as the benchmark does."""
-    return _chosen(result["benchmark"]).describe(result)
+    return load(result["benchmark"]).describe(result)

@@ -16,7 +16,7 @@ from ...images.batches import ImageFiles, collect
 from ...images.procedural import PATTERNS, draw, write_class_folders
 from ...images.sources import LabelledPaths
 from ...transfer.evaluate import split, train_and_test
-from ..contract import Cells
+from ..contract import Cells, Json
 from .engines import open_network
 
 GENERATED = "generated"
@@ -61,6 +61,14 @@ class Dataset:
             "test_images": len(self.test.labels),
             "skipped": self.skipped,
         }
+
+
+def caption(result: Json) -> str:
+    """Return the network and the images of a result in words."""
+    return (
+        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}: "
+        f"{result['train_images']} training and {result['test_images']} test images of {len(result['classes'])} classes"
+    )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

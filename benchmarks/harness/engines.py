@@ -101,17 +101,7 @@ class Engines:
 
 @dataclass(frozen=True)
 class JoinedEngines:
-    """Engines of several cuts, and one that computes the bits of all.
-
-    Attributes
-    ----------
-    each : list of Engine
-    joined : Engine
-    columns : list of slice
-        Where the bits of each lie among those of `joined`, in bytes.
-    once : dict
-        Seconds by stage.
-    """
+    """Engines of several cuts, one that computes the bits of all, where those of each lie in bytes, and seconds."""
 
     each: list[Engine]
     joined: Engine

@@ -10,14 +10,14 @@ from ...engine.engine import Engine
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
 from ...kernels.arrays import Budget
-from ...kernels.readout import Readout
-from ...kernels.ridge import RidgePath
+from ...kernels.readout import Projector, fit_readout
 from ...transfer.embed import embed_bits
+from ..contract import Cells
 from .engines import Engines, open_network
-from .splits import Parts, readable_splits
+from .splits import Parts, over_splits, readable_splits
 
-Fit = Callable[[np.ndarray, np.ndarray, int], tuple[Readout, RidgePath]]
-"""From training bits, their labels and the number of the split to what `fit_readout` returns."""
+Choose = Callable[[np.ndarray, int], str | Projector]
+"""From training bits and the number of the split to what `fit_readout` takes for a projection."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,27 @@ def photographs(folders: Sequence[str], backbone: str, splits: int) -> list[Labe
     return [embed_folder(engine, folder, splits) for folder in folders]
 
 
-def fit_splits(data: LabelledBits, fit: Fit, budget: Budget = None) -> tuple[list[float], list[float]]:
-    """Fit a readout on each split; return the accuracies on its test rows, and by leave-one-out."""
+def fit_splits(
+    data: LabelledBits, projection: str | Choose, k: int | None = None, budget: Budget = None, reseed: bool = False
+) -> Cells:
+    """Fit a readout on each split, and return the cells of its accuracies on test rows and by leave-one-out.
+
+    Parameters
+    ----------
+    data : LabelledBits
+    projection : str or callable
+    k : int, optional
+    budget : int, str or None
+    reseed : bool
+        Whether the projection of split s is drawn by seed s, in place of 0.
+    """
     accuracies, loo = [], []
-    for seed, (train, test) in enumerate(data.parts):
-        readout, path = fit(data.bits[train], data.labels[train], seed)
+    for number, (train, test) in enumerate(data.parts):
+        bits, labels = data.bits[train], data.labels[train]
+        chosen = projection if isinstance(projection, str) else projection(bits, number)
+        seed = number if reseed else 0
+        readout, path = fit_readout(bits, data.m, labels, data.classes, chosen, k, seed=seed, budget=budget)
         predicted = readout.scores(data.bits[test], budget).argmax(axis=1)
         accuracies.append(float((predicted == data.labels[test]).mean()))
         loo.append(path.loo_accuracy)
-    return accuracies, loo
+    return {**over_splits(accuracies), "loo_accuracy": float(np.mean(loo))}

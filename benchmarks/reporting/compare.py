@@ -25,7 +25,7 @@ import numpy as np
 from ...errors import UsageError
 from ...transfer.evaluate import TEST_SHARE
 from .. import registry
-from ..contract import Cells, Command, Json, Spread
+from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from .tables import TEXTS, columns, facts, identifying, machine_of, read_result, tables
 from .text import is_number, shown
 
@@ -42,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("after", metavar="B.json", help="another of the same benchmark")
 
 
-def run(args: argparse.Namespace) -> Cells:
+def run(args: argparse.Namespace) -> Result:
     """Compare two result files."""
     found = compare(read_result(args.before), read_result(args.after))
-    return {**found, "files": [args.before, args.after]}
+    rows = [Row(row) for row in found.pop("rows")]
+    return Result(found.pop("benchmark"), rows, {"files": [args.before, args.after]}, found)
 
 
 def compare(before: Json, after: Json) -> Cells:
@@ -280,4 +281,4 @@ def _line(row: Json) -> str:
     return f"{line}, {verdict}: p {row['p']:.2g}, by Holm {row['p_holm']:.2g} ({row['test']})"
 
 
-COMMAND = Command(add_arguments, run, describe)
+BENCHMARK = Benchmark("compare", add_arguments, run, describe)

@@ -16,8 +16,7 @@ from ...calibration.fidelity import require_plotting
 from ...errors import UsageError
 from ...files import write_atomically
 from .. import registry
-from ..contract import Cells, Command, Json
-from ..harness.machine import Machine
+from ..contract import Benchmark, Cells, Json, Result, Row
 from .charts import charts
 from .tables import RESULTS, columns, facts, identifying, machine_line, machine_of, read_result, tables
 from .text import is_number, shown
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figures", metavar="DIR", help="where PNG figures go (default: F-figures, next to the page)")
 
 
-def run(args: argparse.Namespace) -> Cells:
+def run(args: argparse.Namespace) -> Result:
     """Write the page and its figures."""
     require_plotting()
     paths = [Path(path) for path in args.results] or sorted(RESULTS.glob("*.json"))
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> Cells:
         )
     out = Path(args.out)
     rows = write_report([(path, read_result(path)) for path in paths], out, args.figures)
-    return {"benchmark": "report", "report": str(out), "rows": rows, "machine": Machine.here().to_json()}
+    return Result("report", [Row(row) for row in rows], {"report": str(out)})
 
 
 def describe(result: Json) -> str:
@@ -236,4 +235,4 @@ def _image(data: bytes, text: str) -> Element:
     return _tag("img", alt=text, src=f"data:image/png;base64,{base64.b64encode(data).decode()}")
 
 
-COMMAND = Command(add_arguments, run, describe)
+BENCHMARK = Benchmark("report", add_arguments, run, describe)

@@ -48,18 +48,20 @@ def of_median(ratios: Json, digits: int = 2) -> str:
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a plain table, the first column flush left and the others flush right.
+    """Return the lines of a plain table, columns of numbers flush right.
 
     A row of fewer cells than the header ends in text that widens no column, such as why it failed; a cell more is a
     remark behind the others.
     """
-    full = [row[: len(header)] for row in (header, *rows) if len(row) >= len(header)]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    full = [row[: len(header)] for row in rows if len(row) >= len(header)]
+    columns = list(zip(*full, strict=True)) if full else [()] * len(header)
+    widths = [max(map(len, (name, *cells))) for name, cells in zip(header, columns, strict=True)]
     widths[0] = max(len(row[0]) for row in (header, *rows))
-    return ["  ".join(_padded(row, widths)).rstrip() for row in (header, *rows)]
+    right = [all(cell[:1] in "+-.0123456789" for cell in cells) for cells in columns]
+    return ["  ".join(_padded(row, widths, right)).rstrip() for row in (header, *rows)]
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _padded(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
     columns = len(widths) if len(row) >= len(widths) else len(row) - 1
-    cells = [cell.rjust(width) for cell, width in zip(row[1:columns], widths[1:], strict=False)]
-    return [row[0].ljust(widths[0]), *cells, *row[columns:]]
+    padded = zip(row[:columns], widths, right, strict=False)
+    return [*(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in padded), *row[columns:]]

@@ -17,7 +17,7 @@ def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[s
         If the file is damaged, or of a run with another identity.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state["identity"]
         other = [name for name, value in identity.items() if found[name] != value]
     except Exception as error:  # unpickling, zip and file errors share no base class

@@ -82,7 +82,8 @@ class FineTuned:
         places, scores = _scores(self.network, data, batch_size)
         if len(places) < len(data.places):
             raise DataError(f"{len(data.places) - len(places)} of {len(data.places)} files cannot be read; remove them")
-        return self.classes[scores.argmax(1).numpy()]
+        labels: np.ndarray = self.classes[scores.argmax(1).numpy()]
+        return labels
 
     def accuracy(self, images: ImageSource, labels: Any, batch_size: int = BATCH_SIZE) -> float:
         """Return the share of the readable images that is labelled rightly."""
@@ -262,7 +263,7 @@ class _Run:
             self.optimizer.zero_grad()
             scores = self.network(torch.from_numpy(pixels).to(device))
             loss = nn.functional.cross_entropy(scores, torch.from_numpy(self.train.targets[places]).to(device))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             self.optimizer.step()
             if self.warmup is not None and self._warming():
                 self.warmup.step()

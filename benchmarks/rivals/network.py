@@ -60,7 +60,8 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the scores of uint8 images of shape (n, height, width, 3)."""
         pixels = images.permute(0, 3, 1, 2).float().contiguous(memory_format=self.memory_format)
-        return self.body((pixels - self.mean) / self.std)
+        scores: torch.Tensor = self.body((pixels - self.mean) / self.std)
+        return scores
 
 
 def truncated_with_head(

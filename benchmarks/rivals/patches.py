@@ -91,7 +91,8 @@ def label_patches(patches: np.ndarray, boxes: np.ndarray, columns: np.ndarray, c
 
 
 def _areas(corners: np.ndarray) -> np.ndarray:
-    return np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    areas: np.ndarray = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    return areas
 
 
 def resample(labels: np.ndarray, each: int, background: int, seed: int | Sequence[int]) -> np.ndarray:
@@ -133,7 +134,8 @@ def image_score(probabilities: np.ndarray, exponent: float) -> np.ndarray:
     -------
     scores : float64 array of shape (c,)
     """
-    return np.power(probabilities, exponent).sum(axis=0)
+    scores: np.ndarray = np.power(probabilities, exponent).sum(axis=0)
+    return scores
 
 
 def average_precisions(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:

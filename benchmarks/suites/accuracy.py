@@ -6,20 +6,15 @@ Each image passes each engine once; every split and projection then works on the
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ...engine.build import sample_images
 from ...engine.engine import Engine
 from ...kernels.bits import agreement
-from ...kernels.readout import Readout, fit_readout
-from ...kernels.ridge import RidgePath
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from ..harness.engines import Engines, open_network
-from ..harness.labelled_bits import LabelledBits, embed_folder, fit_splits
-from ..harness.splits import over_splits, paired
+from ..harness.labelled_bits import embed_folder, fit_splits
+from ..harness.splits import paired
 from ..reporting.text import aligned, markdown_table, plus_minus
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -64,16 +59,8 @@ def _measure(folder: str, engines: Sequence[Engine], args: argparse.Namespace) -
             "sign_agreement": agreement(data.bits, reference, engine.features),
         }
         for projection in args.projections:
-            accuracies, loo = fit_splits(data, partial(_fit, data, projection))
-            own = {"projection": projection, **over_splits(accuracies), "loo_accuracy": float(np.mean(loo))}
-            rows.append(Row({**common, **own}))
+            rows.append(Row({**common, "projection": projection, **fit_splits(data, projection)}))
     return rows
-
-
-def _fit(
-    data: LabelledBits, projection: str, bits: np.ndarray, labels: np.ndarray, seed: int
-) -> tuple[Readout, RidgePath]:
-    return fit_readout(bits, data.m, labels, data.classes, projection)
 
 
 def _together(rows: Sequence[Row], projections: Sequence[str]) -> list[Cells]:

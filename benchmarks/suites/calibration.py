@@ -22,13 +22,11 @@ from ...engine.runtimes import on_openvino
 from ...engine.timing import ratios
 from ...images.batches import ImageFiles, collect
 from ...images.sources import class_folders
-from ...kernels.readout import Readout, fit_readout
-from ...kernels.ridge import RidgePath
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from ..harness.contestants import Contestant, running, take_turns
 from ..harness.engines import Engines, open_network
 from ..harness.labelled_bits import LabelledBits, fit_splits
-from ..harness.splits import Parts, over_splits, paired, readable_splits, standard_error
+from ..harness.splits import Parts, paired, readable_splits, standard_error
 from ..reporting.figures import Axes, figure, sound
 from ..reporting.text import aligned, markdown_table, plus_minus
 from ..rivals.peers import PEERS, Features, Quantized, quantize
@@ -166,11 +164,9 @@ def _accuracy(run: Features, photographs: Photographs) -> Cells:
     pixels, labels, parts = photographs
     packed = [np.packbits(run(pixels[index : index + BATCH]) > 0, axis=1) for index in range(0, len(pixels), BATCH)]
     data = LabelledBits("", run(pixels[:1]).shape[1], np.concatenate(packed), labels, parts)
-    return over_splits(fit_splits(data, partial(_fit, data))[0])
-
-
-def _fit(data: LabelledBits, bits: np.ndarray, labels: np.ndarray, seed: int) -> tuple[Readout, RidgePath]:
-    return fit_readout(bits, data.m, labels, data.classes, "none")
+    found = fit_splits(data, "none")
+    del found["loo_accuracy"]
+    return found
 
 
 def _time(contestants: Sequence[Contestant], batch: np.ndarray, rounds: int) -> None:

@@ -24,7 +24,7 @@ from ...kernels.readout import fit_readout
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
-from ..harness.datasets import Dataset, add_data_arguments, chosen_images, load_dataset, network_of
+from ..harness.datasets import Dataset, add_data_arguments, caption, chosen_images, load_dataset, network_of
 from ..harness.device import add_device_argument, runtime_of
 from ..harness.engines import Engines, build_joined
 from ..harness.settings import describe_settings
@@ -250,9 +250,7 @@ def _in_brief(row: Json) -> str:
 def describe(result: Json) -> str:
     """Lay the rows out as a table, then what the sweeps cost as a whole."""
     lines = [
-        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}: "
-        f"{result['train_images']} training and {result['test_images']} test images of {len(result['classes'])} "
-        "classes",
+        caption(result),
         *aligned(["cut", "method", "MB", "features", "accuracy", "seconds"], [_cells(row) for row in result["rows"]]),
     ]
     for sweep in result["sweeps"]:

@@ -4,10 +4,7 @@ Each image and each patch passes the engine once; every split then works on the 
 """
 
 import argparse
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """The bits of n images and of their patches, what these show, and the seconds that each way took so far."""
+    """The bits of n images and of their patches, what these show, and a stopwatch for each way."""
 
     whole: np.ndarray
     patches: list[np.ndarray]
     labels: list[np.ndarray]
     truth: np.ndarray
-    seconds: dict[str, Counter[str]]
+    watches: dict[str, Stopwatch]
     skipped: dict[str, str]
 
 
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace) -> Result:
         precisions.append(found)
     return Result(
         "patches",
-        _rows(np.array(precisions), data.seconds),
+        _rows(np.array(precisions), data.watches),
         {
             "data": Path(args.data).name,
             "engine": repr(engine),
@@ -89,44 +86,36 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequence[float]) -> _Embedded:
-    seconds: dict[str, Counter[str]] = {name: Counter() for name in (WHOLE, PATCHES)}
-    size, watch = (engine.input_shape[0], engine.input_shape[1]), Stopwatch()
+    watches = {name: Stopwatch() for name in (WHOLE, PATCHES)}
+    size, watch = (engine.input_shape[0], engine.input_shape[1]), watches[PATCHES]
     files = ImageFiles(boxed.paths, size, description="whole images")
-    kept, whole = embed_bits(engine, files, watch)
-    seconds[WHOLE].update({stage: watch.seconds[stage] for stage in ("decode", "engine")})
+    kept, whole = embed_bits(engine, files, watches[WHOLE])
     truth, patches, labels = np.zeros((len(kept), len(classes)), dtype=bool), [], []
     for index, image in enumerate(tqdm(kept, desc="patches", unit="img")):
         boxes = boxed.boxes[image]
         columns = np.searchsorted(classes, boxes.classes)
         truth[index, columns] = True
-        with _timed(seconds[PATCHES], "decode"):
+        with watch("decode"):
             pixels = decode_whole(boxed.paths[image])
             height, width = pixels.shape[:2]
             corners = grid_patches(height, width, scales)
             parts = crops(pixels, corners, size)
         labels.append(label_patches(corners, boxes.corners * [width, height, width, height], columns, len(classes)))
-        with _timed(seconds[PATCHES], "engine"):
+        with watch("engine"):
             patches.append(engine.bits(parts))
-    return _Embedded(whole, patches, labels, truth, seconds, files.skipped)
-
-
-@contextmanager
-def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
+    return _Embedded(whole, patches, labels, truth, watches, files.skipped)
 
 
 def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[Cells, list[np.ndarray]]:
     """Return what one split chose and found, and the average precisions of every class, way by way."""
     order = np.random.default_rng(seed).permutation(len(data.truth))
     train, test = np.split(order, [round(TRAIN_SHARE * len(order))])
-    with _timed(data.seconds[WHOLE], "fit and score"):
+    with data.watches[WHOLE]("fit and score"):
         alphas, (whole, usual) = _whole_scores(data.whole[train], data.truth[train], data.whole[test], seed)
-    with _timed(data.seconds[PATCHES], "fit"):
+    with data.watches[PATCHES]("fit"):
         bits, labels = ([part[image] for image in train] for part in (data.patches, data.labels))
         fitted = fit_patches(bits, labels, data.truth[train], m, projection, folds=FOLDS, seed=seed)
-    with _timed(data.seconds[PATCHES], "score"):
+    with data.watches[PATCHES]("score"):
         scores = fitted.scores([data.patches[image] for image in test])
     truth = data.truth[test]
     both = _standard(whole) + _standard(scores)
@@ -171,15 +160,17 @@ def _whole_scores(
 
 def _standard(scores: np.ndarray) -> np.ndarray:
     """Scale each class's scores of the test images to mean 0 and deviation 1; no label is read."""
-    return (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
+    scaled: np.ndarray = (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
+    return scaled
 
 
-def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[Row]:
+def _rows(precisions: np.ndarray, watches: dict[str, Stopwatch]) -> list[Row]:
     """Summarise average precisions of shape (seeds, ways, classes)."""
     means = np.nanmean(precisions, axis=2).T
     rows = []
     for name, own in zip(ROWS, means, strict=True):
         less = paired(own, means[0])
+        seconds = watches[name].seconds if name in watches else {}
         rows.append(
             Row(
                 {
@@ -189,7 +180,7 @@ def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[Row]
                     "less_whole_image": less["mean"],
                     "less_whole_image_standard_error": less["standard_error"],
                     "mean_average_precisions": own.tolist(),
-                    "seconds": dict(seconds.get(name, {})),
+                    "seconds": {stage: value for stage, value in seconds.items() if value},
                 }
             )
         )

@@ -26,17 +26,18 @@ from ...kernels.readout import fit_readout
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
-from ..harness.datasets import Dataset, add_data_arguments, chosen_images, load_dataset, network_of
+from ..harness.datasets import Dataset, add_data_arguments, caption, chosen_images, load_dataset, network_of
 from ..harness.device import add_device_argument, runtime_of
 from ..harness.engines import Engines, Seconds
 from ..harness.settings import describe_settings
 from ..harness.sizes import features_megabytes, weights_megabytes
 from ..reporting.figures import draw_stages, figure, sound
-from ..reporting.text import markdown_table
+from ..reporting.text import aligned, markdown_table
 from ..rivals.posts_way import train_posts_way
 
 POSTS_WAY = "the post's way"
-STAGES = ("decode", "engine", "draw", "project", "gram", "solve")
+_OPTICS = ("draw", "project", "gram", "solve")
+STAGES = ("decode", "engine", *_OPTICS)
 WARM_UP_IMAGES = 64
 
 
@@ -283,7 +284,7 @@ def _gpu(result: Json) -> str:
 
 def _in_brief(row: Json) -> list[str]:
     seconds, times = row["seconds"]["train"], row.get("times_posts_way", {}).get("whole", {})
-    optics = sum(seconds.get(stage, 0) for stage in ("draw", "project", "gram", "solve"))
+    optics = sum(seconds.get(stage, 0) for stage in _OPTICS)
     return [
         row["name"],
         f"{row['accuracy']:.3f}",
@@ -296,55 +297,32 @@ def _in_brief(row: Json) -> list[str]:
 
 
 def describe(result: Json) -> str:
-    """Lay the rows out as the post's Table 1, torch's figures in parentheses after the runtime's."""
-    rows = {row["name"]: row for row in result["rows"]}
+    """Lay the rows out as the post's Table 1."""
+    stages = [*STAGES[:2], *_OPTICS, "total"]
+    columns = [*stages, "test", "MB", "features MB", "x post", "undrawn"]
     lines = [
-        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}: "
-        f"{result['train_images']} training and {result['test_images']} test images of {len(result['classes'])} "
-        f"classes; {result['features']:,d} features; medians of {result['rounds']} rounds",
-        "torch's in parentheses; x post: times as fast as the post's way, undrawn: without its drawing of R",
-        f"{'':18s} {'accuracy':>17s} {'leave-1-out':>17s} {'decode':>7s} {'engine':>15s} {'draw':>6s} {'project':>7s} "
-        f"{'gram':>6s} {'solve':>6s} {'total':>15s} {'test':>6s} {'MB':>6s} {'features MB':>11s} "
-        f"{'x post':>6s} {'undrawn':>7s}",
+        caption(result),
+        f"{result['features']:,d} features; medians of {result['rounds']} rounds, in seconds",
+        "x post: times as fast as the post's way; undrawn: without its drawing of R",
+        *aligned(["", "accuracy", "leave-1-out", *columns], [_cells(row, stages) for row in result["rows"]]),
     ]
-    first = result["rows"][0]["runtime"]
-    for row in result["rows"]:
-        if "error" in row:
-            lines.append(f"{row['name']:18s} {row['error']}")
-            continue
-        own, other = (rows.get(f"{name} {row['precision']}", {}) for name in (first, "torch"))
-        paired = first != "torch" and "seconds" in own and "seconds" in other
-        if not (paired and row is other):
-            lines.append(_line(row, other if paired and row is own else None))
     return "\n".join(lines)
 
 
-def _line(row: Json, paired: Json | None) -> str:
-    train, test = row["seconds"]["train"], row["seconds"]["test"]
-    other = {**paired, **paired["seconds"]["train"]} if paired else {}
-    loo = row["loo_accuracy"]
-    faster = [row.get("times_posts_way", {}).get(kind, {}).get("median") for kind in ("whole", "without_drawing")]
-    cells = [
-        f"{row['name']:18s}",
-        f"{_pair(row['accuracy'], other.get('accuracy'), 4):>17s}",
-        f"{'-' if loo is None else _pair(loo, other.get('loo_accuracy'), 4):>17s}",
-        f"{train['decode']:7.2f}",
-        f"{_pair(train['engine'], other.get('engine'), 2):>15s}",
-        *(f"{train[stage]:{width}.2f}" if stage in train else f"{'-':>{width}s}" for stage, width in _WIDTHS.items()),
-        f"{_pair(train['total'], other.get('total'), 2):>15s}",
-        f"{test['total']:6.2f}",
-        f"{row['model_megabytes']:6.1f}",
-        f"{row['features_megabytes']:11.2f}",
-        *(f"{ratio:{width}.1f}" if ratio else f"{'-':>{width}s}" for ratio, width in zip(faster, (6, 7), strict=True)),
+def _cells(row: Json, stages: Sequence[str]) -> list[str]:
+    if "error" in row:
+        return [row["name"], row["error"]]
+    train, times = row["seconds"]["train"], row.get("times_posts_way", {})
+    return [
+        row["name"],
+        f"{row['accuracy']:.4f}",
+        "-" if row["loo_accuracy"] is None else f"{row['loo_accuracy']:.4f}",
+        *(f"{train[stage]:.2f}" if stage in train else "-" for stage in stages),
+        f"{row['seconds']['test']['total']:.2f}",
+        f"{row['model_megabytes']:.1f}",
+        f"{row['features_megabytes']:.2f}",
+        *(f"{times[kind]['median']:.1f}" if times else "-" for kind in ("whole", "without_drawing")),
     ]
-    return " ".join(cells)
-
-
-_WIDTHS = {"draw": 6, "project": 7, "gram": 6, "solve": 6}
-
-
-def _pair(own: float, other: float | None, digits: int) -> str:
-    return f"{own:.{digits}f}" + (f" ({other:.{digits}f})" if other is not None else "")
 
 
 def plot(result: Json, path: Path) -> None:

@@ -211,7 +211,7 @@ def _speeds(network: Any, images: Any, tf32: bool) -> dict[str, float]:
         found["images_per_second_eager"] = len(images) / _seconds(partial(network, images), device)
         if device == "cpu":
             return found
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call, unused-ignore]
         with torch.cuda.stream(stream):
             network(images)
         with torch.cuda.graph(graph, stream=stream):

@@ -149,7 +149,8 @@ def _sgemm(x: np.ndarray, matrix: np.ndarray | None) -> Callable[[], Any]:
         return lambda: x @ other.T
 
     def intensities() -> np.ndarray:
-        real, imaginary = x @ matrix[0], x @ matrix[1]
+        real: np.ndarray = x @ matrix[0]
+        imaginary = x @ matrix[1]
         np.square(real, out=real)
         np.square(imaginary, out=imaginary)
         real += imaginary

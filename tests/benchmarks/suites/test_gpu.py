@@ -139,3 +139,10 @@ def test_a_gpu_is_described_whatever_its_driver_tells(tmp_path, monkeypatch):
         {"name": "NVIDIA X, with a comma", "driver": "580.1", "memory_gib": 79.6},
         {"name": "NVIDIA GB10", "driver": "580.2", "memory_gib": None},
     ]
+
+
+def test_an_installed_package_says_that_it_has_no_tests(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_parts, "TESTS", tmp_path / "tests")
+    (row,) = gpu_parts.check_kernels(None)
+    assert row.to_json()["summary"].startswith("not run: no checkout of the repository")
+    assert row.error is None
