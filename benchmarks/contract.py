@@ -142,7 +142,7 @@ class Benchmark:
     plot : callable, optional
         Draws a result into a file.
     keys : sequence of str
-        The columns that tell rows apart; without any all columns of text do.
+        The columns that identify rows; without any all columns of text do.
     spreads : mapping from str to Spread
         Of the columns whose changes can be tested.
     """

@@ -17,7 +17,7 @@ def generated_bits(n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np
     """Return bits with the structure of a network's: few directions carry most of the variance.
 
     Points about class centres in 64 dimensions pass a random layer of m units with a threshold, as a
-    ReLU's signs would be. How well classes are told apart depends on the centres, hardly on m.
+    ReLU's signs would be. How separable classes are depends on the centres, hardly on m.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def generated_bits(n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np
 def digits(splits: int) -> LabelledBits:
     """Return scikit-learn's digits as the signs of a random layer: no network, no file.
 
-    Each image less its own mean meets `DIGITS_FEATURES` vectors of random signs; a bit is 1 where the
+    Each image less its own mean is multiplied by `DIGITS_FEATURES` vectors of random signs; a bit is 1 where the
     product is positive. Images are split 80:20, each class alike, by seeds from 0.
     """
     from sklearn.datasets import load_digits

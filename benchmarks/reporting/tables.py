@@ -86,7 +86,7 @@ def columns(rows: Sequence[Cells]) -> list[str]:
 
 
 def identifying(rows: Sequence[Sequence[Cells]], benchmark: Benchmark | None = None) -> list[str]:
-    """Return the columns that tell rows apart.
+    """Return the columns that identify rows.
 
     Those are the benchmark's own keys, or else all texts; where that leaves rows alike, whole numbers
     join in, column by column.
@@ -94,7 +94,7 @@ def identifying(rows: Sequence[Sequence[Cells]], benchmark: Benchmark | None = N
     Parameters
     ----------
     rows : sequence of tables
-        Flat; rows are told apart within each.
+        Flat; rows are identified within each.
     benchmark : Benchmark, optional
     """
     every = [row for table in rows for row in table]

@@ -1,4 +1,4 @@
-"""Networks that backprop can train: pixels in, class scores out, the head told from the encoder before it."""
+"""Networks that backprop can train: pixels in, class scores out, the head apart from the encoder before it."""
 
 import copy
 from collections import OrderedDict

@@ -28,7 +28,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 """From uint8 images of shape (batch, height, width, 3) to features of shape (batch, m)."""
 
 PATIENCE = 3600
-"""Seconds after which a peer's process is given up."""
+"""Seconds after which a peer's process is stopped."""
 
 _GRAPH, _PIXELS, _SECONDS = "float.onnx", "pixels.npy", "seconds.json"
 _RESULTS = {"openvino": "quantized.xml", "onnx": "quantized.onnx"}
@@ -125,8 +125,8 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime
 
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Give every node a name: the peers leave nodes out by name."""
-    for place, node in enumerate(graph.graph.node):
-        node.name = node.name or f"node_{place}"
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"node_{index}"
     return graph
 
 

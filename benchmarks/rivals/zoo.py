@@ -44,8 +44,7 @@ def _train(name: str, strategy: str, args: argparse.Namespace, split: Split) -> 
         raise AurevoirError(f"{name} is not a network of torchvision")
     network = with_new_head(opened._module, split.classes, seed=split.seed)
     encoder = network.body if opened.needs_images else None
-    sample = split.calibration_images(args.calibration_images)
-    trained = train_network(network, encoder, sample, split.pixels, split.labels, strategy, args.zoo_epochs, split.seed)
+    trained = train_network(network, encoder, split, strategy, args.zoo_epochs, args.calibration_images)
     parameters = sum(parameter.numel() for parameter in network.body.parameters())
     found = {"weights": opened.weights, "why_random": why_random, "parameters": parameters, **trained.remarks}
     return replace(trained, remarks=found)
@@ -53,9 +52,9 @@ def _train(name: str, strategy: str, args: argparse.Namespace, split: Split) -> 
 
 def _open(name: str, args: argparse.Namespace) -> tuple[Backbone, str | None]:
     """Return a network with the weights that are found, and why these are random if they are."""
-    given = Path(args.zoo_weights, f"{name}.pth") if args.zoo_weights else None
-    if given is not None and given.is_file():
-        return open_backbone(name, given, args.zoo_size), None
+    weights = Path(args.zoo_weights, f"{name}.pth") if args.zoo_weights else None
+    if weights is not None and weights.is_file():
+        return open_backbone(name, weights, args.zoo_size), None
     try:
         return open_backbone(name, "default", args.zoo_size), None
     except AurevoirError as error:

@@ -31,6 +31,7 @@ from ..harness.settings import describe_settings
 from ..harness.sizes import weights_megabytes
 from ..reporting.figures import figure, sound
 from ..reporting.text import aligned, markdown_table
+from ..rivals.trained import Split
 
 STRATEGY = "lighton"
 _LEAST_FEATURES = 2048
@@ -58,7 +59,6 @@ class _Depths:
 
     cuts: list[Engines]
     data: Dataset
-    sample: np.ndarray
     args: argparse.Namespace
 
     def rows(self, method: str, precision: str) -> list[Row]:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> Result:
     cuts = _chosen(backbone, args)
     data = load_dataset(args, backbone.size)
     sample = chosen_images(data.train.pixels, args.calibration_images, args.seed)
-    depths = _Depths(Engines.export_cuts(backbone, cuts, sample), data, sample, args)
+    depths = _Depths(Engines.export_cuts(backbone, cuts, sample), data, args)
     sweeps = [_sweep(depths, precision) for precision in args.precisions or _precisions(args.runtime, args.device)]
     rows = [row for _, found in sweeps for row in found]
     if not args.no_backprop:
@@ -211,19 +211,10 @@ def _backprop(depths: _Depths, backbone: Backbone) -> list[Row]:
 def _train(cut: str, depths: _Depths, backbone: Backbone) -> Cells:
     from ..rivals.backprop import train_truncated
 
-    data, args = depths.data, depths.args
-    trained = train_truncated(
-        backbone,
-        cut,
-        depths.sample,
-        data.train.pixels,
-        data.train.labels,
-        STRATEGY,
-        args.epochs,
-        args.seed,
-        args.device,
-    )
-    accuracy = float((trained.predict(data.test.pixels) == data.test.labels).mean())
+    train, test, args = depths.data.train, depths.data.test, depths.args
+    split = Split(args.seed, train.pixels, train.labels, test.pixels, test.labels)
+    trained = train_truncated(backbone, cut, split, STRATEGY, args.epochs, args.calibration_images, args.device)
+    accuracy = float((trained.predict(test.pixels) == test.labels).mean())
     return {"accuracy": accuracy, "strategy": STRATEGY, "seconds": trained.seconds, **trained.remarks}
 
 

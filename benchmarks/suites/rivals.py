@@ -117,7 +117,7 @@ def _data(args: argparse.Namespace, size: int) -> Iterator[dict[str, LabelledPat
 
 
 def _name(data: str) -> str:
-    """Return the folder's name after its parent's, which tells one data set's ``train`` from another's."""
+    """Return the folder's name after its parent's, which distinguishes one data set's ``train`` from another's."""
     return "/".join(Path(data).resolve().parts[-2:])
 
 
@@ -204,8 +204,7 @@ def _probe(shared: _Shared, name: str, split: Split) -> Trained:
 def _backprop(backbone: Backbone, cut: str, name: str, args: argparse.Namespace, split: Split) -> Trained:
     from ..rivals.backprop import train_truncated
 
-    sample = split.calibration_images(args.calibration_images)
-    return train_truncated(backbone, cut, sample, split.pixels, split.labels, name, args.epochs, split.seed)
+    return train_truncated(backbone, cut, split, name, args.epochs, args.calibration_images)
 
 
 def _measure(data: str, splits: Sequence[Split], rivals: Sequence[tuple[Row, Rival]], rounds: int) -> list[Row]:

@@ -116,7 +116,7 @@ def _in_a_process(name: str, limit: int, args: argparse.Namespace) -> Iterator[C
             if child.poll() is None:
                 _kill(child)
         if late.is_set():
-            yield {"name": "", "error": f"given up after {limit} s"}
+            yield {"name": "", "error": f"stopped after {limit} s"}
         elif status:
             log.seek(0)
             last = [text.strip() for text in log if text.strip()]

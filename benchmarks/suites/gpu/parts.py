@@ -157,7 +157,7 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
     "table1": (measure_table1, 60),
     "tuned": (measure_tuned, 110),
 }
-"""What is measured, in this order, and the seconds after which each is given up."""
+"""What is measured, in this order, and the seconds after which each is stopped."""
 
 
 def _engines(args: argparse.Namespace) -> Engines:

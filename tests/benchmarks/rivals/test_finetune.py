@@ -309,8 +309,8 @@ def test_validation_images_are_of_each_class_alike():
     labels = np.repeat([0, 1, 2], [80, 12, 8])
     images = np.zeros((100, 4, 4, 3), "uint8")
     train, valid = split(images, labels, np.arange(3), 0.25, 0)
-    assert np.bincount(labels[valid.places]).tolist() == [20, 3, 2]
-    assert sorted([*train.places, *valid.places]) == list(range(100))
+    assert np.bincount(labels[valid.indices]).tolist() == [20, 3, 2]
+    assert sorted([*train.indices, *valid.indices]) == list(range(100))
 
 
 # Stages, warm-up, dropout, mirroring and a plateau: all that a checkpoint has to carry.
@@ -419,7 +419,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path,
     def fails(state, target):
         calls.append(0)
         if len(calls) == 2:
-            Path(target).write_bytes(b"half")
+            target.write(b"half")
             raise OSError("no space left")
         save(state, target)
 

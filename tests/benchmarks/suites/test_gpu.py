@@ -77,7 +77,7 @@ def test_a_part_that_fails_or_takes_too_long_says_so_and_the_others_stand(bench,
     network, engine = result["rows"]
     assert network["error"].startswith("exit status 1: aurevoir.errors.AurevoirError")
     assert "make the folder with: aurevoir bench gpu --prepare" in network["error"]
-    assert engine["error"] == "given up after 0.01 s"
+    assert engine["error"] == "stopped after 0.01 s"
 
 
 def test_photographs_are_needed_to_prepare(bench, tmp_path):
@@ -107,7 +107,7 @@ def test_the_folder_of_data_is_prepared_again_over_one_that_may_not_be_written(
             return onnx.load(data / gpu_data.NETWORK)
 
     seen = []
-    monkeypatch.setattr(gpu_data, "open_backbone", lambda name, weights: Exported())
+    monkeypatch.setattr(gpu_data, "open_network", lambda name, weights: Exported())
     for path in [class_folder, *class_folder.iterdir()]:
         path.chmod(0o555)
     folder = tmp_path / "prepared"

@@ -126,8 +126,8 @@ def test_random_networks_start_from_the_images_statistics_and_update_them(pixels
     import torch
     from torch import nn
 
+    from aurevoir.benchmarks.rivals.backprop import set_network_statistics
     from aurevoir.benchmarks.rivals.network import truncated_with_head
-    from aurevoir.benchmarks.rivals.network_statistics import set_network_statistics
 
     torch.manual_seed(0)
     network = truncated_with_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2)), 2, "1", size=28)
