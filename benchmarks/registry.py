@@ -1,8 +1,10 @@
 """The commands of ``aurevoir bench`` by name; a module is imported when it is asked for."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .contract import Benchmark
+if TYPE_CHECKING:
+    from .contract import Benchmark
 
 SUITES = {
     "engines": "throughput and latency by runtime and precision, compared with peers",
@@ -25,13 +27,13 @@ REPORTS = {
 }
 
 
-def load(name: str) -> Benchmark:
+def load(name: str) -> "Benchmark":
     """Import a suite, or a report, and return what it offers."""
     room = "reporting" if name in REPORTS else "suites"
     benchmark: Benchmark = import_module(f".{room}.{name}", __package__).BENCHMARK
     return benchmark
 
 
-def find(name: object) -> Benchmark | None:
+def find(name: object) -> "Benchmark | None":
     """Return the benchmark of a name that a result file holds; None where this version has none of that name."""
     return load(name) if isinstance(name, str) and name in SUITES else None

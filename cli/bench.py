@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.contract import Json, write_result
 from ..benchmarks.registry import REPORTS, SUITES, load
 
 
@@ -30,6 +29,8 @@ def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write what was asked for."""
+    from ..benchmarks.contract import write_result
+
     chosen = load(args.benchmark)
     if args.benchmark in REPORTS:
         return chosen.run(args).to_json()
@@ -51,6 +52,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def describe(result: Json) -> str:
+def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as the benchmark does."""
     return load(result["benchmark"]).describe(result)

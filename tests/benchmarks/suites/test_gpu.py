@@ -7,7 +7,6 @@ import onnx
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks.harness.machine import describe_gpus
 from aurevoir.benchmarks.suites.gpu import BENCHMARK
 from aurevoir.benchmarks.suites.gpu import benchmark as gpu
 from aurevoir.benchmarks.suites.gpu import data as gpu_data
@@ -128,17 +127,6 @@ def test_benchmarks_of_engines_refuse_a_device_that_is_not_here(bench, tiny_onnx
     assert code in (2, 3)
     assert result is None
     assert "aurevoir bench: error: device 'cuda' " in err
-
-
-def test_a_gpu_is_described_whatever_its_driver_tells(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA X, with a comma, 580.1, 81559'\necho 'NVIDIA GB10, 580.2, [N/A]'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert describe_gpus() == [
-        {"name": "NVIDIA X, with a comma", "driver": "580.1", "memory_gib": 79.6},
-        {"name": "NVIDIA GB10", "driver": "580.2", "memory_gib": None},
-    ]
 
 
 def test_an_installed_package_says_that_it_has_no_tests(monkeypatch, tmp_path):

@@ -44,17 +44,6 @@ def test_growth_peers_and_choice_have_their_rows(bench, few_digits, tmp_path, mo
         assert row["splits"] == 2
 
 
-def test_torch_says_what_scikit_learn_says():
-    pytest.importorskip("torch")
-    from aurevoir.benchmarks.rivals.ridge_peers import compare
-
-    rows = {row["name"]: row.to_json() for row in compare(100, 256, 150, 1)}
-    for name in ("torch eigh float64", "torch Cholesky float64"):
-        assert rows[name]["alpha"] == rows["aurevoir all"]["alpha"]
-        assert rows[name]["loo_accuracy"] == pytest.approx(rows["aurevoir all"]["loo_accuracy"])
-        assert rows[name]["same_labels"] == 1
-
-
 def test_what_is_too_large_says_so(bench, few_digits):
     code, result, err = bench("ridge", *SMALL, "--splits", "1", "--memory", "100KiB")
     assert code == 0, err

@@ -59,19 +59,6 @@ def test_rivals_meet_on_the_same_splits(bench, class_folder, tmp_path):
     assert any(line.startswith(f"{start}{best['seconds']['total']:.1f} | 1.0 |") for line in lines)
 
 
-def test_probes_pool_over_places_and_not_over_channels(tiny_onnx, pixels):
-    from aurevoir.benchmarks.rivals.probes import _features, channels
-    from aurevoir.engine.assemble import assemble
-    from aurevoir.engine.backbones import open_backbone
-    from aurevoir.engine.build import export_backbone
-
-    exported = export_backbone(open_backbone(tiny_onnx))
-    assert channels(exported) == 4
-    engine = assemble(exported, "fp32", "onnxruntime")
-    expected = engine(pixels).reshape(20, 4, 49).mean(axis=2)
-    np.testing.assert_allclose(_features(engine, pixels, 4), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_every_strategy_takes_part_unless_some_are_named(tiny_onnx, class_folder, bench):
     given = ["--backbone", tiny_onnx, "--splits", "1", "--projections", "none", "--probes", "--rounds", "1"]
     _, result, _ = bench("rivals", class_folder, *given)
@@ -120,24 +107,6 @@ def test_the_zoo_takes_weights_that_are_given(bench, class_folder, offline, tmp_
     assert {(row["weights"], row["why_random"]) for row in result["rows"] if row["group"] == "zoo"} == {
         ("squeezenet1_1.pth", None)
     }
-
-
-def test_random_networks_start_from_the_images_statistics_and_update_them(pixels):
-    import torch
-    from torch import nn
-
-    from aurevoir.benchmarks.rivals.backprop import set_network_statistics
-    from aurevoir.benchmarks.rivals.network import truncated_with_head
-
-    torch.manual_seed(0)
-    network = truncated_with_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2)), 2, "1", size=28)
-    encoder = network.body.get_submodule("encoder")
-    set_network_statistics(network, encoder, pixels[:16])
-    norm = next(layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d))
-    conv = next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
-    images = (torch.from_numpy(pixels[:16]).permute(0, 3, 1, 2) - network.mean) / network.std
-    torch.testing.assert_close(norm.running_mean, conv(images).mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
-    assert norm.momentum == 0.2
 
 
 def test_real_weights_beat_chance_on_real_photographs(bench, data):

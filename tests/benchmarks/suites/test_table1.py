@@ -2,14 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from aurevoir.benchmarks.harness import engines
-from aurevoir.benchmarks.rivals import posts_way
 from aurevoir.benchmarks.suites.table1 import POSTS_WAY
-from aurevoir.kernels.bits import pack_signs
 
 STAGES = ("decode", "engine", "project", "gram", "solve", "total")
 
@@ -43,20 +40,6 @@ def test_table1_measures_every_row(bench, tiny_onnx, class_folder, tmp_path):
     assert post["times_posts_way"]["without_drawing"]["median"] <= post["times_posts_way"]["whole"]["median"] == 1
     assert result["speedup"] == rows["openvino int8"]["times_posts_way"]["whole"]["median"]
     assert Image.open(figure).width > 500
-
-
-def test_the_posts_way_takes_alpha_by_the_test_set(monkeypatch):
-    random = np.random.default_rng(0)
-    labels, test_labels = np.arange(40) % 2, random.integers(0, 2, 30)
-    bits = pack_signs(random.normal(size=(40, 100)) + labels[:, None])
-    test_bits = pack_signs(random.normal(size=(30, 100)))
-    monkeypatch.setenv("AUREVOIR_MEMORY", "64KiB")
-    trained = posts_way.train_posts_way(bits, test_bits, 100, labels, test_labels, 50)
-    assert len(set(trained.accuracies)) > 1
-    other = posts_way.train_posts_way(bits, test_bits, 100, labels, 1 - test_labels, 50)
-    np.testing.assert_allclose(np.add(trained.accuracies, other.accuracies), 1)
-    assert trained.alphas[trained.best] != other.alphas[other.best]
-    assert trained.found()["accuracy"] == max(trained.accuracies)
 
 
 def test_rows_that_fail_stay_and_so_do_those_that_need_them(bench, tiny_onnx, class_folder, monkeypatch):
