@@ -41,6 +41,13 @@ types: dist
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
+# The results in the documentation, from benchmarks/results.
+results: $(READY)
+	$(BIN)/python tools/results.py
+
+results-check: $(READY)
+	$(BIN)/python tools/results.py --check
+
 # On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing. The repository
 # root is the package: a link gives Python a folder of the package's name.
 GPU_DATA ?= gpu-data

@@ -191,6 +191,12 @@ class EngineBuilder:
         self._data = self._images if data is None else data
         self._tables: dict[str, CalibrationTable] = {}
 
+    def calibrated_by(self, calibration: CalibrationSpec) -> "EngineBuilder":
+        """Return a builder of the same float graph that is calibrated in another way."""
+        other = EngineBuilder(self.network, calibration, data=self._data, stages=self._stages, progress=self.progress)
+        other.backbone, other.exported = self.backbone, self.exported
+        return other
+
     @cached_property
     def backbone(self) -> Backbone:
         """The network, whole; the cut is known to be one of it."""

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...engine.backbones import open_backbone
 from ...engine.backbones.base import Backbone
 from ...errors import DataError
 from ...images.batches import ImageFiles, collect
-from ...images.procedural import write_class_folders
+from ...images.procedural import PATTERNS, draw, write_class_folders
 from ...images.sources import LabelledPaths
 from ...transfer.evaluate import split, train_and_test
+from ..contract import Cells, Json
+from .engines import open_network
 
 GENERATED = "generated"
 GENERATED_PER_CLASS = 60
@@ -33,7 +33,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Sets:
+class Dataset:
     """Training and test images.
 
     Attributes
@@ -52,7 +52,7 @@ class Sets:
     test: Part
     skipped: dict[str, str]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Cells:
         """Return what a result says of its data."""
         return {
             "data": self.name,
@@ -63,8 +63,16 @@ class Sets:
         }
 
 
+def caption(result: Json) -> str:
+    """Return the network and the images of a result in words."""
+    return (
+        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}: "
+        f"{result['train_images']} training and {result['test_images']} test images of {len(result['classes'])} classes"
+    )
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `load_sets` and `open_network` read."""
+    """Declare what `load_dataset` and `network_of` read."""
     parser.add_argument("--data", metavar="DIR", help="a folder of class folders (default: generated images)")
     parser.add_argument("--test", metavar="DIR", help="another to test on (default: a fifth of the images)")
     parser.add_argument(
@@ -76,19 +84,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of images, split and weights (default: 0)")
 
 
-def open_network(args: argparse.Namespace) -> Backbone:
+def network_of(args: argparse.Namespace) -> Backbone:
     """Open the backbone that the arguments name."""
-    weights = args.weights or ("default" if args.backbone.endswith(".onnx") else "random")
-    return open_backbone(args.backbone, weights, args.size, args.seed)
+    return open_network(args.backbone, args.weights, args.size, args.seed)
 
 
-def load_sets(args: argparse.Namespace, size: tuple[int, int]) -> Sets:
-    """Decode training and test images, each set at once."""
+def load_dataset(args: argparse.Namespace, size: tuple[int, int]) -> Dataset:
+    """Decode training and test images, each part at once."""
     with _paths(args, size[0]) as parts:
         classes = sorted(set(parts[0].labels))
         train, test = (_decode(part, classes, size, name) for part, name in zip(parts, ("train", "test"), strict=True))
     name = Path(args.data).name if args.data else GENERATED
-    return Sets(name, classes, train[0], test[0], {**train[1], **test[1]})
+    return Dataset(name, classes, train[0], test[0], {**train[1], **test[1]})
 
 
 @contextmanager
@@ -97,9 +104,27 @@ def _paths(args: argparse.Namespace, size: int) -> Iterator[tuple[LabelledPaths,
         train, test = train_and_test(args.data, args.test, args.seed)
         yield at_most(train, args.per_class, args.seed), at_most(test, args.per_class, args.seed)
         return
+    with generated_images(args.per_class, size, args.seed) as labelled:
+        yield split(labelled, args.seed)
+
+
+@contextmanager
+def generated_images(per_class: int | None, size: int, seed: int) -> Iterator[LabelledPaths]:
+    """Write the demo's images into class folders, which last as long as the ``with`` block."""
     with tempfile.TemporaryDirectory() as folder:
-        count = args.per_class or GENERATED_PER_CLASS
-        yield split(write_class_folders(Path(folder), count, size, args.seed, True), args.seed)
+        yield write_class_folders(Path(folder), per_class or GENERATED_PER_CLASS, size, seed, True)
+
+
+def chosen_images(pixels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return up to `count` images, chosen by the seed, in their order."""
+    return pixels[np.sort(np.random.default_rng(seed).permutation(len(pixels))[:count])]
+
+
+def procedural_images(count: int, size: int) -> np.ndarray:
+    """Return generated images as uint8 of shape (count, size, size, 3)."""
+    patterns = list(PATTERNS.values())
+    random = np.random.default_rng(0)
+    return np.stack([draw(patterns[number % len(patterns)], size, random) for number in range(count)])
 
 
 def at_most(labelled: LabelledPaths, count: int | None, seed: int) -> LabelledPaths:
@@ -108,12 +133,12 @@ def at_most(labelled: LabelledPaths, count: int | None, seed: int) -> LabelledPa
         return labelled
     order = np.random.default_rng(seed).permutation(len(labelled.paths))
     chosen: dict[str, list[int]] = {}
-    for place in order:
-        kept = chosen.setdefault(labelled.labels[place], [])
+    for index in order:
+        kept = chosen.setdefault(labelled.labels[index], [])
         if len(kept) < count:
-            kept.append(int(place))
-    places = sorted(place for kept in chosen.values() for place in kept)
-    return LabelledPaths([labelled.paths[place] for place in places], [labelled.labels[place] for place in places])
+            kept.append(int(index))
+    indices = sorted(index for kept in chosen.values() for index in kept)
+    return LabelledPaths([labelled.paths[index] for index in indices], [labelled.labels[index] for index in indices])
 
 
 def _decode(part: LabelledPaths, classes: list[str], size: tuple[int, int], name: str) -> tuple[Part, dict[str, str]]:
@@ -129,7 +154,7 @@ def decode_timed(
     Returns
     -------
     kept : int array of shape (n,)
-        Places of the files that could be read.
+        Indices of the files that could be read.
     pixels : uint8 array of shape (n, height, width, 3)
     seconds : float
     skipped : dict

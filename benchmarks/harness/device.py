@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 
 from ...engine.runtimes import builds_plans, check_device, installed, runtime
+from ...engine.runtimes.base import RUNTIMES
 from ...kernels.arrays import on_device
 
 RUNTIME = {"cpu": "openvino", "cuda": "torch"}
@@ -35,9 +36,7 @@ def runtime_of(args: argparse.Namespace) -> str:
 
 
 def runtimes_of(device: str) -> list[str]:
-    """Return the installed runtimes that run on a device, and what they run there."""
-    from ...engine.runtimes.base import RUNTIMES
-
+    """Return the installed runtimes that run on a device."""
     return [name for name in RUNTIMES if installed(name) and _runs_on(name, device)]
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,42 @@ PACKAGES = (
 )
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return processor, memory, versions, date and command of this run."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        **({"gpus": gpus} if (gpus := describe_gpus()) else {}),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": _command(sys.argv[1:]),
-    }
+@dataclass(frozen=True)
+class Machine:
+    """Processor, memory, versions, date and command of a run."""
+
+    processor: str
+    cores: int | None
+    memory_gib: float
+    gpus: list[dict[str, Any]]
+    system: str
+    python: str
+    versions: dict[str, str]
+    date: str
+    command: str
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Describe this machine and this process."""
+        return cls(
+            processor=_processor(),
+            cores=os.cpu_count(),
+            memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            gpus=describe_gpus(),
+            system=platform.platform(),
+            python=platform.python_version(),
+            versions={name: found for name in PACKAGES if (found := _version(name))},
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            command=_command(sys.argv[1:]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, without GPUs where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "gpus" or value}
 
 
 def describe_gpus() -> list[dict[str, Any]]:
-    """Return name, driver and memory of each NVIDIA GPU here, as ``nvidia-smi`` tells them."""
+    """Return name, driver and memory of each NVIDIA GPU here, as ``nvidia-smi`` reports them."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -59,7 +79,7 @@ def describe_gpus() -> list[dict[str, Any]]:
 
 
 def _gib(mib: str) -> float | None:
-    """Return GiB; None where the driver tells no number, as for a GPU that shares the host's memory."""
+    """Return GiB; None where the driver reports no number, as for a GPU that shares the host's memory."""
     try:
         return round(float(mib) / 2**10, 1)
     except ValueError:
@@ -67,7 +87,7 @@ def _gib(mib: str) -> float | None:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """Return the command line; where it wrote its result is of no use to others."""
+    """Return the command line; where it wrote its result is left out."""
     kept = [
         word
         for before, word in zip(["", *arguments], arguments, strict=False)
@@ -77,7 +97,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def resident_megabytes() -> float:
-    """Return the memory of this process that stands in RAM, in units of 10^6 bytes; Linux only."""
+    """Return the memory of this process that is in RAM, in units of 10^6 bytes; Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

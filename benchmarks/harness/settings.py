@@ -1,11 +1,10 @@
 """How libraries are set while they are timed."""
 
-from typing import Any
-
 from ...engine.runtimes import installed
+from ..contract import Cells
 
 
-def describe_settings() -> dict[str, Any]:
+def describe_settings() -> Cells:
     """Return the threads of each library in this process, and torch's memory layout in training."""
     from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 

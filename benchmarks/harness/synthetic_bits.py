@@ -1,19 +1,11 @@
-"""Labelled bits to measure ridge and projections on: generated, scikit-learn's digits, and photographs."""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""Synthetic bits with labels, to measure ridge and projections on: generated, and scikit-learn's digits."""
 
 import numpy as np
 
-from ...engine.assemble import assemble
-from ...engine.backbones import open_backbone
-from ...engine.float_graph import export_backbone
-from ...images.batches import ImageFiles
-from ...images.sources import class_folders
 from ...kernels.arrays import blocks
 from ...kernels.bits import pack_signs, packed_length
-from ...transfer.embed import embed_bits
-from .splits import readable_splits
+from .labelled_bits import LabelledBits
+from .splits import Parts
 
 DIGITS_FEATURES = 2048
 # Dimensions in which the generated classes lie, and how far apart: neither chance nor all right.
@@ -21,39 +13,11 @@ _LATENT, _SEPARATION, _THRESHOLD = 64, 0.38, 0.5
 _TEST_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class LabelledBits:
-    """Bits of one data set, once, and its splits.
-
-    Attributes
-    ----------
-    name : str
-    m : int
-        Number of features.
-    bits : uint8 array of shape (n, ceil(m / 8))
-    labels : int array of shape (n,)
-        From 0 on.
-    parts : list of (train, test)
-        Places among the n rows.
-    """
-
-    name: str
-    m: int
-    bits: np.ndarray
-    labels: np.ndarray
-    parts: list[tuple[np.ndarray, np.ndarray]]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return int(self.labels.max()) + 1
-
-
 def generated_bits(n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return bits with the structure of a network's: few directions carry most of the variance.
 
     Points about class centres in 64 dimensions pass a random layer of m units with a threshold, as a
-    ReLU's signs would be. How well classes are told apart depends on the centres, hardly on m.
+    ReLU's signs would be. How separable classes are depends on the centres, hardly on m.
 
     Returns
     -------
@@ -74,7 +38,7 @@ def generated_bits(n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np
 def digits(splits: int) -> LabelledBits:
     """Return scikit-learn's digits as the signs of a random layer: no network, no file.
 
-    Each image less its own mean meets `DIGITS_FEATURES` vectors of random signs; a bit is 1 where the
+    Each image less its own mean is multiplied by `DIGITS_FEATURES` vectors of random signs; a bit is 1 where the
     product is positive. Images are split 80:20, each class alike, by seeds from 0.
     """
     from sklearn.datasets import load_digits
@@ -91,7 +55,7 @@ def generated(rows: int, m: int, splits: int) -> LabelledBits:
     return LabelledBits("generated", m, bits, labels, _parts(labels, splits))
 
 
-def _parts(labels: np.ndarray, splits: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _parts(labels: np.ndarray, splits: int) -> Parts:
     from sklearn.model_selection import train_test_split
 
     parts = []
@@ -101,16 +65,3 @@ def _parts(labels: np.ndarray, splits: int) -> list[tuple[np.ndarray, np.ndarray
         )
         parts.append((train, test))
     return parts
-
-
-def photographs(folders: list[str], backbone: str, splits: int) -> list[LabelledBits]:
-    """Return the bits of folders of class folders, each image once through one fp32 engine."""
-    exported = export_backbone(open_backbone(backbone))
-    engine = assemble(exported, "fp32")
-    found = []
-    for folder in folders:
-        labelled = class_folders(folder)
-        files = ImageFiles(labelled.paths, (engine.input_shape[0], engine.input_shape[1]), description=folder)
-        kept, bits = embed_bits(engine, files)
-        found.append(LabelledBits(Path(folder).name, exported.features, bits, *readable_splits(labelled, kept, splits)))
-    return found

@@ -1,10 +1,10 @@
 """What changed between two results of one benchmark, and which changes are more than chance.
 
-A change is tested only where the benchmark's ``SPREADS`` say what a number's recorded spread is, by kind:
+A change is tested only where the benchmark's spreads say what is recorded of a number's chance, by kind:
 
 - ``splits``: the number is the mean of a column's values over random splits of the same images, in one order. Student's
-  t over the paired differences, its variance corrected for the images that splits share (Nadeau and Bengio, 2003). A
-  third entry is the share of test images, where it is not that of `transfer.evaluate`.
+  t over the paired differences, its variance corrected for the images that splits share (Nadeau and Bengio, 2003). The
+  spread names the share of test images where it is not that of `transfer.evaluate`.
 - ``runs``: a column holds repeats that are independent of each other. Welch's t where the number is their mean,
   Mann-Whitney's U where it is their median.
 - ``error``: a column is its standard error. The difference over the root of the summed squares, two-sided, normal, the
@@ -24,25 +24,16 @@ import numpy as np
 
 from ...errors import UsageError
 from ...transfer.evaluate import TEST_SHARE
-from .tables import (
-    TEXTS,
-    Row,
-    benchmark_of,
-    columns,
-    facts,
-    identifying,
-    is_number,
-    machine_of,
-    read_result,
-    shown,
-    tables,
-)
+from .. import registry
+from ..contract import Benchmark, Cells, Json, Result, Row, Spread
+from .tables import TEXTS, columns, facts, identifying, machine_of, read_result, tables
+from .text import is_number, shown
 
 LEVEL = 0.05
 
 UNTESTABLE = "not testable: no spread recorded that a test can use"
 
-Spreads = Mapping[str, tuple[Any, ...]]
+Spreads = Mapping[str, Spread]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("after", metavar="B.json", help="another of the same benchmark")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Compare two result files."""
     found = compare(read_result(args.before), read_result(args.after))
-    return {**found, "files": [args.before, args.after]}
+    rows = [Row(row) for row in found.pop("rows")]
+    return Result(found.pop("benchmark"), rows, {"files": [args.before, args.after]}, found)
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def compare(before: Json, after: Json) -> Cells:
     """Compare two results of one benchmark.
 
     Parameters
@@ -81,13 +73,13 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     kinds = [result.get("benchmark") for result in (before, after)]
     if kinds[0] != kinds[1] or kinds[0] is None:
         raise UsageError(f"results of {kinds[0]} and {kinds[1]} cannot be compared; give two of one benchmark")
-    found: dict[str, list[dict[str, Any]]] = {"rows": [], "only_before": [], "only_after": []}
-    module = benchmark_of(before)
+    found: dict[str, list[Cells]] = {"rows": [], "only_before": [], "only_after": []}
+    benchmark = registry.find(before["benchmark"])
     whole = [{name: cell for name, cell in facts(each).items() if isinstance(cell, float)} for each in (before, after)]
     pairs = {"": ([whole[0]], [whole[1]])} | _pair_up(tables(before), tables(after))
     for name, (ours, theirs) in pairs.items():
-        keys = identifying([ours, theirs], module)
-        _compare_tables(found, name, keys, ours, theirs, getattr(module, "SPREADS", {}))
+        keys = identifying([ours, theirs], benchmark)
+        _compare_tables(found, name, keys, ours, theirs, benchmark.spreads if benchmark else {})
     cells = found["rows"]
     _judge(cells)
     changed = [cell for cell in cells if not _same(cell["before"], cell["after"])]
@@ -103,16 +95,18 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _pair_up(before: Mapping[str, list[Row]], after: Mapping[str, list[Row]]) -> dict[str, tuple[list[Row], list[Row]]]:
+def _pair_up(
+    before: Mapping[str, list[Cells]], after: Mapping[str, list[Cells]]
+) -> dict[str, tuple[list[Cells], list[Cells]]]:
     return {name: (before.get(name, []), after.get(name, [])) for name in dict.fromkeys([*before, *after])}
 
 
 def _compare_tables(
-    found: dict[str, list[dict[str, Any]]],
+    found: dict[str, list[Cells]],
     table: str,
     keys: Sequence[str],
-    ours: Sequence[Row],
-    theirs: Sequence[Row],
+    ours: Sequence[Cells],
+    theirs: Sequence[Cells],
     spreads: Spreads,
 ) -> None:
     left = list(theirs)
@@ -128,7 +122,7 @@ def _compare_tables(
     found["only_after"] += [{"table": table, "key": {name: row[name] for name in keys if name in row}} for row in left]
 
 
-def _match(key: Row, row: Row, others: Sequence[Row], keys: Sequence[str]) -> Row | None:
+def _match(key: Cells, row: Cells, others: Sequence[Cells], keys: Sequence[str]) -> Cells | None:
     """Return the row of the same key; a failed row lacks what was to be measured, and may lack a part of its key."""
     for other in others:
         shared = [name for name in keys if name in key and name in other]
@@ -139,15 +133,15 @@ def _match(key: Row, row: Row, others: Sequence[Row], keys: Sequence[str]) -> Ro
     return None
 
 
-def _cells(before: Row, after: Row, keys: Sequence[str], spreads: Spreads) -> Iterator[dict[str, Any]]:
-    aside = {*keys, *(column for _, column, *_ in spreads.values())}
+def _cells(before: Cells, after: Cells, keys: Sequence[str], spreads: Spreads) -> Iterator[Cells]:
+    aside = {*keys, *(spread.column for spread in spreads.values())}
     for name in columns([before, after]):
         pair: tuple[Any, Any] = (before.get(name), after.get(name))
         if name in aside or any(isinstance(value, list) for value in pair):
             continue
         found = {"cell": name, "before": pair[0], "after": pair[1], **dict.fromkeys(("change", "ratio", "test", "p"))}
         if is_number(pair[0]) and is_number(pair[1]):
-            test, p = _test(name, before, after, spreads.get(name, ("", "")))
+            test, p = _test(name, before, after, spreads.get(name))
             found |= {"change": pair[1] - pair[0], "ratio": pair[1] / pair[0] if pair[0] else None}
             # A spread of nothing would make any change sure.
             found |= {"test": test, "p": p} if p is not None and math.isfinite(p) else {"test": UNTESTABLE}
@@ -159,19 +153,19 @@ def _same(before: Any, after: Any) -> bool:
     return both_nan or before == after
 
 
-def _test(name: str, before: Row, after: Row, spread: tuple[Any, ...]) -> tuple[str, float | None]:
+def _test(name: str, before: Cells, after: Cells, spread: Spread | None) -> tuple[str, float | None]:
     """Return what the change of a number is tested by, and p; None where the rows do not hold what the test needs."""
-    kind, column, *share = spread
-    recorded: list[Any] = [row.get(column) for row in (before, after)]
-    if kind == "error" and all(is_number(value) and value > 0 for value in recorded):
+    if spread is None:
+        return UNTESTABLE, None
+    recorded: list[Any] = [row.get(spread.column) for row in (before, after)]
+    if spread.kind == "error" and all(is_number(value) and value > 0 for value in recorded):
         return "normal, standard errors as independent", _over_errors(after[name] - before[name], *recorded)
     if not all(isinstance(values, list) and len(values) > 1 for values in recorded):
         return UNTESTABLE, None
-    if kind == "splits" and _paired(before, after, recorded) and _are(np.mean, name, before, after, recorded):
-        test_share = share[0] if share else TEST_SHARE
-        p = _over_splits(recorded[0], recorded[1], test_share)
+    if spread.kind == "splits" and _paired(before, after, recorded) and _are(np.mean, name, before, after, recorded):
+        p = _over_splits(recorded[0], recorded[1], spread.test_share or TEST_SHARE)
         return f"paired t over {len(recorded[0])} splits, corrected", p
-    return _over_runs(name, before, after, recorded) if kind == "runs" else (UNTESTABLE, None)
+    return _over_runs(name, before, after, recorded) if spread.kind == "runs" else (UNTESTABLE, None)
 
 
 def _over_errors(change: float, ours: float, theirs: float) -> float:
@@ -180,13 +174,13 @@ def _over_errors(change: float, ours: float, theirs: float) -> float:
     return float(2 * stats.norm.sf(abs(change) / math.hypot(ours, theirs)))
 
 
-def _paired(before: Row, after: Row, values: Sequence[Any]) -> bool:
+def _paired(before: Cells, after: Cells, values: Sequence[Any]) -> bool:
     """Tell whether splits can be the same ones: as many, and no whole number, of images say, differs."""
     settings = [{key: value for key, value in row.items() if isinstance(value, int)} for row in (before, after)]
     return len(values[0]) == len(values[1]) and settings[0] == settings[1]
 
 
-def _are(statistic: Any, name: str, before: Row, after: Row, values: Sequence[Any]) -> bool:
+def _are(statistic: Any, name: str, before: Cells, after: Cells, values: Sequence[Any]) -> bool:
     """Tell whether numbers are that statistic of their values."""
     pairs = zip((before, after), values, strict=True)
     return all(math.isclose(float(statistic(own)), row[name], rel_tol=1e-9, abs_tol=1e-12) for row, own in pairs)
@@ -203,7 +197,7 @@ def _over_splits(ours: Sequence[float], theirs: Sequence[float], test_share: flo
     return float(2 * stats.t.sf(abs(differences.mean()) / error, count - 1))
 
 
-def _over_runs(name: str, before: Row, after: Row, values: Sequence[Any]) -> tuple[str, float | None]:
+def _over_runs(name: str, before: Cells, after: Cells, values: Sequence[Any]) -> tuple[str, float | None]:
     from scipy import stats
 
     counts = f"{len(values[0])} and {len(values[1])} runs"
@@ -214,18 +208,18 @@ def _over_runs(name: str, before: Row, after: Row, values: Sequence[Any]) -> tup
     return f"Welch t over {counts}", float(stats.ttest_ind(*values, equal_var=False).pvalue)
 
 
-def _judge(rows: Sequence[dict[str, Any]]) -> None:
+def _judge(rows: Sequence[Cells]) -> None:
     """Note what is significant: Holm's correction, smallest p first, each held to at least the one before."""
     for row in rows:
         row["significant"] = None
     tested = sorted((row for row in rows if row["p"] is not None), key=lambda row: float(row["p"]))
     before = 0.0
-    for place, row in enumerate(tested):
-        before = row["p_holm"] = max(before, min(1.0, (len(tested) - place) * row["p"]))
+    for index, row in enumerate(tested):
+        before = row["p_holm"] = max(before, min(1.0, (len(tested) - index) * row["p"]))
         row["significant"] = before < LEVEL
 
 
-def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _warnings(before: Json, after: Json) -> list[str]:
     """Say what else differs: machine, versions, command, settings, columns."""
     machines = [facts(machine_of(result)) for result in (before, after)]
     settings = [
@@ -239,7 +233,7 @@ def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     ] + _schema_warnings(before, after)
 
 
-def _schema_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _schema_warnings(before: Json, after: Json) -> list[str]:
     pairs = _pair_up(tables(before), tables(after))
     return [
         f"only {which} has the column {column} of {table}"
@@ -250,7 +244,7 @@ def _schema_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
     ]
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Lay the changes out row by row."""
     lines = [f"{result['of']}: {' -> '.join(map(str, result['files']))}"]
     lines += [f"warning: {text}" for text in result["warnings"]]
@@ -272,11 +266,11 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def _named(row: Json) -> str:
     return " ".join([row["table"] or "result", *(f"{name}={shown(value)}" for name, value in row["key"].items())])
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Json) -> str:
     line = f"  {row['cell']}: {shown(row['before'])} -> {shown(row['after'])}"
     if row["change"] is None:
         return line
@@ -285,3 +279,6 @@ def _line(row: Mapping[str, Any]) -> str:
         return f"{line} ({row['test']})"
     verdict = "significant" if row["significant"] else "not significant"
     return f"{line}, {verdict}: p {row['p']:.2g}, by Holm {row['p_holm']:.2g} ({row['test']})"
+
+
+BENCHMARK = Benchmark("compare", add_arguments, run, describe)

@@ -1,4 +1,4 @@
-"""One HTML page of result files: tables, figures, confusion matrices, samples, machines.
+"""One HTML page of result files: tables, figures, machines.
 
 The page is built as a tree by the standard library's ElementTree, which escapes every text and attribute as it
 writes; results come from files, and no string of theirs is ever pasted into HTML.
@@ -6,44 +6,20 @@ writes; results come from files, and no string of theirs is ever pasted into HTM
 
 import argparse
 import base64
-import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
 from ...calibration.fidelity import require_plotting
-from ...errors import AurevoirError, UsageError
+from ...errors import UsageError
 from ...files import write_atomically
-from ..harness.machine import describe_machine
-from .charts import charts, plot_confusion
-from .tables import (
-    RESULTS,
-    Row,
-    benchmark_of,
-    columns,
-    facts,
-    flat,
-    identifying,
-    is_number,
-    machine_line,
-    machine_of,
-    read_result,
-    shown,
-    tables,
-)
-
-THUMBNAIL = 96
-"""Height and width of a sample image."""
-
-SAMPLES = 24
-"""Sample images shown of a result."""
-
-WIDEST = 25
-"""Classes up to which a confusion matrix is a table; beyond, it is a figure."""
+from .. import registry
+from ..contract import Benchmark, Cells, Json, Result, Row
+from .charts import charts
+from .tables import RESULTS, columns, facts, identifying, machine_line, machine_of, read_result, tables
+from .text import is_number, shown
 
 LONG = 40
 """Letters beyond which a cell breaks into lines."""
@@ -66,9 +42,6 @@ td.long { white-space: normal; min-width: 20rem; overflow-wrap: anywhere; }
 .error { color: var(--bad); }
 figure { margin: 1rem 0; }
 figure.scroll img { width: 100%; min-width: 40rem; max-width: 56rem; background: white; border-radius: .25rem; }
-.samples { display: flex; flex-wrap: wrap; gap: .75rem; }
-.samples figure { margin: 0; width: 6rem; font-size: .8rem; }
-.samples img { width: 6rem; height: 6rem; }
 pre { white-space: pre-wrap; }
 dl { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: .1rem 1rem; }
 dd { margin: 0; }
@@ -77,23 +50,27 @@ dd { margin: 0; }
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("results", nargs="*", metavar="RESULT.json", help="result files (default: the project's own)")
+    parser.add_argument(
+        "results", nargs="*", metavar="RESULT.json", help="result files (default: those of the checkout)"
+    )
     parser.add_argument("--out", default="report.html", metavar="F.html", help="(default: report.html)")
-    parser.add_argument("--figures", metavar="DIR", help="where PNG figures go (default: F-figures, beside the page)")
+    parser.add_argument("--figures", metavar="DIR", help="where PNG figures go (default: F-figures, next to the page)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Write the page and its figures."""
     require_plotting()
     paths = [Path(path) for path in args.results] or sorted(RESULTS.glob("*.json"))
     if not paths:
-        raise UsageError(f"{RESULTS} holds no result files; name some")
+        raise UsageError(
+            "no result files are given, and an installed package has none of its own; name some, as --out wrote them"
+        )
     out = Path(args.out)
     rows = write_report([(path, read_result(path)) for path in paths], out, args.figures)
-    return {"benchmark": "report", "report": str(out), "rows": rows, "machine": describe_machine()}
+    return Result("report", [Row(row) for row in rows], {"report": str(out)})
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Say what was written."""
     lines = [
         f"{row['file']}: {row['rows']} rows, {row['failed']} failed, {len(row['figures'])} figures"
@@ -103,20 +80,20 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def write_report(
-    results: Sequence[tuple[Path, Mapping[str, Any]]], out: str | Path, figures: str | Path | None = None
-) -> list[dict[str, Any]]:
-    """Write one self-contained page of results, and its figures as PNG files besides.
+    results: Sequence[tuple[Path, Json]], out: str | Path, figures: str | Path | None = None
+) -> list[Cells]:
+    """Write one self-contained page of results, and its figures as PNG files.
 
     The same results give the same bytes, as far as matplotlib draws the same.
 
     Parameters
     ----------
     results : sequence of (path, result)
-        The path gives the section its name, and is where names of sample images are looked up from.
+        The path gives the section its name.
     out : path
         The page.
     figures : path, optional
-        A folder for the figures; by default one beside the page, of its name and ``-figures``.
+        A folder for the figures; by default one next to the page, of its name and ``-figures``.
 
     Returns
     -------
@@ -129,7 +106,7 @@ def write_report(
     for name, (path, result) in zip(names, results, strict=True):
         drawn = dict(_figures(name, result))
         pictures = {title: drawing for title, drawing in drawn.items() if isinstance(drawing, bytes)}
-        sections.append(_section(name, path, result, drawn))
+        sections.append(_section(name, result, drawn))
         own = tables(result).get("rows", [])
         rows.append(
             {
@@ -158,18 +135,15 @@ def _file(name: str, title: str) -> str:
     return f"{name}-{''.join(letter if letter.isalnum() else '-' for letter in title)}.png"
 
 
-def _figures(name: str, result: Mapping[str, Any]) -> Iterator[tuple[str, bytes | str]]:
+def _figures(name: str, result: Json) -> Iterator[tuple[str, bytes | str]]:
     """Yield every figure by title, or why it cannot be drawn."""
     draws = charts(result)
-    for title, confusion, _ in _confusions(result):
-        if len(confusion) > WIDEST:
-            draws[title] = partial(plot_confusion, confusion)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.png"
         for title, draw in draws.items():
             try:
                 draw(path)
-            except Exception as error:  # A file of another version may lack whatever its benchmark draws; tables stand.
+            except Exception as error:  # A file of another version may lack what is drawn.
                 yield title, f"{title} cannot be drawn: {type(error).__name__}: {error}"
             else:
                 yield title, path.read_bytes()
@@ -203,27 +177,21 @@ def _tag(tag: str, *children: "Element | str", **attributes: str) -> Element:
     return element
 
 
-def _section(name: str, path: Path, result: Mapping[str, Any], drawn: Mapping[str, bytes | str]) -> Element:
+def _section(name: str, result: Json, drawn: Mapping[str, bytes | str]) -> Element:
     section = _tag("section", _tag("h2", name), id=name)
     section.extend(_about(result))
     for title, drawing in drawn.items():
         if isinstance(drawing, str):
             section.append(_tag("p", drawing, class_="error"))
             continue
-        picture = _image(drawing, "png", f"{name}: {title}")
+        picture = _image(drawing, f"{name}: {title}")
         section.append(_tag("figure", picture, _tag("figcaption", title), class_="scroll", tabindex="0"))
-    module = benchmark_of(result)
-    section.extend(_table(title, rows, identifying([rows], module)) for title, rows in tables(result).items())
-    section.extend(
-        _confusion_table(title, confusion, classes)
-        for title, confusion, classes in _confusions(result)
-        if len(confusion) <= WIDEST
-    )
-    section.extend(_samples(result, path.parent))
+    benchmark = registry.find(result.get("benchmark"))
+    section.extend(_table(title, rows, identifying([rows], benchmark)) for title, rows in tables(result).items())
     return section
 
 
-def _about(result: Mapping[str, Any]) -> Iterator[Element]:
+def _about(result: Json) -> Iterator[Element]:
     yield _list(facts(result))
     machine = machine_of(result)
     if not machine:
@@ -236,15 +204,15 @@ def _about(result: Mapping[str, Any]) -> Iterator[Element]:
     yield _tag("details", _tag("summary", "Versions"), _list(facts(aside)))
 
 
-def _list(cells: Row) -> Element:
+def _list(cells: Cells) -> Element:
     return _tag(
         "dl", *(_tag(tag, text) for name, cell in cells.items() for tag, text in (("dt", name), ("dd", shown(cell))))
     )
 
 
-def _table(title: str, rows: Sequence[Row], first: Sequence[str]) -> Element:
+def _table(title: str, rows: Sequence[Cells], first: Sequence[str]) -> Element:
     found = columns(rows)
-    # Why a row failed stands next to its name: on a phone the end of the line is far.
+    # Why a row failed is next to its name: on a phone the end of the line is far.
     before = [*first, *(["error"] if "error" in found else [])]
     names = [*before, *(name for name in found if name not in before)]
     body = [_tag("tr", *(_cell(name, row.get(name)) for name in names)) for row in rows]
@@ -263,81 +231,8 @@ def _cell(name: str, value: Any) -> Element:
     return _tag("td", text, class_=" ".join(kind for kind, holds in kinds.items() if holds))
 
 
-def _holders(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what may hold a confusion matrix or samples: the result and its rows."""
-    return [result, *_objects(result.get("rows"))]
+def _image(data: bytes, text: str) -> Element:
+    return _tag("img", alt=text, src=f"data:image/png;base64,{base64.b64encode(data).decode()}")
 
 
-def _objects(listed: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-
-
-def _confusions(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[int]], list[str]]]:
-    """Yield (title, matrix, classes) of the result and of each row that has one."""
-    for place, holder in enumerate(_holders(result)):
-        matrix = holder.get("confusion")
-        if not isinstance(matrix, list) or not matrix or any(not _is_line(row, len(matrix)) for row in matrix):
-            continue
-        classes = holder.get("classes", result.get("classes"))
-        known = isinstance(classes, list) and len(classes) == len(matrix)
-        title = f"confusion, row {place}" if place else "confusion"
-        yield title, matrix, [str(name) for name in (classes if known else range(len(matrix)))]
-
-
-def _is_line(row: Any, width: int) -> bool:
-    return isinstance(row, list) and len(row) == width and all(is_number(count) for count in row)
-
-
-def _confusion_table(title: str, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Element:
-    body = []
-    for name, row in zip(classes, confusion, strict=True):
-        shares = [count / max(1, sum(row)) for count in row]
-        cells = [
-            _tag("td", shown(count), class_="number", style=f"background: rgb(220 60 40 / {share:.2f})")
-            for count, share in zip(row, shares, strict=True)
-        ]
-        body.append(_tag("tr", _tag("th", name, scope="row"), *cells))
-    return _boxed(f"{title}: true classes down, predicted across", ["", *classes], body)
-
-
-def _samples(result: Mapping[str, Any], folder: Path) -> Iterator[Element]:
-    for holder in _holders(result):
-        for name in ("samples", "predictions"):
-            if listed := _objects(holder.get(name)):
-                title = f"{name}: {min(SAMPLES, len(listed))} of {len(listed)}"
-                yield _tag("h3", title)
-                yield _tag("div", *(_sample(each, folder) for each in listed[:SAMPLES]), class_="samples")
-
-
-def _sample(sample: Mapping[str, Any], folder: Path) -> Element:
-    text = "; ".join(
-        f"{name} {shown(cell)}" for name, cell in flat([sample])[0].items() if name not in ("path", "image")
-    )
-    try:
-        return _tag("figure", _image(_thumbnail(sample, folder), "jpeg", text), _tag("figcaption", text))
-    except AurevoirError as error:
-        return _tag("figure", _tag("figcaption", text, _tag("p", f"{sample.get('path', '')}: {error}", class_="error")))
-
-
-def _thumbnail(sample: Mapping[str, Any], folder: Path) -> bytes:
-    """Return a small JPEG, written anew, of the image that a sample names (``path``) or holds (``image``, base64)."""
-    from PIL import Image
-
-    from ...images.decode import decode
-
-    with tempfile.NamedTemporaryFile() as held:
-        path = Path(str(sample.get("path", "")))
-        if isinstance(sample.get("image"), str):
-            with suppress(ValueError):
-                held.write(base64.b64decode(sample["image"].rpartition(",")[2]))
-            held.flush()
-            path = Path(held.name)
-        beside = folder / path
-        pixels = decode(beside if beside.is_file() else path, (THUMBNAIL, THUMBNAIL), "crop")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
-
-
-def _image(data: bytes, kind: str, text: str) -> Element:
-    return _tag("img", alt=text, src=f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+BENCHMARK = Benchmark("report", add_arguments, run, describe)

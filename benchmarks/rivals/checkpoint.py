@@ -1,11 +1,13 @@
-"""Checkpoints of a training run, which tell whose they are."""
+"""Checkpoints of a training run, with the identity of the run."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...errors import AurevoirError
+from ...files import write_atomically
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[s
         If the file is damaged, or of a run with another identity.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state["identity"]
         other = [name for name, value in identity.items() if found[name] != value]
     except Exception as error:  # unpickling, zip and file errors share no base class
@@ -32,7 +34,6 @@ def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[s
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state of a run, its ``identity`` within, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())

@@ -22,7 +22,7 @@ def decode_whole(path: Path | str) -> np.ndarray:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    except Exception:  # `decode` meets the same and says what is wrong with the file
+    except Exception:  # `decode` fails alike and says what is wrong with the file
         width, height, turned = 1, 1, False
     return decode(path, (width, height) if turned else (height, width))
 
@@ -42,6 +42,6 @@ def crops(pixels: np.ndarray, corners: np.ndarray, size: tuple[int, int]) -> np.
     parts : uint8 array of shape (p, height, width, 3)
     """
     image, parts = Image.fromarray(pixels), np.empty((len(corners), *size, 3), "uint8")
-    for place, box in enumerate(corners.tolist()):
-        parts[place] = image.resize(size[::-1], Image.Resampling.BILINEAR, box=tuple(box), reducing_gap=3.0)
+    for index, box in enumerate(corners.tolist()):
+        parts[index] = image.resize(size[::-1], Image.Resampling.BILINEAR, box=tuple(box), reducing_gap=3.0)
     return parts

@@ -79,16 +79,19 @@ class FineTuned:
             If a file cannot be read.
         """
         data = LabelledImages.of(images)
-        places, scores = _scores(self.network, data, batch_size)
-        if len(places) < len(data.places):
-            raise DataError(f"{len(data.places) - len(places)} of {len(data.places)} files cannot be read; remove them")
-        return self.classes[scores.argmax(1).numpy()]
+        indices, scores = _scores(self.network, data, batch_size)
+        if len(indices) < len(data.indices):
+            raise DataError(
+                f"{len(data.indices) - len(indices)} of {len(data.indices)} files cannot be read; remove them"
+            )
+        labels: np.ndarray = self.classes[scores.argmax(1).numpy()]
+        return labels
 
     def accuracy(self, images: ImageSource, labels: Any, batch_size: int = BATCH_SIZE) -> float:
-        """Return the share of the readable images that is labelled rightly."""
+        """Return the accuracy on the readable images."""
         data = LabelledImages.of(images, encode(labels, self.classes))
-        places, scores = _scores(self.network, data, batch_size)
-        return float((scores.argmax(1).numpy() == data.targets[places]).mean())
+        indices, scores = _scores(self.network, data, batch_size)
+        return float((scores.argmax(1).numpy() == data.targets[indices]).mean())
 
 
 def finetune(
@@ -113,14 +116,14 @@ def finetune(
     module : Network
         From `truncated_with_head` or `with_new_head`.
     train_images : uint8 array of shape (n, height, width, 3), ImageArray or ImageFiles
-        Files are decoded anew each epoch, and unreadable ones set aside in their ``skipped``.
+        Files are decoded anew each epoch, and unreadable ones skipped and listed in their ``skipped``.
     train_labels : array-like of shape (n,)
     strategy : str or Strategy
         A name in `strategies.STRATEGIES`, or a strategy.
     valid : float or (images, labels)
         Share of the training images, each class alike, or other images, that early stopping looks at.
     epochs : int, optional
-        At most; None stands for the strategy's own.
+        At most; None means the strategy's own.
     batch_size : int
     seed : int
         Of the split, the order of the images, mirroring and dropout: on the CPU the same seed gives the same weights.
@@ -211,7 +214,7 @@ class _Run:
             self._start_stage(number)
         start = time.perf_counter()
         name = f"epoch {number + 1}/{limit}"
-        with tqdm(total=len(self.train.places), desc=name, unit="img", disable=not self.verbose) as bar:
+        with tqdm(total=len(self.train.indices), desc=name, unit="img", disable=not self.verbose) as bar:
             train_loss = self._train(np.random.default_rng([self.seed, number]), bar)
             valid_loss, accuracy = _evaluate(self.network, self.valid, self.batch_size)
             bar.set_postfix(train_loss=train_loss, valid_loss=valid_loss, accuracy=accuracy)
@@ -234,7 +237,7 @@ class _Run:
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, weight_decay=chosen.weight_decay)
         else:
             self.optimizer = torch.optim.SGD(groups, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
-        steps = chosen.warmup_epochs * math.ceil(len(self.train.places) / self.batch_size)
+        steps = chosen.warmup_epochs * math.ceil(len(self.train.indices) / self.batch_size)
         self.warmup = None
         if steps > 1:
             self.warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / steps, total_iters=steps - 1)
@@ -252,24 +255,24 @@ class _Run:
         self._train_mode()
         device = self.network.mean.device
         total, count = torch.zeros((), device=device), 0
-        for places, pixels in self.train.batches(self.batch_size, random.permutation(len(self.train.places))):
-            bar.update(len(places))
-            if len(places) == 1 < self.batch_size:
+        for indices, pixels in self.train.batches(self.batch_size, random.permutation(len(self.train.indices))):
+            bar.update(len(indices))
+            if len(indices) == 1 < self.batch_size:
                 continue  # a batch norm has no variance of one value; the next epoch's order is another
             if self.strategy.flip:
-                mirrored = random.random(len(places)) < 0.5
+                mirrored = random.random(len(indices)) < 0.5
                 pixels[mirrored] = pixels[mirrored, :, ::-1]
             self.optimizer.zero_grad()
             scores = self.network(torch.from_numpy(pixels).to(device))
-            loss = nn.functional.cross_entropy(scores, torch.from_numpy(self.train.targets[places]).to(device))
-            loss.backward()
+            loss = nn.functional.cross_entropy(scores, torch.from_numpy(self.train.targets[indices]).to(device))
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             self.optimizer.step()
             if self.warmup is not None and self._warming():
                 self.warmup.step()
-            total += loss.detach() * len(places)
-            count += len(places)
+            total += loss.detach() * len(indices)
+            count += len(indices)
         if not count:
-            raise DataError(f"none of the {len(self.train.places)} training images can be read")
+            raise DataError(f"none of the {len(self.train.indices)} training images can be read")
         return float(total) / count
 
     def _train_mode(self) -> None:
@@ -316,27 +319,27 @@ def _parameter_groups(network: Network, rate: float, first: float) -> list[dict[
     groups: list[dict[str, Any]] = [
         {"params": [], "lr": rate * first ** (1 - part / parts)} for part in range(parts if encoder else 0)
     ]
-    for place, parameter in enumerate(encoder):
-        groups[place * parts // len(encoder)]["params"].append(parameter)
+    for index, parameter in enumerate(encoder):
+        groups[index * parts // len(encoder)]["params"].append(parameter)
     return [*groups, {"params": list(network.head.parameters()), "lr": rate}]
 
 
 @torch.inference_mode()
 def _scores(network: Network, data: LabelledImages, batch_size: int) -> tuple[np.ndarray, torch.Tensor]:
-    """Return the places of what could be read, and its scores, on the CPU."""
+    """Return the indices of what could be read, and its scores, on the CPU."""
     network.eval()
     found, scores = [], []
-    for places, pixels in data.batches(batch_size):
-        found.append(places)
+    for indices, pixels in data.batches(batch_size):
+        found.append(indices)
         scores.append(network(torch.from_numpy(pixels).to(network.mean.device)).float().cpu())
     if not found:
-        raise DataError(f"none of the {len(data.places)} images can be read")
+        raise DataError(f"none of the {len(data.indices)} images can be read")
     return np.concatenate(found), torch.cat(scores)
 
 
 def _evaluate(network: Network, data: LabelledImages, batch_size: int) -> tuple[float, float]:
-    places, scores = _scores(network, data, batch_size)
-    targets = torch.from_numpy(data.targets[places])
+    indices, scores = _scores(network, data, batch_size)
+    targets = torch.from_numpy(data.targets[indices])
     loss = float(nn.functional.cross_entropy(scores, targets))
     accuracy = float((scores.argmax(1) == targets).double().mean())
     return loss if math.isfinite(loss) else math.inf, accuracy
@@ -345,7 +348,7 @@ def _evaluate(network: Network, data: LabelledImages, batch_size: int) -> tuple[
 def _check_outputs(network: Network, data: LabelledImages, classes: int) -> None:
     _, pixels = next(data.batches(1), (None, None))
     if pixels is None:
-        raise DataError(f"none of the {len(data.places)} training images can be read")
+        raise DataError(f"none of the {len(data.indices)} training images can be read")
     outputs = _scores(network, LabelledImages.of(pixels), 1)[1].shape
     if tuple(outputs) != (1, classes):
         raise UsageError(

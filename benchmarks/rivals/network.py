@@ -1,4 +1,4 @@
-"""Networks that backprop can train: pixels in, class scores out, the head told from the encoder before it."""
+"""Networks that backprop can train: pixels in, class scores out, the head apart from the encoder before it."""
 
 import copy
 from collections import OrderedDict
@@ -60,7 +60,8 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the scores of uint8 images of shape (n, height, width, 3)."""
         pixels = images.permute(0, 3, 1, 2).float().contiguous(memory_format=self.memory_format)
-        return self.body((pixels - self.mean) / self.std)
+        scores: torch.Tensor = self.body((pixels - self.mean) / self.std)
+        return scores
 
 
 def truncated_with_head(

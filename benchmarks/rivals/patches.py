@@ -91,7 +91,8 @@ def label_patches(patches: np.ndarray, boxes: np.ndarray, columns: np.ndarray, c
 
 
 def _areas(corners: np.ndarray) -> np.ndarray:
-    return np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    areas: np.ndarray = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    return areas
 
 
 def resample(labels: np.ndarray, each: int, background: int, seed: int | Sequence[int]) -> np.ndarray:
@@ -133,7 +134,8 @@ def image_score(probabilities: np.ndarray, exponent: float) -> np.ndarray:
     -------
     scores : float64 array of shape (c,)
     """
-    return np.power(probabilities, exponent).sum(axis=0)
+    scores: np.ndarray = np.power(probabilities, exponent).sum(axis=0)
+    return scores
 
 
 def average_precisions(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -235,7 +237,7 @@ def fit_patches(
         raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
     if not 2 <= folds <= len(bits):
         raise DataError(f"{folds} folds of {len(bits)} images; give at least 2, and an image each")
-    kept = [resample(each_labels, each, background, [seed, place]) for place, each_labels in enumerate(labels)]
+    kept = [resample(each_labels, each, background, [seed, index]) for index, each_labels in enumerate(labels)]
     rows = np.concatenate([image[which] for image, which in zip(bits, kept, strict=True)])
     shown = np.concatenate([image[which] for image, which in zip(labels, kept, strict=True)])
     if not shown.any():
@@ -283,6 +285,6 @@ def _left_out_scores(
         readout = system.readout(fold_of_row != number, alphas)
         for image in np.flatnonzero(fold == number).tolist():
             probability = probabilities(readout.scores(bits[image])).reshape(-1, len(alphas), classes)
-            for place, exponent in enumerate(EXPONENTS):
-                scores[:, place, image] = image_score(probability, exponent)
+            for index, exponent in enumerate(EXPONENTS):
+                scores[:, index, image] = image_score(probability, exponent)
     return scores

@@ -28,7 +28,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 """From uint8 images of shape (batch, height, width, 3) to features of shape (batch, m)."""
 
 PATIENCE = 3600
-"""Seconds after which a peer's process is given up."""
+"""Seconds after which a peer's process is stopped."""
 
 _GRAPH, _PIXELS, _SECONDS = "float.onnx", "pixels.npy", "seconds.json"
 _RESULTS = {"openvino": "quantized.xml", "onnx": "quantized.onnx"}
@@ -46,7 +46,7 @@ class Peer:
     install : str
         The line that installs it.
     write : callable
-        Reads the float graph and the images in a folder and writes the quantized model beside them.
+        Reads the float graph and the images in a folder and writes the quantized model next to them.
     """
 
     name: str
@@ -74,6 +74,10 @@ class Quantized:
     runtime: str
     seconds: float
     remark: str = ""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of images."""
+        return self.run(images)
 
 
 def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime: bool = False) -> Quantized:
@@ -121,8 +125,8 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime
 
 def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Give every node a name: the peers leave nodes out by name."""
-    for place, node in enumerate(graph.graph.node):
-        node.name = node.name or f"node_{place}"
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"node_{index}"
     return graph
 
 
@@ -161,7 +165,7 @@ def _onnxruntime(method: str, activations: str, everything: bool, folder: Path) 
     prepared = folder / "prepared.onnx"
     quant_pre_process(folder / _GRAPH, prepared)
     # Symmetric where int8, as its manual asks. The stride, in spite of its name, bounds the memory
-    # of every method: the activations of so many images stand at a time.
+    # of every method: the activations of so many images are held at a time.
     options = {"ActivationSymmetric": activations == "QInt8", "CalibStridedMinMax": _Reader.STRIDE}
     quantize_static(
         prepared,

@@ -105,7 +105,7 @@ def _project(
         for which in blocks(k, columns):
             width = which.stop - which.start
             with watch["draw"]("project"):
-                # Both parts of R stand in one matrix: one product serves them.
+                # Both parts of R are in one matrix: one product serves them.
                 drawn = _draw((m, 2 * width), generators)
             for name, (packed, speckle) in parts.items():
                 with watch[name]("project"):

@@ -17,7 +17,7 @@ ITERATIONS = 1000
 
 
 def channels(exported: Exported) -> int:
-    """Return the number of channels of the feature map, over whose places a probe pools."""
+    """Return the number of channels of the feature map, over whose pixels a probe pools."""
     graph: onnx.ModelProto = exported.graph
     flatten = next(node for node in graph.graph.node if list(node.output) == ["features"])
     shape = tensor_shapes(graph)[flatten.input[0]]

@@ -1,10 +1,10 @@
-"""Fifteen alphas with leave-one-out on one speckle, beside scikit-learn and torch, and whether all say the same.
+"""Fifteen alphas with leave-one-out on one speckle, compared with scikit-learn and torch, and whether all agree.
 
 Each starts from the same features and ends in weights: ours from uint8 speckle, scikit-learn from the
-same values as float32, torch as int8. scikit-learn's own fit in float64 is what every row's scores are held against.
+same values as float32, torch as int8. Every row's scores are compared with those of scikit-learn's own fit in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -15,8 +15,10 @@ from ...errors import DataError
 from ...kernels.gram import combine_rows, few_columns, gram, signed, speckle_rows
 from ...kernels.projection import Hadamard, expose_sample, project
 from ...kernels.ridge import dual_path, one_vs_rest
-from ..harness.scaling import Contestant, measure, prepare
+from ..contract import Cells, Json, Row
+from ..harness.contestants import Contestant, measure, prepare
 from ..harness.synthetic_bits import generated_bits
+from ..reporting.text import aligned, of_median
 
 BASE = "RidgeClassifierCV accuracy"
 CLASSES, TEST_ROWS = 10, 1000
@@ -49,7 +51,7 @@ class _Fit:
     intercept: np.ndarray
 
 
-def compare(n: int, m: int, k: int, repeats: int) -> list[dict[str, Any]]:
+def compare(n: int, m: int, k: int, repeats: int) -> list[Row]:
     """Return a row for each search of ours and each peer; one that fails keeps its row, with the reason."""
     data = Speckle.generate(n, m, k)
     targets = one_vs_rest(data.labels, CLASSES)
@@ -57,25 +59,21 @@ def compare(n: int, m: int, k: int, repeats: int) -> list[dict[str, Any]]:
     X = signed(data.train)
     common = shape(n, m, k) | {"alphas": len(alphas)}
     contestants = [
-        Contestant(common | {"group": group, "name": name}, partial(_make, run))
+        Contestant(Row(common | {"group": group, "name": name}), partial(partial, run))
         for group, name, run in _runs(data, X, targets, alphas)
     ]
     prepare(contestants, keep=True)
     measure(contestants, BASE, repeats)
     _check(contestants, data, X)
     for each in contestants:
-        if each.found is None and "error" not in each.row:
-            each.row["remark"] = "no leave-one-out: it chooses no alpha"
+        if each.found is None and each.row.error is None:
+            each.row.note(remark="no leave-one-out: it chooses no alpha")
     return [each.row for each in contestants]
 
 
-def shape(n: int, m: int, k: int) -> dict[str, Any]:
+def shape(n: int, m: int, k: int) -> Cells:
     """Return what all rows of this part have."""
     return {"part": "peers", "n": n, "m": m, "k": k}
-
-
-def _make(run: Callable[[], Any]) -> Callable[[], Any]:
-    return run
 
 
 def _runs(
@@ -176,41 +174,38 @@ def _check(contestants: list[Contestant], data: Speckle, X: np.ndarray) -> None:
 
     for each in contestants:
         fit = each.found
-        if fit is None or "error" in each.row:
+        if fit is None or each.row.error:
             continue
         scores, reference = test @ fit.weights + fit.intercept, expected(fit.alpha)
-        each.row |= {
-            "alpha": fit.alpha,
-            "loo_accuracy": fit.loo_accuracy,
-            "test_accuracy": float((scores.argmax(1) == data.test_labels).mean()),
-            "same_labels": float((scores.argmax(1) == reference.argmax(1)).mean()),
-            "score_difference": float(np.abs(scores - reference).max() / np.abs(reference).max()),
-        }
+        each.row.note(
+            alpha=fit.alpha,
+            loo_accuracy=fit.loo_accuracy,
+            test_accuracy=float((scores.argmax(1) == data.test_labels).mean()),
+            same_labels=float((scores.argmax(1) == reference.argmax(1)).mean()),
+            score_difference=float(np.abs(scores - reference).max() / np.abs(reference).max()),
+        )
 
 
-def describe(rows: list[dict[str, Any]]) -> list[str]:
+def describe(rows: Sequence[Json]) -> list[str]:
     """Lay the rows out as a table."""
     if not rows:
         return []
     first = rows[0]
-    lines = [
+    note = (
         f"n={first['n']}, k={first['k']}, {first.get('alphas', 'no')} alphas with leave-one-out; labels and scores "
-        f"beside RidgeClassifier's in float64 at the same alpha, on {TEST_ROWS} other rows",
-        f"{'':28s} {'seconds':>8s} {'spread':>7s} {'x ' + BASE:>32s}",
-    ]
-    return [*lines, *(_line(row) for row in rows)]
-
-
-def _line(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"{row['name']:28s} {row['error']}"
-    found = row.get(f"times_{BASE.replace(' ', '_')}")
-    ratio = f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
-    line = f"{row['name']:28s} {row['seconds']:8.3f} {row['spread']:7.1%} {ratio:>32s}"
-    if "remark" in row:
-        return f"{line}   {row['remark']}"
-    loo = "-" if row["loo_accuracy"] is None else f"{row['loo_accuracy']:.4f}"
-    return (
-        f"{line}   alpha {row['alpha']:.3g}, leave-one-out {loo}, test {row['test_accuracy']:.4f}, "
-        f"same labels {row['same_labels']:.4f}, scores within {row['score_difference']:.1e}"
+        f"compared with RidgeClassifier's in float64 at the same alpha, on {TEST_ROWS} other rows"
     )
+    header = ["", "seconds", "spread", f"x {BASE}", "alpha", "leave-one-out", "test", "same labels", "scores within"]
+    return [note, *aligned(header, [_cells(row) for row in rows])]
+
+
+def _cells(row: Json) -> list[str]:
+    if "error" in row:
+        return [row["name"], row["error"]]
+    found = row.get(f"times_{BASE.replace(' ', '_')}")
+    cells = [row["name"], f"{row['seconds']:.3f}", f"{row['spread']:.1%}", of_median(found) if found else "-"]
+    if "remark" in row:
+        return [*cells, row["remark"]]
+    loo = "-" if row["loo_accuracy"] is None else f"{row['loo_accuracy']:.4f}"
+    scores = [f"{row['test_accuracy']:.4f}", f"{row['same_labels']:.4f}", f"{row['score_difference']:.1e}"]
+    return [*cells, f"{row['alpha']:.3g}", loo, *scores]

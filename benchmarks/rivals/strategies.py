@@ -21,7 +21,7 @@ class Strategy:
         Whether batch norms use the batch's statistics, and update their own, while the encoder is
         trained. A frozen encoder's never do.
     frozen_epochs : int, optional
-        Epochs at the start in which the head alone is trained; None stands for all.
+        Epochs at the start in which the head alone is trained; None means all.
     unfrozen_rate : float
         Factor on the learning rate once the encoder is no longer frozen.
     first_layer_rate : float
@@ -37,7 +37,7 @@ class Strategy:
     patience : int
         Epochs without a lower validation loss after which training ends.
     plateau_patience : int, optional
-        Of ReduceLROnPlateau; None stands for a constant rate.
+        Of ReduceLROnPlateau; None means a constant rate.
     plateau_factor : float
         What ReduceLROnPlateau multiplies the rate by.
     """
@@ -69,7 +69,7 @@ class Strategy:
 
 
 # The common recipe is that of PyTorch's "Transfer Learning for Computer Vision Tutorial": SGD at 1e-3, momentum 0.9,
-# mirrored images, at most 25 epochs; ReduceLROnPlateau and early stopping stand for its fixed steps.
+# mirrored images, at most 25 epochs; ReduceLROnPlateau and early stopping replace its fixed steps.
 STRATEGIES = {
     # The same tutorial's "ConvNet as fixed feature extractor".
     "frozen": Strategy(frozen_epochs=None),

@@ -18,11 +18,11 @@ ImageSource = np.ndarray | ImageArray | ImageFiles
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some of the images, by their places, with the class numbers of all."""
+    """Some of the images, by index, with the class numbers of all."""
 
     images: np.ndarray | ImageFiles
     targets: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
 
     @classmethod
     def of(cls, images: ImageSource, targets: np.ndarray | None = None) -> "LabelledImages":
@@ -47,25 +47,25 @@ class LabelledImages:
         return cls(pixels, np.empty(0, "int64") if targets is None else targets, np.arange(len(pixels)))
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield places and pixels, which are the caller's own; what cannot be read is left out."""
-        places = self.places if order is None else self.places[order]
+        """Yield indices and pixels, which are the caller's own; what cannot be read is left out."""
+        indices = self.indices if order is None else self.indices[order]
         if isinstance(self.images, np.ndarray):
-            for start in range(0, len(places), size):
-                chosen = places[start : start + size]
+            for start in range(0, len(indices), size):
+                chosen = indices[start : start + size]
                 yield chosen, self.images[chosen]
             return
-        files = replace(self.images, paths=[self.images.paths[place] for place in places], description=None)
+        files = replace(self.images, paths=[self.images.paths[index] for index in indices], description=None)
         for where, pixels in files.batches(size):
-            yield places[where], pixels
+            yield indices[where], pixels
 
     def digest(self) -> str:
-        """Return a digest of pixels, or of files' names and sizes, with class numbers and places."""
+        """Return a digest of pixels, or of files' names and sizes, with class numbers and indices."""
         if isinstance(self.images, np.ndarray):
             content: Any = np.ascontiguousarray(self.images).data
         else:
             named = [(str(path), Path(path).stat().st_size) for path in self.images.paths]
             content = repr((named, self.images.size, self.images.resize)).encode()
-        return digest_of(content, self.targets.tobytes(), self.places.tobytes())
+        return digest_of(content, self.targets.tobytes(), self.indices.tobytes())
 
 
 def classes_of(labels: Any) -> np.ndarray:
@@ -87,7 +87,7 @@ def classes_of(labels: Any) -> np.ndarray:
 
 
 def encode(labels: Any, classes: np.ndarray) -> np.ndarray:
-    """Return each label's place among the classes.
+    """Return each label's index in the classes.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def split(
             f"{len(targets)} images are too few to split {held} off for {len(classes)} classes; "
             "give more, or valid=(images, labels)"
         )
-    train, rest = train_test_split(data.places, test_size=held, stratify=targets, random_state=seed)
-    return replace(data, places=train), replace(data, places=rest)
+    train, rest = train_test_split(data.indices, test_size=held, stratify=targets, random_state=seed)
+    return replace(data, indices=train), replace(data, indices=rest)
 
 
 def digest_of(*parts: Any) -> str:

@@ -1,16 +1,15 @@
 """Shallow against deep retraining: the last layer of whole torchvision networks, or all of them."""
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ...engine.backbones import open_backbone
+from ...engine.backbones.base import Backbone
 from ...errors import AurevoirError
-
-if TYPE_CHECKING:
-    from ...engine.backbones.base import Backbone
-    from ..suites.rivals import Rival, Split, Trained
+from ..contract import Row
+from .trained import Rival, Split, Trained
 
 MODELS = (
     "alexnet",
@@ -26,40 +25,36 @@ DEPTHS = {"shallow": "frozen", "deep": "naive"}
 """How much is trained, and the strategy that does it."""
 
 
-def zoo_rivals(args: argparse.Namespace) -> "list[tuple[dict[str, Any], Rival]]":
+def zoo_rivals(args: argparse.Namespace) -> list[tuple[Row, Rival]]:
     """Return each network's two rows to be, and what trains them."""
     return [
-        ({"rival": f"{name} {depth}", "group": "zoo", "model": name}, partial(_train, name, strategy, args))
+        (Row({"rival": f"{name} {depth}", "group": "zoo", "model": name}), partial(_train, name, strategy, args))
         for name in args.zoo or MODELS
         for depth, strategy in DEPTHS.items()
     ]
 
 
-def _train(name: str, strategy: str, args: argparse.Namespace, split: "Split") -> "Trained":
+def _train(name: str, strategy: str, args: argparse.Namespace, split: Split) -> Trained:
     from ...engine.backbones.torch import TorchBackbone
-    from ..suites.rivals import Trained, calibration_images
     from .backprop import train_network
     from .network import with_new_head
 
     opened, why_random = _open(name, args)
     if not isinstance(opened, TorchBackbone):
         raise AurevoirError(f"{name} is not a network of torchvision")
-    network = with_new_head(opened._module, int(split.labels.max()) + 1, seed=split.seed)
+    network = with_new_head(opened._module, split.classes, seed=split.seed)
     encoder = network.body if opened.needs_images else None
-    sample = calibration_images(split, args.calibration_images)
-    predict, seconds, remarks = train_network(
-        network, encoder, sample, split.pixels, split.labels, strategy, args.zoo_epochs, split.seed
-    )
+    trained = train_network(network, encoder, split, strategy, args.zoo_epochs, args.calibration_images)
     parameters = sum(parameter.numel() for parameter in network.body.parameters())
-    found = {"weights": opened.weights, "why_random": why_random, "parameters": parameters, **remarks}
-    return Trained(predict, seconds, found)
+    found = {"weights": opened.weights, "why_random": why_random, "parameters": parameters, **trained.remarks}
+    return replace(trained, remarks=found)
 
 
-def _open(name: str, args: argparse.Namespace) -> "tuple[Backbone, str | None]":
+def _open(name: str, args: argparse.Namespace) -> tuple[Backbone, str | None]:
     """Return a network with the weights that are found, and why these are random if they are."""
-    given = Path(args.zoo_weights, f"{name}.pth") if args.zoo_weights else None
-    if given is not None and given.is_file():
-        return open_backbone(name, given, args.zoo_size), None
+    weights = Path(args.zoo_weights, f"{name}.pth") if args.zoo_weights else None
+    if weights is not None and weights.is_file():
+        return open_backbone(name, weights, args.zoo_size), None
     try:
         return open_backbone(name, "default", args.zoo_size), None
     except AurevoirError as error:

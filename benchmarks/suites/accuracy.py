@@ -5,30 +5,20 @@ Each image passes each engine once; every split and projection then works on the
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from ...engine.assemble import assemble
-from ...engine.backbones import open_backbone
-from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
-from ...engine.float_graph import export_backbone
 from ...engine.sample import sample_images
-from ...images.batches import ImageFiles
-from ...images.sources import class_folders
 from ...kernels.bits import agreement
-from ...kernels.readout import fit_readout
-from ...transfer.embed import embed_bits
-from ..harness.machine import describe_machine
-from ..harness.splits import readable_splits, standard_error
-from ..reporting.tables import markdown, plus_minus
+from ..contract import Benchmark, Cells, Json, Result, Row, Spread
+from ..harness.engines import Engines, open_network
+from ..harness.labelled_bits import embed_folder, fit_splits
+from ..harness.splits import paired
+from ..reporting.text import aligned, markdown_table, plus_minus
 
 PRECISIONS = ("fp32", "bf16", "int8")
-KEYS = ("data", "precision", "projection")
-SPREADS = {"accuracy": ("splits", "accuracies")}
+CALIBRATED = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,112 +32,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Measure every precision and projection on every split."""
-    exported = export_backbone(open_backbone(args.backbone))
-    table = calibrate(exported, sample_images(args.calibration, exported.size, 128), progress=True)
-    engines = [assemble(exported, name, table=table if name == "int8" else None) for name in PRECISIONS]
+    exported = Engines.export(open_network(args.backbone, "default"))
+    others = replace(exported, pixels=sample_images(args.calibration, exported.exported.size, CALIBRATED))
+    thresholds = others.calibrate()
+    engines = [others.build(precision, table=thresholds) for precision in PRECISIONS]
     rows = [row for data in args.data for row in _measure(data, engines, args)]
-    return {
-        "benchmark": "accuracy",
-        "backbone": Path(args.backbone).name,
-        "features": exported.features,
-        "rows": rows,
-        "together": _together(rows, args.projections),
-        "machine": describe_machine(),
-    }
+    return Result(
+        "accuracy",
+        rows,
+        {"backbone": Path(args.backbone).name, "features": exported.exported.features},
+        {"together": _together(rows, args.projections)},
+    )
 
 
-def _measure(data: str, engines: Sequence[Engine], args: argparse.Namespace) -> list[dict[str, Any]]:
-    labelled = class_folders(data)
+def _measure(folder: str, engines: Sequence[Engine], args: argparse.Namespace) -> list[Row]:
     rows, reference = [], None
     for engine in engines:
-        size = (engine.input_shape[0], engine.input_shape[1])
-        files = ImageFiles(labelled.paths, size, description=f"{data} {engine.precision}")
-        kept, bits = embed_bits(engine, files)
-        labels, parts = readable_splits(labelled, kept, args.splits)
-        reference = bits if reference is None else reference
+        data = embed_folder(engine, folder, args.splits)
+        reference = data.bits if reference is None else reference
         common = {
-            "data": Path(data).name,
-            "images": len(labels),
+            "data": data.name,
+            "images": len(data.labels),
             "precision": engine.precision,
-            "sign_agreement": agreement(bits, reference, engine.features),
+            "sign_agreement": agreement(data.bits, reference, engine.features),
         }
         for projection in args.projections:
-            found = [
-                _accuracy(bits, engine.features, labels, part, projection) for part in tqdm(parts, desc=projection)
-            ]
-            rows.append({**common, "projection": projection, **_mean(found)})
+            rows.append(Row({**common, "projection": projection, **fit_splits(data, projection)}))
     return rows
 
 
-def _together(rows: list[dict[str, Any]], projections: Sequence[str]) -> list[dict[str, Any]]:
+def _together(rows: Sequence[Row], projections: Sequence[str]) -> list[Cells]:
     """Return accuracy less fp32's over every split of every data set, paired, with its standard error.
 
     Splits of one data set share images: the error is that of independent splits, and so too small.
     """
     found = []
     for projection in projections:
-        accuracies = {
-            name: [
-                value
-                for row in rows
-                if (row["precision"], row["projection"]) == (name, projection)
-                for value in row["accuracies"]
-            ]
-            for name in PRECISIONS
-        }
+        accuracies: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+        for row in rows:
+            if row["projection"] == projection:
+                accuracies[row["precision"]] += row["accuracies"]
         for precision in PRECISIONS[1:]:
-            differences = np.subtract(accuracies[precision], accuracies["fp32"])
+            less = paired(accuracies[precision], accuracies["fp32"])
             found.append(
                 {
                     "precision": precision,
                     "projection": projection,
-                    "splits": len(differences),
-                    "less_fp32": float(differences.mean()),
-                    "standard_error": standard_error(differences),
+                    "splits": len(accuracies[precision]),
+                    "less_fp32": less["mean"],
+                    "standard_error": less["standard_error"],
                 }
             )
     return found
 
 
-def _accuracy(
-    bits: np.ndarray, m: int, labels: np.ndarray, part: tuple[np.ndarray, ...], projection: str
-) -> tuple[float, float]:
-    train, test = part
-    readout, path = fit_readout(bits[train], m, labels[train], int(labels.max()) + 1, projection)
-    return float((readout.scores(bits[test]).argmax(axis=1) == labels[test]).mean()), path.loo_accuracy
-
-
-def _mean(found: list[tuple[float, float]]) -> dict[str, Any]:
-    accuracies, loo = np.array(found).T
-    return {
-        "accuracy": float(accuracies.mean()),
-        "standard_error": standard_error(accuracies),
-        "accuracies": accuracies.tolist(),
-        "loo_accuracy": float(loo.mean()),
-    }
-
-
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Lay the rows out as a table."""
-    lines = [f"{result['backbone']}: {result['features']:,d} features"]
-    lines += [
-        f"{row['data']:12s} {row['precision']:5s} {row['projection']:9s} accuracy {row['accuracy']:.4f} "
-        f"+- {row['standard_error'] or 0:.4f}, leave-one-out {row['loo_accuracy']:.4f}, "
-        f"signs as fp32 {row['sign_agreement']:.4f}"
+    header = ["", "precision", "projection", "accuracy", "leave-one-out", "sign agreement with fp32"]
+    rows = [
+        [
+            row["data"],
+            row["precision"],
+            row["projection"],
+            plus_minus(row["accuracy"], row["standard_error"], 4),
+            f"{row['loo_accuracy']:.4f}",
+            f"{row['sign_agreement']:.4f}",
+        ]
         for row in result["rows"]
     ]
-    lines += [
-        f"{row['precision']} less fp32, {row['projection']}: {row['less_fp32']:+.4f} "
-        f"+- {row['standard_error'] or 0:.4f} over {row['splits']} splits"
+    less = [
+        f"{row['precision']} less fp32, {row['projection']}: "
+        f"{plus_minus(row['less_fp32'], row['standard_error'], 4, '+')} over {row['splits']} splits"
         for row in result["together"]
     ]
-    return "\n".join(lines)
+    return "\n".join([f"{result['backbone']}: {result['features']:,d} features", *aligned(header, rows), *less])
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: a row a data set, precisions across, for the first projection."""
+def markdown(result: Json) -> list[str]:
+    """Return a row a data set, precisions across, for the first projection."""
     projection = result["rows"][0]["projection"]
     found = {(row["data"], row["precision"]): row for row in result["rows"] if row["projection"] == projection}
     together = {row["precision"]: row for row in result["together"] if row["projection"] == projection}
@@ -162,4 +126,19 @@ def summary(result: dict[str, Any]) -> list[str]:
     cells = [plus_minus(row["less_fp32"], row["standard_error"], 4, "+") for row in together.values()]
     rows.append([name, f"less fp32, {together['int8']['splits']} splits", "", *cells, ""])
     caption = f"Mean and standard error over {splits} splits, projection `{projection}`:"
-    return [caption, "", *markdown(["backbone", "data (images)", *PRECISIONS, "int8 signs as fp32"], rows)]
+    return [
+        caption,
+        "",
+        *markdown_table(["backbone", "data (images)", *PRECISIONS, "int8 sign agreement with fp32"], rows),
+    ]
+
+
+BENCHMARK = Benchmark(
+    "accuracy",
+    add_arguments,
+    run,
+    describe,
+    markdown,
+    keys=("data", "precision", "projection"),
+    spreads={"accuracy": Spread("splits", "accuracies")},
+)

@@ -1,16 +1,12 @@
-"""Multi-label photographs: patches at several scales beside the whole image, on the same splits and engine.
+"""Multi-label photographs: patches at several scales compared with the whole image, on the same splits and engine.
 
 Each image and each patch passes the engine once; every split then works on the same bits.
 """
 
 import argparse
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,18 +18,11 @@ from ...kernels.bits import overlap
 from ...kernels.ridge import dual_path
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits
-from ..harness.machine import describe_machine
-from ..harness.splits import standard_error
-from ..reporting.tables import markdown, plus_minus
+from ..contract import Benchmark, Cells, Json, Result, Row
+from ..harness.splits import paired, standard_error
+from ..reporting.text import markdown_table, plus_minus
 from ..rivals.crops import crops, decode_whole
-from ..rivals.patches import (
-    PROJECTIONS,
-    SCALES,
-    average_precisions,
-    fit_patches,
-    grid_patches,
-    label_patches,
-)
+from ..rivals.patches import PROJECTIONS, SCALES, average_precisions, fit_patches, grid_patches, label_patches
 from ..rivals.yolo import BoxedImages, boxed_images
 
 TRAIN_SHARE = 0.6
@@ -59,17 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """The bits of n images and of their patches, what these show, and the seconds that each way took so far."""
+    """The bits of n images and of their patches, what these show, and a stopwatch for each way."""
 
     whole: np.ndarray
     patches: list[np.ndarray]
     labels: list[np.ndarray]
     truth: np.ndarray
-    seconds: dict[str, Counter[str]]
+    watches: dict[str, Stopwatch]
     skipped: dict[str, str]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Embed every image and its patches, and measure both ways on every split."""
     boxed = boxed_images(args.data)
     classes = np.unique(np.concatenate([boxes.classes for boxes in boxed.boxes]))
@@ -80,61 +69,53 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         split, found = _measure(data, engine.features, args.projection, seed)
         splits.append(split)
         precisions.append(found)
-    return {
-        "benchmark": "patches",
-        "data": Path(args.data).name,
-        "engine": repr(engine),
-        "images": len(data.truth),
-        "skipped": data.skipped,
-        "classes": len(classes),
-        "patches": sum(len(bits) for bits in data.patches),
-        "projection": args.projection,
-        "rows": _rows(np.array(precisions), data.seconds),
-        "splits": splits,
-        "per_class": _per_class(np.array(precisions), classes),
-        "machine": describe_machine(),
-    }
+    return Result(
+        "patches",
+        _rows(np.array(precisions), data.watches),
+        {
+            "data": Path(args.data).name,
+            "engine": repr(engine),
+            "images": len(data.truth),
+            "skipped": data.skipped,
+            "classes": len(classes),
+            "patches": sum(len(bits) for bits in data.patches),
+            "projection": args.projection,
+        },
+        {"splits": splits, "per_class": _per_class(np.array(precisions), classes)},
+    )
 
 
 def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequence[float]) -> _Embedded:
-    seconds: dict[str, Counter[str]] = {name: Counter() for name in (WHOLE, PATCHES)}
-    size, watch = (engine.input_shape[0], engine.input_shape[1]), Stopwatch()
+    watches = {name: Stopwatch() for name in (WHOLE, PATCHES)}
+    size, watch = (engine.input_shape[0], engine.input_shape[1]), watches[PATCHES]
     files = ImageFiles(boxed.paths, size, description="whole images")
-    kept, whole = embed_bits(engine, files, watch)
-    seconds[WHOLE].update({stage: watch.seconds[stage] for stage in ("decode", "engine")})
+    kept, whole = embed_bits(engine, files, watches[WHOLE])
     truth, patches, labels = np.zeros((len(kept), len(classes)), dtype=bool), [], []
-    for place, image in enumerate(tqdm(kept, desc="patches", unit="img")):
+    for index, image in enumerate(tqdm(kept, desc="patches", unit="img")):
         boxes = boxed.boxes[image]
         columns = np.searchsorted(classes, boxes.classes)
-        truth[place, columns] = True
-        with _timed(seconds[PATCHES], "decode"):
+        truth[index, columns] = True
+        with watch("decode"):
             pixels = decode_whole(boxed.paths[image])
             height, width = pixels.shape[:2]
             corners = grid_patches(height, width, scales)
             parts = crops(pixels, corners, size)
         labels.append(label_patches(corners, boxes.corners * [width, height, width, height], columns, len(classes)))
-        with _timed(seconds[PATCHES], "engine"):
+        with watch("engine"):
             patches.append(engine.bits(parts))
-    return _Embedded(whole, patches, labels, truth, seconds, files.skipped)
+    return _Embedded(whole, patches, labels, truth, watches, files.skipped)
 
 
-@contextmanager
-def _timed(seconds: Counter[str], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
-
-
-def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _measure(data: _Embedded, m: int, projection: str, seed: int) -> tuple[Cells, list[np.ndarray]]:
     """Return what one split chose and found, and the average precisions of every class, way by way."""
     order = np.random.default_rng(seed).permutation(len(data.truth))
     train, test = np.split(order, [round(TRAIN_SHARE * len(order))])
-    with _timed(data.seconds[WHOLE], "fit and score"):
+    with data.watches[WHOLE]("fit and score"):
         alphas, (whole, usual) = _whole_scores(data.whole[train], data.truth[train], data.whole[test], seed)
-    with _timed(data.seconds[PATCHES], "fit"):
+    with data.watches[PATCHES]("fit"):
         bits, labels = ([part[image] for image in train] for part in (data.patches, data.labels))
         fitted = fit_patches(bits, labels, data.truth[train], m, projection, folds=FOLDS, seed=seed)
-    with _timed(data.seconds[PATCHES], "score"):
+    with data.watches[PATCHES]("score"):
         scores = fitted.scores([data.patches[image] for image in test])
     truth = data.truth[test]
     both = _standard(whole) + _standard(scores)
@@ -179,27 +160,34 @@ def _whole_scores(
 
 def _standard(scores: np.ndarray) -> np.ndarray:
     """Scale each class's scores of the test images to mean 0 and deviation 1; no label is read."""
-    return (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
+    scaled: np.ndarray = (scores - scores.mean(axis=0)) / np.maximum(scores.std(axis=0), 1e-12)
+    return scaled
 
 
-def _rows(precisions: np.ndarray, seconds: dict[str, Counter[str]]) -> list[dict[str, Any]]:
+def _rows(precisions: np.ndarray, watches: dict[str, Stopwatch]) -> list[Row]:
     """Summarise average precisions of shape (seeds, ways, classes)."""
-    means = np.nanmean(precisions, axis=2)
-    return [
-        {
-            "name": name,
-            "mean_average_precision": float(means[:, place].mean()),
-            "standard_error": standard_error(means[:, place]),
-            "less_whole_image": float((means[:, place] - means[:, 0]).mean()),
-            "less_whole_image_standard_error": standard_error(means[:, place] - means[:, 0]),
-            "mean_average_precisions": means[:, place].tolist(),
-            "seconds": dict(seconds.get(name, {})),
-        }
-        for place, name in enumerate(ROWS)
-    ]
+    means = np.nanmean(precisions, axis=2).T
+    rows = []
+    for name, own in zip(ROWS, means, strict=True):
+        less = paired(own, means[0])
+        seconds = watches[name].seconds if name in watches else {}
+        rows.append(
+            Row(
+                {
+                    "name": name,
+                    "mean_average_precision": float(own.mean()),
+                    "standard_error": standard_error(own),
+                    "less_whole_image": less["mean"],
+                    "less_whole_image_standard_error": less["standard_error"],
+                    "mean_average_precisions": own.tolist(),
+                    "seconds": {stage: value for stage, value in seconds.items() if value},
+                }
+            )
+        )
+    return rows
 
 
-def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[Cells]:
     """Average over the splits that have test images of the class."""
     return [
         {"class": int(number), **dict(zip(ROWS, np.nanmean(precisions[:, :, column], axis=0).tolist(), strict=True))}
@@ -208,8 +196,8 @@ def _per_class(precisions: np.ndarray, classes: np.ndarray) -> list[dict[str, An
     ]
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: mean average precision of each way."""
+def markdown(result: Json) -> list[str]:
+    """Return mean average precision of each way."""
     rows = [
         [
             row["name"],
@@ -218,10 +206,10 @@ def summary(result: dict[str, Any]) -> list[str]:
         ]
         for row in result["rows"]
     ]
-    return markdown(["", "mean average precision", "less whole image, paired"], rows)
+    return markdown_table(["", "mean average precision", "less whole image, paired"], rows)
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Lay the rows out as a table."""
     chance = np.mean([split["chance"] for split in result["splits"]])
     lines = [
@@ -231,8 +219,10 @@ def describe(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in row["seconds"].items())
-        lines.append(
-            f"{row['name']:35s} mAP {row['mean_average_precision']:.4f} +- {row['standard_error'] or 0:.4f}, less "
-            f"whole image {row['less_whole_image']:+.4f} +- {row['less_whole_image_standard_error'] or 0:.4f}; {spent}"
-        )
+        precision = plus_minus(row["mean_average_precision"], row["standard_error"], 4)
+        less = plus_minus(row["less_whole_image"], row["less_whole_image_standard_error"], 4, "+")
+        lines.append(f"{row['name']:35s} mAP {precision}, less whole image {less}; {spent}")
     return "\n".join(lines)
+
+
+BENCHMARK = Benchmark("patches", add_arguments, run, describe, markdown)

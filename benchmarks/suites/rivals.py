@@ -1,43 +1,38 @@
 """Optics, linear probes and backprop on the same network, images and splits.
 
 Images are decoded once, ahead of all: backprop is spared the decoding of every epoch. What is made
-once for a network, the engine, is told apart from training in ``once``.
+once for a network, the engine, is timed apart from training, in ``once``.
 """
 
 import argparse
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ...engine import timing
-from ...engine.assemble import assemble
-from ...engine.backbones import open_backbone
 from ...engine.backbones.base import Backbone
-from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
-from ...engine.float_graph import export_backbone
 from ...engine.timing import alternate, ratios, spread
-from ...images.procedural import write_class_folders
 from ...images.sources import LabelledPaths, class_folders
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.classifier import OpticalClassifier
-from ..harness.datasets import GENERATED, GENERATED_PER_CLASS, at_most, decode_timed
-from ..harness.failures import attempt
-from ..harness.machine import describe_machine
+from ..contract import Benchmark, Cells, Json, Result, Row
+from ..harness.datasets import GENERATED, at_most, decode_timed, generated_images
+from ..harness.engines import Engines, Seconds, open_network
 from ..harness.settings import describe_settings
-from ..harness.splits import readable_splits, standard_error
-from ..reporting.tables import markdown, plus_minus
+from ..harness.splits import over_splits, readable_splits
+from ..reporting.figures import figure, sound
+from ..reporting.text import aligned, markdown_table, plus_minus
 from ..rivals.probes import PROBES, channels, fit_probe
 from ..rivals.strategies import STRATEGIES
+from ..rivals.trained import Rival, Split, Trained
 from ..rivals.zoo import MODELS, zoo_rivals
 
 PROJECTIONS = ("none", "exact", "auto", "hadamard", "dense")
@@ -47,36 +42,13 @@ WARM_UP_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained classifier, the seconds of its stages, and what else its row says."""
-
-    predict: Callable[[np.ndarray], np.ndarray]
-    seconds: dict[str, float]
-    remarks: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Training and test images of one seed."""
-
-    seed: int
-    pixels: np.ndarray
-    labels: np.ndarray
-    test_pixels: np.ndarray
-    test_labels: np.ndarray
-
-
-Rival = Callable[[Split], Trained]
-
-
-@dataclass(frozen=True)
 class _Engines:
     """What is built once for a split: the engine of the optics, and fp32's for the probes."""
 
     optical: Engine
     features: Engine
     channels: int
-    once: dict[str, float]
+    once: Seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategies", nargs="*", metavar="NAME", help=f"of {', '.join(STRATEGIES)} (default: all)")
     parser.add_argument("--epochs", type=int, help="of backprop at most (default: each strategy's own)")
     parser.add_argument("--rounds", type=int, default=5, help=f"timed calls on {INFERENCE_BATCH} images (default: 5)")
-    zoo = parser.add_argument_group("shallow against deep retraining of whole networks")
+    zoo = parser.add_argument_group("shallow compared with deep retraining of whole networks")
     zoo.add_argument("--zoo", nargs="*", metavar="NAME", help=f"torchvision names (without any: {' '.join(MODELS)})")
     zoo.add_argument("--zoo-weights", metavar="DIR", help="holds NAME.pth; else torchvision's own, else random ones")
     zoo.add_argument("--zoo-size", type=int, default=112, help="height and width of the images (default: 112)")
@@ -108,32 +80,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     zoo.add_argument("--zoo-splits", type=int, default=1, help="(default: 1)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Measure every rival on every split; one that fails stays, with the reason."""
-    backbone = open_backbone(args.backbone, args.weights, args.size, args.seed)
+    backbone = open_network(args.backbone, args.weights, args.size, args.seed)
     cut, rows, decoding = backbone.resolve(args.cut), [], {}
-    with _data(args, max(backbone.size[0], args.zoo_size)) as sets:
-        for name, labelled in sets.items():
+    with _data(args, max(backbone.size[0], args.zoo_size)) as datasets:
+        for name, labelled in datasets.items():
             splits, decoding[name] = _splits(labelled, name, backbone.size, args.splits)
             rows += _measure(name, splits, _rivals(backbone, cut, args), args.rounds)
-        if args.zoo is not None:
-            for name, labelled in sets.items():
-                size = (args.zoo_size, args.zoo_size)
-                splits, _ = _splits(labelled, name, size, args.zoo_splits)
-                rows += _measure(name, splits, zoo_rivals(args), args.rounds)
+        for name, labelled in datasets.items() if args.zoo is not None else ():
+            splits, _ = _splits(labelled, name, (args.zoo_size, args.zoo_size), args.zoo_splits)
+            rows += _measure(name, splits, zoo_rivals(args), args.rounds)
     _compare(rows)
-    return {
-        "benchmark": "rivals",
-        "network": f"{backbone.name} to {cut}",
-        "weights": backbone.weights,
-        "size": backbone.size[0],
-        "splits": args.splits,
-        "decode": decoding,
-        "inference_batch": INFERENCE_BATCH,
-        "rows": rows,
-        "machine": describe_machine(),
-        "settings": describe_settings(),
-    }
+    return Result(
+        "rivals",
+        rows,
+        {
+            "network": f"{backbone.name} to {cut}",
+            "weights": backbone.weights,
+            "size": backbone.size[0],
+            "splits": args.splits,
+            "decode": decoding,
+            "inference_batch": INFERENCE_BATCH,
+        },
+        {"settings": describe_settings()},
+    )
 
 
 @contextmanager
@@ -141,19 +112,16 @@ def _data(args: argparse.Namespace, size: int) -> Iterator[dict[str, LabelledPat
     if args.data:
         yield {_name(data): at_most(class_folders(data), args.per_class, args.seed) for data in args.data}
         return
-    with tempfile.TemporaryDirectory() as folder:
-        count = args.per_class or GENERATED_PER_CLASS
-        yield {GENERATED: write_class_folders(Path(folder), count, size, args.seed, True)}
+    with generated_images(args.per_class, size, args.seed) as labelled:
+        yield {GENERATED: labelled}
 
 
 def _name(data: str) -> str:
-    """Return the folder's name after its parent's, which tells one data set's ``train`` from another's."""
+    """Return the folder's name after its parent's, which distinguishes one data set's ``train`` from another's."""
     return "/".join(Path(data).resolve().parts[-2:])
 
 
-def _splits(
-    labelled: LabelledPaths, name: str, size: tuple[int, int], count: int
-) -> tuple[list[Split], dict[str, Any]]:
+def _splits(labelled: LabelledPaths, name: str, size: tuple[int, int], count: int) -> tuple[list[Split], Cells]:
     kept, pixels, seconds, skipped = decode_timed(labelled.paths, size, name)
     labels, parts = readable_splits(labelled, kept, count)
     splits = [
@@ -163,19 +131,25 @@ def _splits(
     return splits, {"images": len(kept), "seconds": seconds, "skipped": skipped}
 
 
-def _rivals(backbone: Backbone, cut: str, args: argparse.Namespace) -> list[tuple[dict[str, Any], Rival]]:
+def _rivals(backbone: Backbone, cut: str, args: argparse.Namespace) -> list[tuple[Row, Rival]]:
     """Return each rival's row to be, and what trains it."""
     engines = _Shared(backbone, cut, args)
-    rivals: list[tuple[dict[str, Any], Rival]] = []
-    for projection in args.projections:
-        row = {"rival": f"optical {projection}", "group": "optical", "precision": args.precision}
-        rivals.append((row, partial(_optical, engines, projection, args.components)))
-    for probe in args.probes:
-        rivals.append(({"rival": probe, "group": "probe", "precision": "fp32"}, partial(_probe, engines, probe)))
-    for name in list(STRATEGIES) if args.strategies is None else args.strategies:
-        row = {"rival": f"backprop {name}", "group": "backprop", "precision": "fp32"}
-        rivals.append((row, partial(_backprop, backbone, cut, name, args)))
-    return rivals
+
+    def row(rival: str, group: str, precision: str = "fp32") -> Row:
+        return Row({"rival": rival, "group": group, "precision": precision})
+
+    strategies = list(STRATEGIES) if args.strategies is None else args.strategies
+    return [
+        *(
+            (
+                row(f"optical {projection}", "optical", args.precision),
+                partial(_optical, engines, projection, args.components),
+            )
+            for projection in args.projections
+        ),
+        *((row(probe, "probe"), partial(_probe, engines, probe)) for probe in args.probes),
+        *((row(f"backprop {name}", "backprop"), partial(_backprop, backbone, cut, name, args)) for name in strategies),
+    ]
 
 
 class _Shared:
@@ -191,27 +165,14 @@ class _Shared:
         return self._made[1]
 
     def _make(self, split: Split) -> _Engines:
-        args, watch = self.args, Stopwatch()
-        sample = calibration_images(split, args.calibration_images)
-        with watch("build"):
-            exported = export_backbone(self.backbone, self.cut, sample)
-        table = None
-        if args.precision == "int8":
-            with watch("calibrate"):
-                table = calibrate(exported, sample, progress=True)
-        with watch("build"):
-            optical = assemble(exported, args.precision, args.runtime, table)
-            optical.bits(sample)
-        features = assemble(exported, "fp32", args.runtime)
+        args = self.args
+        sample = split.calibration_images(args.calibration_images)
+        engines = Engines.export(self.backbone, self.cut, sample)
+        optical, once = engines.build_timed(args.precision, args.runtime, None, sample)
+        features = engines.build("fp32", args.runtime)
         features(sample)
-        once = {stage: watch.seconds[stage] for stage in ("calibrate", "build")}
-        return _Engines(optical, features, channels(exported), once)
-
-
-def calibration_images(split: Split, count: int) -> np.ndarray:
-    """Return up to `count` of a split's training images, chosen by its seed."""
-    chosen = np.random.default_rng(split.seed).permutation(len(split.pixels))[:count]
-    return split.pixels[np.sort(chosen)]
+        once["build"] += engines.export_seconds
+        return _Engines(optical, features, channels(engines.exported), once)
 
 
 def _optical(shared: _Shared, projection: str, components: int | None, split: Split) -> Trained:
@@ -241,52 +202,42 @@ def _probe(shared: _Shared, name: str, split: Split) -> Trained:
 
 
 def _backprop(backbone: Backbone, cut: str, name: str, args: argparse.Namespace, split: Split) -> Trained:
-    from ..rivals.backprop import train_network
-    from ..rivals.network import truncated_with_head
+    from ..rivals.backprop import train_truncated
 
-    head = "flatten" if name == "lighton" else "pool"
-    network = truncated_with_head(backbone, int(split.labels.max()) + 1, cut, head=head, seed=split.seed)
-    encoder = network.body.get_submodule("encoder") if backbone.needs_images else None
-    sample = calibration_images(split, args.calibration_images)
-    return Trained(*train_network(network, encoder, sample, split.pixels, split.labels, name, args.epochs, split.seed))
+    return train_truncated(backbone, cut, split, name, args.epochs, args.calibration_images)
 
 
-def _measure(
-    data: str, splits: Sequence[Split], rivals: Sequence[tuple[dict[str, Any], Rival]], rounds: int
-) -> list[dict[str, Any]]:
+def _measure(data: str, splits: Sequence[Split], rivals: Sequence[tuple[Row, Rival]], rounds: int) -> list[Row]:
     """Train every rival on every split, then let those of the last split infer in turns."""
-    rows = [{"data": data, **row} for row, _ in rivals]
+    rows = [Row({"data": data, **row.cells}) for row, _ in rivals]
     found: list[list[tuple[float, Trained]]] = [[] for _ in rivals]
     with tqdm(total=len(splits) * len(rivals), desc=data, unit="training") as bar:
         for split in splits:
             for (_, rival), row, trained in zip(rivals, rows, found, strict=True):
                 bar.set_postfix_str(row["rival"])
-                if "error" not in row:
-                    attempt(row, partial(_one, rival, split, trained))
+                if row.error is None:
+                    with row.attempt():
+                        _train(rival, split, trained)
                 bar.update()
     for row, trained in zip(rows, found, strict=True):
-        if "error" not in row:
-            row.update(_mean(trained))
-    predictors = {place: each[-1][1].predict for place, each in enumerate(found) if "error" not in rows[place]}
-    _time_inference(rows, predictors, splits[-1].test_pixels[:INFERENCE_BATCH], rounds)
+        if row.error is None:
+            row.note(**_mean(trained))
+    _time_inference(rows, found, splits[-1].test_pixels[:INFERENCE_BATCH], rounds)
     return rows
 
 
-def _one(rival: Rival, split: Split, found: list[tuple[float, Trained]]) -> None:
+def _train(rival: Rival, split: Split, found: list[tuple[float, Trained]]) -> None:
     trained = rival(split)
     accuracy = float((trained.predict(split.test_pixels) == split.test_labels).mean())
     if found:  # only the last split's classifiers infer; the others' memory is given back
-        found[-1] = (found[-1][0], Trained(lambda pixels: pixels, found[-1][1].seconds, found[-1][1].remarks))
+        found[-1] = (found[-1][0], replace(found[-1][1], predict=lambda pixels: pixels))
     found.append((accuracy, trained))
 
 
-def _mean(found: Sequence[tuple[float, Trained]]) -> dict[str, Any]:
-    accuracies = [accuracy for accuracy, _ in found]
+def _mean(found: Sequence[tuple[float, Trained]]) -> Cells:
     each = [trained.seconds for _, trained in found]
     return {
-        "accuracy": float(np.mean(accuracies)),
-        "standard_error": standard_error(accuracies),
-        "accuracies": accuracies,
+        **over_splits([accuracy for accuracy, _ in found]),
         "seconds": {stage: float(np.mean([seconds[stage] for seconds in each])) for stage in each[0]},
         "totals": [seconds["total"] for seconds in each],
         **found[-1][1].remarks,
@@ -294,40 +245,43 @@ def _mean(found: Sequence[tuple[float, Trained]]) -> dict[str, Any]:
 
 
 def _time_inference(
-    rows: list[dict[str, Any]],
-    predictors: dict[int, Callable[[np.ndarray], np.ndarray]],
-    batch: np.ndarray,
-    rounds: int,
+    rows: Sequence[Row], found: Sequence[Sequence[tuple[float, Trained]]], batch: np.ndarray, rounds: int
 ) -> None:
-    contestants = {str(place): partial(predict, batch) for place, predict in predictors.items()}
-    for place, seconds in alternate(contestants, rounds).items():
-        rows[int(place)]["inference_ms"] = {"median": 1e3 * median(seconds), "spread": spread(seconds)}
+    contestants = {
+        str(index): partial(trained[-1][1].predict, batch)
+        for index, (row, trained) in enumerate(zip(rows, found, strict=True))
+        if row.error is None
+    }
+    for index, seconds in alternate(contestants, rounds).items():
+        rows[int(index)].note(inference_ms={"median": 1e3 * median(seconds), "spread": spread(seconds)})
 
 
-def _compare(rows: list[dict[str, Any]]) -> None:
-    """Add to each row how many times longer it trains than the optics do, split by split; once without its engine."""
+def _compare(rows: Sequence[Row]) -> None:
+    """Note how many times longer each trains than the optics do, split by split; and with the making of its engine."""
     for row in rows:
-        optics = next((each for each in rows if (each["data"], each["rival"]) == (row["data"], REFERENCE)), {})
-        if row["group"] != "zoo" and "totals" in row and "totals" in optics:
-            row["times_optical"] = ratios(optics["totals"], row["totals"])
+        optics = next((each for each in rows if (each["data"], each["rival"]) == (row["data"], REFERENCE)), None)
+        if optics is not None and row["group"] != "zoo" and row.get("totals") and optics.get("totals"):
             once, own = (sum(each.get("once", {}).values()) for each in (optics, row))
-            row["times_optical_with_once"] = ratios(
-                [total + once for total in optics["totals"]], [total + own for total in row["totals"]]
+            row.note(
+                times_optical=ratios(optics["totals"], row["totals"]),
+                times_optical_with_once=ratios(
+                    [total + once for total in optics["totals"]], [total + own for total in row["totals"]]
+                ),
             )
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: accuracy and seconds of training, a table a data set."""
+def markdown(result: Json) -> list[str]:
+    """Return accuracy and seconds of training, a table a data set."""
     header = ["", "accuracy", "training, s", f"x {REFERENCE}", "and its engine", f"ms for {INFERENCE_BATCH} images"]
     lines: list[str] = []
     for name, data in result["decode"].items():
         rows = [_in_brief(row) for row in result["rows"] if row["data"] == name]
         lines += [*([""] if lines else []), f"{name}, {data['images']} images, {result['network']}:", ""]
-        lines += markdown(header, rows)
+        lines += markdown_table(header, rows)
     return lines
 
 
-def _in_brief(row: dict[str, Any]) -> list[str]:
+def _in_brief(row: Json) -> list[str]:
     if "error" in row:
         return [row["rival"], "failed", "", "", "", ""]
     times = (row.get(name, {}).get("median") for name in ("times_optical", "times_optical_with_once"))
@@ -340,53 +294,52 @@ def _in_brief(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Lay the rows out as a table for each data set."""
+    header = ["accuracy", "training, s", f"x {REFERENCE}", f"ms for {INFERENCE_BATCH} images"]
     lines = [f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}"]
     for name, data in result["decode"].items():
-        lines += [
-            "",
-            f"{name}, {data['images']} images",
-            f"{'':30s} {'accuracy':>18s} {'training':>10s} {'x optical':>9s} {'ms for ' + str(INFERENCE_BATCH):>9s}",
-        ]
-        lines += [_line(row) for row in result["rows"] if row["data"] == name]
+        rows = [_cells(row) for row in result["rows"] if row["data"] == name]
+        lines += ["", *aligned([f"{name}, {data['images']} images", *header], rows)]
     return "\n".join(lines)
 
 
-def _line(row: dict[str, Any]) -> str:
+def _cells(row: Json) -> list[str]:
     if "error" in row:
-        return f"{row['rival']:30s} {row['error']}"
-    ratio = f"{row['times_optical']['median']:.1f}" if "times_optical" in row else "-"
-    weights = f"   weights {row['weights']}, {row['why_random']}" if row.get("why_random") else ""
-    return (
-        f"{row['rival']:30s} {row['accuracy']:.4f} +- {row['standard_error'] or 0:.4f}   "
-        f"{row['seconds']['total']:8.2f} s {ratio:>9s} {row['inference_ms']['median']:9.1f}{weights}"
-    )
+        return [row["rival"], row["error"]]
+    return [
+        row["rival"],
+        plus_minus(row["accuracy"], row["standard_error"], 4),
+        f"{row['seconds']['total']:.2f}",
+        f"{row['times_optical']['median']:.1f}" if "times_optical" in row else "-",
+        f"{row['inference_ms']['median']:.1f}",
+        *([f"weights {row['weights']}, {row['why_random']}"] if row.get("why_random") else []),
+    ]
 
 
 COLOURS = {"optical": "tab:red", "probe": "tab:blue", "backprop": "0.35", "zoo": "tab:green"}
 
 
-def plot(result: dict[str, Any], path: str | Path) -> None:
+def plot(result: Json, path: Path) -> None:
     """Draw accuracy and seconds of training, a bar a rival, two panels a data set."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in result["rows"] if "error" not in row]
+    rows = sound(result["rows"])
     names = [name for name in result["decode"] if any(row["data"] == name for row in rows)]
     tallest = max((sum(row["data"] == name for row in rows) for name in names), default=0)
-    figure = Figure(figsize=(12, (1.2 + 0.28 * tallest) * max(1, len(names))), layout="constrained")
-    for (accuracy, seconds), name in zip(figure.subplots(len(names) or 1, 2, squeeze=False), names, strict=False):
-        own = [row for row in rows if row["data"] == name]
-        rivals, colours = [row["rival"] for row in own], [COLOURS[row["group"]] for row in own]
-        errors = [row["standard_error"] or 0 for row in own]
-        accuracy.barh(rivals, [row["accuracy"] for row in own], xerr=errors, color=colours)
-        accuracy.set_xlabel("accuracy, whiskers of one standard error")
-        seconds.barh(rivals, [row["seconds"]["total"] for row in own], color=colours)
-        seconds.set_xscale("log")
-        seconds.set_xlabel("seconds of training")
-        for axes in (accuracy, seconds):
-            axes.invert_yaxis()
-            axes.grid(axis="x", alpha=0.3)
-            axes.set_title(name)
-    figure.suptitle(f"{result['network']}, weights {result['weights']}")
-    figure.savefig(path, dpi=150)
+    height = (1.2 + 0.28 * tallest) * max(1, len(names))
+    with figure(path, (12, height), (len(names) or 1, 2)) as (whole, panels):
+        for (accuracy, seconds), name in zip(panels, names, strict=False):
+            own = [row for row in rows if row["data"] == name]
+            rivals, colours = [row["rival"] for row in own], [COLOURS[row["group"]] for row in own]
+            errors = [row["standard_error"] or 0 for row in own]
+            accuracy.barh(rivals, [row["accuracy"] for row in own], xerr=errors, color=colours)
+            accuracy.set_xlabel("accuracy, whiskers of one standard error")
+            seconds.barh(rivals, [row["seconds"]["total"] for row in own], color=colours)
+            seconds.set_xscale("log")
+            seconds.set_xlabel("seconds of training")
+            for axes in (accuracy, seconds):
+                axes.invert_yaxis()
+                axes.set_title(name)
+        whole.suptitle(f"{result['network']}, weights {result['weights']}")
+
+
+BENCHMARK = Benchmark("rivals", add_arguments, run, describe, markdown, plot)

@@ -6,21 +6,16 @@ test each. The last row trains as the post did: see `posts_way`.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ...engine import timing
-from ...engine.assemble import assemble
-from ...engine.calibrate import calibrate, keep_in_float32
 from ...engine.engine import Engine
-from ...engine.float_graph import Exported, export_backbone
 from ...engine.runtimes import installed, precisions_on, require_runtime
 from ...engine.timing import ratios
 from ...errors import AurevoirError
@@ -30,34 +25,54 @@ from ...kernels.bits import agreement
 from ...kernels.readout import fit_readout
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits
-from ..harness.datasets import Sets, add_data_arguments, load_sets, open_network
+from ..contract import Benchmark, Cells, Json, Result, Row
+from ..harness.datasets import Dataset, add_data_arguments, caption, chosen_images, load_dataset, network_of
 from ..harness.device import add_device_argument, runtime_of
-from ..harness.failures import attempt
-from ..harness.machine import describe_machine
+from ..harness.engines import Engines, Seconds
 from ..harness.settings import describe_settings
 from ..harness.sizes import features_megabytes, weights_megabytes
-from ..reporting.tables import markdown
+from ..reporting.figures import draw_stages, figure, sound
+from ..reporting.text import aligned, markdown_table
 from ..rivals.posts_way import train_posts_way
 
 POSTS_WAY = "the post's way"
-STAGES = ("decode", "engine", "draw", "project", "gram", "solve")
+_OPTICS = ("draw", "project", "gram", "solve")
+STAGES = ("decode", "engine", *_OPTICS)
 WARM_UP_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One training and one test: what it found, its seconds by stage, and the bits of both parts."""
+
+    found: Cells
+    train: Seconds
+    test: Seconds
+    bits: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
 class _Contestant:
-    row: dict[str, Any]
-    make: Callable[[], Engine] | None = None
+    row: Row
     engine: Engine | None = None
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[_Turn] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return str(self.row["name"])
 
     @property
-    def running(self) -> bool:
-        return "error" not in self.row
+    def is_posts_way(self) -> bool:
+        return self.name == POSTS_WAY
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all rows share."""
+
+    data: Dataset
+    engines: Engines
+    args: argparse.Namespace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,49 +95,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Measure every row; one that fails stays, with the reason."""
     args.runtime = runtime_of(args)
-    backbone = open_network(args)
-    sets = load_sets(args, backbone.size)
-    chosen = np.random.default_rng(args.seed).permutation(len(sets.train.pixels))[: args.calibration_images]
-    sample = sets.train.pixels[np.sort(chosen)]
-    start = time.perf_counter()
-    exported = export_backbone(backbone, args.cut, sample)
-    exporting = time.perf_counter() - start
-    contestants = list(_contestants(exported, sample, args))
-    for contestant in (bar := tqdm(contestants, desc="prepare")):
-        bar.set_postfix_str(contestant.name)
-        attempt(contestant.row, partial(_prepare, contestant, sets, exported, args))
-    _take_turns(contestants, sets, exported, args)
-    _summarise(contestants, sets, exported)
-    return {
-        "benchmark": "table1",
-        "network": f"{exported.backbone} to {exported.cut}",
-        "weights": exported.weights,
-        "size": exported.size[0],
-        "features": exported.features,
-        **sets.describe(),
-        "seed": args.seed,
-        "rounds": args.rounds,
-        "device": args.device,
-        "export_seconds": exporting,
-        "rows": [each.row for each in contestants],
-        "speedup": _speedup(contestants, args.runtime),
-        "machine": describe_machine(),
-        "settings": describe_settings(),
-    }
+    backbone = network_of(args)
+    data = load_dataset(args, backbone.size)
+    engines = Engines.export(backbone, args.cut, chosen_images(data.train.pixels, args.calibration_images, args.seed))
+    work, exported = _Work(data, engines, args), engines.exported
+    contestants = [_Contestant(row) for row in _rows(args)]
+    for each in (bar := tqdm(contestants, desc="prepare")):
+        bar.set_postfix_str(each.name)
+        with each.row.attempt():
+            _prepare(each, work)
+    _take_turns(contestants, work)
+    _summarise(contestants, work)
+    return Result(
+        "table1",
+        [each.row for each in contestants],
+        {
+            "network": engines.network,
+            "weights": exported.weights,
+            "size": exported.size[0],
+            "features": exported.features,
+            **data.describe(),
+            "seed": args.seed,
+            "rounds": args.rounds,
+            "device": args.device,
+            "export_seconds": engines.export_seconds,
+        },
+        {"speedup": _speedup(contestants, args.runtime), "settings": describe_settings()},
+    )
 
 
-def _contestants(exported: Exported, sample: np.ndarray, args: argparse.Namespace) -> Iterator[_Contestant]:
+def _rows(args: argparse.Namespace) -> Iterator[Row]:
     named = [(args.runtime, "fp32"), (args.runtime, _half(args.runtime, args.device)), (args.runtime, "int8")]
     named += [("torch", "fp32"), ("torch", _half("torch", args.device))]
     named += [("onnxruntime", "fp32")] if args.device == "cpu" else []
     for name, precision in dict.fromkeys(named):
         row = {"name": f"{name} {precision}", "runtime": name, "precision": precision, "once": {"calibrate": 0.0}}
-        yield _Contestant(row, partial(_build, exported, precision, name, sample, row, args.device))
+        yield Row(row)
     if not args.no_post:
-        yield _Contestant({"name": POSTS_WAY, "runtime": "torch", "precision": "fp32"})
+        yield Row({"name": POSTS_WAY, "runtime": "torch", "precision": "fp32"})
 
 
 def _half(name: str, device: str) -> str:
@@ -131,153 +144,113 @@ def _half(name: str, device: str) -> str:
     return next((precision for precision in ("fp16", "bf16") if precision in runs), "bf16")
 
 
-def _build(
-    exported: Exported, precision: str, name: str, sample: np.ndarray, row: dict[str, Any], device: str
-) -> Engine:
-    require_runtime(name, precision)
-    watch = Stopwatch()
-    table = None
-    if precision == "int8":
-        with watch("calibrate"):
-            table = calibrate(exported, sample, progress=True)
-    with watch("build"):
-        full = keep_in_float32(exported, name, precision, sample)
-        engine = assemble(exported, precision, name, table, device, full=full)
-        engine.bits(sample[:1])
-    row["once"] = {stage: watch.seconds[stage] for stage in ("calibrate", "build")}
-    return engine
-
-
-def _prepare(contestant: _Contestant, sets: Sets, exported: Exported, args: argparse.Namespace) -> None:
+def _prepare(contestant: _Contestant, work: _Work) -> None:
     """Build, and train once, so that nothing is compiled where it is timed: on a few images, or on a GPU on all."""
-    if contestant.make is None:
+    if contestant.is_posts_way:
         return
-    contestant.engine = contestant.make()
+    args, row, train = work.args, contestant.row, work.data.train
+    require_runtime(row["runtime"], row["precision"])
+    assert work.engines.pixels is not None
+    engine, once = work.engines.build_timed(row["precision"], row["runtime"], args.device, work.engines.pixels[:1])
+    row.note(once=once)
+    contestant.engine = engine
     if args.device != "cpu":
         # What is compiled there depends on the sizes.
-        _turn(contestant, [], sets, exported, args)
-        contestant.turns.clear()
+        _turn(engine, contestant.name, work)
         return
-    few = np.random.default_rng(0).permutation(len(sets.train.labels))[:WARM_UP_IMAGES]
-    bits = contestant.engine.bits(sets.train.pixels[few])
-    labels = np.unique(sets.train.labels[few], return_inverse=True)[1]
-    components = args.components or 1
-    fit_readout(bits, contestant.engine.features, labels, int(labels.max()) + 1, args.projection, components)
+    few = np.random.default_rng(0).permutation(len(train.labels))[:WARM_UP_IMAGES]
+    bits = engine.bits(train.pixels[few])
+    labels = np.unique(train.labels[few], return_inverse=True)[1]
+    fit_readout(bits, engine.features, labels, int(labels.max()) + 1, args.projection, args.components or 1)
 
 
-def _take_turns(contestants: list[_Contestant], sets: Sets, exported: Exported, args: argparse.Namespace) -> None:
-    turns = [contestant for _ in range(args.rounds) for contestant in contestants]
-    for contestant in (bar := tqdm(turns, desc="turns")):
-        bar.set_postfix_str(contestant.name)
-        if contestant.running:
+def _take_turns(contestants: Sequence[_Contestant], work: _Work) -> None:
+    torch_row = next(each for each in contestants if each.name == "torch fp32")
+    turns = [contestant for _ in range(work.args.rounds) for contestant in contestants]
+    for each in (bar := tqdm(turns, desc="turns")):
+        bar.set_postfix_str(each.name)
+        if each.row.error is None:
             time.sleep(timing.PAUSE)
-            turn = _posts_turn if contestant.make is None else _turn
-            attempt(contestant.row, partial(turn, contestant, contestants, sets, exported, args))
+            with each.row.attempt():
+                turn = _turn(each.engine, each.name, work) if each.engine else _posts_turn(torch_row, work)
+                each.turns.append(turn)
 
 
-def _turn(
-    contestant: _Contestant,
-    others: list[_Contestant],
-    sets: Sets,
-    exported: Exported,
-    args: argparse.Namespace,
-) -> None:
-    engine = contestant.engine
-    if engine is None:
-        raise AurevoirError("there is no engine")
+def _turn(engine: Engine, name: str, work: _Work) -> _Turn:
+    data, args = work.data, work.args
     watch = Stopwatch(args.device)
-    bits = embed_bits(engine, ImageArray(sets.train.pixels, contestant.name), watch)[1]
+    bits = embed_bits(engine, ImageArray(data.train.pixels, name), watch)[1]
     readout, path = fit_readout(
         on_device(bits, args.device),
         engine.features,
-        on_device(sets.train.labels, args.device),
-        len(sets.classes),
+        on_device(data.train.labels, args.device),
+        len(data.classes),
         args.projection,
         args.components,
         seed=args.seed,
         timer=watch,
     )
     train, testing = watch.total(), Stopwatch(args.device)
-    test_bits = embed_bits(engine, ImageArray(sets.test.pixels), testing)[1]
+    test_bits = embed_bits(engine, ImageArray(data.test.pixels), testing)[1]
     with testing("project"):
         predicted = on_host(readout.scores(on_device(test_bits, args.device))).argmax(axis=1)
     found = {
-        "accuracy": float((predicted == sets.test.labels).mean()),
+        "accuracy": float((predicted == data.test.labels).mean()),
         "loo_accuracy": path.loo_accuracy,
         "alpha": path.alpha,
         "alpha_by": "leave-one-out",
         "projection": readout.kind,
     }
-    contestant.turns.append(
-        {"found": found, "train": train, "test": testing.total(), "bits": (bits, test_bits)},
-    )
+    return _Turn(found, train, testing.total(), (bits, test_bits))
 
 
-def _posts_turn(
-    contestant: _Contestant,
-    others: list[_Contestant],
-    sets: Sets,
-    exported: Exported,
-    args: argparse.Namespace,
-) -> None:
-    torch_row = next(each for each in others if each.name == "torch fp32")
-    if not torch_row.running or not torch_row.turns:
-        raise AurevoirError(f"it needs the features of torch fp32, which failed: {torch_row.row.get('error')}")
-    before = torch_row.turns[-1]
-    components = args.post_components or max(1, exported.features // 2)
-    bits, test_bits = before["bits"]
-    trained = train_posts_way(
-        bits, test_bits, exported.features, sets.train.labels, sets.test.labels, components, args.seed
-    )
-    contestant.turns.append(
-        {
-            "found": trained.found(),
-            # The convolutions are torch fp32's of the same round: they are not run twice.
-            "train": _totalled({"engine": before["train"]["engine"], **trained.train}),
-            "test": _totalled({"engine": before["test"]["engine"], **trained.test}),
-            "bits": before["bits"],
-        }
-    )
+def _posts_turn(torch_row: _Contestant, work: _Work) -> _Turn:
+    if torch_row.row.error or not torch_row.turns:
+        raise AurevoirError(f"it needs the features of torch fp32, which failed: {torch_row.row.error}")
+    before, data, args, m = torch_row.turns[-1], work.data, work.args, work.engines.exported.features
+    components = args.post_components or max(1, m // 2)
+    trained = train_posts_way(*before.bits, m, data.train.labels, data.test.labels, components, args.seed)
+    # The convolutions are torch fp32's of the same round: they are not run twice.
+    train = _totalled({"engine": before.train["engine"], **trained.train})
+    return _Turn(trained.found(), train, _totalled({"engine": before.test["engine"], **trained.test}), before.bits)
 
 
-def _totalled(seconds: dict[str, float]) -> dict[str, float]:
+def _totalled(seconds: Seconds) -> Seconds:
     return {**seconds, "total": sum(seconds.values())}
 
 
-def _summarise(contestants: list[_Contestant], sets: Sets, exported: Exported) -> None:
-    reference = next((each.turns[0]["bits"] for each in contestants if each.turns), None)
-    peer = next((each for each in contestants if each.name == POSTS_WAY and each.running), None)
-    for each in contestants:
-        if not each.running or reference is None:
-            continue
+def _summarise(contestants: Sequence[_Contestant], work: _Work) -> None:
+    trained = [each for each in contestants if each.row.error is None and each.turns]
+    reference = next((each.turns[0].bits for each in contestants if each.turns), None)
+    peer = next((each for each in trained if each.is_posts_way), None)
+    data, exported = work.data, work.engines.exported
+    for each in trained:
+        assert reference is not None
         row, last = each.row, each.turns[-1]
-        row |= last["found"]
-        row["sign_agreement"] = agreement(last["bits"][1], reference[1], exported.features)
-        row["seconds"] = {
-            part: _medians([turn[part] for turn in each.turns], getattr(sets, part).decode)
-            for part in ("train", "test")
-        }
-        row["model_megabytes"] = weights_megabytes(exported.graph, row["precision"])
-        packed = each.name != POSTS_WAY
-        row["features_megabytes"] = features_megabytes(len(sets.train.labels), exported.features, packed)
+        train, test = ([getattr(turn, part) for turn in each.turns] for part in ("train", "test"))
+        row.note(
+            **last.found,
+            sign_agreement=agreement(last.bits[1], reference[1], exported.features),
+            seconds={"train": _medians(train, data.train.decode), "test": _medians(test, data.test.decode)},
+            model_megabytes=weights_megabytes(exported.graph, row["precision"]),
+            features_megabytes=features_megabytes(len(data.train.labels), exported.features, not each.is_posts_way),
+        )
         if peer is not None:
-            row["times_posts_way"] = _ratios(each, peer, sets)
-    for each in contestants:
-        if each.engine is not None and each.running:
-            each.row["file_megabytes"] = each.engine.megabytes
+            row.note(times_posts_way=_ratios(each, peer, data.train.decode))
+        if each.engine is not None:
+            row.note(file_megabytes=each.engine.megabytes)
 
 
-def _medians(turns: list[dict[str, float]], decode: float) -> dict[str, float]:
+def _medians(turns: Sequence[Seconds], decode: float) -> Seconds:
     """Return the median of each stage over the rounds; the total is the median total with decoding added."""
     found = {stage: median(turn[stage] for turn in turns) for stage in (*STAGES, "total") if stage in turns[0]}
     return {**found, "decode": decode, "total": decode + found["total"]}
 
 
-def _ratios(each: _Contestant, peer: _Contestant, sets: Sets) -> dict[str, Any]:
+def _ratios(each: _Contestant, peer: _Contestant, decode: float) -> Cells:
     """Return how many times faster a row trains than the post's way, decoding included, round by round."""
-    ours = [sets.train.decode + turn["train"]["total"] for turn in each.turns]
-    theirs = [sets.train.decode + turn["train"]["total"] for turn in peer.turns]
-    optics = [total - turn["train"]["draw"] for total, turn in zip(theirs, peer.turns, strict=True)]
+    ours, theirs = ([decode + turn.train["total"] for turn in one.turns] for one in (each, peer))
+    optics = [total - turn.train["draw"] for total, turn in zip(theirs, peer.turns, strict=True)]
     once = sum(each.row.get("once", {}).values())
     return {
         "whole": ratios(ours, theirs),
@@ -286,32 +259,32 @@ def _ratios(each: _Contestant, peer: _Contestant, sets: Sets) -> dict[str, Any]:
     }
 
 
-def _speedup(contestants: list[_Contestant], name: str) -> float | None:
-    row = next((each.row for each in contestants if each.name == f"{name} int8"), {})
-    found: float | None = row["times_posts_way"]["whole"]["median"] if "times_posts_way" in row else None
+def _speedup(contestants: Sequence[_Contestant], name: str) -> float | None:
+    row = next(each.row for each in contestants if each.name == f"{name} int8")
+    found: float | None = row["times_posts_way"]["whole"]["median"] if row.get("times_posts_way") else None
     return found
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: accuracy and seconds of training by precision and runtime."""
+def markdown(result: Json) -> list[str]:
+    """Return accuracy and seconds of training by precision and runtime."""
     header = ["", "accuracy", "engine, s", "project, Gram, solve, s", "training, s", "features, MB", "x the post's way"]
-    rows = [_in_brief(row) for row in result["rows"] if "error" not in row]
+    rows = [_in_brief(row) for row in sound(result["rows"])]
     caption = (
         f"{result['network']}, weights {result['weights']}; {result['data']}, {result['train_images']} training images"
         f"{_gpu(result)}:"
     )
-    return [caption, "", *markdown(header, rows)]
+    return [caption, "", *markdown_table(header, rows)]
 
 
-def _gpu(result: dict[str, Any]) -> str:
+def _gpu(result: Json) -> str:
     on_gpu = result.get("device", "cpu") != "cpu"
     gpus = result["machine"].get("gpus") or [{"name": "a GPU"}]
     return f", engines and ridge on {gpus[0]['name']}" if on_gpu else ""
 
 
-def _in_brief(row: dict[str, Any]) -> list[str]:
+def _in_brief(row: Json) -> list[str]:
     seconds, times = row["seconds"]["train"], row.get("times_posts_way", {}).get("whole", {})
-    optics = sum(seconds.get(stage, 0) for stage in ("draw", "project", "gram", "solve"))
+    optics = sum(seconds.get(stage, 0) for stage in _OPTICS)
     return [
         row["name"],
         f"{row['accuracy']:.3f}",
@@ -323,76 +296,49 @@ def _in_brief(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def describe(result: dict[str, Any]) -> str:
-    """Lay the rows out as the post's Table 1, torch's figures in parentheses beside the runtime's."""
-    rows = {row["name"]: row for row in result["rows"]}
+def describe(result: Json) -> str:
+    """Lay the rows out as the post's Table 1."""
+    stages = [*STAGES[:2], *_OPTICS, "total"]
+    columns = [*stages, "test", "MB", "features MB", "x post", "undrawn"]
     lines = [
-        f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}; {result['data']}: "
-        f"{result['train_images']} training and {result['test_images']} test images of {len(result['classes'])} "
-        f"classes; {result['features']:,d} features; medians of {result['rounds']} rounds",
-        "torch's in parentheses; x post: times as fast as the post's way, undrawn: without its drawing of R",
-        f"{'':18s} {'accuracy':>17s} {'leave-1-out':>17s} {'decode':>7s} {'engine':>15s} {'draw':>6s} {'project':>7s} "
-        f"{'gram':>6s} {'solve':>6s} {'total':>15s} {'test':>6s} {'MB':>6s} {'features MB':>11s} "
-        f"{'x post':>6s} {'undrawn':>7s}",
+        caption(result),
+        f"{result['features']:,d} features; medians of {result['rounds']} rounds, in seconds",
+        "x post: times as fast as the post's way; undrawn: without its drawing of R",
+        *aligned(["", "accuracy", "leave-1-out", *columns], [_cells(row, stages) for row in result["rows"]]),
     ]
-    first = result["rows"][0]["runtime"]
-    for row in result["rows"]:
-        if "error" in row:
-            lines.append(f"{row['name']:18s} {row['error']}")
-            continue
-        own, beside = (rows.get(f"{name} {row['precision']}", {}) for name in (first, "torch"))
-        paired = first != "torch" and "seconds" in own and "seconds" in beside
-        if not (paired and row is beside):
-            lines.append(_line(row, beside if paired and row is own else None))
     return "\n".join(lines)
 
 
-def _line(row: dict[str, Any], beside: dict[str, Any] | None) -> str:
-    train, test = row["seconds"]["train"], row["seconds"]["test"]
-    other = {**beside, **beside["seconds"]["train"]} if beside else {}
-    loo = row["loo_accuracy"]
-    faster = [row.get("times_posts_way", {}).get(kind, {}).get("median") for kind in ("whole", "without_drawing")]
-    cells = [
-        f"{row['name']:18s}",
-        f"{_pair(row['accuracy'], other.get('accuracy'), 4):>17s}",
-        f"{'-' if loo is None else _pair(loo, other.get('loo_accuracy'), 4):>17s}",
-        f"{train['decode']:7.2f}",
-        f"{_pair(train['engine'], other.get('engine'), 2):>15s}",
-        *(f"{train[stage]:{width}.2f}" if stage in train else f"{'-':>{width}s}" for stage, width in _WIDTHS.items()),
-        f"{_pair(train['total'], other.get('total'), 2):>15s}",
-        f"{test['total']:6.2f}",
-        f"{row['model_megabytes']:6.1f}",
-        f"{row['features_megabytes']:11.2f}",
-        *(f"{ratio:{width}.1f}" if ratio else f"{'-':>{width}s}" for ratio, width in zip(faster, (6, 7), strict=True)),
+def _cells(row: Json, stages: Sequence[str]) -> list[str]:
+    if "error" in row:
+        return [row["name"], row["error"]]
+    train, times = row["seconds"]["train"], row.get("times_posts_way", {})
+    return [
+        row["name"],
+        f"{row['accuracy']:.4f}",
+        "-" if row["loo_accuracy"] is None else f"{row['loo_accuracy']:.4f}",
+        *(f"{train[stage]:.2f}" if stage in train else "-" for stage in stages),
+        f"{row['seconds']['test']['total']:.2f}",
+        f"{row['model_megabytes']:.1f}",
+        f"{row['features_megabytes']:.2f}",
+        *(f"{times[kind]['median']:.1f}" if times else "-" for kind in ("whole", "without_drawing")),
     ]
-    return " ".join(cells)
 
 
-_WIDTHS = {"draw": 6, "project": 7, "gram": 6, "solve": 6}
-
-
-def _pair(own: float, other: float | None, places: int) -> str:
-    return f"{own:.{places}f}" + (f" ({other:.{places}f})" if other is not None else "")
-
-
-def plot(result: dict[str, Any], path: str | Path) -> None:
+def plot(result: Json, path: Path) -> None:
     """Draw the seconds of training by stage, a bar a row."""
-    from matplotlib.figure import Figure
+    rows = sound(result["rows"])
+    trained = [row["seconds"]["train"] for row in rows]
+    stages = {stage: [seconds.get(stage, 0.0) for seconds in trained] for stage in STAGES}
+    with figure(path, (9, 1.5 + 0.45 * len(rows))) as (_, panels):
+        axes = panels[0, 0]
+        ends = draw_stages(axes, [row["name"] for row in rows], stages)
+        for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
+            axes.annotate(f" {end:.1f} s, accuracy {row['accuracy']:.3f}", (end, index), va="center")
+        axes.set_xlim(right=1.4 * max(ends))
+        axes.set_xlabel(f"seconds to train on {result['train_images']} images")
+        axes.legend()
+        axes.set_title(result["network"])
 
-    rows = [row for row in result["rows"] if "error" not in row]
-    figure = Figure(figsize=(9, 1.5 + 0.45 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    names, left = [row["name"] for row in rows], np.zeros(len(rows))
-    for stage in STAGES:
-        seconds = np.array([row["seconds"]["train"].get(stage, 0.0) for row in rows])
-        axes.barh(names, seconds, left=left, label=stage)
-        left += seconds
-    for place, row in enumerate(rows):
-        axes.annotate(f" {left[place]:.1f} s, accuracy {row['accuracy']:.3f}", (left[place], place), va="center")
-    axes.set_xlim(right=1.4 * left.max())
-    axes.invert_yaxis()
-    axes.set_xlabel(f"seconds to train on {result['train_images']} images")
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    axes.set_title(result["network"])
-    figure.savefig(path, dpi=150)
+
+BENCHMARK = Benchmark("table1", add_arguments, run, describe, markdown, plot)

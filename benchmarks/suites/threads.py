@@ -4,25 +4,21 @@ import argparse
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ...engine.assemble import assemble
-from ...engine.backbones import open_backbone
-from ...engine.calibrate import calibrate
 from ...engine.engine import Engine
-from ...engine.float_graph import export_backbone
-from ...engine.runtimes import choose_runtime
-from ..harness.machine import describe_machine, resident_megabytes
-from .engines import procedural_images
+from ..contract import Benchmark, Json, Result, Row
+from ..harness.datasets import procedural_images
+from ..harness.engines import Engines, open_network
+from ..harness.machine import resident_megabytes
+from ..reporting.figures import figure
 
-KEYS = ("threads",)
-
-DISTINCT = 8
-"""Different batches, over and over."""
+DISTINCT, CALIBRATED = 8, 32
+"""Different batches, used over and over; and images to calibrate on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=2, help="images a call (default: 2)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Result:
     """Run every batch by one thread, then all of them over and over by many."""
     engine, batches = _prepare(args)
     engine(batches[0])
@@ -60,31 +56,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             list(pool.map(call, range(args.calls)))
         together = args.calls * args.batch / (time.perf_counter() - start)
     warm = [megabytes for calls, megabytes in memory if calls >= args.calls // 10]
-    return {
-        "benchmark": "threads",
-        "engine": repr(engine),
-        "threads": args.threads,
-        "calls": args.calls,
-        "batch": args.batch,
-        "rows": [{"threads": 1, "images_per_second": alone}, {"threads": args.threads, "images_per_second": together}],
-        "calls_with_other_outputs": len(different),
-        "resident_megabytes": memory,
-        "growth_megabytes": warm[-1] - warm[0],
-        "machine": describe_machine(),
-    }
+    rates = {1: alone, args.threads: together}
+    return Result(
+        "threads",
+        [Row({"threads": threads, "images_per_second": rate}) for threads, rate in rates.items()],
+        {"engine": repr(engine), "threads": args.threads, "calls": args.calls, "batch": args.batch},
+        {
+            "calls_with_other_outputs": len(different),
+            "resident_megabytes": memory,
+            "growth_megabytes": warm[-1] - warm[0],
+        },
+    )
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Engine, list[np.ndarray]]:
-    weights = "default" if args.backbone.endswith(".onnx") else "random"
-    backbone = open_backbone(args.backbone, weights)
-    images = procedural_images(max(32, DISTINCT * args.batch), backbone.size[0])
-    exported = export_backbone(backbone, None, images)
-    table = calibrate(exported, images[:32], progress=True) if args.precision == "int8" else None
-    engine = assemble(exported, args.precision, choose_runtime(args.runtime, args.precision), table)
+    backbone = open_network(args.backbone)
+    images = procedural_images(max(CALIBRATED, DISTINCT * args.batch), backbone.size[0])
+    engines = Engines.export(backbone, None, images)
+    table = replace(engines, pixels=images[:CALIBRATED]).calibrate() if args.precision == "int8" else None
+    engine = engines.build(args.precision, args.runtime, table=table)
     return engine, np.array_split(images[: DISTINCT * args.batch], DISTINCT)
 
 
-def describe(result: dict[str, Any]) -> str:
+def describe(result: Json) -> str:
     """Say whether outputs and memory held."""
     alone, together = (row["images_per_second"] for row in result["rows"])
     return (
@@ -95,8 +89,8 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """Return the README's lines: whether outputs and memory held."""
+def markdown(result: Json) -> list[str]:
+    """Return whether outputs and memory held."""
     return [
         f"{result['threads']} threads called one engine ({result['engine'].strip('<>')}) {result['calls']:,d} times: "
         f"{result['calls_with_other_outputs']} outputs were other than one thread's; resident memory "
@@ -105,15 +99,14 @@ def summary(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def plot(result: dict[str, Any], path: str | Path) -> None:
+def plot(result: Json, path: Path) -> None:
     """Draw resident memory over calls."""
-    from matplotlib.figure import Figure
+    with figure(path, (7, 4)) as (_, panels):
+        axes = panels[0, 0]
+        axes.plot(*zip(*sorted(result["resident_megabytes"]), strict=True))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"calls by {result['threads']} threads")
+        axes.set_ylabel("resident memory (MB)")
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*sorted(result["resident_megabytes"]), strict=True))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"calls by {result['threads']} threads")
-    axes.set_ylabel("resident memory (MB)")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+
+BENCHMARK = Benchmark("threads", add_arguments, run, describe, markdown, plot, keys=("threads",))

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from aurevoir.benchmarks.harness.synthetic_bits import LabelledBits, digits
-from aurevoir.benchmarks.suites import projection_accuracy, ridge
+from aurevoir.benchmarks.harness.labelled_bits import LabelledBits
+from aurevoir.benchmarks.harness.synthetic_bits import digits
+from aurevoir.benchmarks.suites.projection import accuracy as projection_accuracy
+from aurevoir.benchmarks.suites.ridge import benchmark as ridge
 
 
 @pytest.fixture

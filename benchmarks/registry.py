@@ -1,0 +1,39 @@
+"""The commands of ``aurevoir bench`` by name; a module is imported when it is asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .contract import Benchmark
+
+SUITES = {
+    "engines": "throughput and latency by runtime and precision, compared with peers",
+    "calibration": "int8 by calibration method, compared with other quantizers",
+    "accuracy": "accuracy by precision and projection over splits of real photographs",
+    "patches": "multi-label photographs by patches at several scales, compared with the whole image",
+    "projection": "projections and the popcount Gram over their size, or accuracy over k, compared with peers",
+    "ridge": "Gram, Cholesky and leave-one-out over their size, compared with scikit-learn and torch",
+    "threads": "one engine under many threads: outputs and memory",
+    "startup": "how long each command takes to print its help",
+    "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
+    "depth": "accuracy and training time over the depth of the cut, and of backprop, as the post's Figures 5 and 6",
+    "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, the network, photographs to a classifier",
+    "rivals": "optics, linear probes and backprop on the same network and splits, and retraining of other networks",
+}
+
+REPORTS = {
+    "report": "one HTML page of result files, with figures",
+    "compare": "what changed between two result files, and which changes are more than chance",
+}
+
+
+def load(name: str) -> "Benchmark":
+    """Import a suite, or a report, and return what it offers."""
+    room = "reporting" if name in REPORTS else "suites"
+    benchmark: Benchmark = import_module(f".{room}.{name}", __package__).BENCHMARK
+    return benchmark
+
+
+def find(name: object) -> "Benchmark | None":
+    """Return the benchmark of a name that a result file holds; None where this version has none of that name."""
+    return load(name) if isinstance(name, str) and name in SUITES else None

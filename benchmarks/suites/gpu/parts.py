@@ -1,0 +1,250 @@
+"""What the GPU program measures: each part yields its rows as they come, and runs on the CPU in small as well."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ....calibration.graph.edit import prune
+from ....calibration.graph.float16 import half_body
+from ....engine.float_graph import Exported
+from ....errors import AurevoirError
+from ....kernels.bits import agreement
+from ...contract import Row
+from ...harness.engines import Engines, open_network
+from ..ridge import full
+from ..ridge.gpu import measure_on_gpu
+from .data import NETWORK, PHOTOGRAPHS
+
+Rows = Iterator[Row]
+
+TESTS = Path(__file__).parents[3] / "tests"
+"""In a checkout."""
+
+_WORKERS = 8
+_LEAST_SECONDS = 0.3
+_SIGNS_MEASURED_ON = 64
+_KINDS = ("fp32", "tf32", "fp16", "bf16")
+
+
+def check_kernels(args: argparse.Namespace) -> Rows:
+    """Run the tests that need a GPU, in parallel where pytest-xdist is here; an installed package has none."""
+    files = [path for path in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    if not files:
+        yield Row(
+            {"name": "tests", "summary": f"not run: no checkout of the repository, whose tests would be in {TESTS}"}
+        )
+        return
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    command += ["-n", str(_WORKERS)] if find_spec("xdist") else []
+    # Each worker's libraries would start a thread for every core.
+    threads = str(max(1, (os.cpu_count() or 1) // _WORKERS))
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), threads)
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=TESTS.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines() or [""]
+    summary = lines[-1].strip("= ")
+    row = Row({"name": "tests", "seconds": time.perf_counter() - start, "summary": summary})
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode or "passed" not in summary:
+        row.error = "; ".join(failed) or summary
+    yield row
+
+
+def measure_ridge(args: argparse.Namespace) -> Rows:
+    """Measure the post's full size behind the network: every projection, searched and with every alpha."""
+    n, m, k = args.full_size
+    for row in measure_on_gpu(full.RUNS["cuda"], (n, m, k), args.memory, args.device):
+        name = row["name"] if row["part"] == "solver" else f"{row.get('projection', 'check')} {row.get('search', '')}"
+        row.note(name=name.strip())
+        yield row
+
+
+def measure_network(args: argparse.Namespace) -> Rows:
+    """Time the network on images that lie on the GPU, op by op and as a CUDA graph, by precision and batch."""
+    exported, pixels = _network(args)
+    reference = None
+    for kind in _KINDS:
+        whole = Row({"name": kind})
+        with whole.attempt():
+            network = _loaded(exported, kind, args.device)
+            with _exactly(kind == "tf32"):
+                signs = network(pixels[:_SIGNS_MEASURED_ON])[0].cpu().numpy()
+        if whole.error:
+            yield whole
+            continue
+        reference = signs if reference is None else reference
+        kept = agreement(signs, reference, exported.features)
+        for batch in args.batches:
+            row = Row({"name": kind, "batch": batch, "sign_agreement": kept})
+            with row.attempt():
+                row.note(**_speeds(network, pixels[:batch], kind == "tf32"))
+            yield row
+
+
+def measure_tuned(args: argparse.Namespace) -> Rows:
+    """Time what cuDNN's own search of algorithms and torch.compile are worth, and how long each takes to begin."""
+    import torch
+
+    exported, pixels = _network(args)
+    batch = max(args.batches)
+    images = pixels[:batch]
+    for kind, tuned, compiled in (("fp16", True, False), ("fp16", False, True), ("fp32", True, False)):
+        what = "torch.compile" if compiled else "cuDNN's search"
+        row = Row({"name": f"{kind}, {what}", "batch": batch})
+        with row.attempt():
+            network = _loaded(exported, kind, args.device)
+            run = torch.compile(network, mode="reduce-overhead") if compiled else network
+            torch.backends.cudnn.benchmark = tuned
+            with _exactly(False):
+                row.note(first_seconds=_once(partial(run, images), args.device))
+                row.note(images_per_second=batch / _seconds(partial(run, images), args.device))
+        yield row
+
+
+def measure_engine(args: argparse.Namespace) -> Rows:
+    """Time engines on images in host memory, as a user has them: bits in, copies included."""
+    engines, count = _engines(args), args.images
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *engines.exported.size, 3), dtype="uint8")
+    for precision in ("fp32", "fp16", "bf16"):
+        row = Row({"name": f"engine {precision}, host memory", "images": count})
+        with row.attempt():
+            engine = engines.build(precision, "torch", args.device)
+            row.note(first_seconds=_once(partial(engine.bits, pixels[:1]), "cpu"))
+            engine.bits(pixels)
+            row.note(images_per_second=count / _once(partial(engine.bits, pixels), "cpu"))
+            row.note(one_image_ms=1e3 * _seconds(partial(engine.bits, pixels[:1]), "cpu"))
+        yield row
+
+
+def measure_table1(args: argparse.Namespace) -> Rows:
+    """Train on photographs from files to a classifier, engines and ridge on the GPU."""
+    from .. import table1
+
+    parser = argparse.ArgumentParser()
+    table1.add_arguments(parser)
+    for network in sorted(args.data.glob("*.onnx")):
+        options = ["--data", str(args.data / PHOTOGRAPHS), "--backbone", str(network), "--device", args.device]
+        result = table1.run(parser.parse_args([*options, "--runtime", "torch", "--no-post"]))
+        for row in result.rows:
+            row.note(name=f"{network.stem}, {row['name']}", train_images=result.settings["train_images"])
+            yield row
+
+
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
+    "tests": (check_kernels, 130),
+    "ridge": (measure_ridge, 80),
+    "network": (measure_network, 60),
+    "engine": (measure_engine, 40),
+    "table1": (measure_table1, 60),
+    "tuned": (measure_tuned, 110),
+}
+"""What is measured, in this order, and the seconds after which each is stopped."""
+
+
+def _engines(args: argparse.Namespace) -> Engines:
+    """Return the network."""
+    path = args.data / NETWORK
+    if not path.is_file():
+        raise AurevoirError(f"{path} does not exist; make the folder with: aurevoir bench gpu --prepare {args.data}")
+    return Engines.export(open_network(str(path)))
+
+
+def _network(args: argparse.Namespace) -> tuple[Exported, Any]:
+    """Return the network as its float graph, and random images on the device, enough for the largest batch."""
+    import torch
+
+    exported = _engines(args).exported
+    count = max(_SIGNS_MEASURED_ON, *args.batches)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *exported.size, 3), dtype=torch.uint8, generator=generator)
+    return exported, pixels.to(args.device)
+
+
+def _loaded(exported: Exported, kind: str, device: str) -> Any:
+    """Return the network that computes bits, as the torch runtime loads it."""
+    import torch
+
+    from ....engine.runtimes.torch_graph import TorchGraph
+
+    graph = prune(half_body(exported.graph) if kind == "fp16" else exported.graph, ["bits"])
+    dtype = {"fp32": torch.float32, "tf32": torch.float32, "fp16": None, "bf16": torch.bfloat16}[kind]
+    return torch.no_grad()(TorchGraph(graph, dtype).to(device).to(memory_format=torch.channels_last))
+
+
+@contextmanager
+def _exactly(tf32: bool) -> Iterator[None]:
+    import torch
+
+    from ....engine.runtimes.torch_run import exact_float32
+
+    with exact_float32():
+        if tf32:
+            torch.backends.cudnn.allow_tf32 = True
+        yield
+
+
+def _speeds(network: Any, images: Any, tf32: bool) -> dict[str, float]:
+    import torch
+
+    device = images.device.type
+    with _exactly(tf32):
+        found = {"first_seconds": _once(partial(network, images), device)}
+        found["images_per_second_eager"] = len(images) / _seconds(partial(network, images), device)
+        if device == "cpu":
+            return found
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call, unused-ignore]
+        with torch.cuda.stream(stream):
+            network(images)
+        with torch.cuda.graph(graph, stream=stream):
+            network(images)
+    found["images_per_second"] = len(images) / _seconds(graph.replay, device)
+    return found
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    """Return the median seconds of a call, the device waited for."""
+    run()
+    _wait(device)
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < _LEAST_SECONDS:
+        times.append(_once(run, device))
+    return median(times)
+
+
+def _once(run: Callable[[], Any], device: str) -> float:
+    """Return the seconds of one call, the device waited for."""
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def parts_of(names: Sequence[str]) -> dict[str, tuple[Callable[[argparse.Namespace], Rows], int]]:
+    """Return the parts of these names, all where there are none."""
+    return {name: part for name, part in PARTS.items() if not names or name in names}
