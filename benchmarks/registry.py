@@ -1,4 +1,4 @@
-"""The commands of ``aurevoir bench`` by name; a module is imported when it is asked for."""
+"""The suites by name; one is imported when it is asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -21,16 +21,10 @@ SUITES = {
     "rivals": "optics, linear probes and backprop on the same network and splits, and retraining of other networks",
 }
 
-REPORTS = {
-    "report": "one HTML page of result files, with figures",
-    "compare": "what changed between two result files, and which changes are more than chance",
-}
-
 
 def load(name: str) -> "Benchmark":
-    """Import a suite, or a report, and return what it offers."""
-    room = "reporting" if name in REPORTS else "suites"
-    benchmark: Benchmark = import_module(f".{room}.{name}", __package__).BENCHMARK
+    """Import a suite and return what it offers."""
+    benchmark: Benchmark = import_module(f".suites.{name}", __package__).BENCHMARK
     return benchmark
 
 

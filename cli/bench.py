@@ -1,10 +1,16 @@
 """``aurevoir bench``."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..benchmarks.registry import REPORTS, SUITES, load
+from ..benchmarks import registry
+from ..benchmarks.registry import SUITES
+from ..benchmarks.reporting import REPORTS
+
+if TYPE_CHECKING:
+    from ..benchmarks.contract import Benchmark
 
 
 def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
@@ -14,10 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> Non
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
         if name == benchmark:
-            chosen = load(name)
+            chosen = _load(name)
             chosen.add_arguments(own)
             if name in SUITES:
                 _add_outputs(own, chosen.plot is not None)
+
+
+def _load(name: str) -> "Benchmark":
+    """Import a suite or a report and return what it offers."""
+    if name not in REPORTS:
+        return registry.load(name)
+    report: Benchmark = import_module(f"..benchmarks.reporting.{name}", __package__).BENCHMARK
+    return report
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
@@ -31,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write what was asked for."""
     from ..benchmarks.contract import write_result
 
-    chosen = load(args.benchmark)
+    chosen = _load(args.benchmark)
     if args.benchmark in REPORTS:
         return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
@@ -54,4 +68,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as the benchmark does."""
-    return load(result["benchmark"]).describe(result)
+    return _load(result["benchmark"]).describe(result)

@@ -28,9 +28,6 @@ CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 # Pairs of modules that import each other in a circle, and modules named as one of the standard library: to be mended.
 KNOWN_CIRCLES = [
-    {"benchmarks.reporting.tables", "benchmarks.suites.accuracy"},
-    {"benchmarks.rivals.zoo", "benchmarks.suites.rivals"},
-    {"engine.runtimes", "engine.runtimes.on_torch"},
     {"kernels.bits", "kernels.projection"},
 ]
 KNOWN_SHADOWS = {"kernels/statistics.py"}
