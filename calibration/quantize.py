@@ -1,8 +1,8 @@
 """Q and DQ in a float graph: symmetric int8 activations, int8 weights per output channel; `placement` says where.
 
-The ``s8`` dialect follows the explicit-quantization rules of TensorRT (zero-point 0, signed
-activations, weights per output channel on axis 0, no Q/DQ on biases) and runs unchanged in OpenVINO
-and ONNX Runtime. The ``u8`` dialect reads the same thresholds, but what cannot be negative, such as
+Activations of dtype ``int8`` follow the explicit-quantization rules of TensorRT (zero-point 0, signed
+activations, weights per output channel on axis 0, no Q/DQ on biases) and run unchanged in OpenVINO
+and ONNX Runtime. Dtype ``uint8`` reads the same thresholds, but what cannot be negative, such as
 the output of a ReLU, is stored unsigned: 255 steps in place of 127. A ReLU behind a batch norm of its
 own gets zero-point 1 and 254 steps: at zero-point 0 OpenVINO 2026.4 folds the batch norm into the
 quantization and then runs it in three passes over float32, with 1 in one pass over what it reads. Where
@@ -21,7 +21,7 @@ from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant
 from .placement import Placement, Shared, check_placement, shared, weighted
 
-DIALECTS = ("s8", "u8")
+ACTIVATION_DTYPES = ("int8", "uint8")
 
 LEVELS = 127
 """Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
@@ -49,7 +49,7 @@ def quantize(
     model: onnx.ModelProto,
     thresholds: Mapping[str, float],
     means: Mapping[str, Sequence[float]] | None = None,
-    dialect: str = "s8",
+    activation_dtype: str = "int8",
     placement: Placement = "conv-inputs",
     weight_levels: int = LEVELS,
 ) -> onnx.ModelProto:
@@ -65,7 +65,7 @@ def quantize(
     means : mapping of sequences of float, optional
         Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
         that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
-    dialect : {"s8", "u8"}
+    activation_dtype : {"int8", "uint8"}
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     weight_levels : {127, 63}
         Largest magnitude of weights: `NARROW_LEVELS` where pairs of products are summed in 16 bits.
@@ -73,14 +73,16 @@ def quantize(
     Raises
     ------
     UsageError
-        If the dialect or the placement is not known.
+        If the activation dtype or the placement is not known.
     AurevoirError
         If the graph holds nothing to quantize that `thresholds` covers.
     """
     check_placement(placement)
-    if dialect not in DIALECTS:
-        raise UsageError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
-    unsigned = nonnegative(model) if dialect == "u8" else set()
+    if activation_dtype not in ACTIVATION_DTYPES:
+        raise UsageError(
+            f"activation dtype {activation_dtype!r} is not known; choose one of {', '.join(ACTIVATION_DTYPES)}"
+        )
+    unsigned = nonnegative(model) if activation_dtype == "uint8" else set()
     quantized = copy.deepcopy(model)
     context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels)
     groups = _meeting(context, model, placement)

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "precision": made.precision,
         "features": made.features,
         "megabytes": Path(args.out).stat().st_size / 1e6,
+        "activation_dtype": made.activation_dtype,
         "dialect": made.dialect,
         "placement": made.placement,
         "in_float": list(made.in_float),

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F.json", help="the calibration table to write")
     parser.add_argument("--cache", metavar="F.cache", help="write TensorRT's calibration cache too")
-    parser.add_argument("--onnx", metavar="F.onnx", help="write the Q/DQ graph too, as TensorRT takes it (s8)")
+    parser.add_argument("--onnx", metavar="F.onnx", help="write the Q/DQ graph too, as TensorRT takes it")
     parser.add_argument(
         "--body", default="fp32", help="of that graph: fp32, or fp16 as strongly typed TensorRT needs (default: fp32)"
     )
@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_atomically(Path(args.out), table.to_json().encode())
     if args.cache:
         write_atomically(Path(args.cache), write_cache(table.thresholds))
-    full: list[str] = []
+    keep_float32: list[str] = []
     if args.onnx:
-        full = find_overflow(exported, used) if args.body == "fp16" else []
-        graph = quantized_graph(exported, table, "s8", placement, args.body, full)
+        keep_float32 = find_overflow(exported, used) if args.body == "fp16" else []
+        graph = quantized_graph(exported, table, "int8", placement, args.body, keep_float32)
         write_atomically(Path(args.onnx), graph.SerializeToString())
     measured = []
     if held_out is not None:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "table": args.out,
         "cache": args.cache,
         "onnx": args.onnx,
-        "in_float32": full,
+        "in_float32": keep_float32,
         "plot": args.plot if measured else None,
         "method": args.method,
         "images": len(used),

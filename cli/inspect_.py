@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "engine": args.engine,
         **asdict(engine.manifest),
+        "dialect": engine.manifest.dialect,
+        "images_per_second": engine.images_per_second,
         "parts": [
             {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in engine.parts().items()

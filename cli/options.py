@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import UsageError
 
-_OF_INT8 = ("method", "dialect", "placement")
+_OF_INT8 = ("method", "activation_dtype", "placement")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
     )
     group.add_argument("--device", help="where the engine runs, such as cpu or cuda (default: the runtime's first)")
-    group.add_argument("--dialect", default="auto", help="of int8: auto, s8 (as TensorRT needs) or u8 (default: auto)")
+    group.add_argument("--activation-dtype", default="auto", help="auto, int8 (as TensorRT needs) or uint8")
     group.add_argument(
         "--min-sign-agreement",
         type=share,
@@ -71,7 +71,7 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.precision != "int8":
         refuse_unused(args, _OF_INT8, f"precision {args.precision}", add_engine_options)
-    names = ("precision", "runtime", "device", "dialect", "min_sign_agreement", "prefer_faster")
+    names = ("precision", "runtime", "device", "activation_dtype", "min_sign_agreement", "prefer_faster")
     return network_arguments(args) | {name: getattr(args, name) for name in names}
 
 

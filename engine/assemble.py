@@ -10,7 +10,7 @@ import onnx
 
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph.edit import digest
-from ..calibration.graph.float16 import BODIES, half_body
+from ..calibration.graph.float16 import BODIES, to_float16
 from ..calibration.placement import quantizable, shared
 from ..calibration.quantize import LEVELS, quantize
 from ..calibration.table import CalibrationTable
@@ -24,7 +24,7 @@ from .runtimes import (
     choose_runtime,
     reference_runtime,
     takes_unsigned,
-    wants_half_body,
+    wants_float16_body,
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
@@ -39,14 +39,14 @@ def assemble(
     runtime: str = "auto",
     table: CalibrationTable | None = None,
     device: str | None = None,
-    dialect: str = "auto",
+    activation_dtype: str = "auto",
     placement: str = "conv-inputs",
     target: str | None = None,
-    full: Collection[str] = (),
+    keep_float32: Collection[str] = (),
 ) -> Engine:
     """Make an engine of one precision from a float graph, and for int8 its calibration table.
 
-    For NVIDIA's runtimes fp16 and int8, and fp16 for torch, get a float16 body, in which the tensors of `full`
+    For NVIDIA's runtimes fp16 and int8, and fp16 for torch, get a float16 body, in which the tensors of `keep_float32`
     stay in float32; with a `target` the engine is for GPUs of that architecture, which need not be here.
 
     Raises
@@ -62,17 +62,17 @@ def assemble(
     else:
         runtime = choose_builder(runtime, precision, target)
     graph = exported.graph
-    halved = wants_half_body(runtime, precision)
+    halved = wants_float16_body(runtime, precision)
     in_float: tuple[str, ...] = ()
     if precision == "int8":
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
-        dialect = resolve_dialect(dialect, runtime)
+        activation_dtype = resolve_activation_dtype(activation_dtype, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
         levels = weight_levels(runtime)
-        graph = quantized_graph(exported, table, dialect, placement, levels=levels)
+        graph = quantized_graph(exported, table, activation_dtype, placement, levels=levels)
     if halved:
-        graph = half_body(graph, full)
+        graph = to_float16(graph, keep_float32)
     manifest = Manifest(
         exported.backbone,
         exported.cut,
@@ -86,10 +86,10 @@ def assemble(
         exported.mean,
         exported.std,
         exported.resize,
-        dialect if precision == "int8" else None,
+        activation_dtype if precision == "int8" else None,
         placement if precision == "int8" else None,
         in_float,
-        tuple(full) if halved else (),
+        tuple(keep_float32) if halved else (),
         levels if precision == "int8" else None,
         target,
     )
@@ -99,10 +99,10 @@ def assemble(
 def quantized_graph(
     exported: Exported,
     table: CalibrationTable,
-    dialect: str = "s8",
+    activation_dtype: str = "int8",
     placement: str = "conv-inputs",
     body: str = "fp32",
-    full: Collection[str] = (),
+    keep_float32: Collection[str] = (),
     levels: int = LEVELS,
 ) -> onnx.ModelProto:
     """Return the Q/DQ graph of an exported backbone.
@@ -111,13 +111,13 @@ def quantized_graph(
     ----------
     exported : Exported
     table : CalibrationTable
-    dialect : {"s8", "u8"}
-        TensorRT takes ``s8`` alone.
+    activation_dtype : {"int8", "uint8"}
+        TensorRT takes ``int8`` alone.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     body : {"fp32", "fp16"}
         What runs between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
         computes such graphs wrongly.
-    full : collection of str
+    keep_float32 : collection of str
         Tensors that a float16 body keeps in float32; see `find_overflow`.
     levels : {127, 63}
         Largest magnitude of weights; see `runtimes.weight_levels`.
@@ -136,8 +136,8 @@ def quantized_graph(
             f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
             f"{placement!r} quantizes; calibrate with that placement"
         )
-    graph = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
-    return half_body(graph, full) if body == "fp16" else graph
+    graph = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
+    return to_float16(graph, keep_float32) if body == "fp16" else graph
 
 
 def check_body(body: str) -> None:
@@ -146,19 +146,21 @@ def check_body(body: str) -> None:
         raise UsageError(f"body {body!r} is not known; choose one of {', '.join(BODIES)}")
 
 
-def resolve_dialect(dialect: str, runtime: str) -> str:
-    """Return the dialect itself, or for ``auto`` the best for a runtime on this machine.
+def resolve_activation_dtype(activation_dtype: str, runtime: str) -> str:
+    """Return the activation dtype itself, or for ``auto`` the best for a runtime on this machine.
 
     Raises
     ------
     UsageError
         If the runtime does not take it.
     """
-    if dialect not in ("auto", "s8") and builds_plans(runtime):
-        raise UsageError(f"dialect {dialect!r}: runtime {runtime!r} takes signed activations; use 's8' or 'auto'")
-    if dialect != "auto":
-        return dialect
-    return "u8" if takes_unsigned(runtime) else "s8"
+    if activation_dtype not in ("auto", "int8") and builds_plans(runtime):
+        raise UsageError(
+            f"activation dtype {activation_dtype!r}: runtime {runtime!r} takes signed activations; use 'int8' or 'auto'"
+        )
+    if activation_dtype != "auto":
+        return activation_dtype
+    return "uint8" if takes_unsigned(runtime) else "int8"
 
 
 def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:

@@ -44,7 +44,7 @@ def build_engine(
     size: int | None = None,
     resize: str = "stretch",
     seed: int = 0,
-    dialect: str = "auto",
+    activation_dtype: str = "auto",
     placement: str = "conv-inputs",
     min_sign_agreement: float | None = None,
     prefer_faster: bool = False,
@@ -83,9 +83,9 @@ def build_engine(
     resize : {"stretch", "crop"}
     seed : int
         Of random weights and of the choice of calibration images.
-    dialect : {"auto", "s8", "u8"}
-        Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` takes it on CPUs with
-        VNNI, else ``s8``, as TensorRT needs.
+    activation_dtype : {"auto", "int8", "uint8"}
+        Of int8: ``uint8`` stores unsigned what cannot be negative; ``auto`` takes it on CPUs with
+        VNNI, else ``int8``, as TensorRT needs.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional
@@ -145,7 +145,7 @@ def build_engine(
         precision=precision,
         runtime=runtime,
         device=device,
-        dialect=dialect,
+        activation_dtype=activation_dtype,
         placement=placement,
         min_sign_agreement=min_sign_agreement,
         prefer_faster=prefer_faster,
@@ -278,8 +278,10 @@ class EngineBuilder:
         table = self.table(spec.placement) if spec.precision == "int8" else None
         with self._stages("build"):
             keep = keep_in_float32(exported, runtime, spec.precision, used)
-            assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, full=keep)
-            make = partial(assembled, spec.precision, runtime, dialect=spec.dialect, placement=spec.placement)
+            assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, keep_float32=keep)
+            make = partial(
+                assembled, spec.precision, runtime, activation_dtype=spec.activation_dtype, placement=spec.placement
+            )
             engine = self._ready(make(table), spec)
         if table is not None and not ahead:
             peer = assembled(narrowest_float(runtime, spec.device), runtime)

@@ -22,11 +22,11 @@ from ..errors import AurevoirError, UsageError
 from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
 from ..progress import progress_bar
-from .assemble import assemble, resolve_dialect
+from .assemble import assemble, resolve_activation_dtype
 from .engine import Engine
 from .export import tensor_shapes
 from .float_graph import Exported
-from .runtimes import HOST_BATCH, calibrated_for, graph_runtime, reference_runtime, wants_half_body, weight_levels
+from .runtimes import HOST_BATCH, calibrated_for, graph_runtime, reference_runtime, wants_float16_body, weight_levels
 from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
@@ -153,7 +153,7 @@ def _evaluator(
 
 def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np.ndarray | None) -> list[str]:
     """Return what an engine with a float16 body keeps in float32, as far as there are images to tell."""
-    if pixels is None or not wants_half_body(runtime, precision):
+    if pixels is None or not wants_float16_body(runtime, precision):
         return []
     return find_overflow(exported, pixels)
 
@@ -182,7 +182,7 @@ def tensor_fidelity(
     table : CalibrationTable
     pixels : uint8 array of shape (n, height, width, 3)
     runtime : str
-        Decides the dialect; the measurement itself runs with a float32 body.
+        Decides the activation dtype; the measurement itself runs with a float32 body.
     progress : bool
     placement : str
 
@@ -193,8 +193,8 @@ def tensor_fidelity(
     """
     names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
     name = calibrated_for(runtime)
-    dialect, levels = resolve_dialect("auto", name), weight_levels(name)
-    low = quantize(exported.graph, table.thresholds, table.means, dialect, placement, levels)
+    activation_dtype, levels = resolve_activation_dtype("auto", name), weight_levels(name)
+    low = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
     runs = [
         _compile(graph, [*tensors, "features"])
         for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from ..calibration.graph.float16 import has_half_body
+from ..calibration.graph.float16 import has_float16_body
 from ..calibration.quantize import LEVELS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
@@ -74,7 +74,7 @@ def load_engine(
 def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engine:
     """Return the engine for another runtime, if that takes its graph."""
     made = engine.manifest
-    half = has_half_body(onnx.load_from_string(engine.graph))
+    half = has_float16_body(onnx.load_from_string(engine.graph))
     family = [name for name in RUNTIMES if takes_body(name, made.precision, half)]
     runtime = choose_runtime(runtime, made.precision, family, device)
     if runtime not in family:

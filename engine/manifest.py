@@ -28,8 +28,8 @@ class Manifest:
         The normalisation inside the graph.
     resize : str
         How images of another size are brought to the input shape.
-    dialect : str or None
-        Of int8: ``s8`` or ``u8``; see `calibration.quantize`.
+    activation_dtype : str or None
+        Of int8: ``int8`` or ``uint8``; see `calibration.quantize`.
     placement : str or None
         Of int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
@@ -56,7 +56,7 @@ class Manifest:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Resize
-    dialect: str | None = None
+    activation_dtype: str | None = None
     placement: str | None = None
     in_float: tuple[str, ...] = ()
     in_float32: tuple[str, ...] = ()
@@ -64,6 +64,11 @@ class Manifest:
     target: str | None = None
     sign_agreement: float | None = None
     relative_error: float | None = None
+
+    @property
+    def dialect(self) -> str | None:
+        """What earlier versions, and their JSON, call the activation dtype: ``s8`` or ``u8``."""
+        return None if self.activation_dtype is None else {"int8": "s8", "uint8": "u8"}[self.activation_dtype]
 
     def to_json(self, digests: Mapping[str, str]) -> bytes:
         """Return the manifest as JSON, with the SHA-256 of each other part of the engine file."""
@@ -82,7 +87,9 @@ def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]
     schema, digests = content.pop("schema", None), content.pop("parts", {})
     if schema != SCHEMA:
         raise AurevoirError(f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
-    content.pop("images_per_second", None)  # earlier versions kept the speeds here
+    # Earlier versions kept the speeds here, and called the activation dtype a dialect.
+    content.pop("images_per_second", None)
+    content.setdefault("activation_dtype", {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None)))
     for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
         content[name] = tuple(content[name])
     return Manifest(**content), digests

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.placement import check_placement
-from ..calibration.quantize import DIALECTS
+from ..calibration.quantize import ACTIVATION_DTYPES
 from ..calibration.table import CalibrationTable
 from ..calibration.thresholds import check_method
 from ..errors import UsageError
@@ -116,8 +116,8 @@ class EngineSpec:
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     device : str, optional
         As the runtime names it; None stands for its first.
-    dialect : {"auto", "s8", "u8"}
-        Of int8: ``u8`` stores unsigned what cannot be negative; ``auto`` takes it where that costs nothing.
+    activation_dtype : {"auto", "int8", "uint8"}
+        Of int8: ``uint8`` stores unsigned what cannot be negative; ``auto`` takes it where that costs nothing.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         Of int8: what is quantized; see `calibration.placement`.
     min_sign_agreement : float, optional
@@ -135,7 +135,7 @@ class EngineSpec:
     precision: str = "fp32"
     runtime: str = "auto"
     device: str | None = None
-    dialect: str = "auto"
+    activation_dtype: str = "auto"
     placement: str = "conv-inputs"
     min_sign_agreement: float | None = None
     prefer_faster: bool = False
@@ -145,8 +145,10 @@ class EngineSpec:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if self.dialect not in ("auto", *DIALECTS):
-            raise UsageError(f"dialect {self.dialect!r} is not known; choose one of auto, {', '.join(DIALECTS)}")
+        if self.activation_dtype not in ("auto", *ACTIVATION_DTYPES):
+            raise UsageError(
+                f"activation dtype {self.activation_dtype!r} is not known; choose one of auto, {', '.join(ACTIVATION_DTYPES)}"
+            )
         check_placement(self.placement)
         if self.min_sign_agreement is not None and self.precision == "fp32":
             raise UsageError("min_sign_agreement compares with fp32, and this engine is fp32; leave it out")

@@ -54,7 +54,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     device : str, optional
         Where the engine runs, as the runtime names it; None stands for the runtime's first.
-    dialect, placement, min_sign_agreement, prefer_faster, smoke
+    activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
         Of the engine; see `build_engine`.
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then not used.
@@ -119,7 +119,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         precision: str = "fp32",
         runtime: str = "auto",
         device: str | None = None,
-        dialect: str = "auto",
+        activation_dtype: str = "auto",
         placement: str = "conv-inputs",
         min_sign_agreement: float | None = None,
         prefer_faster: bool = False,
@@ -147,7 +147,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.runtime = runtime
         self.device = device
-        self.dialect = dialect
+        self.activation_dtype = activation_dtype
         self.placement = placement
         self.min_sign_agreement = min_sign_agreement
         self.prefer_faster = prefer_faster

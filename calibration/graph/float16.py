@@ -29,12 +29,12 @@ LEAST = np.float32(np.finfo("float16").smallest_subnormal)
 _FLOAT32_INPUTS = {"Resize": (2,), "Upsample": (1,)}
 
 
-def has_half_body(model: onnx.ModelProto) -> bool:
-    """Return whether a graph computes in float16, as `half_body` makes it."""
+def has_float16_body(model: onnx.ModelProto) -> bool:
+    """Return whether a graph computes in float16, as `to_float16` makes it."""
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelProto:
+def to_float16(model: onnx.ModelProto, keep_float32: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a graph that computes in float16 between its inputs and its outputs.
 
     Weights, biases, scales of Q and DQ, and casts to float32 become float16; integers stay as they are.
@@ -45,7 +45,7 @@ def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelP
     ----------
     model : onnx.ModelProto
         Without Constant nodes and subgraphs, as export makes it. An opset before 19 is raised to 19.
-    full : collection of str
+    keep_float32 : collection of str
         Tensors too large for float16: they, the nodes that make them and those that read them stay in
         float32.
 
@@ -63,9 +63,9 @@ def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelP
     """
     half = _raised(model)
     floats = _float32_tensors(half)
-    full = floats.intersection(full)
+    keep_float32 = floats.intersection(keep_float32)
     nodes = half.graph.node
-    apart = {place for place, node in enumerate(nodes) if full.intersection([*node.input, *node.output])}
+    apart = {place for place, node in enumerate(nodes) if keep_float32.intersection([*node.input, *node.output])}
     kept = _float32_constants(half) | _own_constants(half, [nodes[place] for place in apart])
     _raise_small_scales(half)
     for tensor in half.graph.initializer:
@@ -74,9 +74,9 @@ def half_body(model: onnx.ModelProto, full: Collection[str] = ()) -> onnx.ModelP
     for place, node in enumerate(nodes):
         if place not in apart:
             _halve_attributes(node)
-    _cast_around(half, apart, floats - full)
+    _cast_around(half, apart, floats - keep_float32)
     del half.graph.value_info[:]
-    _keep_interface(half, full)
+    _keep_interface(half, keep_float32)
     return onnx.shape_inference.infer_shapes(half)
 
 
@@ -176,14 +176,14 @@ def _halve_attributes(node: onnx.NodeProto) -> None:
             item.t.CopyFrom(_half_tensor(item.t))
 
 
-def _keep_interface(model: onnx.ModelProto, full: Collection[str]) -> None:
+def _keep_interface(model: onnx.ModelProto, keep_float32: Collection[str]) -> None:
     """Cast behind float32 inputs and before float32 outputs, those left aside that are float32 inside too."""
     graph = model.graph
     inputs, outputs = (
         [
             value.name
             for value in values
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in full
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in keep_float32
         ]
         for values in (graph.input, graph.output)
     )

@@ -66,5 +66,5 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
         if pads and node_attribute(node, "count_include_pad", 0) and node.input[0] in carried:
             raise AurevoirError(
                 f"OpenVINO computes wrongly where an average pool pads signed levels that a concatenation joins "
-                f"({node.output[0]}); take dialect u8, or placement conv-inputs"
+                f"({node.output[0]}); take activation dtype uint8, or placement conv-inputs"
             )

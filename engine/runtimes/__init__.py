@@ -212,14 +212,14 @@ def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
     return chosen
 
 
-def wants_half_body(name: str, precision: str) -> bool:
+def wants_float16_body(name: str, precision: str) -> bool:
     """Return whether an engine of a runtime is made of a graph whose body is in float16."""
     return precision != "fp32" and (builds_plans(name) or (name, precision) == ("torch", "fp16"))
 
 
 def takes_body(name: str, precision: str, half: bool) -> bool:
     """Return whether a runtime computes a precision from a graph with a float16 body, or from one without."""
-    return wants_half_body(name, precision) if half else precision == "fp32" or not builds_plans(name)
+    return wants_float16_body(name, precision) if half else precision == "fp32" or not builds_plans(name)
 
 
 def batch_size(device: str) -> int:

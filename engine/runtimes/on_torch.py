@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx
 
-from ...calibration.graph.float16 import has_half_body
+from ...calibration.graph.float16 import has_float16_body
 from .base import Compiled, Precision
 from .device import open_device
 from .gpu_run import GpuRunner
@@ -48,7 +48,7 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
 
     model = onnx.load_from_string(graph)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    network = TorchGraph(model, None if has_half_body(model) else dtype)
+    network = TorchGraph(model, None if has_float16_body(model) else dtype)
     if device == "cpu":
         return _on_host(network)
     from .torch_run import TorchRunner

@@ -61,7 +61,7 @@ def test_the_sources_of_concatenations_share_one_scale(dense):
 
 def test_a_shared_scale_is_the_largest_and_signed_where_one_is(dense):
     thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 2.0, "pab": 3.0}
-    quantized = quantize(dense, thresholds, None, "u8", "shared-concat")
+    quantized = quantize(dense, thresholds, None, "uint8", "shared-concat")
     onnx.shape_inference.infer_shapes(quantized, strict_mode=True, check_type=True)
     tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
     for name in ("r", "p", "a", "b", "pab"):
@@ -79,7 +79,7 @@ def test_concatenations_join_levels_of_their_own_scales_and_one_sign(dense):
     assert quantizable(dense, "concat-inputs") == quantizable(dense, "shared-concat")
     assert units(dense, "concat-inputs") == units(dense, "shared-concat")
     thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 2.0, "pab": 3.0}
-    quantized = quantize(dense, thresholds, None, "u8", "concat-inputs")
+    quantized = quantize(dense, thresholds, None, "uint8", "concat-inputs")
     tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
     for name in ("r", "a", "b"):
         assert tensors[f"{name}_scale"] == np.float32(thresholds[name] / 127)
@@ -99,7 +99,7 @@ def test_a_relu_behind_a_batch_norm_is_raised_where_that_reads_floats_alone():
     ]
     model = _model(nodes, {"w": W, "u": np.ones((2, 4, 1, 1), "float32"), **norm})
     for placement, zero in (("conv-inputs", 1), ("concat-inputs", 0), ("shared-concat", 0)):
-        quantized = quantize(model, {"x": 1.0, "a": 1.0, "r": 1.0}, None, "u8", placement)
+        quantized = quantize(model, {"x": 1.0, "a": 1.0, "r": 1.0}, None, "uint8", placement)
         tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
         assert tensors["r_zero"].dtype == np.uint8
         assert tensors["r_zero"] == zero
@@ -108,7 +108,7 @@ def test_a_relu_behind_a_batch_norm_is_raised_where_that_reads_floats_alone():
 
 def test_what_passes_a_concatenation_is_on_the_shared_levels(dense):
     thresholds = {"r": 1.0, "p": 1.0, "a": 4.0, "s": 1.0, "b": 9.0, "pab": 3.0}
-    quantized = quantize(dense, thresholds, None, "s8", "shared-concat")
+    quantized = quantize(dense, thresholds, None, "int8", "shared-concat")
     del quantized.graph.output[:]
     quantized.graph.output.append(helper.make_tensor_value_info("pab", TensorProto.FLOAT, None))
     x = np.random.default_rng(1).normal(size=(2, 2, 6, 6)).astype("float32")
@@ -120,7 +120,7 @@ def test_what_passes_a_concatenation_is_on_the_shared_levels(dense):
 
 @pytest.mark.parametrize("placement", ["concat-inputs", "shared-concat"])
 def test_a_group_without_all_its_thresholds_stays_in_float(dense, placement):
-    quantized = quantize(dense, {"r": 1.0, "s": 1.0, "b": 2.0}, None, "s8", placement)
+    quantized = quantize(dense, {"r": 1.0, "s": 1.0, "b": 2.0}, None, "int8", placement)
     reads = {node.output[0]: list(node.input) for node in quantized.graph.node}
     assert reads["pa"] == ["p", "a"]
     assert reads["p"] == ["r"]
@@ -142,7 +142,7 @@ def test_an_unknown_placement_is_named(dense):
     ):
         quantizable(dense, "concat")
     with pytest.raises(UsageError, match="placement 'concat' is not known"):
-        quantize(dense, {"s": 1.0}, None, "s8", "concat")
+        quantize(dense, {"s": 1.0}, None, "int8", "concat")
 
 
 @pytest.mark.parametrize(

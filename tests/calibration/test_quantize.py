@@ -138,15 +138,17 @@ def test_the_unsigned_dialect_halves_the_steps_of_what_cannot_be_negative():
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["r"])]
     model = _model([*nodes, helper.make_node("Conv", ["r", "w"], ["y"])], weights)
     found = {}
-    for dialect in ("s8", "u8"):
+    for activation_dtype in ("int8", "uint8"):
         tensors = {
             item.name: numpy_helper.to_array(item)
-            for item in quantize(model, {"x": 1, "r": 1}, None, dialect).graph.initializer
+            for item in quantize(model, {"x": 1, "r": 1}, None, activation_dtype).graph.initializer
         }
-        found[dialect] = {name: (tensors[f"{name}_zero"].dtype.name, 1 / tensors[f"{name}_scale"]) for name in "xr"}
-    assert found["s8"] == {"x": ("int8", pytest.approx(127)), "r": ("int8", pytest.approx(127))}
-    assert found["u8"] == {"x": ("int8", pytest.approx(127)), "r": ("uint8", pytest.approx(255))}
-    with pytest.raises(UsageError, match="dialect 'u4' is not known; choose one of s8, u8"):
+        found[activation_dtype] = {
+            name: (tensors[f"{name}_zero"].dtype.name, 1 / tensors[f"{name}_scale"]) for name in "xr"
+        }
+    assert found["int8"] == {"x": ("int8", pytest.approx(127)), "r": ("int8", pytest.approx(127))}
+    assert found["uint8"] == {"x": ("int8", pytest.approx(127)), "r": ("uint8", pytest.approx(255))}
+    with pytest.raises(UsageError, match="activation dtype 'u4' is not known; choose one of int8, uint8"):
         quantize(model, {"x": 1}, None, "u4")
 
 
@@ -160,7 +162,7 @@ def test_a_relu_behind_its_own_batch_norm_gets_zero_point_one():
         helper.make_node("Conv", ["q", "w"], ["y"]),
     ]
     model = _model(nodes, {"w": np.ones((2, 2, 1, 1), "float32"), **stats})
-    quantized = quantize(model, {"r": 1, "q": 1}, None, "u8")
+    quantized = quantize(model, {"r": 1, "q": 1}, None, "uint8")
     tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
     found = {name: (int(tensors[f"{name}_zero"]), 1 / tensors[f"{name}_scale"]) for name in "rq"}
     assert found == {"r": (1, pytest.approx(254)), "q": (0, pytest.approx(255))}

@@ -189,7 +189,7 @@ def test_a_sign_agreement_out_of_reach_says_its_ceiling_before_the_search(
     [
         (["--method", "mse"], "--method has no effect with precision fp32; leave it out"),
         (["--precision", "bf16", "--placement", "shared-concat"], "--placement has no effect with precision bf16"),
-        (["--dialect", "u8"], "--dialect has no effect with precision fp32"),
+        (["--activation-dtype", "uint8"], "--activation-dtype has no effect with precision fp32"),
         (["--min-sign-agreement", "0.9"], "min_sign_agreement compares with fp32, and this engine is fp32"),
     ],
 )
@@ -212,7 +212,7 @@ def test_fit_refuses_options_of_an_engine_that_is_built(call, tiny_onnx, class_f
 def test_fit_takes_every_engine_option_and_has_builds_guards(call, tiny_onnx, class_folder, monkeypatch):
     seen = []
     monkeypatch.setattr("aurevoir.engine.build.first_inference", seen.append)
-    options = ["--precision", "int8", "--placement", "concat-inputs", "--dialect", "s8", "--device", "cpu"]
+    options = ["--precision", "int8", "--placement", "concat-inputs", "--activation-dtype", "int8", "--device", "cpu"]
     code, fitted, err = call("fit", class_folder, "--backbone", tiny_onnx, *options, "--json")
     assert code == 0, err
     assert [engine.manifest.placement for engine in seen] == ["concat-inputs"]

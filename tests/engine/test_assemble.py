@@ -25,7 +25,7 @@ def test_no_sum_of_two_products_overflows_where_16_bits_hold_it(
 ):
     monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: dot_product)
     for name in ("openvino", "onnxruntime"):
-        engine = assemble(exported, "int8", name, table, dialect="u8")
+        engine = assemble(exported, "int8", name, table, activation_dtype="uint8")
         constants = map(onnx.numpy_helper.to_array, onnx.load_from_string(engine.graph).graph.initializer)
         weights = [values for values in constants if values.dtype == np.int8 and values.ndim == 4]
         assert [np.abs(values).max() for values in weights] == [largest] * 2

@@ -60,14 +60,14 @@ def test_the_search_for_signs_measures_the_engine_that_is_delivered(tiny_onnx, p
     seen = []
 
     def assembled(exported, precision, *arguments, **options):
-        seen.append((precision, options.get("dialect")))
+        seen.append((precision, options.get("activation_dtype")))
         return assemble(exported, precision, *arguments, **options)
 
     monkeypatch.setattr("aurevoir.engine.build.assemble", assembled)
-    options = {"precision": "int8", "calibration": pixels, "dialect": "s8", "smoke": False}
+    options = {"precision": "int8", "calibration": pixels, "activation_dtype": "int8", "smoke": False}
     monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
     build_engine(tiny_onnx, **options, min_sign_agreement=1.0)
-    assert {dialect for precision, dialect in seen if precision == "int8"} == {"s8"}
+    assert {activation_dtype for precision, activation_dtype in seen if precision == "int8"} == {"int8"}
     assert sum(precision == "int8" for precision, _ in seen) > 2
 
 
@@ -119,9 +119,9 @@ def test_images_of_another_size_are_refused_or_resized(tiny_onnx, class_folder):
     assert build_engine(tiny_onnx, precision="int8", calibration=class_folder).manifest.sign_agreement > 0.9
 
 
-def test_a_dialect_that_tensorrt_does_not_take_is_named(tiny_onnx, pixels):
-    with pytest.raises(UsageError, match="dialect 'u8': runtime 'tensorrt-rtx' takes signed activations"):
-        build_engine(tiny_onnx, precision="int8", calibration=pixels, target="sm89", dialect="u8")
+def test_an_activation_dtype_that_tensorrt_does_not_take_is_named(tiny_onnx, pixels):
+    with pytest.raises(UsageError, match="activation dtype 'uint8': runtime 'tensorrt-rtx' takes signed activations"):
+        build_engine(tiny_onnx, precision="int8", calibration=pixels, target="sm89", activation_dtype="uint8")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_dialect_that_tensorrt_does_not_take_is_named(tiny_onnx, pixels):
         ({"normalization": "cifar"}, "normalization 'cifar' is not known"),
         ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive deviations"),
         ({"normalization": "data"}, "normalization 'data' needs images"),
-        ({"dialect": "u4"}, "dialect 'u4' is not known; choose one of auto, s8, u8"),
+        ({"activation_dtype": "u4"}, "activation dtype 'u4' is not known; choose one of auto, int8, uint8"),
         ({"resize": "pad"}, "resize 'pad' is not known"),
         ({"device": "npu9"}, "device 'npu9'"),
         ({"calibration": "nowhere"}, "nowhere does not exist"),

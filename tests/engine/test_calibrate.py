@@ -45,7 +45,7 @@ def test_the_means_are_those_of_the_tensors(tiny_onnx, pixels):
 
 
 def test_convolutions_are_left_in_float_until_the_signs_agree(tiny_onnx, pixels):
-    plain = build_engine(tiny_onnx, precision="int8", calibration=pixels, method="max", dialect="s8")
+    plain = build_engine(tiny_onnx, precision="int8", calibration=pixels, method="max", activation_dtype="int8")
     coarse = replace(plain.table, thresholds={name: 40 * value for name, value in plain.table.thresholds.items()})
     exported = export_backbone(open_backbone(tiny_onnx))
     worst = with_fidelity(assemble(exported, "int8", "openvino", coarse), exported, pixels).manifest.sign_agreement

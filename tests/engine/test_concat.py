@@ -7,7 +7,7 @@ import pytest
 from aurevoir.calibration.graph.edit import chain_concats
 from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
 from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
-from aurevoir.calibration.quantize import DIALECTS, quantize
+from aurevoir.calibration.quantize import ACTIVATION_DTYPES, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
@@ -45,11 +45,11 @@ def table(branching, pixels):
     return calibrate(branching, pixels, "max", placement="shared-concat")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("activation_dtype", ACTIVATION_DTYPES)
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_openvino_agrees_with_onnxruntime_next_to_concatenations(branching, table, pixels, placement, dialect):
+def test_openvino_agrees_with_onnxruntime_next_to_concatenations(branching, table, pixels, placement, activation_dtype):
     features = {
-        name: assemble(branching, "int8", name, table, dialect=dialect, placement=placement)(pixels)
+        name: assemble(branching, "int8", name, table, activation_dtype=activation_dtype, placement=placement)(pixels)
         for name in ("openvino", "onnxruntime")
     }
     exact = assemble(branching, "fp32", "onnxruntime")(pixels)
@@ -59,7 +59,7 @@ def test_openvino_agrees_with_onnxruntime_next_to_concatenations(branching, tabl
 
 
 def test_offset_levels_are_the_same_numbers(branching, table, pixels):
-    graph = quantize(branching.graph, table.thresholds, table.means, "s8", "shared-concat")
+    graph = quantize(branching.graph, table.thresholds, table.means, "int8", "shared-concat")
     offset = offset_around_concats(onnx.load_from_string(graph.SerializeToString()))
     assert sum("offset_zero" in node.input for node in offset.graph.node) >= 8
     run = [runtime("onnxruntime").compile(each.SerializeToString(), "int8", "cpu") for each in (graph, offset)]
@@ -92,10 +92,10 @@ def pooling(tmp_path_factory, write_onnx):
 def test_padded_levels_are_right_or_refused(pooling, pixels, placement):
     table = calibrate(pooling, pixels, "max", placement=placement)
     exact = assemble(pooling, "fp32", "onnxruntime")(pixels)
-    for dialect in DIALECTS:
-        engine = assemble(pooling, "int8", "openvino", table, dialect=dialect, placement=placement)
-        if dialect == "s8" and placement != "conv-inputs":
-            with pytest.raises(AurevoirError, match="take dialect u8, or placement conv-inputs"):
+    for activation_dtype in ACTIVATION_DTYPES:
+        engine = assemble(pooling, "int8", "openvino", table, activation_dtype=activation_dtype, placement=placement)
+        if activation_dtype == "int8" and placement != "conv-inputs":
+            with pytest.raises(AurevoirError, match="take activation dtype uint8, or placement conv-inputs"):
                 engine(pixels)
         else:
             assert np.linalg.norm(engine(pixels) - exact) < 0.05 * np.linalg.norm(exact)
@@ -111,7 +111,7 @@ def dense_block():
 
 def test_levels_that_no_product_reads_from_a_concatenation_keep_their_sign(dense_block):
     images, exported = dense_block
-    graph = quantized_graph(exported, calibrate(exported, images, placement="concat-inputs"), "u8", "concat-inputs")
+    graph = quantized_graph(exported, calibrate(exported, images, placement="concat-inputs"), "uint8", "concat-inputs")
     before = graph.SerializeToString()
     assert offset_around_concats(graph).SerializeToString() == before
 

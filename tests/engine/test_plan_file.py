@@ -63,7 +63,7 @@ def test_an_engine_is_built_for_a_gpu_that_is_not_here(tiny_onnx, pixels, tmp_pa
     assert made.runtime_version == on_tensorrt_rtx.version()
     assert len(engine.plan) > 1000
     assert list(engine.parts()) == ["model.onnx", *(["calibration.json"] if precision == "int8" else []), "plan.bin"]
-    assert made.dialect == ("s8" if precision == "int8" else None)
+    assert made.activation_dtype == ("int8" if precision == "int8" else None)
 
 
 @pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ....calibration.graph.edit import prune
-from ....calibration.graph.float16 import half_body
+from ....calibration.graph.float16 import to_float16
 from ....engine.float_graph import Exported
 from ....errors import AurevoirError
 from ....kernels.bits import agreement
@@ -185,7 +185,7 @@ def _loaded(exported: Exported, kind: str, device: str) -> Any:
 
     from ....engine.runtimes.torch_graph import TorchGraph
 
-    graph = prune(half_body(exported.graph) if kind == "fp16" else exported.graph, ["bits"])
+    graph = prune(to_float16(exported.graph) if kind == "fp16" else exported.graph, ["bits"])
     dtype = {"fp32": torch.float32, "tf32": torch.float32, "fp16": None, "bf16": torch.bfloat16}[kind]
     return torch.no_grad()(TorchGraph(graph, dtype).to(device).to(memory_format=torch.channels_last))
 

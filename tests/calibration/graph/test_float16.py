@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
-from aurevoir.calibration.graph.float16 import OLDEST_OPSET, half_body
+from aurevoir.calibration.graph.float16 import OLDEST_OPSET, to_float16
 from aurevoir.calibration.graph.overflow import overflowing, with_sizes
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbones import open_backbone
@@ -38,7 +38,7 @@ def _onnxruntime(model, images):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        # Its bias scales would underflow in float16; see `half_body`.
+        # Its bias scales would underflow in float16; see `to_float16`.
         model.SerializeToString(),
         options,
         disabled_optimizers=["WeightBiasQuantization"],
@@ -76,7 +76,7 @@ def graphs(request, tiny_onnx, pixels, data):
 @RUNTIMES
 def test_the_float_graph_keeps_its_signs(graphs, run):
     model, _, images = graphs
-    features, bits = run(half_body(model), images)
+    features, bits = run(to_float16(model), images)
     reference = _onnxruntime(model, images)[0]
     assert features.dtype == "float32"
     np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
@@ -89,7 +89,7 @@ def test_the_int8_graph_agrees_with_float_as_well_as_a_float32_body_does(graphs,
     model, quantized, images = graphs
     reference = _onnxruntime(model, images)[0]
     expected = run(quantized, images)[0]
-    features, bits = run(half_body(quantized), images)
+    features, bits = run(to_float16(quantized), images)
     np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
     assert sign_agreement(features, reference) > sign_agreement(expected, reference) - 0.01
     assert relative_error(features, reference) < relative_error(expected, reference) + 0.02
@@ -97,7 +97,7 @@ def test_the_int8_graph_agrees_with_float_as_well_as_a_float32_body_does(graphs,
 
 def test_no_float32_is_left_inside(graphs):
     _, quantized, _ = graphs
-    half = half_body(quantized)
+    half = to_float16(quantized)
     onnx.checker.check_model(half, full_check=True)
     assert list(half.graph.input) == list(quantized.graph.input)
     assert [value.name for value in half.graph.output] == ["features", "bits"]
@@ -110,7 +110,7 @@ def test_the_dequantized_weights_hardly_change(graphs):
     _, quantized, _ = graphs
     before, after = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        for model in (quantized, half_body(quantized))
+        for model in (quantized, to_float16(quantized))
     )
     weights = [name for name, values in before.items() if values.dtype == np.int8 and values.ndim > 1]
     assert weights
@@ -125,7 +125,7 @@ def test_the_dequantized_weights_hardly_change(graphs):
 def test_the_graph_given_is_left_alone(tiny_onnx):
     model = export_backbone(open_backbone(tiny_onnx)).graph
     before = model.SerializeToString()
-    half_body(model)
+    to_float16(model)
     assert model.SerializeToString() == before
 
 
@@ -133,7 +133,7 @@ def test_the_graph_given_is_left_alone(tiny_onnx):
 def test_float_inputs_and_outputs_keep_their_type(opset):
     weights = np.random.default_rng(0).normal(size=(2, 2, 1, 1)).astype("float32")
     model = quantize(_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": weights}, opset), {"x": 2.0})
-    half = half_body(model)
+    half = to_float16(model)
     onnx.checker.check_model(half, full_check=True)
     assert half.opset_import[0].version == max(opset, OLDEST_OPSET)
     x = np.random.default_rng(1).normal(size=(2, 2, 6, 6)).astype("float32")
@@ -148,7 +148,7 @@ def test_weights_with_scales_near_the_least_float16_are_rounded_anew():
         * np.array([1, 0.4], "float32")[:, None, None]
     )
     model = quantize(_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": weights}), {"x": 1.0})
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in half_body(model).graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in to_float16(model).graph.initializer}
     scales = constants["w_scale"].astype("float64")[:, None, None, None]
     assert scales.min() == 2.0**-24
     assert np.abs(constants["w_quantized"]).max() <= 127
@@ -159,7 +159,7 @@ def test_weights_with_scales_near_the_least_float16_are_rounded_anew():
 def test_resize_keeps_its_scales():
     nodes = [helper.make_node("Resize", ["x", "", "scales"], ["r"]), helper.make_node("Mul", ["r", "two"], ["y"])]
     model = _model(nodes, {"scales": np.array([1, 1, 2, 2], "float32"), "two": np.array(2, "float32")})
-    half = half_body(model)
+    half = to_float16(model)
     onnx.checker.check_model(half, full_check=True)
     x = np.ones((1, 2, 6, 6), "float32")
     np.testing.assert_array_equal(_onnxruntime(half, x)[0], np.full((1, 2, 12, 12), 2))
@@ -167,14 +167,14 @@ def test_resize_keeps_its_scales():
 
 def test_a_bound_that_bounds_nothing_becomes_infinite():
     bounds = {"low": np.array(0, "float32"), "high": np.array(np.finfo("float32").max)}
-    half = half_body(_model([helper.make_node("Clip", ["x", "low", "high"], ["y"])], bounds))
+    half = to_float16(_model([helper.make_node("Clip", ["x", "low", "high"], ["y"])], bounds))
     assert numpy_helper.to_array(half.graph.initializer[1]) == np.inf
 
 
 def test_constants_beyond_float16_are_refused_by_name():
     model = _model([helper.make_node("Mul", ["x", "gain"], ["y"])], {"gain": np.array(1e5, "float32")})
     with pytest.raises(AurevoirError, match="constant gain holds 100000, beyond float16's 65504"):
-        half_body(model)
+        to_float16(model)
 
 
 def _scaled(factor):
@@ -217,8 +217,8 @@ def test_tensors_beyond_float16_are_found_and_kept_in_float32():
     found = overflowing(lambda x: _outputs(sized, x), names, [x, x])
     assert found == ["a", "r"]
     with np.errstate(over="ignore"):
-        assert not np.isfinite(_outputs(half_body(model), x)[0]).all()
-    kept = half_body(model, found)
+        assert not np.isfinite(_outputs(to_float16(model), x)[0]).all()
+    kept = to_float16(model, found)
     onnx.checker.check_model(kept, full_check=True)
     np.testing.assert_allclose(_outputs(kept, x)[0], exact, rtol=4e-3, atol=4e-3)
     types = {value.name: value.type.tensor_type.elem_type for value in kept.graph.value_info}
@@ -228,7 +228,7 @@ def test_tensors_beyond_float16_are_found_and_kept_in_float32():
 
 def test_an_output_that_is_kept_in_float32_is_not_cast():
     model = _scaled(1.0)
-    kept = half_body(model, ["y"])
+    kept = to_float16(model, ["y"])
     assert {node.op_type for node in kept.graph.node if "y" in node.output} == {"Add"}
     x = np.ones((1, 4, 6, 6), "float32")
     np.testing.assert_allclose(_outputs(kept, x)[0], _outputs(model, x)[0], rtol=1e-3)

@@ -13,7 +13,7 @@ from aurevoir.engine.runtimes import (
     on_tensorrt,
     on_torch,
     takes_body,
-    wants_half_body,
+    wants_float16_body,
 )
 from aurevoir.errors import MissingPackageError, UsageError
 
@@ -82,9 +82,11 @@ def test_the_command_line_says_it_in_one_line(on_a_gpu, tiny_onnx, capsys):
 def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
     on_a_gpu("torch")
     assert narrowest_float("torch") == "fp16"
-    assert wants_half_body("torch", "fp16")
-    assert wants_half_body("tensorrt", "int8")
-    assert not any(wants_half_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32")))
+    assert wants_float16_body("torch", "fp16")
+    assert wants_float16_body("tensorrt", "int8")
+    assert not any(
+        wants_float16_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32"))
+    )
 
 
 def test_a_calibration_is_made_where_nothing_on_the_gpu_runs_int8(on_a_gpu):

@@ -9,7 +9,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from aurevoir import build_engine  # noqa: E402
-from aurevoir.calibration.graph.float16 import half_body  # noqa: E402
+from aurevoir.calibration.graph.float16 import to_float16  # noqa: E402
 from aurevoir.engine.assemble import assemble  # noqa: E402
 from aurevoir.engine.backbones import open_backbone  # noqa: E402
 from aurevoir.engine.float_graph import export_backbone  # noqa: E402
@@ -23,7 +23,7 @@ def test_a_float16_graph_is_computed_in_the_types_that_it_has(exported, many):
     full = [convolutions[0].output[0]]
     exact = assemble(exported, "fp32", "torch", device="cpu")(many)
     for kept in ([], full):
-        graph = half_body(exported.graph, kept)
+        graph = to_float16(exported.graph, kept)
         features, bits = on_torch.compile(graph.SerializeToString(), "fp16", "cpu")(many)
         assert (features.dtype, bits.dtype) == (np.float32, np.uint8)
         error = np.linalg.norm(features - exact) / np.linalg.norm(exact)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorrt_fake import fake_tensorrt
 
-from aurevoir.calibration.graph.float16 import half_body
+from aurevoir.calibration.graph.float16 import to_float16
 from aurevoir.engine.assemble import quantized_graph
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.engine.runtimes.tensorrt_run import PlanRunner
@@ -16,8 +16,8 @@ def graphs(exported, pixels):
     table = calibrate(exported, pixels)
     return {
         "fp32": exported.graph.SerializeToString(),
-        "fp16": half_body(exported.graph).SerializeToString(),
-        "int8": quantized_graph(exported, table, "s8", "conv-inputs", "fp16").SerializeToString(),
+        "fp16": to_float16(exported.graph).SerializeToString(),
+        "int8": quantized_graph(exported, table, "int8", "conv-inputs", "fp16").SerializeToString(),
     }
 
 
