@@ -26,8 +26,8 @@ try:
     from torchvision.models.feature_extraction import create_feature_extractor
 except ImportError as error:
     raise MissingPackageError(
-        f"backbones by name are torchvision's, which need torch ({error}); install them with: "
-        "pip install 'aurevoir[torch]', or give an ONNX file"
+        f"backbones by name are torchvision's, which need torch ({error}); give an ONNX file, or install them with: "
+        "pip install 'aurevoir[torch]'"
     ) from None
 
 # The post's model ends here; other networks end by default at their last feature map.
