@@ -15,8 +15,8 @@ from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..files import pack, write_atomically
 from ..images.decode import Resize
-from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
+from ..kernels.memory import blocks
 from .runtimes import (
     Compiled,
     batch_size,

@@ -7,46 +7,24 @@ Walsh-Hadamard transform and random signs (Yu et al. 2016, arXiv:1610.09072), in
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, reduce
-from statistics import NormalDist
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, Budget, block_length, blocks, has_triton, memory_budget, namespace, rows_at_a_time
-from .bits import overlap, packed_length, popcount, unpack
+from .arrays import Array, has_triton, namespace
+from .bits import packed_length, popcount, unpack
+from .camera import Camera
+from .gram import overlap
+from .memory import Budget, block_length, blocks, memory_budget
 from .philox import philox
+from .random_matrix import gaussian_levels, rows_and_parts
 
-# Exposure puts this share of a sample's intensities above white.
-_SATURATED = 1e-3
 _SAMPLE_ROWS = 64
 # Shorter transforms, of fewer values than a vector holds, are left to NumPy.
 _LEAST_LENGTH = 16
-
-
-def exact_kernel(overlap: Array, norms: Array, other_norms: Array, out: Array | None = None) -> Array:
-    """Return |x|^2 |x'|^2 + <x, x'>^2 of bits, exactly.
-
-    Parameters
-    ----------
-    overlap : int64 array of shape (n, n')
-        Inner products of the bits.
-    norms, other_norms : int64 arrays of shape (n,) and (n',)
-        Numbers of ones, see `bits.popcount`.
-    out : int64 array of shape (n, n'), optional
-        Where the kernel is written; it may be `overlap` itself.
-
-    Returns
-    -------
-    kernel : int64 array of shape (n, n')
-    """
-    xp = namespace(overlap)
-    kernel = xp.empty(overlap.shape, dtype="int64") if out is None else out
-    for which in blocks(len(norms), rows_at_a_time(overlap, 256)):
-        kernel[which] = xp.square(overlap[which]) + norms[which, None] * other_norms
-    return kernel
 
 
 class Projection(Protocol):
@@ -68,7 +46,7 @@ class Projection(Protocol):
         """
         ...
 
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
+    def speckle(self, bits: Array, camera: Camera, budget: Budget = None) -> Array:
         """Return what the camera sees of them: uint8 of shape (n, k)."""
         return camera.expose(self.intensities(bits, budget))
 
@@ -127,7 +105,7 @@ class Hadamard(Projection):
         outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
         return xp.concatenate(outputs, axis=1)[:, : self.k]
 
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
+    def speckle(self, bits: Array, camera: Camera, budget: Budget = None) -> Array:
         """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
         if namespace(bits) is not np or type(camera) is not Camera or self.length < _LEAST_LENGTH:
             return super().speckle(bits, camera, budget)
@@ -189,8 +167,8 @@ class Dense(Projection):
     def rows(self, which: slice, xp: Any = np) -> Array:
         """Return rows of R as int8 of shape (rows, 2, m): real part, imaginary part."""
         blocks_ = xp.arange(-(-self.m // 16))
-        drawn = philox((blocks_, *_rows_and_parts(which, xp), 0), self.seed, xp)
-        return xp.asarray(_gaussian_levels())[drawn.reshape(len(drawn), 2, -1)[:, :, : self.m]]
+        drawn = philox((blocks_, *rows_and_parts(which, xp), 0), self.seed, xp)
+        return xp.asarray(gaussian_levels())[drawn.reshape(len(drawn), 2, -1)[:, :, : self.m]]
 
     def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return float32 intensities of shape (n, k); see `Projection`.
@@ -203,9 +181,9 @@ class Dense(Projection):
         if xp is np:
             from .backends.numba.dense import dense
 
-            return dense(bits, self.k, self.seed, _gaussian_levels())
+            return dense(bits, self.k, self.seed, gaussian_levels())
         if has_triton():
-            from .backends.triton import dense_intensities
+            from .backends.triton.products import dense_intensities
 
             return dense_intensities(bits, self.m, self.k, self.seed, budget=budget)
         x = unpack(bits, self.m, "float32")
@@ -216,15 +194,15 @@ class Dense(Projection):
             outputs[:, which] = sum(xp.square(x @ part[:, axis].T) for axis in (0, 1))
         return outputs
 
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
+    def speckle(self, bits: Array, camera: Camera, budget: Budget = None) -> Array:
         """Return uint8 speckle of shape (n, k); see `Projection`. No intensity is written."""
         if type(camera) is not Camera or not (namespace(bits) is np or has_triton()):
             return super().speckle(bits, camera, budget)
         if namespace(bits) is np:
             from .backends.numba.dense import dense
 
-            return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
-        from .backends.triton import dense_speckle
+            return dense(bits, self.k, self.seed, gaussian_levels(), camera.gain)
+        from .backends.triton.products import dense_speckle
 
         return dense_speckle(bits, self.m, self.k, self.seed, camera.gain, budget=budget)
 
@@ -258,7 +236,7 @@ class DenseSigns(Projection):
 
             drawn = sign_rows(which, self.m, self.seed)
         else:
-            drawn = philox((xp.arange(-(-self.m // 128)), *_rows_and_parts(which, xp), 1), self.seed, xp)
+            drawn = philox((xp.arange(-(-self.m // 128)), *rows_and_parts(which, xp), 1), self.seed, xp)
         return drawn.reshape(len(drawn), 2, -1)[:, :, : packed_length(self.m)]
 
     def intensities(self, bits: Array, budget: Budget = None) -> Array:
@@ -271,7 +249,7 @@ class DenseSigns(Projection):
         """
         xp = namespace(bits)
         if xp is not np and has_triton():
-            from .backends.triton import dense_intensities
+            from .backends.triton.products import dense_intensities
 
             return dense_intensities(bits, self.m, self.k, self.seed, "signs", budget)
         outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]
@@ -280,61 +258,6 @@ class DenseSigns(Projection):
             sums = (2 * overlap(bits, part.reshape(2 * len(part), -1), budget) - ones).astype("float32")
             outputs[:, which] = xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2])
         return outputs
-
-
-def _rows_and_parts(which: slice, xp: Any) -> tuple[Array, Array]:
-    """Return the second and third words of the counters of rows of R, of shapes (rows, 1, 1) and (2, 1)."""
-    return xp.arange(which.start, which.stop)[:, None, None], xp.arange(2)[:, None]
-
-
-def _gaussian_levels() -> Array:
-    """Return the 256 values of an int8 Gaussian: medians of equally likely cells, sigma = 40."""
-    normal = NormalDist(sigma=40)
-    return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """An 8-bit camera: ``speckle = min(255, round(intensity * gain))``."""
-
-    gain: float
-
-    @classmethod
-    def exposed(cls, intensities: Array) -> "Camera":
-        """Fit the exposure: one intensity of a thousand in the sample lies above white."""
-        xp = namespace(intensities)
-        white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
-        return cls(255 / white if white > 0 else 1.0)
-
-    def expose(self, intensities: Array) -> Array:
-        """Return speckle: uint8 of the same shape."""
-        xp = namespace(intensities)
-        return xp.minimum(xp.rint(intensities * xp.float32(self.gain)), 255).astype("uint8")
-
-
-@dataclass(frozen=True)
-class NoisyCamera(Camera):
-    """A camera that counts photons: shot noise and read-out noise, to study what they cost.
-
-    Parameters
-    ----------
-    gain : float
-    full_well : float
-        Electrons at white; their number varies as a Poisson variable does.
-    readout : float
-        Standard deviation of what reading adds, in electrons.
-    random : numpy.random.Generator
-    """
-
-    full_well: float = 10_000.0
-    readout: float = 0.0
-    random: np.random.Generator = field(default_factory=np.random.default_rng, compare=False)
-
-    def expose(self, intensities: Array) -> Array:
-        """Return speckle: uint8 of the same shape."""
-        electrons = self.random.poisson(intensities * (self.gain * self.full_well / 255))
-        read = electrons + self.random.normal(scale=self.readout, size=electrons.shape)
-        return np.clip(np.rint(read * (255 / self.full_well)), 0, 255).astype("uint8")
 
 
 def expose_sample(projection: Projection, bits: Array, budget: Budget = None) -> Camera:

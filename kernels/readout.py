@@ -12,12 +12,17 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ..errors import UsageError
-from .arrays import Array, Budget, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, product, require
-from .bits import overlap, popcount
-from .gram import bit_rows, combine_rows, few_columns, gram, score_rows, speckle_rows
-from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
+from .arrays import Array, namespace, on_device, on_host
+from .bits import popcount
+from .blas import product
+from .camera import Camera
+from .exact_kernel import exact_kernel
+from .gram import gram, overlap
+from .memory import Budget, blocks, memory_budget, require
+from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
-from .statistics import Statistics
+from .ridge.sums import Statistics
+from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
 Projector = Callable[[int, int, int], Projection]

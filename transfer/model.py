@@ -21,7 +21,8 @@ from safetensors.numpy import save as save_arrays
 from ..engine.engine import Engine
 from ..engine.load import load_engine
 from ..errors import AurevoirError, UsageError
-from ..kernels.projection import Camera, Projection
+from ..kernels.camera import Camera
+from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
 from .opu import OPUS, Opu, opu_projector

@@ -10,8 +10,8 @@ from ...engine.backbones import open_backbone
 from ...engine.build import export_backbone
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
-from ...kernels.arrays import blocks
 from ...kernels.bits import pack_signs, packed_length
+from ...kernels.memory import blocks
 from ...transfer.embed import embed_bits
 from .splits import readable_splits
 

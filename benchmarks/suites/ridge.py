@@ -14,11 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import BudgetError, UsageError
-from ...kernels.arrays import memory_budget, require
-from ...kernels.bits import overlap
-from ...kernels.gram import gram
-from ...kernels.resolvent import Cholesky
+from ...kernels.gram import gram, overlap
+from ...kernels.memory import memory_budget, require
 from ...kernels.ridge import dual_path, one_vs_rest
+from ...kernels.ridge.solvers import Cholesky
 from ..harness.failures import reason
 from ..harness.machine import describe_machine
 from ..harness.scaling import Contestant, draw_growth, exponent, measure, prepare, threads

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import AurevoirError
-from ...kernels.arrays import memory_budget, on_device
+from ...kernels.arrays import on_device
+from ...kernels.memory import memory_budget
 from ...kernels.readout import fit_readout
 from ..harness.failures import reason
 from ..harness.synthetic_bits import generated_bits

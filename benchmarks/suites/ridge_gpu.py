@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.arrays import Array, memory_budget, on_device, on_host
-from ...kernels.bits import overlap
-from ...kernels.resolvent import Cholesky
+from ...kernels.arrays import Array, on_device, on_host
+from ...kernels.gram import overlap
+from ...kernels.memory import memory_budget
 from ...kernels.ridge import dual_path, one_vs_rest
+from ...kernels.ridge.solvers import Cholesky
 from ...kernels.stopwatch import Stopwatch
 from ..harness.failures import reason
 from ..harness.synthetic_bits import generated_bits

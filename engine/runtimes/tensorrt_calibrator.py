@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import AurevoirError, UsageError
-from ...kernels.arrays import blocks
+from ...kernels.memory import blocks
 from .device import Device
 from .tensorrt_plan import nvidia_errors, parsed_network, set_batches
 

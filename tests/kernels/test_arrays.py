@@ -5,17 +5,9 @@ from hypothesis import strategies as st
 
 from aurevoir.engine.runtimes import has_nvidia_driver
 from aurevoir.errors import BudgetError, MissingPackageError, UsageError
-from aurevoir.kernels.arrays import (
-    DEFAULT_BUDGET,
-    block_length,
-    blocks,
-    memory_budget,
-    namespace,
-    on_device,
-    on_host,
-    product,
-    require,
-)
+from aurevoir.kernels.arrays import namespace, on_device, on_host
+from aurevoir.kernels.blas import product
+from aurevoir.kernels.memory import DEFAULT_BUDGET, block_length, blocks, memory_budget, require
 
 quick = settings(deadline=None, max_examples=60, database=None)
 

@@ -4,7 +4,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aurevoir.errors import UsageError
-from aurevoir.kernels.bits import _pack, _unpack, overlap, pack_signs, packed_length, popcount, unpack
+from aurevoir.kernels.bits import _pack, _unpack, pack_signs, packed_length, popcount, unpack
+from aurevoir.kernels.gram import overlap
 
 quick = settings(deadline=None, max_examples=40, database=None)
 rows = st.integers(1, 12)

@@ -12,7 +12,8 @@ from numba.core import config
 from aurevoir.kernels.backends.numba import products
 from aurevoir.kernels.backends.numba.features import numba_features
 from aurevoir.kernels.bits import unpack
-from aurevoir.kernels.gram import bit_rows, combine_rows, gram, score_rows, signed, speckle_rows
+from aurevoir.kernels.gram import gram
+from aurevoir.kernels.row_blocks import bit_rows, combine_rows, score_rows, signed, speckle_rows
 
 quick = settings(deadline=None, max_examples=40, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -63,8 +64,7 @@ def test_products_compile_to_the_plainest_instructions():
     """In a process of its own: what cannot be compiled ends it."""
     code = (
         "import numpy as np\n"
-        "from aurevoir.kernels.bits import overlap\n"
-        "from aurevoir.kernels.gram import gram\n"
+        "from aurevoir.kernels.gram import gram, overlap\n"
         "ones = np.random.default_rng(0).integers(0, 2, size=(5, 900), dtype='uint8')\n"
         "assert (overlap(np.packbits(ones, axis=1)) == ones.astype(int) @ ones.T).all()\n"
         "assert (gram(ones + 128) == ones.astype(int) @ ones.T).all()\n"

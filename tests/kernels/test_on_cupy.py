@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from aurevoir.errors import BudgetError, DataError
-from aurevoir.kernels import inverse_factor, ridge
-from aurevoir.kernels.arrays import DEFAULT_BUDGET, memory_budget, namespace, on_device, on_host
+from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
+from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
-from aurevoir.kernels.resolvent import Cholesky, refine
-from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
+from aurevoir.kernels.ridge.solvers import Cholesky, refine
 from aurevoir.kernels.stopwatch import Stopwatch
 
 
@@ -71,7 +71,7 @@ def test_factors_are_in_float32_and_refined_where_float64_is_slow(cupy, search, 
     monkeypatch.setitem(cupy_fake.ATTRIBUTES, "SingleToDoublePrecisionPerfRatio", ratio)
     monkeypatch.setattr(inverse_factor, "_INVERTED_WHOLE", 100)
     monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 90)
-    monkeypatch.setattr(ridge, "_SINGLE_ROWS", 100)
+    monkeypatch.setattr(dual, "_SINGLE_ROWS", 100)
     bits, labels = problem(n, m=400, classes=5)
     dtypes = []
     made = Cholesky.__init__
@@ -150,7 +150,7 @@ def test_the_budget_reaches_every_kernel(cupy, monkeypatch, name):
         raise AssertionError("the default budget was asked for")
 
     monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
-    monkeypatch.setattr("aurevoir.kernels.arrays._free_on_gpu", default)
+    monkeypatch.setattr("aurevoir.kernels.memory._free_on_gpu", default)
     bits, labels = problem(90)
     for k in (30, 200):
         given = [on_device(it, "cuda") for it in (bits, labels)]

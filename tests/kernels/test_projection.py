@@ -8,19 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aurevoir.kernels.backends.numba.dense import dense
-from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
+from aurevoir.kernels.bits import pack_signs, popcount, unpack
+from aurevoir.kernels.camera import Camera, NoisyCamera
+from aurevoir.kernels.exact_kernel import exact_kernel
+from aurevoir.kernels.gram import overlap
 from aurevoir.kernels.philox import philox
-from aurevoir.kernels.projection import (
-    Camera,
-    Dense,
-    DenseSigns,
-    Hadamard,
-    NoisyCamera,
-    exact_kernel,
-    expose_sample,
-    project,
-    walsh_hadamard,
-)
+from aurevoir.kernels.projection import Dense, DenseSigns, Hadamard, expose_sample, project, walsh_hadamard
 
 quick = settings(deadline=None, max_examples=25, database=None)
 seeds = st.integers(0, 2**32 - 1)

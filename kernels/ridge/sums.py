@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, fields
 
-from ..errors import DataError
-from .arrays import Array, Budget, block_length, blocks, memory_budget, namespace, product, rows_at_a_time
-from .gram import gram, signed
+from ...errors import DataError
+from ..arrays import Array, namespace
+from ..blas import product
+from ..gram import gram
+from ..memory import Budget, block_length, blocks, memory_budget, rows_at_a_time
+from ..row_blocks import signed
 
 
 @dataclass(frozen=True)

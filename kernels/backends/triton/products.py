@@ -17,9 +17,10 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-untyped, imp
     TensorDescriptor,
 )
 
-from ...errors import UsageError
-from ..arrays import Array, Budget, block_length, blocks, memory_budget, namespace
-from ..projection import _gaussian_levels
+from ....errors import UsageError
+from ...arrays import Array, namespace
+from ...memory import Budget, block_length, blocks, memory_budget
+from ...random_matrix import gaussian_levels
 
 # Products of signed bytes reach 2^14, so that int32 holds 131,071 of them: here whole tiles.
 _MOST_TERMS = 131_071 // 128 * 128
@@ -225,7 +226,7 @@ def dense_speckle(
     imaginary part (1), is read off the 16 bytes, little-endian, of Philox4x32-10 (Salmon et al. 2011)
     with the seed as its key and
 
-    - gaussian: the counter (j // 16, i, part, 0); byte j % 16 is the place in `_gaussian_levels`;
+    - gaussian: the counter (j // 16, i, part, 0); byte j % 16 is the place in `gaussian_levels`;
     - signs: the counter (j // 128, i, part, 1); +1 where bit j % 128, in the order of
       ``numpy.unpackbits``, is 1.
 
@@ -311,7 +312,7 @@ def _signed(speckle: Array) -> Array:
 def _rows_of_r(xp: Any, which: slice, width: int, seed: int, entries: str) -> Array:
     """Draw rows of R as int8 of shape (2 rows, width): of each its real part, then its imaginary part."""
     matrix = xp.empty((2 * (which.stop - which.start), width), dtype="int8")
-    levels, signs = as_tensor(xp.asarray(_gaussian_levels())), int(entries == "signs")
+    levels, signs = as_tensor(xp.asarray(gaussian_levels())), int(entries == "signs")
     counters = _STRETCH // (128 if signs else 16)
     grid = (len(matrix), triton.cdiv(width, _STRETCH))
     _draw[grid](as_tensor(matrix), levels, int(seed), which.start, width, SIGNS=signs, COUNTERS=counters, **_UNFUSED)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, namespace, product
+from ..arrays import Array, namespace
+from ..blas import product
 from .inverse_factor import inverse_factor
 
 MANY_ALPHAS = 7

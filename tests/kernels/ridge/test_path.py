@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import DataError, UsageError
-from aurevoir.kernels.resolvent import Cholesky, Spectrum
 from aurevoir.kernels.ridge import default_alphas, dual_path, one_vs_rest, primal_path
-from aurevoir.kernels.statistics import Statistics
+from aurevoir.kernels.ridge.solvers import Cholesky, Spectrum
+from aurevoir.kernels.ridge.sums import Statistics
 
 quick = settings(deadline=None, max_examples=20, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -438,7 +438,7 @@ def large_problem(n=1200, k=900, noise=1.0):
 def test_float32_factors_give_float64_solutions(monkeypatch, alphas):
     X, _, targets = large_problem()
     single = dual(X, targets, alphas)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SINGLE_ROWS", 10**9)
     double = dual(X, targets, alphas)
     np.testing.assert_allclose(single.loo_errors, double.loo_errors, rtol=1e-3)
     # float32's diagonals may turn a row or two whose best scores are all but equal.
@@ -452,9 +452,9 @@ def test_float32_factors_give_float64_solutions(monkeypatch, alphas):
 @pytest.mark.parametrize("alphas", [np.logspace(-9, -4, 8), [1e-8]])
 def test_where_float32_leaves_no_digit_float64_is_taken(monkeypatch, alphas):
     X, _, targets = large_problem(k=300)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SPECTRAL_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SPECTRAL_ROWS", 10**9)
     single = dual(X, targets, alphas)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SINGLE_ROWS", 10**9)
     double = dual(X, targets, alphas)
     assert (np.abs(single.loo_errors / double.loo_errors - 1) < rounding(X, alphas)).all()
     # These alphas are alike to leave-one-out: rounding may prefer another in either.
@@ -494,8 +494,8 @@ def test_alphas_that_eigenvectors_fail_are_factored_in_float32_until_that_fails_
             if dtype == "float32" and made[-1][1] < lost_by_factors:
                 self._inverse *= np.float32(1.01)
 
-    monkeypatch.setattr("aurevoir.kernels.ridge.Spectrum", Coarse)
-    monkeypatch.setattr("aurevoir.kernels.ridge.Cholesky", Noted)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.Spectrum", Coarse)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.Cholesky", Noted)
     found = dual(X, targets, alphas)
     assert made == expected
     np.testing.assert_allclose(found.loo_errors, double.loo_errors, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import Array, namespace
+from ..arrays import Array, namespace
 
 
 class Tally:

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, has_triton, namespace
+from ..arrays import Array, has_triton, namespace
 
 # Triangles up to these orders are inverted by substitution, and multiplied with their zeros; larger ones by halves.
 _INVERTED_WHOLE, _MULTIPLIED_WHOLE = 1024, 2048
@@ -50,7 +50,7 @@ def _by_torch(matrix: Array) -> Array:
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import torch
 
-    from .backends.triton import as_tensor, stream_of
+    from ..backends.triton.products import as_tensor, stream_of
 
     with stream_of(matrix):
         factor, failed = torch.linalg.cholesky_ex(as_tensor(matrix))

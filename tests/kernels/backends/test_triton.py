@@ -13,8 +13,8 @@ triton = pytest.importorskip("triton")
 pytest.importorskip("torch")
 
 from aurevoir.errors import UsageError  # noqa: E402
-from aurevoir.kernels.backends import triton as gpu  # noqa: E402
-from aurevoir.kernels.projection import _gaussian_levels  # noqa: E402
+from aurevoir.kernels.backends.triton import products as gpu  # noqa: E402
+from aurevoir.kernels.random_matrix import gaussian_levels  # noqa: E402
 
 # Set before the kernels are decorated, or never.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -80,7 +80,7 @@ def matrix_of(m, k, seed, entries):
     signs = entries == "signs"
     counter = np.arange(-(-m // (128 if signs else 16))), np.arange(k)[:, None, None], np.arange(2)[:, None], signs
     drawn = philox(counter, seed).view("uint8").reshape(k, 2, -1)
-    values = 2 * np.unpackbits(drawn, axis=2).astype("int8") - 1 if signs else _gaussian_levels()[drawn]
+    values = 2 * np.unpackbits(drawn, axis=2).astype("int8") - 1 if signs else gaussian_levels()[drawn]
     return values[:, :, :m]
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurevoir.errors import DataError
-from aurevoir.kernels.gram import speckle_rows
 from aurevoir.kernels.ridge import one_vs_rest, primal_path
-from aurevoir.kernels.statistics import Statistics
+from aurevoir.kernels.ridge.sums import Statistics
+from aurevoir.kernels.row_blocks import speckle_rows
 
 quick = settings(deadline=None, max_examples=20, database=None)
 seeds = st.integers(0, 2**32 - 1)

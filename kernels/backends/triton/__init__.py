@@ -1,0 +1,1 @@
+"""Fast bodies for NVIDIA GPUs, compiled by Triton; see `reference` for what they compute."""
