@@ -66,8 +66,3 @@ def wait_for(device: str) -> None:
 def has_cupy() -> bool:
     """Return whether CuPy is installed, without importing it."""
     return find_spec("cupy") is not None
-
-
-def has_triton() -> bool:
-    """Return whether CuPy's arrays can go through kernels in Triton, which is not made for every system."""
-    return find_spec("triton") is not None and find_spec("torch") is not None

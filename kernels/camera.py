@@ -10,6 +10,12 @@ from .arrays import Array, namespace
 _SATURATED = 1e-3
 
 
+def expose(intensities: Array, gain: float) -> Array:
+    """Return the speckle that an 8-bit camera makes of float32 intensities: uint8 of the same shape."""
+    xp = namespace(intensities)
+    return xp.minimum(xp.rint(intensities * xp.float32(gain)), 255).astype("uint8")
+
+
 @dataclass(frozen=True)
 class Camera:
     """An 8-bit camera: ``speckle = min(255, round(intensity * gain))``."""
@@ -25,8 +31,7 @@ class Camera:
 
     def expose(self, intensities: Array) -> Array:
         """Return speckle: uint8 of the same shape."""
-        xp = namespace(intensities)
-        return xp.minimum(xp.rint(intensities * xp.float32(self.gain)), 255).astype("uint8")
+        return expose(intensities, self.gain)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from ...bits import packed_length
 from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
 from .outputs import outputs
@@ -201,11 +202,11 @@ def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float |
     return intensities if gain is None else speckle
 
 
-def sign_rows(which: slice, m: int, seed: int) -> np.ndarray:
-    """Draw rows of R of `projection.DenseSigns`: uint8 of shape (rows, 2, bytes), whole 128 columns."""
+def sign_rows(which: slice, m: int, seed: int, xp: Any = np) -> np.ndarray:
+    """Draw rows of R as `random_matrix.sign_rows` does."""
     words = np.empty((which.stop - which.start, 2, -(-m // 128), 4), dtype="<u4")
     _draw_signs(which.start, _key(seed), words)
-    return words.view("uint8").reshape(len(words), 2, -1)
+    return words.view("uint8").reshape(len(words), 2, -1)[:, :, : packed_length(m)]
 
 
 def _key(seed: int) -> tuple[np.uint32, np.uint32]:
