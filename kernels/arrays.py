@@ -56,7 +56,7 @@ def on_host(array: Array) -> np.ndarray:
 
 
 def wait_for(device: str) -> None:
-    """Wait until what the current stream of a device was given is done; see `on_device`."""
+    """Wait for the work on the current stream of a device; see `on_device`."""
     if device != "cpu":
         import cupy  # type: ignore[import-not-found, unused-ignore]
 

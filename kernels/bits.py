@@ -1,7 +1,7 @@
 """Signs of features as packed bits.
 
 A bit is 1 where the feature is strictly positive: a ReLU's zeros are 0. Bits are packed eight to a
-byte, the first in the highest place, as ``numpy.packbits`` does; what fills the last byte is 0.
+byte, the first as the highest bit, as ``numpy.packbits`` does; what fills the last byte is 0.
 """
 
 import numpy as np
@@ -43,15 +43,15 @@ def _pack(ones: Array) -> Array:
     xp, (n, m) = namespace(ones), ones.shape
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
     padded[:, :m] = ones
-    places = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
-    return (padded.reshape(n, packed_length(m), 8) * places).sum(axis=2, dtype="uint8")
+    values = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
+    return (padded.reshape(n, packed_length(m), 8) * values).sum(axis=2, dtype="uint8")
 
 
 def _unpack(bits: Array) -> Array:
     xp = namespace(bits)
     # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
-    places = xp.arange(7, -1, -1).astype("uint8")
-    return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
+    shifts = xp.arange(7, -1, -1).astype("uint8")
+    return ((bits[:, :, None] >> shifts) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
 
 
 def popcount(bits: Array) -> Array:

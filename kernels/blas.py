@@ -21,7 +21,7 @@ def product(left: Array, right: Array) -> Array:
     from scipy.linalg import get_blas_funcs
 
     (gemm,) = get_blas_funcs(("gemm",), (left, right))
-    # BLAS counts columns first: it is given the transposes, as they lie in memory, and returns that of the product.
+    # BLAS is column-major: it takes the transposes, as they lie in memory, and returns that of the product.
     (first, turn_first), (second, turn_second) = (
         (array.T, False) if array.flags.c_contiguous else (array, True) for array in (right, left)
     )

@@ -32,7 +32,7 @@ def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> 
     (Triton). Without Triton columns are unpacked block by block to float32 and multiplied.
     """
     if others is not None and others.shape[1] != bits.shape[1]:
-        raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
+        raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row are not of the same features")
     return backend_for(bits).shared_ones(bits, others, budget=budget)
 
 

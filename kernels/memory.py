@@ -29,7 +29,7 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
         ``AUREVOIR_MEMORY``, else 4 GiB: a constant, so that block sizes do not change between runs.
     array : array, optional
         What the work is on. For a CuPy array the last resort is `FREE_SHARE` of the memory that its GPU
-        has free, in place of the 4 GiB.
+        has free, instead of 4 GiB.
 
     Raises
     ------
@@ -58,18 +58,18 @@ def block_length(bytes_each: int, budget: int, most: int) -> int:
     return max(1, min(most, budget // max(1, bytes_each)))
 
 
-def require(needed: int, budget: int, what: str, mend: str) -> None:
+def require(needed: int, budget: int, what: str, remedy: str) -> None:
     """Refuse work that does not fit the budget before anything is allocated.
 
     Raises
     ------
     BudgetError
-        If `needed` bytes exceed the budget; the message says both, and how to mend it.
+        If `needed` bytes exceed the budget; the message states both, and the remedy.
     """
     if needed > budget:
         raise BudgetError(
             f"{what} needs {_in_words(needed)} and the memory budget is {_in_words(budget)}; "
-            f"{mend}, or raise the budget (AUREVOIR_MEMORY)"
+            f"{remedy}, or raise the budget (AUREVOIR_MEMORY)"
         )
 
 
@@ -83,5 +83,5 @@ def blocks(total: int, length: int) -> list[slice]:
 
 
 def rows_at_a_time(array: Array, on_host: int) -> int:
-    """Return the rows of a block for work in place: `on_host` of them on the CPU, `GPU_ROWS` on a GPU."""
+    """Return the rows of a block for work done in place: `on_host` of them on the CPU, `GPU_ROWS` on a GPU."""
     return on_host if namespace(array) is np else GPU_ROWS

@@ -35,7 +35,7 @@ def philox(counters: tuple[Array, Array, Array, Array], seed: int, xp: Any = np)
     words = [xp.asarray(word).astype("uint64") for word in xp.broadcast_arrays(*counters)]
     keys = [seed & WORD, seed >> 32 & WORD]
     for _ in range(ROUNDS):
-        left, right = (words[place] * xp.uint64(by) for place, by in zip((0, 2), MULTIPLIERS, strict=True))
+        left, right = (words[index] * xp.uint64(by) for index, by in zip((0, 2), MULTIPLIERS, strict=True))
         words = [
             (right >> 32) ^ words[1] ^ xp.uint64(keys[0]),
             right & WORD,

@@ -36,7 +36,7 @@ class Projection(Protocol):
     def intensities(self, bits: Array, budget: Budget = None) -> Array:
         """Return float32 intensities of shape (n, k) for packed bits of n rows.
 
-        The memory budget is for the blocks of R that a GPU holds at a time; see `arrays.memory_budget`.
+        The memory budget is for the blocks of R that a GPU holds at a time; see `memory.memory_budget`.
         """
         ...
 

@@ -21,7 +21,7 @@ from .gram import gram, overlap
 from .memory import Budget, blocks, memory_budget, require
 from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
-from .ridge.sums import Statistics
+from .ridge.sums import RowSums
 from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
@@ -208,8 +208,8 @@ class _Ridge:
         return dual_path(gram, self.targets, self.alphas, self.weights, self.search, self.multilabel)
 
     def primal(self, speckle: Array, rows: RowBlocks, budget: int) -> RidgePath:
-        statistics = Statistics.of(speckle, self.targets, self.weights, budget)
-        return primal_path(statistics, rows, self.targets, self.alphas, self.weights, self.multilabel)
+        sums = RowSums.of(speckle, self.targets, self.weights, budget)
+        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel)
 
 
 def _system_bytes(order: int, bits: Array) -> int:

@@ -17,7 +17,7 @@ from ...errors import BudgetError, UsageError
 from ...kernels.gram import gram, overlap
 from ...kernels.memory import memory_budget, require
 from ...kernels.ridge import dual_path, one_vs_rest
-from ...kernels.ridge.solvers import Cholesky
+from ...kernels.ridge.solvers import CholeskySolver
 from ..harness.failures import reason
 from ..harness.machine import describe_machine
 from ..harness.scaling import Contestant, draw_growth, exponent, measure, prepare, threads
@@ -154,7 +154,7 @@ def _stages(n: int, m: int, k: int, over: str, memory: int) -> Iterator[tuple[st
 def _solvers(products: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]]]:
     matrix, alpha = products.astype("float64"), float(np.trace(products)) / len(products)
     for dtype in ("float32", "float64"):
-        yield f"Cholesky and inverse, {dtype}", partial(Cholesky, matrix, alpha, dtype)
+        yield f"Cholesky and inverse, {dtype}", partial(CholeskySolver, matrix, alpha, dtype)
     yield "one alpha", partial(dual_path, products, targets, np.array([alpha]), search="all")
     for search in ("all", "halving"):
         yield f"15 alphas, {search}", partial(dual_path, products, targets, search=search)

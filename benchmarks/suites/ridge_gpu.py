@@ -9,7 +9,7 @@ from ...kernels.arrays import Array, on_device, on_host
 from ...kernels.gram import overlap
 from ...kernels.memory import memory_budget
 from ...kernels.ridge import dual_path, one_vs_rest
-from ...kernels.ridge.solvers import Cholesky
+from ...kernels.ridge.solvers import CholeskySolver
 from ...kernels.stopwatch import Stopwatch
 from ..harness.failures import reason
 from ..harness.synthetic_bits import generated_bits
@@ -73,9 +73,9 @@ def _parts(rows: Array, device: str) -> dict[str, float]:
     del products
     for dtype in ("float32", "float64"):
         with watch(f"Cholesky and inverse, {dtype}"):
-            factor = Cholesky(matrix, alpha, dtype)
+            factor = CholeskySolver(matrix, alpha, dtype)
         with watch(f"diagonal, {dtype}"):
-            factor.diagonals()
+            factor.inverse_diagonals()
         del factor
     return watch.seconds
 

@@ -10,9 +10,9 @@ from ..arrays import Array, namespace
 from ..blas import product
 from ..memory import blocks, rows_at_a_time
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
-from .loo import Tally
+from .loo import LooScore
 from .path import RidgePath, best_path
-from .solvers import MANY_ALPHAS, Cholesky, Resolvent, Spectrum, refine
+from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, refine
 
 SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
@@ -66,7 +66,7 @@ def dual_path(
     Raises
     ------
     UsageError
-        If an alpha or a weight is not a sound one, or `search` is not known.
+        If an alpha or a weight cannot be used, or `search` is not known.
     DataError
         If the Gram is not finite, or the system is singular at every alpha.
 
@@ -84,41 +84,41 @@ def dual_path(
         start = _promising(gram, targets, alphas, weights, multilabel)
         path = best_path(alphas, _climb(system, alphas, start, multilabel))
     else:
-        path = best_path(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
+        path = best_path(alphas, system.leave_one_out(alphas, np.arange(len(alphas)), multilabel))
     coefficients = path.coefficients * system.roots
     return replace(path, coefficients=coefficients, intercept=system.target_means - product(system.means, coefficients))
 
 
 def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> int:
-    """Return the place of the alpha that leave-one-out prefers on a half of the rows."""
-    order, places = np.random.default_rng(0).permutation(len(gram)), np.arange(len(alphas))
+    """Return the index of the alpha that leave-one-out prefers on a half of the rows."""
+    order, indices = np.random.default_rng(0).permutation(len(gram)), np.arange(len(alphas))
     for share, kept in ((4, 4), (2, 1)):
         rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
         system = _Dual(gram[rows[:, None], rows], targets[rows], None if weights is None else weights[rows])
-        ranks = {place: tally.rank for place, tally, _ in system.tallies(alphas, places, multilabel)}
+        ranks = {index: score.rank for index, score, _ in system.leave_one_out(alphas, indices, multilabel)}
         if not ranks:
             return int(np.argmax(alphas))
-        places = np.array(sorted(ranks, key=lambda place: ranks[place], reverse=True)[:kept])
-    return int(places[0])
+        indices = np.array(sorted(ranks, key=lambda index: ranks[index], reverse=True)[:kept])
+    return int(indices[0])
 
 
-def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
+def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
     """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
 
-    The best alpha of fewer rows may lie beside that of all, most of all where their number passes that of features.
+    The best alpha of fewer rows may lie next to that of all rows, above all where rows outnumber features.
     """
     order = np.argsort(alphas, kind="stable")
-    low = high = place = int(np.flatnonzero(order == start)[0])
+    low = high = position = int(np.flatnonzero(order == start)[0])
     ranks: dict[int, tuple[float, ...]] = {}
     while True:
-        for result in system.tallies(alphas, order[place : place + 1], multilabel):
-            ranks[place] = result[1].rank
+        for result in system.leave_one_out(alphas, order[position : position + 1], multilabel):
+            ranks[position] = result[1].rank
             yield result
         best = max(ranks, key=lambda tried: ranks[tried]) if ranks else high
         if best == high and high + 1 < len(alphas):
-            high = place = high + 1
+            high = position = high + 1
         elif best == low and low > 0:
-            low = place = low - 1
+            low = position = low - 1
         else:
             return
 
@@ -148,46 +148,46 @@ class _Dual:
         self.original, self.target_means = targets, product(self.weights, targets) / total
         self.targets = (targets - self.target_means) * self.roots
 
-    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
-        """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
-        for place, solution, diagonal in self._solved(alphas, places):
-            share = namespace(solution).square(self.constant) / (alphas[place] + self.shift)
+    def leave_one_out(self, alphas: Array, indices: Array, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
+        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        for index, solution, diagonal in self._solved(alphas, indices):
+            share = namespace(solution).square(self.constant) / (alphas[index] + self.shift)
             residuals = solution / (diagonal - share)[:, None] / self.roots
-            tally = Tally(multilabel)
-            tally.add(self.original, residuals, self.weights)
-            if tally.sound:
-                yield place, tally, solution
+            score = LooScore(multilabel)
+            score.add(self.original, residuals, self.weights)
+            if score.finite:
+                yield index, score, solution
 
-    def _solved(self, alphas: Array, places: Array) -> Iterator[tuple[int, Array, Array]]:
-        pending = list(places)
-        for chosen, resolvent in self._fast(alphas, pending):
-            found, trusted = refine(self.matrix, resolvent, self.targets)
-            diagonals = resolvent.diagonals().astype("float64")
-            for column, place in enumerate(chosen):
+    def _solved(self, alphas: Array, indices: Array) -> Iterator[tuple[int, Array, Array]]:
+        pending = list(indices)
+        for chosen, solver in self._fast(alphas, pending):
+            found, trusted = refine(self.matrix, solver, self.targets)
+            diagonals = solver.inverse_diagonals().astype("float64")
+            for column, index in enumerate(chosen):
                 if trusted[column]:
-                    pending.remove(place)
-                    yield place, found[:, column], diagonals[:, column]
-        for place in pending:
+                    pending.remove(index)
+                    yield index, found[:, column], diagonals[:, column]
+        for index in pending:
             try:
-                exact = Cholesky(self.matrix, float(alphas[place]))
+                exact = CholeskySolver(self.matrix, float(alphas[index]))
             except np.linalg.LinAlgError:
                 continue
-            yield place, exact.solve(self.targets[:, None])[:, 0], exact.diagonals()[:, 0]
+            yield index, exact.solve(self.targets[:, None])[:, 0], exact.inverse_diagonals()[:, 0]
 
-    def _fast(self, alphas: Array, pending: list[int]) -> Iterator[tuple[list[int], Resolvent]]:
+    def _fast(self, alphas: Array, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
         """Yield what costs less than a factor in float64 an alpha, to be refined, for what is `pending` by then."""
         n, on_host = len(self.matrix), namespace(self.matrix) is np
         if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
-            yield list(pending), Spectrum(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
+            yield list(pending), EighSolver(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
         # A factor keeps digits of small alphas that eigenvectors in float32 lose. The smaller the alpha the fewer it
         # keeps: after one that it fails, the rest is float64's.
         single = n >= _SINGLE_ROWS and (on_host or _double_is_slow())
-        for place in sorted(pending, key=lambda each: alphas[each], reverse=True) if single else ():
+        for index in sorted(pending, key=lambda each: alphas[each], reverse=True) if single else ():
             try:
-                yield [place], Cholesky(self.matrix, float(alphas[place]), "float32")
+                yield [index], CholeskySolver(self.matrix, float(alphas[index]), "float32")
             except np.linalg.LinAlgError:
                 return
-            if place in pending:
+            if index in pending:
                 return
 
 
@@ -195,5 +195,5 @@ def _double_is_slow() -> bool:
     """Return whether the current GPU computes in float64 so much slower that float32 with refinement wins."""
     import cupy  # type: ignore[import-not-found, unused-ignore]
 
-    # Where the driver does not tell, it is taken for slow: refinement is right on every GPU.
+    # Where the driver does not say, float64 is taken to be slow: refinement is right on every GPU.
     return bool(cupy.cuda.Device().attributes.get("SingleToDoublePrecisionPerfRatio", _SLOW_DOUBLE) >= _SLOW_DOUBLE)

@@ -70,7 +70,7 @@ def _quarters(lower: Array) -> tuple[Array, Array, Array]:
 
 
 def _multiply_from_the_left(lower: Array, right: Array) -> None:
-    """Put ``lower @ right`` in the place of `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
+    """Put ``lower @ right`` into `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         right[:] = lower @ right
         return
@@ -82,7 +82,7 @@ def _multiply_from_the_left(lower: Array, right: Array) -> None:
 
 
 def _multiply_from_the_right(left: Array, lower: Array) -> None:
-    """Put ``left @ lower`` in the place of `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
+    """Put ``left @ lower`` into `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         left[:] = left @ lower
         return

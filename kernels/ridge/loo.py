@@ -1,12 +1,12 @@
-"""What leave-one-out residuals say of an alpha."""
+"""Leave-one-out accuracy and error at an alpha."""
 
 import numpy as np
 
 from ..arrays import Array, namespace
 
 
-class Tally:
-    """What leave-one-out says at one alpha, summed over blocks of rows."""
+class LooScore:
+    """Leave-one-out accuracy and error at one alpha, summed over blocks of rows."""
 
     def __init__(self, multilabel: bool) -> None:
         self._multilabel = multilabel
@@ -25,7 +25,7 @@ class Tally:
         self._weight += float(weights.sum())
 
     @property
-    def sound(self) -> bool:
+    def finite(self) -> bool:
         """Whether every residual is a finite number."""
         return bool(np.isfinite(self._squares))
 
@@ -41,5 +41,5 @@ class Tally:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """The greater the better."""
+        """Sorts alphas: the greater, the better."""
         return (-self.error,) if self._multilabel else (self.accuracy, -self.error)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..arrays import Array, namespace
-from .loo import Tally
+from .loo import LooScore
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RidgePath:
     alphas : float64 array of shape (a,)
     loo_accuracies : float64 array of shape (a,)
         Share of rows that a fit without them labels rightly; nan where the system is singular, or
-        where a search passed the alpha over.
+        where a search skipped the alpha.
     loo_errors : float64 array of shape (a,)
         Mean squared leave-one-out residual; nan likewise.
     best : int
@@ -48,15 +48,15 @@ class RidgePath:
         return float(self.loo_accuracies[self.best])
 
 
-def best_path(alphas: Array, tallies: Iterable[tuple[int, Tally, Array]]) -> RidgePath:
+def best_path(alphas: Array, scored: Iterable[tuple[int, LooScore, Array]]) -> RidgePath:
     """Return the path of the alphas that were scored; refuse one without any."""
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)
     best, kept = -1, None
-    for place, tally, solution in tallies:
-        accuracies[place], errors[place] = tally.accuracy, tally.error
-        if tally.rank > rank:
-            best, kept, rank = int(place), solution, tally.rank
+    for index, score, solution in scored:
+        accuracies[index], errors[index] = score.accuracy, score.error
+        if score.rank > rank:
+            best, kept, rank = int(index), solution, score.rank
     if kept is None:
         raise DataError(
             f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"

@@ -9,27 +9,27 @@ from ..arrays import Array, namespace
 from ..blas import product
 from ..row_blocks import RowBlocks
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
-from .loo import Tally
+from .loo import LooScore
 from .path import RidgePath, best_path
-from .solvers import Cholesky, Resolvent, Spectrum
-from .sums import Statistics
+from .solvers import CholeskySolver, EighSolver, Solver
+from .sums import RowSums
 
 _LEAST_FREEDOM = 1e-12
 
 
 def primal_path(
-    statistics: Statistics,
+    sums: RowSums,
     rows: RowBlocks,
     targets: Array,
     alphas: Array | None = None,
     weights: Array | None = None,
     multilabel: bool = False,
 ) -> RidgePath:
-    """Solve the primal for every alpha from the statistics of the rows; leave-one-out streams the rows.
+    """Solve the primal for every alpha from the sums of the rows; leave-one-out streams the rows.
 
     Parameters
     ----------
-    statistics : Statistics
+    sums : RowSums
         Of the same rows, targets and weights.
     rows : callable
         Starts a pass over the rows, in blocks of shape (rows, k). On the CPU there is one pass, on a
@@ -51,44 +51,44 @@ def primal_path(
         As `dual_path`.
     """
     checked_rows(len(targets))
-    system = _Primal(statistics, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
+    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
     trace, n = namespace(targets).trace, len(targets)
-    alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(statistics.products) / n))
-    path = best_path(alphas, system.tallies(alphas, np.arange(len(alphas)), multilabel))
+    alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
+    path = best_path(alphas, system.leave_one_out(alphas, np.arange(len(alphas)), multilabel))
     return replace(path, intercept=system.target_means - product(system.means, path.coefficients))
 
 
 class _Primal:
     """The centred system of the primal; see the head of this module."""
 
-    def __init__(self, statistics: Statistics, rows: RowBlocks, targets: Array, weights: Array) -> None:
+    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Array, weights: Array) -> None:
         self.rows, self.targets, self.weights = rows, targets, weights
-        self.total = statistics.weight
-        self.means, self.target_means = statistics.sums / self.total, statistics.target_sums / self.total
-        self.covariance, self.cross = statistics.centred()
+        self.total = sums.weight
+        self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
+        self.covariance, self.cross = sums.centred()
 
-    def tallies(self, alphas: Array, places: Array, multilabel: bool) -> Iterator[tuple[int, "Tally", Array]]:
-        """Yield (place, leave-one-out, solution) for every alpha whose system is not singular."""
-        for chosen, resolvent in self._resolvents(alphas, places):
-            solutions = resolvent.solve(self.cross[:, None])
-            tallies = [Tally(multilabel) for _ in chosen]
+    def leave_one_out(self, alphas: Array, indices: Array, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
+        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        for chosen, solver in self._solvers(alphas, indices):
+            solutions = solver.solve(self.cross[:, None])
+            scores = [LooScore(multilabel) for _ in chosen]
             for which, block in self.rows():
                 deviations, weights = block - self.means, self.weights[which]
-                leverages = weights[:, None] * (1 / self.total + resolvent.forms(deviations))
-                for column, tally in enumerate(tallies):
+                leverages = weights[:, None] * (1 / self.total + solver.quadratic_forms(deviations))
+                for column, score in enumerate(scores):
                     errors = self.targets[which] - self.target_means - product(deviations, solutions[:, column])
-                    tally.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
-            for column, place in enumerate(chosen):
-                if tallies[column].sound:
-                    yield place, tallies[column], solutions[:, column]
+                    score.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
+            for column, index in enumerate(chosen):
+                if scores[column].finite:
+                    yield index, scores[column], solutions[:, column]
 
-    def _resolvents(self, alphas: Array, places: Array) -> Iterator[tuple[Array, Resolvent]]:
+    def _solvers(self, alphas: Array, indices: Array) -> Iterator[tuple[Array, Solver]]:
         if namespace(self.covariance) is np:
-            yield places, Spectrum(self.covariance, alphas[places])
+            yield indices, EighSolver(self.covariance, alphas[indices])
             return
-        for place in places:
+        for index in indices:
             try:
-                yield [place], Cholesky(self.covariance, float(alphas[place]))
+                yield [index], CholeskySolver(self.covariance, float(alphas[index]))
             except np.linalg.LinAlgError:
                 continue
 

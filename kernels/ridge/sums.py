@@ -1,4 +1,4 @@
-"""Sums over rows of speckle from which the primal ridge is solved; those of two sets of rows add up."""
+"""Sums over rows of speckle, the sufficient statistics of the primal ridge; those of two sets of rows add up."""
 
 from dataclasses import dataclass, fields
 
@@ -11,11 +11,11 @@ from ..row_blocks import signed
 
 
 @dataclass(frozen=True)
-class Statistics:
+class RowSums:
     """Sums over rows x of speckle - 128 and their targets y.
 
-    Without weights all are integers and exact: the sum of several statistics is the same, bit for
-    bit, in any order, as the statistics of all their rows. With weights they are float64.
+    Without weights all are integers and exact: the sums of several sets of rows add up, bit for
+    bit and in any order, to those of all their rows. With weights they are float64.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Statistics:
     target_sums: Array
 
     @classmethod
-    def of(cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None) -> "Statistics":
+    def of(cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None) -> "RowSums":
         """Sum over rows.
 
         Parameters
@@ -62,7 +62,7 @@ class Statistics:
         return total
 
     @classmethod
-    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget) -> "Statistics":
+    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget) -> "RowSums":
         xp = namespace(speckle)
         rows = signed(speckle).astype("float64")
         if weights is not None:
@@ -83,8 +83,8 @@ class Statistics:
             targets.sum(axis=0).astype("int64"),
         )
 
-    def __add__(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of both sets of rows.
+    def __add__(self, other: "RowSums") -> "RowSums":
+        """Return the sums of both sets of rows.
 
         Raises
         ------
@@ -93,10 +93,10 @@ class Statistics:
         """
         if self.crosses.shape != other.crosses.shape:
             raise DataError(
-                f"statistics of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
+                f"sums of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
                 "add up; make both with one projection and one list of classes"
             )
-        return Statistics(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return RowSums(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def centred(self) -> tuple[Array, Array]:
         """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""

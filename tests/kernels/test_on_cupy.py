@@ -10,7 +10,7 @@ from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
 from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
-from aurevoir.kernels.ridge.solvers import Cholesky, refine
+from aurevoir.kernels.ridge.solvers import CholeskySolver, refine
 from aurevoir.kernels.stopwatch import Stopwatch
 
 
@@ -74,14 +74,14 @@ def test_factors_are_in_float32_and_refined_where_float64_is_slow(cupy, search, 
     monkeypatch.setattr(dual, "_SINGLE_ROWS", 100)
     bits, labels = problem(n, m=400, classes=5)
     dtypes = []
-    made = Cholesky.__init__
+    made = CholeskySolver.__init__
 
     def noted(self, matrix, alpha, dtype="float64"):
         made(self, matrix, alpha, dtype)
         if namespace(matrix) is cupy:
             dtypes.append(dtype)
 
-    monkeypatch.setattr(Cholesky, "__init__", noted)
+    monkeypatch.setattr(CholeskySolver, "__init__", noted)
     assert same(*both(bits, labels, m=400, classes=5, projection="exact", search=search), bits)
     assert set(dtypes) == {dtype}
 
@@ -93,10 +93,10 @@ def test_an_inverse_by_halves_is_the_inverse(cupy, n, dtype, monkeypatch):
     monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 5)
     rows = np.random.default_rng(0).normal(size=(n, n))
     matrix = rows @ rows.T + np.eye(n)
-    found = Cholesky(cupy.asarray(matrix), 0.5, dtype)
+    found = CholeskySolver(cupy.asarray(matrix), 0.5, dtype)
     expected = np.linalg.inv(matrix + 0.5 * np.eye(n))
     tolerance = 1e-4 if dtype == "float32" else 1e-12
-    np.testing.assert_allclose(on_host(found.diagonals())[:, 0], np.diag(expected), rtol=tolerance)
+    np.testing.assert_allclose(on_host(found.inverse_diagonals())[:, 0], np.diag(expected), rtol=tolerance)
     solutions, trusted = refine(cupy.asarray(matrix), found, cupy.asarray(rows[:, :1]))
     assert on_host(trusted).all()
     np.testing.assert_allclose(

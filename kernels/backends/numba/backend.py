@@ -3,7 +3,9 @@
 from ...arrays import Array
 from ...memory import Budget
 from ...random_matrix import gaussian_levels
-from .. import reference
+from ..reference import cholesky, dense_signs
+from ..reference import gram as plain_gram
+from ..reference import hadamard as plain_hadamard
 from . import dense as dense_kernel
 from . import hadamard as hadamard_kernel
 from . import products
@@ -11,7 +13,6 @@ from .magnitudes import count_magnitudes, largest_magnitude
 
 __all__ = ["cholesky", "count_magnitudes", "dense", "gram", "hadamard", "largest_magnitude", "shared_ones"]
 
-cholesky = reference.cholesky
 # Shorter transforms, of fewer values than a vector holds, are left to NumPy.
 _LEAST_LENGTH = 16
 
@@ -23,7 +24,7 @@ def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = No
 
 def gram(speckle: Array, *, budget: Budget = None) -> Array:
     """Return exact inner products, by int8 dot products where the processor has them."""
-    return products.gram(speckle) if products.has_dot_product() else reference.gram(speckle)
+    return products.gram(speckle) if products.has_dot_product() else plain_gram(speckle)
 
 
 def dense(
@@ -38,12 +39,12 @@ def dense(
 ) -> Array:
     """Project bits by a random matrix, of which a Gaussian one is never held."""
     if entries == "signs":
-        return reference.dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
+        return dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
     return dense_kernel.dense(bits, k, seed, gaussian_levels(), gain)
 
 
 def hadamard(bits: Array, m: int, k: int, signs: Array, gain: float | None = None) -> Array:
     """Project bits by Walsh-Hadamard transforms, each row within the caches."""
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
-        return reference.hadamard(bits, m, k, signs, gain)
+        return plain_hadamard(bits, m, k, signs, gain)
     return hadamard_kernel.hadamard(bits, signs, k, gain)

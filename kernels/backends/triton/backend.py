@@ -3,18 +3,12 @@
 import numpy as np
 
 from ...arrays import Array, namespace
-from .. import reference
+from ..reference import count_magnitudes, hadamard, largest_magnitude
 from .dense import dense
 from .interop import as_tensor, stream_of
 from .products import gram, shared_ones
 
 __all__ = ["cholesky", "count_magnitudes", "dense", "gram", "hadamard", "largest_magnitude", "shared_ones"]
-
-hadamard, largest_magnitude, count_magnitudes = (
-    reference.hadamard,
-    reference.largest_magnitude,
-    reference.count_magnitudes,
-)
 
 
 def cholesky(matrix: Array) -> Array:

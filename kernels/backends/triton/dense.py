@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Packed bits through a random matrix R that stands as int8, a block of rows at a time."""
+"""Packed bits through a random matrix R held as int8, a block of rows at a time."""
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -24,7 +24,7 @@ def _expose(
     real, imaginary = tl.split(product.to(tl.float32).reshape(ROWS, COLUMNS // 2, 2))
     values = real * real + imaginary * imaginary
     if CAMERA:
-        # At 2^23 the last place of a float32 is 1: adding it rounds halves to even, as rint does.
+        # At 2^23 the last bit of a float32 is 1: adding it rounds halves to even, as rint does.
         values = ((tl.minimum(values * gain, 255.0) + 8388608.0) - 8388608.0).to(tl.uint8)
     row = (top + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     column = (side // 2 + tl.arange(0, COLUMNS // 2))[None, :]
@@ -48,7 +48,7 @@ def dense(
     bits, m, k, seed, entries, gain
         As `reference.dense`.
     budget : int, str or None
-        Memory for the blocks of R and of rows that stand as int8; see `memory.memory_budget`.
+        Memory for the blocks of R and of rows held as int8; see `memory.memory_budget`.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from ...arrays import Array
 from ...random_matrix import gaussian_levels
 from .interop import as_tensor
 from .tiles import UNFUSED
-from .widen import STRETCH, unpack_bytes
+from .widen import CHUNK, unpack_bytes
 
 
 @triton.jit
@@ -34,8 +34,8 @@ def draw_rows(xp: Any, which: slice, width: int, seed: int, entries: str) -> Arr
     """Draw rows of R as int8 of shape (2 rows, width): of each its real part, then its imaginary part."""
     matrix = xp.empty((2 * (which.stop - which.start), width), dtype="int8")
     levels, signs = as_tensor(xp.asarray(gaussian_levels())), int(entries == "signs")
-    counters = STRETCH // (128 if signs else 16)
-    grid = (len(matrix), triton.cdiv(width, STRETCH))
+    counters = CHUNK // (128 if signs else 16)
+    grid = (len(matrix), triton.cdiv(width, CHUNK))
     _draw_kernel[grid](
         as_tensor(matrix), levels, int(seed), which.start, width, SIGNS=signs, COUNTERS=counters, **UNFUSED
     )

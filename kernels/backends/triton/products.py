@@ -66,7 +66,7 @@ def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = No
     others : uint8 array of shape (n', bytes), optional
         None stands for `bits` itself, at half the cost.
     budget : int, str or None
-        Memory for the columns that stand as int8 at one time; see `arrays.memory_budget`.
+        Memory for the columns held as int8 at one time; see `memory.memory_budget`.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def gram(speckle: Array, others: Array | None = None, *, budget: Budget = None) 
     others : uint8 array of shape (n', k), optional
         None stands for `speckle` itself, at half the cost.
     budget : int, str or None
-        Memory for the columns that stand as int8 at one time; see `arrays.memory_budget`.
+        Memory for the columns held as int8 at one time; see `memory.memory_budget`.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from .interop import as_tensor
 from .tiles import UNFUSED
 
 # Rows of int8 are whole lines of 128 bytes; a program widens or draws 64 of them, 64 bytes a thread.
-LINE, STRETCH = 128, 64 * 128
+LINE, CHUNK = 128, 64 * 128
 
 
 @triton.jit
@@ -43,10 +43,10 @@ def widen_bits(bits: Array) -> Array:
     """Return packed bits as zeros and ones, int8, zeros up to a whole number of lines."""
     xp, (n, length) = namespace(bits), bits.shape
     ones = xp.empty((n, padded(8 * length)), dtype="int8")
-    grid = (n, triton.cdiv(ones.shape[1], STRETCH))
+    grid = (n, triton.cdiv(ones.shape[1], CHUNK))
     packed = as_tensor(bits if bits.strides[1] == 1 else xp.ascontiguousarray(bits))
     _widen_bits_kernel[grid](
-        packed, as_tensor(ones), length, packed.stride(0), ones.shape[1], BYTES=STRETCH // 8, **UNFUSED
+        packed, as_tensor(ones), length, packed.stride(0), ones.shape[1], BYTES=CHUNK // 8, **UNFUSED
     )
     return ones
 

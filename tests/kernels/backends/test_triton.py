@@ -325,6 +325,6 @@ def test_compiled_products_use_integer_tensor_cores(name, capability, fresh_cach
 @pytest.mark.parametrize("signs", [0, 1])
 def test_compiled_drawing_stores_16_bytes_at_a_time(signs, fresh_cache):
     types = {"matrix": "*i8", "levels": "*i8", "seed": "i64", "first": "i32", "width": "i32"}
-    constants = {"SIGNS": signs, "COUNTERS": widen.STRETCH // (128 if signs else 16)}
+    constants = {"SIGNS": signs, "COUNTERS": widen.CHUNK // (128 if signs else 16)}
     code = compiled(draw._draw_kernel, 90, types, constants, tiles.UNFUSED, ["matrix", "width"]).asm["ptx"]
     assert "st.global.v4.b32" in code
