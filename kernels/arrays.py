@@ -1,17 +1,16 @@
 """Which array library an array belongs to, and the device that it is on."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from ..errors import MissingPackageError, UsageError
-
-Array = Any
-"""A NumPy array, or a CuPy array on a GPU."""
+from .array_types import Array
 
 
-def namespace(array: Array) -> Any:
+def namespace(array: Array) -> ModuleType:
     """Return the module, ``numpy`` or ``cupy``, whose array this is."""
     if type(array).__module__.partition(".")[0] == "cupy":
         import cupy  # type: ignore[import-not-found, unused-ignore]
@@ -20,7 +19,7 @@ def namespace(array: Array) -> Any:
     return np
 
 
-def on_device(array: np.ndarray, device: str) -> Array:
+def on_device(array: Array, device: str) -> Array:
     """Return a NumPy array as the array library of a device has it.
 
     Parameters
@@ -52,7 +51,8 @@ def on_device(array: np.ndarray, device: str) -> Array:
 
 def on_host(array: Array) -> np.ndarray:
     """Return an array of either library as NumPy's."""
-    return array if namespace(array) is np else array.get()
+    get: Callable[[], Array] | None = getattr(array, "get", None)
+    return array if get is None else get()
 
 
 def wait_for(device: str) -> None:

@@ -6,7 +6,8 @@ byte, the first as the highest bit, as ``numpy.packbits`` does; what fills the l
 
 import numpy as np
 
-from .arrays import Array, namespace
+from .array_types import Array, Bits, Features, RowCounts
+from .arrays import namespace
 from .memory import blocks
 
 
@@ -15,7 +16,7 @@ def packed_length(m: int) -> int:
     return -(-m // 8)
 
 
-def pack_signs(features: Array) -> Array:
+def pack_signs(features: Features) -> Bits:
     """Encode the signs of features as packed bits.
 
     Parameters
@@ -32,14 +33,14 @@ def pack_signs(features: Array) -> Array:
     return _pack(features > 0)
 
 
-def unpack(bits: Array, m: int, dtype: str = "uint8") -> Array:
+def unpack(bits: Bits, m: int, dtype: str = "uint8") -> Features:
     """Return packed bits as an array of zeros and ones, of shape (n, m)."""
     ones = np.unpackbits(bits, axis=1) if namespace(bits) is np else _unpack(bits)
     return ones[:, :m].astype(dtype, copy=False)
 
 
 # CuPy's packbits and unpackbits know no axis.
-def _pack(ones: Array) -> Array:
+def _pack(ones: Array) -> Bits:
     xp, (n, m) = namespace(ones), ones.shape
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
     padded[:, :m] = ones
@@ -47,14 +48,14 @@ def _pack(ones: Array) -> Array:
     return (padded.reshape(n, packed_length(m), 8) * values).sum(axis=2, dtype="uint8")
 
 
-def _unpack(bits: Array) -> Array:
+def _unpack(bits: Bits) -> Features:
     xp = namespace(bits)
     # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
     shifts = xp.arange(7, -1, -1).astype("uint8")
     return ((bits[:, :, None] >> shifts) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
 
 
-def popcount(bits: Array) -> Array:
+def popcount(bits: Bits) -> RowCounts:
     """Return the number of ones in each row, |x|^2, as int64 of shape (n,)."""
     start = namespace(bits).zeros(len(bits), dtype="int64")
     pieces = blocks(bits.shape[1], 4096)
@@ -69,6 +70,6 @@ def _ones(bits: Array) -> Array:
     return _unpack(xp.arange(256, dtype="uint8")[:, None]).sum(axis=1, dtype="uint8")[bits]
 
 
-def agreement(bits: Array, others: Array, m: int) -> float:
+def agreement(bits: Bits, others: Bits, m: int) -> float:
     """Return the share of the m bits of each row that are equal in two packed arrays of one shape."""
     return 1 - int(_ones(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .arrays import Array, namespace
+from .array_types import Array
+from .arrays import namespace
 
 
 def product(left: Array, right: Array) -> Array:

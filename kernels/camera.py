@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .arrays import Array, namespace
+from .array_types import IntensitiesOfAnyShape, SpeckleOfAnyShape
+from .arrays import namespace
 
 # Exposure puts this share of a sample's intensities above white.
 _SATURATED = 1e-3
 
 
-def expose(intensities: Array, gain: float) -> Array:
+def expose(intensities: IntensitiesOfAnyShape, gain: float) -> SpeckleOfAnyShape:
     """Return the speckle that an 8-bit camera makes of float32 intensities: uint8 of the same shape."""
     xp = namespace(intensities)
     return xp.minimum(xp.rint(intensities * xp.float32(gain)), 255).astype("uint8")
@@ -23,13 +24,13 @@ class Camera:
     gain: float
 
     @classmethod
-    def exposed(cls, intensities: Array) -> "Camera":
+    def exposed(cls, intensities: IntensitiesOfAnyShape) -> "Camera":
         """Fit the exposure: one intensity of a thousand in the sample lies above white."""
         xp = namespace(intensities)
         white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
         return cls(255 / white if white > 0 else 1.0)
 
-    def expose(self, intensities: Array) -> Array:
+    def expose(self, intensities: IntensitiesOfAnyShape) -> SpeckleOfAnyShape:
         """Return speckle: uint8 of the same shape."""
         return expose(intensities, self.gain)
 
@@ -52,7 +53,7 @@ class NoisyCamera(Camera):
     readout: float = 0.0
     random: np.random.Generator = field(default_factory=np.random.default_rng, compare=False)
 
-    def expose(self, intensities: Array) -> Array:
+    def expose(self, intensities: IntensitiesOfAnyShape) -> SpeckleOfAnyShape:
         """Return speckle: uint8 of the same shape."""
         electrons = self.random.poisson(intensities * (self.gain * self.full_well / 255))
         read = electrons + self.random.normal(scale=self.readout, size=electrons.shape)

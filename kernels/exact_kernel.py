@@ -4,11 +4,12 @@ For a complex Gaussian R the expected product of two outputs, E[y_i(x) y_i(x')],
 |x|^2 |x'|^2 + <x, x'>^2 (Saade et al. 2016, arXiv:1510.06664).
 """
 
-from .arrays import Array, namespace
+from .array_types import Counts, OtherRowCounts, RowCounts
+from .arrays import namespace
 from .memory import blocks, rows_at_a_time
 
 
-def exact_kernel(overlap: Array, norms: Array, other_norms: Array, out: Array | None = None) -> Array:
+def exact_kernel(overlap: Counts, norms: RowCounts, other_norms: OtherRowCounts, out: Counts | None = None) -> Counts:
     """Return |x|^2 |x'|^2 + <x, x'>^2 of bits, exactly.
 
     Parameters

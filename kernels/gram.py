@@ -1,12 +1,12 @@
 """Exact integer Grams: of packed bits, and of uint8 speckle."""
 
 from ..errors import UsageError
-from .arrays import Array
+from .array_types import AnyBits, Bits, Counts, Speckle, SquareCounts
 from .backends import backend_for
 from .memory import Budget
 
 
-def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> Array:
+def overlap(bits: Bits, others: AnyBits | None = None, budget: Budget = None) -> Counts:
     """Count the ones that each two rows share: the exact inner products <x, x'>.
 
     Parameters
@@ -36,7 +36,7 @@ def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> 
     return backend_for(bits).shared_ones(bits, others, budget=budget)
 
 
-def gram(speckle: Array, budget: Budget = None) -> Array:
+def gram(speckle: Speckle, budget: Budget = None) -> SquareCounts:
     """Return the exact inner products of the rows of ``speckle - 128``.
 
     Parameters

@@ -2,13 +2,15 @@
 
 import os
 import re
+from typing import SupportsIndex
 
 import numpy as np
 
 from ..errors import BudgetError, UsageError
-from .arrays import Array, namespace
+from .array_types import Array
+from .arrays import namespace
 
-Budget = int | str | None
+Budget = SupportsIndex | str | None
 """Memory for a piece of work; see `memory_budget`."""
 
 DEFAULT_BUDGET = 4 * 2**30

@@ -8,11 +8,11 @@ random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) a row. What ever 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from .arrays import Array
+from .array_types import Bits, Intensities, PackedChainSigns, Speckle
 from .backends import Entries, backend_for
 from .camera import Camera
 from .memory import Budget, block_length, blocks, memory_budget
@@ -21,6 +21,7 @@ from .random_matrix import hadamard_length, hadamard_signs
 _SAMPLE_ROWS = 64
 
 
+@runtime_checkable
 class Projection(Protocol):
     """Bits of m features in, k intensities out, and what a camera sees of them."""
 
@@ -33,14 +34,14 @@ class Projection(Protocol):
         """Return the working memory, in bytes, of one row."""
         ...
 
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
+    def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
         """Return float32 intensities of shape (n, k) for packed bits of n rows.
 
         The memory budget is for the blocks of R that a GPU holds at a time; see `memory.memory_budget`.
         """
         ...
 
-    def speckle(self, bits: Array, camera: Camera, budget: Budget = None) -> Array:
+    def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
         """Return what the camera sees of them: uint8 of shape (n, k)."""
         return camera.expose(self.intensities(bits, budget))
 
@@ -48,15 +49,15 @@ class Projection(Protocol):
 class _Simulated(Projection):
     """A projection that a backend computes, with the rounding of an ideal camera in the same pass."""
 
-    def _compute(self, bits: Array, gain: float | None, budget: Budget) -> Array:
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         """Return float32 intensities, or the uint8 speckle of a camera's gain."""
         raise NotImplementedError
 
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
+    def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
         """Return float32 intensities of shape (n, k); see `Projection`."""
         return self._compute(bits, None, budget)
 
-    def speckle(self, bits: Array, camera: Camera, budget: Budget = None) -> Array:
+    def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
         """Return uint8 speckle of shape (n, k); see `Projection`. Compiled backends write no intensity."""
         if type(camera) is not Camera:
             return super().speckle(bits, camera, budget)
@@ -89,14 +90,14 @@ class Hadamard(_Simulated):
         return hadamard_length(self.m)
 
     @cached_property
-    def _packed_signs(self) -> Array:
+    def _packed_signs(self) -> PackedChainSigns:
         return np.packbits(hadamard_signs(self.m, self.k, self.seed) > 0, axis=-1, bitorder="little")
 
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
         return 4 * (5 * self.length + 2 * self.k)
 
-    def _compute(self, bits: Array, gain: float | None, budget: Budget) -> Array:
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         return backend_for(bits).hadamard(bits, self.m, self.k, self._packed_signs, gain)
 
 
@@ -107,7 +108,7 @@ class _RandomMatrix(_Simulated):
         """Return the working memory of one row; see `Projection`."""
         return self.m + 12 * self.k
 
-    def _compute(self, bits: Array, gain: float | None, budget: Budget) -> Array:
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         return backend_for(bits).dense(bits, self.m, self.k, self.seed, self.entries, gain, budget=budget)
 
 
@@ -150,14 +151,14 @@ class DenseSigns(_RandomMatrix):
     entries: ClassVar[Entries] = "signs"
 
 
-def expose_sample(projection: Projection, bits: Array, budget: Budget = None) -> Camera:
+def expose_sample(projection: Projection, bits: Bits, budget: Budget = None) -> Camera:
     """Fit a camera's exposure to the first rows of the training bits."""
     return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS], budget))
 
 
 def project(
-    projection: Projection, camera: Camera, bits: Array, budget: Budget = None
-) -> Iterator[tuple[slice, Array]]:
+    projection: Projection, camera: Camera, bits: Bits, budget: Budget = None
+) -> Iterator[tuple[slice, Speckle]]:
     """Project packed bits in blocks of rows that fit the memory budget.
 
     Yields

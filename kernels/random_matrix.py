@@ -1,22 +1,22 @@
 """What random projections multiply by, drawn from a seed: the same whatever the machine or the array library."""
 
 from statistics import NormalDist
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from .arrays import Array
+from .array_types import ChainSigns, GaussianRows, Levels, SignRows
 from .bits import packed_length
 from .philox import philox
 
 
-def gaussian_levels() -> Array:
+def gaussian_levels() -> Levels:
     """Return the 256 values of an int8 Gaussian: medians of equally likely cells, sigma = 40."""
     normal = NormalDist(sigma=40)
     return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
 
 
-def gaussian_rows(which: slice, m: int, seed: int, xp: Any = np) -> Array:
+def gaussian_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> GaussianRows:
     """Return rows of a Gaussian R as int8 of shape (rows, 2, m): real part, imaginary part.
 
     Notes
@@ -28,7 +28,7 @@ def gaussian_rows(which: slice, m: int, seed: int, xp: Any = np) -> Array:
     return xp.asarray(gaussian_levels())[drawn[:, :, :m]]
 
 
-def sign_rows(which: slice, m: int, seed: int, xp: Any = np) -> Array:
+def sign_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> SignRows:
     """Return rows of an R of signs as packed bits, uint8 of shape (rows, 2, ceil(m / 8)): real part, imaginary part.
 
     Notes
@@ -39,7 +39,7 @@ def sign_rows(which: slice, m: int, seed: int, xp: Any = np) -> Array:
     return _drawn(which, -(-m // 128), 1, seed, xp)[:, :, : packed_length(m)]
 
 
-def _drawn(which: slice, columns: int, kind: int, seed: int, xp: Any) -> Array:
+def _drawn(which: slice, columns: int, kind: int, seed: int, xp: ModuleType) -> SignRows:
     """Return the bytes at the counters of some rows, of shape (rows, 2, 16 columns)."""
     rows = xp.arange(which.start, which.stop)[:, None, None]
     return philox((xp.arange(columns), rows, xp.arange(2)[:, None], kind), seed, xp).reshape(len(rows), 2, -1)
@@ -50,7 +50,7 @@ def hadamard_length(m: int) -> int:
     return 1 << max(0, m - 1).bit_length()
 
 
-def hadamard_signs(m: int, k: int, seed: int) -> Array:
+def hadamard_signs(m: int, k: int, seed: int) -> ChainSigns:
     """Return the signs of chains of transforms from m features to k outputs, int8 of shape (pairs, 2, 3, p)."""
     p = hadamard_length(m)
     shape = (-(-k // p), 2, 3, p)

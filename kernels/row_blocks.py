@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .arrays import Array, namespace
+from .array_types import Array, Bits, Coefficients, Features, Intensities, Intercept, Scores, Speckle, Weights
+from .arrays import namespace
 from .bits import unpack
 from .blas import product
 from .memory import GPU_ROWS, Budget, block_length, blocks, memory_budget
 
-RowBlocks = Callable[[], Iterator[tuple[slice, Array]]]
+RowBlocks = Callable[[], Iterator[tuple[slice, Features]]]
 """A pass over rows: each call starts anew and yields (which rows, their values as float32)."""
 
 # A budget of the CPU's for passes that multiply rows by few columns: their blocks stay in the caches, and in
@@ -21,18 +22,18 @@ RowBlocks = Callable[[], Iterator[tuple[slice, Array]]]
 _FEW_COLUMNS = 2**27
 
 
-def signed(speckle: Array) -> Array:
-    """Return speckle - 128 as float32; the input is uint8 of any shape."""
+def signed(speckle: Speckle) -> Intensities:
+    """Return speckle - 128 as float32; the input is uint8."""
     return (speckle ^ 0x80).view("int8").astype("float32")
 
 
-def bit_rows(bits: Array, m: int, budget: Budget = None) -> RowBlocks:
+def bit_rows(bits: Bits, m: int, budget: Budget = None) -> RowBlocks:
     """Return a pass over packed bits that unpacks a few rows at a time."""
     slices = _row_slices(bits, m, few_columns(bits, budget))
     return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
 
 
-def speckle_rows(speckle: Array, budget: Budget = None) -> RowBlocks:
+def speckle_rows(speckle: Speckle, budget: Budget = None) -> RowBlocks:
     """Return a pass over speckle - 128, a block of rows at a time."""
     width = speckle.shape[1]
     return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
@@ -50,7 +51,7 @@ def _row_slices(data: Array, width: int, budget: Budget) -> list[slice]:
     return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, most))
 
 
-def combine_rows(rows: RowBlocks, width: int, coefficients: Array) -> Array:
+def combine_rows(rows: RowBlocks, width: int, coefficients: Coefficients) -> Weights:
     """Return the weighted sum of rows X'c, as float64 of shape (width, c).
 
     With the coefficients of a dual ridge these are its weights.
@@ -62,7 +63,7 @@ def combine_rows(rows: RowBlocks, width: int, coefficients: Array) -> Array:
     return weights
 
 
-def score_rows(rows: RowBlocks, n: int, weights: Array, intercept: Array) -> Array:
+def score_rows(rows: RowBlocks, n: int, weights: Weights, intercept: Intercept) -> Scores:
     """Return ``X @ weights + intercept`` as float64 of shape (n, c)."""
     scores = namespace(weights).empty((n, weights.shape[1]))
     for which, block in rows():

@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import array_checks
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +14,10 @@ from cupy_fake import modules
 from hypothesis import settings
 from PIL import Image
 
-from aurevoir.cli.main import main
-from aurevoir.engine.runtimes import has_nvidia_driver
+array_checks.install()
+
+from aurevoir.cli.main import main  # noqa: E402
+from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
 
 # In CI the examples are the same every time; elsewhere each run looks further.
 settings.register_profile("ci", derandomize=True, deadline=None)

@@ -163,7 +163,7 @@ def load(folder: Path | str, rebuild: bool = False) -> "OpticalClassifier":
         arrays["loo_accuracies"],
         arrays["loo_errors"],
         model["best"],
-        arrays.get("coefficients", arrays.get("weights")),
+        arrays["coefficients"] if "coefficients" in arrays else arrays["weights"],
         arrays["intercept"],
     )
     classifier.alpha_, classifier.loo_accuracy_ = model["alpha"], model["loo_accuracy"]

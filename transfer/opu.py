@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import AurevoirError, MissingPackageError, UsageError
-from ..kernels.arrays import Array
+from ..kernels.array_types import Array
 from ..kernels.bits import packed_length
 from ..kernels.camera import Camera
 from ..kernels.memory import Budget, memory_budget, require

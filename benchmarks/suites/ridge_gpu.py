@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.arrays import Array, on_device, on_host
+from ...kernels.array_types import Array
+from ...kernels.arrays import on_device, on_host
 from ...kernels.gram import overlap
 from ...kernels.memory import memory_budget
 from ...kernels.ridge import dual_path, one_vs_rest

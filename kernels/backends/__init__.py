@@ -10,7 +10,20 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ...errors import MissingPackageError, UsageError
-from ..arrays import Array, namespace
+from ..array_types import (
+    Array,
+    BinCounts,
+    Bits,
+    Counts,
+    Magnitudes,
+    Observed,
+    OtherBits,
+    PackedChainSigns,
+    Speckle,
+    SquareCounts,
+    SquareMatrix,
+)
+from ..arrays import namespace
 from ..memory import Budget
 
 BACKENDS = ("reference", "numba", "triton")
@@ -20,17 +33,17 @@ Entries = Literal["gaussian", "signs"]
 class Backend(Protocol):
     """What every backend computes; `reference` has the meaning of each function."""
 
-    def shared_ones(self, bits: Array, others: Array | None = None, *, budget: Budget = None) -> Array:
+    def shared_ones(self, bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
         """Count the ones that each two rows of packed bits share."""
         ...
 
-    def gram(self, speckle: Array, *, budget: Budget = None) -> Array:
+    def gram(self, speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
         """Return the exact inner products of the rows of ``speckle - 128``."""
         ...
 
     def dense(
         self,
-        bits: Array,
+        bits: Bits,
         m: int,
         k: int,
         seed: int,
@@ -38,23 +51,23 @@ class Backend(Protocol):
         gain: float | None = None,
         *,
         budget: Budget = None,
-    ) -> Array:
+    ) -> Observed:
         """Project packed bits by a random complex matrix; with a camera's `gain`, return speckle."""
         ...
 
-    def hadamard(self, bits: Array, m: int, k: int, signs: Array, gain: float | None = None) -> Array:
+    def hadamard(self, bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
         """Project packed bits by chains of Walsh-Hadamard transforms; with a camera's `gain`, return speckle."""
         ...
 
-    def cholesky(self, matrix: Array) -> Array:
+    def cholesky(self, matrix: SquareMatrix) -> SquareMatrix:
         """Return the lower Cholesky factor of a matrix, which may be overwritten."""
         ...
 
-    def largest_magnitude(self, values: Array) -> float:
+    def largest_magnitude(self, values: Magnitudes) -> float:
         """Return the largest |x|; nan or infinity where one is among the values."""
         ...
 
-    def count_magnitudes(self, values: Array, top: float, bins: int) -> tuple[Array, float]:
+    def count_magnitudes(self, values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
         """Count |x| in equal bins from 0 to `top`, and return the largest |x| that is counted."""
         ...
 

@@ -6,7 +6,22 @@ from functools import reduce
 import numpy as np
 import scipy.linalg
 
-from ..arrays import Array, namespace
+from ..array_types import (
+    Array,
+    BinCounts,
+    Bits,
+    Counts,
+    Features,
+    Intensities,
+    Magnitudes,
+    Observed,
+    OtherBits,
+    PackedChainSigns,
+    Speckle,
+    SquareCounts,
+    SquareMatrix,
+)
+from ..arrays import namespace
 from ..bits import popcount, unpack
 from ..camera import expose
 from ..memory import Budget, block_length, blocks, memory_budget
@@ -17,7 +32,7 @@ from ..row_blocks import signed
 _EXACT_COLUMNS = 1024
 
 
-def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = None) -> Array:
+def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
     """Count the ones that each two rows of packed bits share.
 
     Parameters
@@ -49,7 +64,7 @@ def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = No
     return counts
 
 
-def gram(speckle: Array, *, budget: Budget = None) -> Array:
+def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
     """Return the exact inner products of the rows of ``speckle - 128``.
 
     Parameters
@@ -70,7 +85,7 @@ def gram(speckle: Array, *, budget: Budget = None) -> Array:
 
 
 def dense(
-    bits: Array,
+    bits: Bits,
     m: int,
     k: int,
     seed: int,
@@ -78,7 +93,7 @@ def dense(
     gain: float | None = None,
     *,
     budget: Budget = None,
-) -> Array:
+) -> Observed:
     """Project packed bits by a random complex matrix R: |Rx|^2, or a camera's speckle of it.
 
     Parameters
@@ -117,7 +132,7 @@ def dense(
 
 
 def dense_signs(
-    bits: Array,
+    bits: Bits,
     m: int,
     k: int,
     seed: int,
@@ -125,7 +140,7 @@ def dense_signs(
     budget: Budget,
     count: Callable[..., Array],
     draw: Callable[..., Array],
-) -> Array:
+) -> Observed:
     """Project packed bits by an R of signs, through a function that counts shared ones and one that draws rows of R.
 
     Notes
@@ -142,7 +157,7 @@ def dense_signs(
     return outputs
 
 
-def hadamard(bits: Array, m: int, k: int, signs: Array, gain: float | None = None) -> Array:
+def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
     """Project packed bits by pairs of chains of Walsh-Hadamard transforms and signs; see `projection.Hadamard`.
 
     Parameters
@@ -168,11 +183,11 @@ def hadamard(bits: Array, m: int, k: int, signs: Array, gain: float | None = Non
     return _seen(xp.concatenate(outputs, axis=1)[:, :k], gain)
 
 
-def _chain(x: Array, signs: Array) -> Array:
+def _chain(x: Features, signs: Array) -> Features:
     return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)
 
 
-def walsh_hadamard(x: Array) -> Array:
+def walsh_hadamard(x: Features) -> Features:
     """Return the orthonormal Walsh-Hadamard transform of each row, in natural order.
 
     Parameters
@@ -195,11 +210,11 @@ def walsh_hadamard(x: Array) -> Array:
     return x.reshape(n, p)
 
 
-def _seen(intensities: Array, gain: float | None) -> Array:
+def _seen(intensities: Intensities, gain: float | None) -> Observed:
     return intensities if gain is None else expose(intensities, gain)
 
 
-def cholesky(matrix: Array) -> Array:
+def cholesky(matrix: SquareMatrix) -> SquareMatrix:
     """Return the lower Cholesky factor of a matrix.
 
     Parameters
@@ -222,12 +237,12 @@ def cholesky(matrix: Array) -> Array:
         return cupy.linalg.cholesky(matrix)
 
 
-def largest_magnitude(values: Array) -> float:
+def largest_magnitude(values: Magnitudes) -> float:
     """Return the largest |x| of float32 values; nan or infinity where one is among them."""
     return float(abs(values).max()) if values.size else 0.0
 
 
-def count_magnitudes(values: Array, top: float, bins: int) -> tuple[Array, float]:
+def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
     """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
 
     Parameters

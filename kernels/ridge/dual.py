@@ -1,17 +1,19 @@
 """The dual ridge: leave-one-out picks alpha, from one Gram; see `ridge`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import UsageError
-from ..arrays import Array, namespace
+from ..array_types import Alphas, Array, Gram, Targets
+from ..arrays import namespace
 from ..blas import product
 from ..memory import blocks, rows_at_a_time
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
-from .path import RidgePath, best_path
+from .path import RidgePath, Scored, best_path
 from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, refine
 
 SEARCHES = ("auto", "all", "halving")
@@ -31,9 +33,9 @@ _SLOW_DOUBLE = 8
 
 
 def dual_path(
-    gram: Array,
-    targets: Array,
-    alphas: Array | None = None,
+    gram: Gram,
+    targets: Targets,
+    alphas: ArrayLike | None = None,
     weights: Array | None = None,
     search: str = "auto",
     multilabel: bool = False,
@@ -84,34 +86,34 @@ def dual_path(
         start = _promising(gram, targets, alphas, weights, multilabel)
         path = best_path(alphas, _climb(system, alphas, start, multilabel))
     else:
-        path = best_path(alphas, system.leave_one_out(alphas, np.arange(len(alphas)), multilabel))
+        path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
     coefficients = path.coefficients * system.roots
     return replace(path, coefficients=coefficients, intercept=system.target_means - product(system.means, coefficients))
 
 
-def _promising(gram: Array, targets: Array, alphas: Array, weights: Array | None, multilabel: bool) -> int:
+def _promising(gram: Gram, targets: Targets, alphas: Alphas, weights: Array | None, multilabel: bool) -> int:
     """Return the index of the alpha that leave-one-out prefers on a half of the rows."""
-    order, indices = np.random.default_rng(0).permutation(len(gram)), np.arange(len(alphas))
+    order, indices = np.random.default_rng(0).permutation(len(gram)), list(range(len(alphas)))
     for share, kept in ((4, 4), (2, 1)):
         rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
         system = _Dual(gram[rows[:, None], rows], targets[rows], None if weights is None else weights[rows])
         ranks = {index: score.rank for index, score, _ in system.leave_one_out(alphas, indices, multilabel)}
         if not ranks:
             return int(np.argmax(alphas))
-        indices = np.array(sorted(ranks, key=lambda index: ranks[index], reverse=True)[:kept])
-    return int(indices[0])
+        indices = sorted(ranks, key=lambda index: ranks[index], reverse=True)[:kept]
+    return indices[0]
 
 
-def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
+def _climb(system: "_Dual", alphas: Alphas, start: int, multilabel: bool) -> Iterator[Scored]:
     """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
 
     The best alpha of fewer rows may lie next to that of all rows, above all where rows outnumber features.
     """
-    order = np.argsort(alphas, kind="stable")
-    low = high = position = int(np.flatnonzero(order == start)[0])
+    order = np.argsort(alphas, kind="stable").tolist()
+    low = high = position = order.index(start)
     ranks: dict[int, tuple[float, ...]] = {}
     while True:
-        for result in system.leave_one_out(alphas, order[position : position + 1], multilabel):
+        for result in system.leave_one_out(alphas, [order[position]], multilabel):
             ranks[position] = result[1].rank
             yield result
         best = max(ranks, key=lambda tried: ranks[tried]) if ranks else high
@@ -126,7 +128,7 @@ def _climb(system: "_Dual", alphas: Array, start: int, multilabel: bool) -> Iter
 class _Dual:
     """The centred and weighted system of the dual; see the head of this module."""
 
-    def __init__(self, gram: Array, targets: Array, weights: Array | None) -> None:
+    def __init__(self, gram: Gram, targets: Targets, weights: Array | None) -> None:
         xp, n = namespace(gram), checked_rows(len(gram))
         self.weights = checked_weights(weights, n, xp)
         total = self.weights.sum()
@@ -148,7 +150,7 @@ class _Dual:
         self.original, self.target_means = targets, product(self.weights, targets) / total
         self.targets = (targets - self.target_means) * self.roots
 
-    def leave_one_out(self, alphas: Array, indices: Array, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
+    def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
         """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
         for index, solution, diagonal in self._solved(alphas, indices):
             share = namespace(solution).square(self.constant) / (alphas[index] + self.shift)
@@ -158,7 +160,7 @@ class _Dual:
             if score.finite:
                 yield index, score, solution
 
-    def _solved(self, alphas: Array, indices: Array) -> Iterator[tuple[int, Array, Array]]:
+    def _solved(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
         pending = list(indices)
         for chosen, solver in self._fast(alphas, pending):
             found, trusted = refine(self.matrix, solver, self.targets)
@@ -174,7 +176,7 @@ class _Dual:
                 continue
             yield index, exact.solve(self.targets[:, None])[:, 0], exact.inverse_diagonals()[:, 0]
 
-    def _fast(self, alphas: Array, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
+    def _fast(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
         """Yield what costs less than a factor in float64 an alpha, to be refined, for what is `pending` by then."""
         n, on_host = len(self.matrix), namespace(self.matrix) is np
         if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:

@@ -1,20 +1,22 @@
 """What a ridge is given: targets, alphas and weights, and what is wrong with them."""
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import DataError, UsageError
-from ..arrays import Array, namespace
+from ..array_types import Alphas, Array, Labels, RowWeights, Targets
+from ..arrays import namespace
 
 
-def one_vs_rest(labels: Array, classes: int) -> Array:
+def one_vs_rest(labels: Labels, classes: int) -> Targets:
     """Return targets of shape (n, classes): +1 at a row's label, -1 elsewhere, as float64."""
     xp = namespace(labels)
     return xp.where(labels[:, None] == xp.arange(classes), 1.0, -1.0)
 
 
-def default_alphas(mean_eigenvalue: float) -> Array:
+def default_alphas(mean_eigenvalue: float) -> Alphas:
     """Return 15 alphas from 1e-5 to 1e2 times the mean eigenvalue of the centred Gram.
 
     A scale of the data's own: the same classifier results whatever the units of the features.
@@ -34,7 +36,7 @@ def checked_rows(n: int) -> int:
     return n
 
 
-def checked_alphas(alphas: Array | None, scale: float) -> Array:
+def checked_alphas(alphas: ArrayLike | None, scale: float) -> Alphas:
     """Return alphas as float64 of shape (a,), by default those of a mean eigenvalue; refuse unusable ones."""
     if not np.isfinite(scale):
         raise DataError("the Gram holds nan or inf; check the features for values that are not finite")
@@ -46,7 +48,7 @@ def checked_alphas(alphas: Array | None, scale: float) -> Array:
     return alphas
 
 
-def checked_weights(weights: Array | None, n: int, xp: Any) -> Array:
+def checked_weights(weights: Array | None, n: int, xp: ModuleType) -> RowWeights:
     """Return the weights of n rows as float64, 1 each by default; refuse unusable ones."""
     if weights is None:
         return xp.ones(n)

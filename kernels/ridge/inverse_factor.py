@@ -3,14 +3,15 @@
 import numpy as np
 import scipy.linalg
 
-from ..arrays import Array, namespace
+from ..array_types import Array, SquareMatrix
+from ..arrays import namespace
 from ..backends import backend_for, reference
 
 # Triangles up to these orders are inverted by substitution, and multiplied with their zeros; larger ones by halves.
 _INVERTED_WHOLE, _MULTIPLIED_WHOLE = 1024, 2048
 
 
-def inverse_factor(matrix: Array) -> Array:
+def inverse_factor(matrix: SquareMatrix) -> SquareMatrix:
     """Return L^-1 of ``L @ L.T = matrix``, L lower triangular.
 
     Parameters
@@ -26,7 +27,7 @@ def inverse_factor(matrix: Array) -> Array:
     return _by_lapack(matrix) if namespace(matrix) is np else _by_halves(matrix)
 
 
-def _by_lapack(matrix: Array) -> Array:
+def _by_lapack(matrix: SquareMatrix) -> SquareMatrix:
     factor = reference.cholesky(matrix)
     (invert,) = scipy.linalg.get_lapack_funcs(("trtri",), (factor,))
     inverse, failed = invert(factor, lower=1, overwrite_c=1)
@@ -35,7 +36,7 @@ def _by_lapack(matrix: Array) -> Array:
     return inverse
 
 
-def _by_halves(matrix: Array) -> Array:
+def _by_halves(matrix: SquareMatrix) -> SquareMatrix:
     factor = backend_for(matrix).cholesky(matrix)
     if not factor.flags.c_contiguous:
         # CuPy's products are written row by row: by columns `_invert` takes 0.114 s and not 0.086 (H200, n = 19,363).
@@ -45,7 +46,7 @@ def _by_halves(matrix: Array) -> Array:
     return factor
 
 
-def _invert(lower: Array) -> None:
+def _invert(lower: SquareMatrix) -> None:
     """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
 
     CuPy has no trtri, and cuSOLVER's takes twice as long as these products (H200, n = 19,363).
@@ -63,7 +64,7 @@ def _invert(lower: Array) -> None:
     below *= -1
 
 
-def _quarters(lower: Array) -> tuple[Array, Array, Array]:
+def _quarters(lower: SquareMatrix) -> tuple[Array, Array, Array]:
     """Return A, C and B of a lower triangle [A 0; B C], as views."""
     half = len(lower) // 2
     return lower[:half, :half], lower[half:, half:], lower[half:, :half]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..array_types import RowWeights, Targets
+from ..arrays import namespace
 
 
 class LooScore:
@@ -12,7 +13,7 @@ class LooScore:
         self._multilabel = multilabel
         self._right = self._squares = self._weight = 0.0
 
-    def add(self, targets: Array, residuals: Array, weights: Array) -> None:
+    def add(self, targets: Targets, residuals: Targets, weights: RowWeights) -> None:
         """Count rows by their leave-one-out residuals, of shape (rows, c)."""
         xp = namespace(residuals)
         predicted = targets - residuals

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import DataError
-from ..arrays import Array, namespace
+from ..array_types import Alphas, Array, Coefficients, Intercept
+from ..arrays import namespace
 from .loo import LooScore
+
+Scored = tuple[int, LooScore, Array]
+"""An alpha's index, its leave-one-out score and its solution."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,12 @@ class RidgePath:
     intercept : float64 array of shape (c,)
     """
 
-    alphas: Array
-    loo_accuracies: Array
-    loo_errors: Array
+    alphas: Alphas
+    loo_accuracies: Alphas
+    loo_errors: Alphas
     best: int
-    coefficients: Array
-    intercept: Array
+    coefficients: Coefficients
+    intercept: Intercept
 
     @property
     def alpha(self) -> float:
@@ -48,7 +52,7 @@ class RidgePath:
         return float(self.loo_accuracies[self.best])
 
 
-def best_path(alphas: Array, scored: Iterable[tuple[int, LooScore, Array]]) -> RidgePath:
+def best_path(alphas: Alphas, scored: Iterable[Scored]) -> RidgePath:
     """Return the path of the alphas that were scored; refuse one without any."""
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)

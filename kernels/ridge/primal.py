@@ -1,16 +1,18 @@
 """The primal ridge: leave-one-out picks alpha, from sums over the rows; see `ridge`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ..arrays import Array, namespace
+from ..array_types import Alphas, Array, RowWeights, Targets
+from ..arrays import namespace
 from ..blas import product
 from ..row_blocks import RowBlocks
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
-from .path import RidgePath, best_path
+from .path import RidgePath, Scored, best_path
 from .solvers import CholeskySolver, EighSolver, Solver
 from .sums import RowSums
 
@@ -20,8 +22,8 @@ _LEAST_FREEDOM = 1e-12
 def primal_path(
     sums: RowSums,
     rows: RowBlocks,
-    targets: Array,
-    alphas: Array | None = None,
+    targets: Targets,
+    alphas: ArrayLike | None = None,
     weights: Array | None = None,
     multilabel: bool = False,
 ) -> RidgePath:
@@ -54,20 +56,20 @@ def primal_path(
     system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
     trace, n = namespace(targets).trace, len(targets)
     alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
-    path = best_path(alphas, system.leave_one_out(alphas, np.arange(len(alphas)), multilabel))
+    path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
     return replace(path, intercept=system.target_means - product(system.means, path.coefficients))
 
 
 class _Primal:
     """The centred system of the primal; see the head of this module."""
 
-    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Array, weights: Array) -> None:
+    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights) -> None:
         self.rows, self.targets, self.weights = rows, targets, weights
         self.total = sums.weight
         self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
         self.covariance, self.cross = sums.centred()
 
-    def leave_one_out(self, alphas: Array, indices: Array, multilabel: bool) -> Iterator[tuple[int, LooScore, Array]]:
+    def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
         """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
         for chosen, solver in self._solvers(alphas, indices):
             solutions = solver.solve(self.cross[:, None])
@@ -82,9 +84,9 @@ class _Primal:
                 if scores[column].finite:
                     yield index, scores[column], solutions[:, column]
 
-    def _solvers(self, alphas: Array, indices: Array) -> Iterator[tuple[Array, Solver]]:
+    def _solvers(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], Solver]]:
         if namespace(self.covariance) is np:
-            yield indices, EighSolver(self.covariance, alphas[indices])
+            yield indices, EighSolver(self.covariance, alphas[list(indices)])
             return
         for index in indices:
             try:

@@ -7,12 +7,23 @@ fails a factor is taken as well; at n = 6000, outside the caches, it takes 10.6 
 few alphas, and on a GPU, where eigendecompositions are slow, Cholesky.
 """
 
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
 
-from ..arrays import Array, namespace
+from ..array_types import (
+    Alphas,
+    Array,
+    Diagonals,
+    FloatRows,
+    QuadraticForms,
+    Solutions,
+    SquareMatrix,
+    StackedTargets,
+    Targets,
+)
+from ..arrays import namespace
 from ..blas import product
 from .inverse_factor import inverse_factor
 
@@ -21,20 +32,21 @@ MANY_ALPHAS = 7
 _WIDEST_SPREAD = 3e6
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Solves ``(matrix + alpha I) x = y`` for every alpha of `alphas`, float64 of shape (a,)."""
 
-    alphas: Array
+    alphas: Alphas
 
-    def solve(self, targets: Array) -> Array:
+    def solve(self, targets: StackedTargets) -> Solutions:
         """Return the solutions, of shape (n, a, c), for targets of shape (n, a or 1, c)."""
         ...
 
-    def inverse_diagonals(self) -> Array:
+    def inverse_diagonals(self) -> Diagonals:
         """Return the diagonals of the inverses, of shape (n, a)."""
         ...
 
-    def quadratic_forms(self, rows: Array) -> Array:
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
         """Return x' (matrix + alpha I)^-1 x of each row x, of shape (rows, a)."""
         ...
 
@@ -55,7 +67,7 @@ class CholeskySolver:
         If ``matrix + alpha I`` is not positive definite to working precision.
     """
 
-    def __init__(self, matrix: Array, alpha: float, dtype: str = "float64") -> None:
+    def __init__(self, matrix: SquareMatrix, alpha: float, dtype: str = "float64") -> None:
         xp = namespace(matrix)
         self.alphas = np.array([alpha])
         shifted = matrix.astype(dtype)
@@ -65,22 +77,22 @@ class CholeskySolver:
         if not float(diagonal.max()) < _WIDEST_SPREAD * float(diagonal.min()):
             raise np.linalg.LinAlgError("singular to working precision")
 
-    def solve(self, targets: Array) -> Array:
+    def solve(self, targets: StackedTargets) -> Solutions:
         """Return the solutions; see `Solver`."""
         half = product(self._inverse, targets[:, 0].astype(self._inverse.dtype))
         return product(self._inverse.T, half)[:, None]
 
-    def inverse_diagonals(self) -> Array:
+    def inverse_diagonals(self) -> Diagonals:
         """Return the diagonal of the inverse; see `Solver`."""
         return _squared_columns(self._inverse)[:, None]
 
-    def quadratic_forms(self, rows: Array) -> Array:
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
         """Return the quadratic forms; see `Solver`."""
         xp = namespace(rows)
         return xp.square(product(rows, self._inverse.T)).sum(axis=1)[:, None]
 
 
-def _squared_columns(matrix: Array) -> Array:
+def _squared_columns(matrix: SquareMatrix) -> Array:
     """Return the squared length of each column, with no matrix of squares in between."""
     xp = namespace(matrix)
     return np.einsum("ij,ij->j", matrix, matrix) if xp is np else xp.square(xp.linalg.norm(matrix, axis=0))
@@ -97,7 +109,7 @@ class EighSolver:
         Of the decomposition. Where an alpha leaves no digit, its results are nan.
     """
 
-    def __init__(self, matrix: Array, alphas: Array, dtype: str = "float64") -> None:
+    def __init__(self, matrix: SquareMatrix, alphas: Alphas, dtype: str = "float64") -> None:
         self.alphas = alphas
         copy = np.asfortranarray(matrix, dtype=dtype)
         own = copy is not matrix and not np.may_share_memory(copy, matrix)
@@ -106,22 +118,22 @@ class EighSolver:
         regular = shifted.min(axis=0) * _WIDEST_SPREAD**2 > shifted.max(axis=0)
         self._inverses = np.where(regular, 1 / np.where(shifted == 0, 1, shifted), np.nan).astype(dtype)
 
-    def solve(self, targets: Array) -> Array:
+    def solve(self, targets: StackedTargets) -> Solutions:
         """Return the solutions; see `Solver`."""
         n, _, c = targets.shape
         rotated = product(self._vectors.T, targets.reshape(n, -1).astype(self._vectors.dtype))
         scaled = rotated.reshape(targets.shape) * self._inverses[:, :, None]
         return product(self._vectors, scaled.reshape(n, -1)).reshape(n, -1, c)
 
-    def inverse_diagonals(self) -> Array:
+    def inverse_diagonals(self) -> Diagonals:
         """Return the diagonals of the inverses; see `Solver`."""
         return self._quadratic_forms(self._vectors)
 
-    def quadratic_forms(self, rows: Array) -> Array:
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
         """Return the quadratic forms; see `Solver`."""
         return self._quadratic_forms(product(rows, self._vectors))
 
-    def _quadratic_forms(self, rotated: Array) -> Array:
+    def _quadratic_forms(self, rotated: FloatRows) -> QuadraticForms:
         return product(np.square(rotated), self._inverses)
 
 
@@ -132,7 +144,7 @@ _SETTLED = 1e-6
 _STEPS = 6
 
 
-def refine(matrix: Array, solver: Solver, targets: Array) -> tuple[Array, Array]:
+def refine(matrix: SquareMatrix, solver: Solver, targets: Targets) -> tuple[Solutions, Array]:
     """Solve in float64 with a solver of fewer digits, by iterative refinement.
 
     Parameters
@@ -165,6 +177,6 @@ def refine(matrix: Array, solver: Solver, targets: Array) -> tuple[Array, Array]
     return found, trusted & settled
 
 
-def _norms(values: Array) -> Any:
+def _norms(values: Solutions) -> Array:
     xp = namespace(values)
     return xp.sqrt(xp.square(values, dtype="float64").sum(axis=(0, 2)))

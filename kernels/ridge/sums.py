@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 
 from ...errors import DataError
-from ..arrays import Array, namespace
+from ..array_types import FeatureCrosses, FeatureProducts, FeatureSums, RowWeights, Speckle, Targets, TargetSums
+from ..arrays import namespace
 from ..blas import product
 from ..gram import gram
 from ..memory import Budget, block_length, blocks, memory_budget, rows_at_a_time
@@ -32,13 +33,15 @@ class RowSums:
     """
 
     weight: float
-    sums: Array
-    products: Array
-    crosses: Array
-    target_sums: Array
+    sums: FeatureSums
+    products: FeatureProducts
+    crosses: FeatureCrosses
+    target_sums: TargetSums
 
     @classmethod
-    def of(cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None) -> "RowSums":
+    def of(
+        cls, speckle: Speckle, targets: Targets, weights: RowWeights | None = None, budget: Budget = None
+    ) -> "RowSums":
         """Sum over rows.
 
         Parameters
@@ -62,7 +65,7 @@ class RowSums:
         return total
 
     @classmethod
-    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget) -> "RowSums":
+    def _of_block(cls, speckle: Speckle, targets: Targets, weights: RowWeights | None, budget: Budget) -> "RowSums":
         xp = namespace(speckle)
         rows = signed(speckle).astype("float64")
         if weights is not None:
@@ -98,7 +101,7 @@ class RowSums:
             )
         return RowSums(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
-    def centred(self) -> tuple[Array, Array]:
+    def centred(self) -> tuple[FeatureProducts, FeatureCrosses]:
         """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""
         means = self.sums / self.weight
         covariance = self.products.astype("float64")

@@ -1,6 +1,6 @@
 """The functions of a backend, by Numba where that is faster than the reference; see `reference` for their meaning."""
 
-from ...arrays import Array
+from ...array_types import Bits, Counts, Observed, OtherBits, PackedChainSigns, Speckle, SquareCounts
 from ...memory import Budget
 from ...random_matrix import gaussian_levels
 from ..reference import cholesky, dense_signs
@@ -17,18 +17,18 @@ __all__ = ["cholesky", "count_magnitudes", "dense", "gram", "hadamard", "largest
 _LEAST_LENGTH = 16
 
 
-def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = None) -> Array:
+def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
     """Count shared ones; nothing is unpacked, so the budget is not used."""
     return products.shared_ones(bits, others)
 
 
-def gram(speckle: Array, *, budget: Budget = None) -> Array:
+def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
     """Return exact inner products, by int8 dot products where the processor has them."""
     return products.gram(speckle) if products.has_dot_product() else plain_gram(speckle)
 
 
 def dense(
-    bits: Array,
+    bits: Bits,
     m: int,
     k: int,
     seed: int,
@@ -36,14 +36,14 @@ def dense(
     gain: float | None = None,
     *,
     budget: Budget = None,
-) -> Array:
+) -> Observed:
     """Project bits by a random matrix, of which a Gaussian one is never held."""
     if entries == "signs":
         return dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
     return dense_kernel.dense(bits, k, seed, gaussian_levels(), gain)
 
 
-def hadamard(bits: Array, m: int, k: int, signs: Array, gain: float | None = None) -> Array:
+def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
     """Project bits by Walsh-Hadamard transforms, each row within the caches."""
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
         return plain_hadamard(bits, m, k, signs, gain)

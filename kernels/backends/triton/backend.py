@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...arrays import Array, namespace
+from ...array_types import SquareMatrix
+from ...arrays import namespace
 from ..reference import count_magnitudes, hadamard, largest_magnitude
 from .dense import dense
 from .interop import as_tensor, stream_of
@@ -11,7 +12,7 @@ from .products import gram, shared_ones
 __all__ = ["cholesky", "count_magnitudes", "dense", "gram", "hadamard", "largest_magnitude", "shared_ones"]
 
 
-def cholesky(matrix: Array) -> Array:
+def cholesky(matrix: SquareMatrix) -> SquareMatrix:
     """Factor by PyTorch, whose cuSOLVER call is the newer: 0.081 s against CuPy's 0.129 s on an H200 (n = 19,363)."""
     import torch
 

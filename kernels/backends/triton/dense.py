@@ -5,7 +5,8 @@ import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 from ....errors import UsageError
-from ...arrays import Array, namespace
+from ...array_types import Bits, Observed
+from ...arrays import namespace
 from ...memory import Budget, block_length, blocks, memory_budget
 from .draw import draw_rows
 from .interop import stream_of
@@ -32,7 +33,7 @@ def _expose(
 
 
 def dense(
-    bits: Array,
+    bits: Bits,
     m: int,
     k: int,
     seed: int,
@@ -40,7 +41,7 @@ def dense(
     gain: float | None = None,
     *,
     budget: Budget = None,
-) -> Array:
+) -> Observed:
     """Project packed bits by a random complex matrix R; see `reference.dense`, whose results these are to the last bit.
 
     Parameters

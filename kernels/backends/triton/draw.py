@@ -6,7 +6,7 @@ from typing import Any
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from ...arrays import Array
+from ...array_types import Array
 from ...random_matrix import gaussian_levels
 from .interop import as_tensor
 from .tiles import UNFUSED

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import Array, namespace
+from ...array_types import Array
+from ...arrays import namespace
 
 
 def as_tensor(array: Array) -> Any:
@@ -25,7 +26,8 @@ def stream_of(array: Array) -> Iterator[None]:
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import torch
 
-    with array.device as device:
+    array_device: Any = array.device
+    with array_device as device:
         stream = cupy.cuda.get_current_stream().ptr
         with torch.cuda.stream(torch.cuda.get_stream_from_external(stream, device.id)):
             yield

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from ...arrays import Array, namespace
+from ...array_types import Array, Bits, Counts, OtherBits, OtherSpeckle, Speckle
+from ...arrays import namespace
 from ...memory import Budget, block_length, blocks, memory_budget
 from .interop import stream_of
 from .tiles import launch
@@ -56,7 +57,7 @@ def _multiply(
         tl.store(products + column.T * n + row.T, product.T, mask=inside.T)
 
 
-def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = None) -> Array:
+def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
     """Count the ones that each two rows of packed bits share.
 
     Parameters
@@ -75,7 +76,7 @@ def shared_ones(bits: Array, others: Array | None = None, *, budget: Budget = No
     return _inner_products(widen_bits, 8, bits, others, budget)
 
 
-def gram(speckle: Array, others: Array | None = None, *, budget: Budget = None) -> Array:
+def gram(speckle: Speckle, others: OtherSpeckle | None = None, *, budget: Budget = None) -> Counts:
     """Return the exact inner products of the rows of ``speckle - 128``.
 
     Parameters

@@ -7,7 +7,7 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-untyped, imp
     TensorDescriptor,
 )
 
-from ...arrays import Array
+from ...array_types import Array
 from .interop import as_tensor
 
 # Contracted to fused multiply-adds, intensities and speckle would not be NumPy's.

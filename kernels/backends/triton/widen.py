@@ -5,7 +5,8 @@ import numpy as np
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from ...arrays import Array, namespace
+from ...array_types import Array
+from ...arrays import namespace
 from .interop import as_tensor
 from .tiles import UNFUSED
 
