@@ -67,16 +67,17 @@ class Histogram:
         AurevoirError
             If a value is nan or infinite.
         """
-        from ..kernels.backends.numba.magnitudes import count_magnitudes, largest_magnitude
+        from ..kernels.backends import backend_for
 
+        backend = backend_for(values)
         if self.top > 0:
             # Most batches stay within the range that others had: one pass over the values.
-            counts, largest = count_magnitudes(values, self.top, BINS)
+            counts, largest = backend.count_magnitudes(values, self.top, BINS)
             if counts.sum() == values.size:
                 self.counts += counts
                 self.amax = max(self.amax, largest)
                 return
-        amax = largest_magnitude(values)
+        amax = backend.largest_magnitude(values)
         if not np.isfinite(amax):
             raise AurevoirError("an activation is nan or infinite; the network overflows on these images")
         self.amax = max(self.amax, amax)
@@ -84,7 +85,7 @@ class Histogram:
         if self.top == 0:
             self.counts[0] += values.size
         else:
-            self.counts += count_magnitudes(values, self.top, BINS)[0]
+            self.counts += backend.count_magnitudes(values, self.top, BINS)[0]
 
     def _grow(self, amax: float) -> None:
         # The power of two above: no value is at the top, where its bin would depend on what came before.

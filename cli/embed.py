@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..files import write_atomically
     from ..images.batches import ImageFiles
     from ..images.sources import expand
-    from ..kernels.arrays import memory_budget, require
+    from ..kernels.memory import memory_budget, require
     from ..transfer.embed import embed_bits, embed_features
 
     engine = load_engine(args.engine, rebuild=args.rebuild)

@@ -19,8 +19,8 @@ from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, check_method, choose_thresholds
 from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
-from ..kernels.arrays import block_length, blocks, memory_budget
 from ..kernels.bits import agreement
+from ..kernels.memory import block_length, blocks, memory_budget
 from ..progress import progress_bar
 from .assemble import assemble, resolve_activation_dtype
 from .engine import Engine

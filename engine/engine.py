@@ -15,8 +15,8 @@ from ..calibration.graph.edit import leading_to, prune
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from ..files import pack, write_atomically
-from ..kernels.arrays import blocks
 from ..kernels.bits import packed_length
+from ..kernels.memory import blocks
 from .manifest import Manifest
 from .runtimes import (
     batch_size,

@@ -145,9 +145,10 @@ class EngineSpec:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if self.activation_dtype not in ("auto", *ACTIVATION_DTYPES):
+        known = ("auto", *ACTIVATION_DTYPES)
+        if self.activation_dtype not in known:
             raise UsageError(
-                f"activation dtype {self.activation_dtype!r} is not known; choose one of auto, {', '.join(ACTIVATION_DTYPES)}"
+                f"activation dtype {self.activation_dtype!r} is not known; choose one of {', '.join(known)}"
             )
         check_placement(self.placement)
         if self.min_sign_agreement is not None and self.precision == "fp32":

@@ -1,15 +1,14 @@
-"""Signs of features as packed bits, and the exact Gram of bits.
+"""Signs of features as packed bits.
 
 A bit is 1 where the feature is strictly positive: a ReLU's zeros are 0. Bits are packed eight to a
-byte, the first in the highest place, as ``numpy.packbits`` does; what fills the last byte is 0.
+byte, the first as the highest bit, as ``numpy.packbits`` does; what fills the last byte is 0.
 """
-
-from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
-from .arrays import Array, Budget, block_length, blocks, has_triton, memory_budget, namespace
+from .array_types import Array, Bits, Features, RowCounts
+from .arrays import namespace
+from .memory import blocks
 
 
 def packed_length(m: int) -> int:
@@ -17,7 +16,7 @@ def packed_length(m: int) -> int:
     return -(-m // 8)
 
 
-def pack_signs(features: Array) -> Array:
+def pack_signs(features: Features) -> Bits:
     """Encode the signs of features as packed bits.
 
     Parameters
@@ -34,29 +33,29 @@ def pack_signs(features: Array) -> Array:
     return _pack(features > 0)
 
 
-def unpack(bits: Array, m: int, dtype: str = "uint8") -> Array:
+def unpack(bits: Bits, m: int, dtype: str = "uint8") -> Features:
     """Return packed bits as an array of zeros and ones, of shape (n, m)."""
     ones = np.unpackbits(bits, axis=1) if namespace(bits) is np else _unpack(bits)
     return ones[:, :m].astype(dtype, copy=False)
 
 
 # CuPy's packbits and unpackbits know no axis.
-def _pack(ones: Array) -> Array:
+def _pack(ones: Array) -> Bits:
     xp, (n, m) = namespace(ones), ones.shape
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
     padded[:, :m] = ones
-    places = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
-    return (padded.reshape(n, packed_length(m), 8) * places).sum(axis=2, dtype="uint8")
+    values = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
+    return (padded.reshape(n, packed_length(m), 8) * values).sum(axis=2, dtype="uint8")
 
 
-def _unpack(bits: Array) -> Array:
+def _unpack(bits: Bits) -> Features:
     xp = namespace(bits)
     # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
-    places = xp.arange(7, -1, -1).astype("uint8")
-    return ((bits[:, :, None] >> places) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
+    shifts = xp.arange(7, -1, -1).astype("uint8")
+    return ((bits[:, :, None] >> shifts) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
 
 
-def popcount(bits: Array) -> Array:
+def popcount(bits: Bits) -> RowCounts:
     """Return the number of ones in each row, |x|^2, as int64 of shape (n,)."""
     start = namespace(bits).zeros(len(bits), dtype="int64")
     pieces = blocks(bits.shape[1], 4096)
@@ -71,52 +70,6 @@ def _ones(bits: Array) -> Array:
     return _unpack(xp.arange(256, dtype="uint8")[:, None]).sum(axis=1, dtype="uint8")[bits]
 
 
-def agreement(bits: Array, others: Array, m: int) -> float:
+def agreement(bits: Bits, others: Bits, m: int) -> float:
     """Return the share of the m bits of each row that are equal in two packed arrays of one shape."""
     return 1 - int(_ones(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)
-
-
-def overlap(bits: Array, others: Array | None = None, budget: Budget = None) -> Array:
-    """Count the ones that each two rows share: the exact inner products <x, x'>.
-
-    Parameters
-    ----------
-    bits : uint8 array of shape (n, bytes)
-    others : uint8 array of shape (n', bytes), optional
-        None stands for `bits` itself, at half the cost.
-    budget : int, str or None
-        Memory for the blocks of columns that a GPU unpacks; see `memory_budget`.
-
-    Returns
-    -------
-    counts : int64 array of shape (n, n')
-
-    Notes
-    -----
-    On the CPU, vectors of 512 or 256 bits are combined and their ones counted; on a GPU, int8 tensor cores count them
-    (Triton). Without Triton columns are unpacked block by block to float32 and multiplied: every
-    partial sum is an integer below 2^24, so float32 holds it exactly, in any order of summation.
-    """
-    xp = namespace(bits)
-    if others is not None and others.shape[1] != bits.shape[1]:
-        raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row do not go together")
-    if xp is np:
-        from .backends.numba.products import shared_ones
-
-        return shared_ones(bits, others)
-    if has_triton():
-        from .backends.triton import shared_ones as shared_ones_on_gpu
-
-        return shared_ones_on_gpu(bits, others, budget)
-    return _overlap_by_products(xp, bits, others, budget)
-
-
-def _overlap_by_products(xp: Any, bits: Array, others: Array | None, budget: Budget) -> Array:
-    rows = len(bits) + (0 if others is None else len(others))
-    length = block_length(40 * rows, memory_budget(budget, bits) // 8, min(bits.shape[1], 2**20))
-    counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")
-    for columns in blocks(bits.shape[1], length):
-        left = _unpack(bits[:, columns]).astype("float32")
-        right = left if others is None else _unpack(others[:, columns]).astype("float32")
-        counts += (left @ right.T).astype("int64")
-    return counts

@@ -4,11 +4,11 @@ J. K. Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The 
 any order of blocks, any machine and any array library.
 """
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from .arrays import Array
+from .array_types import Array, RandomBytes
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -16,12 +16,12 @@ ROUNDS = 10
 WORD = 0xFFFFFFFF
 
 
-def philox(counters: tuple[Array, Array, Array, Array], seed: int, xp: Any = np) -> Array:
+def philox(counters: tuple[Array | int, ...], seed: int, xp: ModuleType = np) -> RandomBytes:
     """Return 16 random bytes for each counter.
 
     Parameters
     ----------
-    counters : four arrays of integers below 2^32
+    counters : four arrays of integers, or integers, below 2^32
         The words of the counters; they are broadcast together.
     seed : int
         The 64 bits of the key.
@@ -35,7 +35,7 @@ def philox(counters: tuple[Array, Array, Array, Array], seed: int, xp: Any = np)
     words = [xp.asarray(word).astype("uint64") for word in xp.broadcast_arrays(*counters)]
     keys = [seed & WORD, seed >> 32 & WORD]
     for _ in range(ROUNDS):
-        left, right = (words[place] * xp.uint64(by) for place, by in zip((0, 2), MULTIPLIERS, strict=True))
+        left, right = (words[index] * xp.uint64(by) for index, by in zip((0, 2), MULTIPLIERS, strict=True))
         words = [
             (right >> 32) ^ words[1] ^ xp.uint64(keys[0]),
             right & WORD,

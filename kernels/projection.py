@@ -1,54 +1,27 @@
-"""The optical random projection y = |Rx|^2, its camera, and its limit for many components.
+"""The optical random projection y = |Rx|^2 of packed bits, simulated.
 
-For a complex Gaussian R the expected product of two outputs, E[y_i(x) y_i(x')], is proportional to
-|x|^2 |x'|^2 + <x, x'>^2 (Saade et al. 2016, arXiv:1510.06664): `exact_kernel`, what ever more
-components tend to. `Dense` draws R as the optics do; `Hadamard` replaces R by three products of a
-Walsh-Hadamard transform and random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) a row.
+`Dense` draws R as the optics do; `Hadamard` replaces R by three products of a Walsh-Hadamard transform and
+random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) a row. What ever more components tend to is
+`exact_kernel`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from statistics import NormalDist
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import scipy.linalg
 
-from .arrays import Array, Budget, block_length, blocks, has_triton, memory_budget, namespace, rows_at_a_time
-from .bits import overlap, packed_length, popcount, unpack
-from .philox import philox
+from .array_types import Bits, Intensities, PackedChainSigns, Speckle
+from .backends import Entries, backend_for
+from .camera import Camera
+from .memory import Budget, block_length, blocks, memory_budget
+from .random_matrix import hadamard_length, hadamard_signs
 
-# Exposure puts this share of a sample's intensities above white.
-_SATURATED = 1e-3
 _SAMPLE_ROWS = 64
-# Shorter transforms, of fewer values than a vector holds, are left to NumPy.
-_LEAST_LENGTH = 16
 
 
-def exact_kernel(overlap: Array, norms: Array, other_norms: Array, out: Array | None = None) -> Array:
-    """Return |x|^2 |x'|^2 + <x, x'>^2 of bits, exactly.
-
-    Parameters
-    ----------
-    overlap : int64 array of shape (n, n')
-        Inner products of the bits.
-    norms, other_norms : int64 arrays of shape (n,) and (n',)
-        Numbers of ones, see `bits.popcount`.
-    out : int64 array of shape (n, n'), optional
-        Where the kernel is written; it may be `overlap` itself.
-
-    Returns
-    -------
-    kernel : int64 array of shape (n, n')
-    """
-    xp = namespace(overlap)
-    kernel = xp.empty(overlap.shape, dtype="int64") if out is None else out
-    for which in blocks(len(norms), rows_at_a_time(overlap, 256)):
-        kernel[which] = xp.square(overlap[which]) + norms[which, None] * other_norms
-    return kernel
-
-
+@runtime_checkable
 class Projection(Protocol):
     """Bits of m features in, k intensities out, and what a camera sees of them."""
 
@@ -61,20 +34,38 @@ class Projection(Protocol):
         """Return the working memory, in bytes, of one row."""
         ...
 
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
+    def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
         """Return float32 intensities of shape (n, k) for packed bits of n rows.
 
-        The memory budget is for the blocks of R that a GPU holds at a time; see `arrays.memory_budget`.
+        The memory budget is for the blocks of R that a GPU holds at a time; see `memory.memory_budget`.
         """
         ...
 
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
+    def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
         """Return what the camera sees of them: uint8 of shape (n, k)."""
         return camera.expose(self.intensities(bits, budget))
 
 
+class _Simulated(Projection):
+    """A projection that a backend computes, with the rounding of an ideal camera in the same pass."""
+
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
+        """Return float32 intensities, or the uint8 speckle of a camera's gain."""
+        raise NotImplementedError
+
+    def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
+        """Return float32 intensities of shape (n, k); see `Projection`."""
+        return self._compute(bits, None, budget)
+
+    def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
+        """Return uint8 speckle of shape (n, k); see `Projection`. Compiled backends write no intensity."""
+        if type(camera) is not Camera:
+            return super().speckle(bits, camera, budget)
+        return self._compute(bits, camera.gain, budget)
+
+
 @dataclass(frozen=True)
-class Hadamard(Projection):
+class Hadamard(_Simulated):
     """|H D3 H D2 H D1 x|^2 with H Walsh-Hadamard and D random signs, summed over two such chains.
 
     The chains stand for the real and the imaginary part of R. Inputs are padded with zeros to a
@@ -96,74 +87,33 @@ class Hadamard(Projection):
     @property
     def length(self) -> int:
         """The length p of the transform: the power of two at or above m."""
-        return 1 << max(0, self.m - 1).bit_length()
+        return hadamard_length(self.m)
 
     @cached_property
-    def signs(self) -> Array:
-        """Signs D as int8 of shape (pairs, 2, 3, p)."""
-        shape = (-(-self.k // self.length), 2, 3, self.length)
-        random = np.random.Generator(np.random.Philox(key=self.seed))
-        packed = random.integers(0, 256, size=-(-int(np.prod(shape)) // 8), dtype="uint8")
-        drawn = np.unpackbits(packed)[: int(np.prod(shape))].reshape(shape)
-        return (2 * drawn.view("int8") - 1).astype("int8")
-
-    @cached_property
-    def _packed_signs(self) -> Array:
-        return np.packbits(self.signs > 0, axis=-1, bitorder="little")
+    def _packed_signs(self) -> PackedChainSigns:
+        return np.packbits(hadamard_signs(self.m, self.k, self.seed) > 0, axis=-1, bitorder="little")
 
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
         return 4 * (5 * self.length + 2 * self.k)
 
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
-        """Return float32 intensities of shape (n, k); see `Projection`."""
-        xp = namespace(bits)
-        if xp is np and self.length >= _LEAST_LENGTH:
-            from .backends.numba.hadamard import hadamard
-
-            return hadamard(bits, self._packed_signs, self.k)
-        x = xp.zeros((len(bits), self.length), dtype="float32")
-        x[:, : self.m] = unpack(bits, self.m)
-        outputs = [sum(xp.square(self._chain(x, signs)) for signs in pair) for pair in xp.asarray(self.signs)]
-        return xp.concatenate(outputs, axis=1)[:, : self.k]
-
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
-        """Return uint8 speckle of shape (n, k); see `Projection`. On the CPU no intensity is written."""
-        if namespace(bits) is not np or type(camera) is not Camera or self.length < _LEAST_LENGTH:
-            return super().speckle(bits, camera, budget)
-        from .backends.numba.hadamard import hadamard
-
-        return hadamard(bits, self._packed_signs, self.k, camera.gain)
-
-    def _chain(self, x: Array, signs: Array) -> Array:
-        return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
+        return backend_for(bits).hadamard(bits, self.m, self.k, self._packed_signs, gain)
 
 
-def walsh_hadamard(x: Array) -> Array:
-    """Return the orthonormal Walsh-Hadamard transform of each row, in natural order.
+class _RandomMatrix(_Simulated):
+    entries: ClassVar[Entries]
 
-    Parameters
-    ----------
-    x : float32 array of shape (n, p), p a power of two
+    def row_bytes(self) -> int:
+        """Return the working memory of one row; see `Projection`."""
+        return self.m + 12 * self.k
 
-    Notes
-    -----
-    H of length p is a Kronecker product of small H; each is one matrix product along its own axis.
-    """
-    xp = namespace(x)
-    n, p = x.shape
-    left, right = p, 1
-    while left > 1:
-        radix = min(left, 64)
-        left //= radix
-        small = xp.asarray(scipy.linalg.hadamard(radix, dtype="float32") / np.float32(np.sqrt(radix)))
-        x = xp.matmul(small, x.reshape(n * left, radix, right)) if right > 1 else x.reshape(-1, radix) @ small
-        right *= radix
-    return x.reshape(n, p)
+    def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
+        return backend_for(bits).dense(bits, self.m, self.k, self.seed, self.entries, gain, budget=budget)
 
 
 @dataclass(frozen=True)
-class Dense(Projection):
+class Dense(_RandomMatrix):
     """|Rx|^2 with R complex, its parts Gaussian and quantized to int8, as a scattering medium's.
 
     Parameters
@@ -171,66 +121,19 @@ class Dense(Projection):
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        R is drawn from Philox4x32-10 with key `seed`. Sixteen entries of row i, columns 16 j and on,
-        are the bytes at counter (j, i, part, 0), part 0 for the real part and 1 for the imaginary;
-        a byte stands for one of 256 equally likely values: the same R whatever the blocks, the
-        machine or the array library.
+        R is drawn from Philox4x32-10 with key `seed`, the same R whatever the blocks, the machine or the array
+        library; see `random_matrix.gaussian_rows`.
     """
 
     m: int
     k: int
     seed: int = 0
     kind: ClassVar[str] = "dense"
-
-    def row_bytes(self) -> int:
-        """Return the working memory of one row; see `Projection`."""
-        return self.m + 12 * self.k
-
-    def rows(self, which: slice, xp: Any = np) -> Array:
-        """Return rows of R as int8 of shape (rows, 2, m): real part, imaginary part."""
-        blocks_ = xp.arange(-(-self.m // 16))
-        drawn = philox((blocks_, *_rows_and_parts(which, xp), 0), self.seed, xp)
-        return xp.asarray(_gaussian_levels())[drawn.reshape(len(drawn), 2, -1)[:, :, : self.m]]
-
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
-        """Return float32 intensities of shape (n, k); see `Projection`.
-
-        Notes
-        -----
-        Products of bits and int8 are integers far below 2^24: float32 matrix products are exact.
-        """
-        xp = namespace(bits)
-        if xp is np:
-            from .backends.numba.dense import dense
-
-            return dense(bits, self.k, self.seed, _gaussian_levels())
-        if has_triton():
-            from .backends.triton import dense_intensities
-
-            return dense_intensities(bits, self.m, self.k, self.seed, budget=budget)
-        x = unpack(bits, self.m, "float32")
-        outputs = xp.empty((len(bits), self.k), dtype="float32")
-        size = min(memory_budget(budget, bits) // 4, 2**28)
-        for which in blocks(self.k, block_length(80 * self.m, size, self.k)):
-            part = self.rows(which, xp).astype("float32")
-            outputs[:, which] = sum(xp.square(x @ part[:, axis].T) for axis in (0, 1))
-        return outputs
-
-    def speckle(self, bits: Array, camera: "Camera", budget: Budget = None) -> Array:
-        """Return uint8 speckle of shape (n, k); see `Projection`. No intensity is written."""
-        if type(camera) is not Camera or not (namespace(bits) is np or has_triton()):
-            return super().speckle(bits, camera, budget)
-        if namespace(bits) is np:
-            from .backends.numba.dense import dense
-
-            return dense(bits, self.k, self.seed, _gaussian_levels(), camera.gain)
-        from .backends.triton import dense_speckle
-
-        return dense_speckle(bits, self.m, self.k, self.seed, camera.gain, budget=budget)
+    entries: ClassVar[Entries] = "gaussian"
 
 
 @dataclass(frozen=True)
-class DenseSigns(Projection):
+class DenseSigns(_RandomMatrix):
     """|Rx|^2 with R complex, its parts +1 and -1 at random.
 
     Parameters
@@ -238,113 +141,24 @@ class DenseSigns(Projection):
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        As for `Dense`, but the 128 bits at counter (j, i, part, 1) are columns 128 j and on of row i,
-        the highest bit of a byte first; a bit 1 stands for +1.
+        As for `Dense`; see `random_matrix.sign_rows`.
     """
 
     m: int
     k: int
     seed: int = 0
     kind: ClassVar[str] = "dense-signs"
-
-    def row_bytes(self) -> int:
-        """Return the working memory of one row; see `Projection`."""
-        return self.m + 12 * self.k
-
-    def rows(self, which: slice, xp: Any = np) -> Array:
-        """Return rows of R as packed bits, uint8 of shape (rows, 2, ceil(m / 8)): real part, imaginary part."""
-        if xp is np:
-            from .backends.numba.dense import sign_rows
-
-            drawn = sign_rows(which, self.m, self.seed)
-        else:
-            drawn = philox((xp.arange(-(-self.m // 128)), *_rows_and_parts(which, xp), 1), self.seed, xp)
-        return drawn.reshape(len(drawn), 2, -1)[:, :, : packed_length(self.m)]
-
-    def intensities(self, bits: Array, budget: Budget = None) -> Array:
-        """Return float32 intensities of shape (n, k); see `Projection`.
-
-        Notes
-        -----
-        The ones that x shares with a row r of R count for it and the others against it:
-        <r, x> = 2 |x & r| - |x|. What fills the last byte of x is 0 and counts for neither.
-        """
-        xp = namespace(bits)
-        if xp is not np and has_triton():
-            from .backends.triton import dense_intensities
-
-            return dense_intensities(bits, self.m, self.k, self.seed, "signs", budget)
-        outputs, ones = xp.empty((len(bits), self.k), dtype="float32"), popcount(bits)[:, None]
-        for which in blocks(self.k, 1024):
-            part = self.rows(which, xp)
-            sums = (2 * overlap(bits, part.reshape(2 * len(part), -1), budget) - ones).astype("float32")
-            outputs[:, which] = xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2])
-        return outputs
+    entries: ClassVar[Entries] = "signs"
 
 
-def _rows_and_parts(which: slice, xp: Any) -> tuple[Array, Array]:
-    """Return the second and third words of the counters of rows of R, of shapes (rows, 1, 1) and (2, 1)."""
-    return xp.arange(which.start, which.stop)[:, None, None], xp.arange(2)[:, None]
-
-
-def _gaussian_levels() -> Array:
-    """Return the 256 values of an int8 Gaussian: medians of equally likely cells, sigma = 40."""
-    normal = NormalDist(sigma=40)
-    return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """An 8-bit camera: ``speckle = min(255, round(intensity * gain))``."""
-
-    gain: float
-
-    @classmethod
-    def exposed(cls, intensities: Array) -> "Camera":
-        """Fit the exposure: one intensity of a thousand in the sample lies above white."""
-        xp = namespace(intensities)
-        white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
-        return cls(255 / white if white > 0 else 1.0)
-
-    def expose(self, intensities: Array) -> Array:
-        """Return speckle: uint8 of the same shape."""
-        xp = namespace(intensities)
-        return xp.minimum(xp.rint(intensities * xp.float32(self.gain)), 255).astype("uint8")
-
-
-@dataclass(frozen=True)
-class NoisyCamera(Camera):
-    """A camera that counts photons: shot noise and read-out noise, to study what they cost.
-
-    Parameters
-    ----------
-    gain : float
-    full_well : float
-        Electrons at white; their number varies as a Poisson variable does.
-    readout : float
-        Standard deviation of what reading adds, in electrons.
-    random : numpy.random.Generator
-    """
-
-    full_well: float = 10_000.0
-    readout: float = 0.0
-    random: np.random.Generator = field(default_factory=np.random.default_rng, compare=False)
-
-    def expose(self, intensities: Array) -> Array:
-        """Return speckle: uint8 of the same shape."""
-        electrons = self.random.poisson(intensities * (self.gain * self.full_well / 255))
-        read = electrons + self.random.normal(scale=self.readout, size=electrons.shape)
-        return np.clip(np.rint(read * (255 / self.full_well)), 0, 255).astype("uint8")
-
-
-def expose_sample(projection: Projection, bits: Array, budget: Budget = None) -> Camera:
+def expose_sample(projection: Projection, bits: Bits, budget: Budget = None) -> Camera:
     """Fit a camera's exposure to the first rows of the training bits."""
     return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS], budget))
 
 
 def project(
-    projection: Projection, camera: Camera, bits: Array, budget: Budget = None
-) -> Iterator[tuple[slice, Array]]:
+    projection: Projection, camera: Camera, bits: Bits, budget: Budget = None
+) -> Iterator[tuple[slice, Speckle]]:
     """Project packed bits in blocks of rows that fit the memory budget.
 
     Yields

@@ -7,17 +7,37 @@ kinds: linear in the bits, the exact optical kernel, and linear in speckle.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UsageError
-from .arrays import Array, Budget, RowBlocks, blocks, memory_budget, namespace, on_device, on_host, product, require
-from .bits import overlap, popcount
-from .gram import bit_rows, combine_rows, few_columns, gram, score_rows, speckle_rows
-from .projection import Camera, Dense, DenseSigns, Hadamard, Projection, exact_kernel, expose_sample, project
+from .array_types import (
+    Array,
+    Bits,
+    Coefficients,
+    Gram,
+    Intercept,
+    Labels,
+    LabelSets,
+    Scores,
+    Speckle,
+    Targets,
+    TrainingBits,
+    Weights,
+)
+from .arrays import namespace, on_device, on_host
+from .bits import popcount
+from .blas import product
+from .camera import Camera
+from .exact_kernel import exact_kernel
+from .gram import gram, overlap
+from .memory import Budget, blocks, memory_budget, require
+from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
 from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
-from .statistics import Statistics
+from .ridge.sums import RowSums
+from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
 Projector = Callable[[int, int, int], Projection]
@@ -25,6 +45,7 @@ PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense
 Timer = Callable[[str], AbstractContextManager[object]]
 
 
+@runtime_checkable
 class Readout(Protocol):
     """Scores packed bits."""
 
@@ -33,7 +54,7 @@ class Readout(Protocol):
         """The projection's name."""
         ...
 
-    def scores(self, bits: Array, budget: Budget = None) -> Array:
+    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
         """Return float64 scores of shape (n, c) for packed bits of n rows."""
         ...
 
@@ -43,11 +64,11 @@ class BitsReadout:
     """Scores linear in the bits: ``x @ weights + intercept``."""
 
     m: int
-    weights: Array
-    intercept: Array
+    weights: Weights
+    intercept: Intercept
     kind: ClassVar[str] = "none"
 
-    def scores(self, bits: Array, budget: Budget = None) -> Array:
+    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
         """Return scores; see `Readout`."""
         return score_rows(bit_rows(bits, self.m, budget), len(bits), self.weights, self.intercept)
 
@@ -56,12 +77,12 @@ class BitsReadout:
 class ExactReadout:
     """Scores by the exact kernel with the training bits: ``k(x, rows) @ coefficients + intercept``."""
 
-    rows: Array
-    coefficients: Array
-    intercept: Array
+    rows: TrainingBits
+    coefficients: Coefficients
+    intercept: Intercept
     kind: ClassVar[str] = "exact"
 
-    def scores(self, bits: Array, budget: Budget = None) -> Array:
+    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
@@ -79,8 +100,8 @@ class SpeckleReadout:
 
     projection: Projection
     camera: Camera
-    weights: Array
-    intercept: Array
+    weights: Weights
+    intercept: Intercept
     saturation: float = 0.0
     """Share of the training speckle that is white."""
 
@@ -89,7 +110,7 @@ class SpeckleReadout:
         """The projection's name."""
         return self.projection.kind
 
-    def scores(self, bits: Array, budget: Budget = None) -> Array:
+    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         result = [xp.empty((0, len(self.intercept)))]
@@ -102,10 +123,11 @@ class SpeckleReadout:
 def readout_on(readout: Readout, device: str) -> Readout:
     """Return the readout with its arrays on a device; see `arrays.on_device`."""
     assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout)
-    held = {each.name: getattr(readout, each.name) for each in fields(readout)}
-    return replace(
-        readout, **{name: on_device(on_host(it), device) for name, it in held.items() if hasattr(it, "ndim")}
-    )
+    values = {each.name: getattr(readout, each.name) for each in fields(readout)}
+    moved: dict[str, Any] = {
+        name: on_device(on_host(value), device) for name, value in values.items() if hasattr(value, "ndim")
+    }
+    return replace(readout, **moved)
 
 
 def path_on_host(path: RidgePath) -> RidgePath:
@@ -114,13 +136,13 @@ def path_on_host(path: RidgePath) -> RidgePath:
 
 
 def fit_readout(
-    bits: Array,
+    bits: Bits,
     m: int,
-    labels: Array,
+    labels: Labels | LabelSets,
     classes: int,
     projection: str | Projector = "auto",
     n_components: int | None = None,
-    alphas: Array | None = None,
+    alphas: ArrayLike | None = None,
     seed: int = 0,
     budget: Budget = None,
     weights: Array | None = None,
@@ -193,21 +215,21 @@ def fit_readout(
 class _Ridge:
     """What the ridge is to fit, and how."""
 
-    targets: Array
-    alphas: Array | None
+    targets: Targets
+    alphas: ArrayLike | None
     weights: Array | None
     search: str
     multilabel: bool
 
-    def dual(self, gram: Array) -> RidgePath:
+    def dual(self, gram: Gram) -> RidgePath:
         return dual_path(gram, self.targets, self.alphas, self.weights, self.search, self.multilabel)
 
-    def primal(self, speckle: Array, rows: RowBlocks, budget: int) -> RidgePath:
-        statistics = Statistics.of(speckle, self.targets, self.weights, budget)
-        return primal_path(statistics, rows, self.targets, self.alphas, self.weights, self.multilabel)
+    def primal(self, speckle: Speckle, rows: RowBlocks, budget: int) -> RidgePath:
+        sums = RowSums.of(speckle, self.targets, self.weights, budget)
+        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel)
 
 
-def _system_bytes(order: int, bits: Array) -> int:
+def _system_bytes(order: int, bits: Bits) -> int:
     """Memory of a dual or primal solve: the Gram as int64, and as float64 centred and factored.
 
     LAPACK factors in place. On a GPU the factor is a copy, and inverting it takes half a matrix more.
@@ -217,7 +239,7 @@ def _system_bytes(order: int, bits: Array) -> int:
 
 
 def _fit_kernels(
-    bits: Array, m: int, kinds: tuple[str, ...], ridge: _Ridge, budget: int, timer: Timer
+    bits: Bits, m: int, kinds: tuple[str, ...], ridge: _Ridge, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     with timer("gram"):
         counts = overlap(bits, budget=budget)
@@ -240,7 +262,7 @@ def _fit_kernels(
 
 
 def _fit_speckle(
-    bits: Array, projection: Projection, ridge: _Ridge, camera: Camera | None, budget: int, timer: Timer
+    bits: Bits, projection: Projection, ridge: _Ridge, camera: Camera | None, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import array_checks
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +14,10 @@ from cupy_fake import modules
 from hypothesis import settings
 from PIL import Image
 
-from aurevoir.cli.main import main
-from aurevoir.engine.runtimes import has_nvidia_driver
+array_checks.install()
+
+from aurevoir.cli.main import main  # noqa: E402
+from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
 
 # In CI the examples are the same every time; elsewhere each run looks further.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -43,8 +46,7 @@ def cupy(monkeypatch):
     """A fake CuPy in place of the real one; Triton, which asks for a GPU, is out of it."""
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    for place in ("bits", "gram", "projection", "inverse_factor"):
-        monkeypatch.setattr(f"aurevoir.kernels.{place}.has_triton", lambda: False)
+    monkeypatch.setattr("aurevoir.kernels.backends.has_triton", lambda: False)
     return sys.modules["cupy"]
 
 

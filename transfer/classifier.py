@@ -19,9 +19,10 @@ from ..engine.spec import CALIBRATION_IMAGES, CalibrationSpec, EngineSpec, Netwo
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
 from ..images.decode import check_resize
-from ..kernels.arrays import memory_budget, on_device
+from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
-from ..kernels.projection import Camera
+from ..kernels.camera import Camera
+from ..kernels.memory import memory_budget
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch

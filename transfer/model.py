@@ -22,7 +22,8 @@ from safetensors.numpy import save as save_arrays
 from ..engine.engine import Engine
 from ..engine.load import load_engine
 from ..errors import AurevoirError, UsageError
-from ..kernels.projection import Camera, Projection
+from ..kernels.camera import Camera
+from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
 from .opu import OPUS, Opu, opu_projector
@@ -157,7 +158,7 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         arrays["loo_accuracies"],
         arrays["loo_errors"],
         content["best"],
-        arrays.get("coefficients", arrays.get("weights")),
+        arrays["coefficients"] if "coefficients" in arrays else arrays["weights"],
         arrays["intercept"],
     )
     return StoredModel(

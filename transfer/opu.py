@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import AurevoirError, MissingPackageError, UsageError
-from ..kernels.arrays import Array, Budget, memory_budget, require
+from ..kernels.array_types import Array
 from ..kernels.bits import packed_length
-from ..kernels.projection import Camera, Projection
+from ..kernels.camera import Camera
+from ..kernels.memory import Budget, memory_budget, require
+from ..kernels.projection import Projection
 
 OPUS = ("opu", "opu-simulated")
 INSTALL = "pip install --no-deps lightonml==1.4.3 && pip install attrs numexpr requests 'setuptools<82'"

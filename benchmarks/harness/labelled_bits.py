@@ -9,7 +9,7 @@ import numpy as np
 from ...engine.engine import Engine
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
-from ...kernels.arrays import Budget
+from ...kernels.memory import Budget
 from ...kernels.readout import Projector, fit_readout
 from ...transfer.embed import embed_bits
 from ..contract import Cells

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ...kernels.arrays import blocks
 from ...kernels.bits import pack_signs, packed_length
+from ...kernels.memory import blocks
 from .labelled_bits import LabelledBits
 from .splits import Parts
 

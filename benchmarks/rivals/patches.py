@@ -14,12 +14,13 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from ...errors import DataError, UsageError
-from ...kernels.arrays import memory_budget, require
-from ...kernels.bits import overlap, popcount
-from ...kernels.gram import bit_rows, combine_rows
-from ...kernels.projection import exact_kernel
+from ...kernels.bits import popcount
+from ...kernels.exact_kernel import exact_kernel
+from ...kernels.gram import overlap
+from ...kernels.memory import memory_budget, require
 from ...kernels.readout import BitsReadout, ExactReadout, Readout
 from ...kernels.ridge import dual_path
+from ...kernels.row_blocks import bit_rows, combine_rows
 
 SCALES = (1, 1.3, 1.6, 2, 2.5, 3.2, 4, 5)
 """Ten a decade, as preferred numbers go: each patch about 0.8 times as wide as those of the scale before."""

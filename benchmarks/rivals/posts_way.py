@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...kernels.arrays import block_length, blocks, memory_budget
 from ...kernels.bits import unpack
-from ...kernels.projection import Camera
+from ...kernels.camera import Camera
+from ...kernels.memory import block_length, blocks, memory_budget
 from ...kernels.stopwatch import Stopwatch
 
 COMPONENTS = 25_088

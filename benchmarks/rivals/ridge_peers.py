@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ...kernels.gram import combine_rows, few_columns, gram, signed, speckle_rows
+from ...kernels.gram import gram
 from ...kernels.projection import Hadamard, expose_sample, project
 from ...kernels.ridge import dual_path, one_vs_rest
+from ...kernels.row_blocks import combine_rows, few_columns, signed, speckle_rows
 from ..contract import Cells, Json, Row
 from ..harness.contestants import Contestant, measure, prepare
 from ..harness.synthetic_bits import generated_bits

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ...engine.build import build_engine
 from ...engine.engine import Engine
 from ...images.batches import ImageFiles
-from ...kernels.bits import overlap
+from ...kernels.gram import overlap
 from ...kernels.ridge import dual_path
 from ...kernels.stopwatch import Stopwatch
 from ...transfer.embed import embed_bits

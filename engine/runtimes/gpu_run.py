@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import UsageError
-from ...kernels.arrays import blocks
+from ...kernels.memory import blocks
 from .device import Device, on_gpu
 
 MOST_GRAPHS = 8

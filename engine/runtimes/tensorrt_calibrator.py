@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import AurevoirError, UsageError
-from ...kernels.arrays import blocks
+from ...kernels.memory import blocks
 from ...progress import progress_bar
 from .device import Device
 from .tensorrt_plan import nvidia_errors, parsed_network, set_batches

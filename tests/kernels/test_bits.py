@@ -3,8 +3,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aurevoir.errors import UsageError
-from aurevoir.kernels.bits import _pack, _unpack, overlap, pack_signs, packed_length, popcount, unpack
+from aurevoir.kernels.bits import _pack, _unpack, pack_signs, packed_length, popcount, unpack
 
 quick = settings(deadline=None, max_examples=40, database=None)
 rows = st.integers(1, 12)
@@ -68,46 +67,6 @@ def test_popcount_is_the_row_sum(seed, n, m):
 def test_popcount_counts_past_one_block_of_columns():
     ones = ones_and_zeros(3, 2, 8 * 4096 * 2 + 11)
     np.testing.assert_array_equal(popcount(np.packbits(ones, axis=1)), ones.sum(axis=1, dtype="int64"))
-
-
-@given(seed=seeds, n=rows, m=widths, budget=budgets)
-@quick
-def test_overlap_of_rows_with_themselves_is_the_integer_product(seed, n, m, budget):
-    ones = ones_and_zeros(seed, n, m).astype("int64")
-    counts = overlap(np.packbits(ones.astype("uint8"), axis=1), budget=budget)
-    assert counts.dtype == np.int64
-    np.testing.assert_array_equal(counts, ones @ ones.T)
-
-
-@given(seed=seeds, n=rows, others=rows, m=widths, budget=budgets)
-@quick
-def test_overlap_of_two_sets_of_rows_is_the_integer_product(seed, n, others, m, budget):
-    left, right = ones_and_zeros(seed, n, m).astype("int64"), ones_and_zeros(seed + 1, others, m).astype("int64")
-    packed = [np.packbits(ones.astype("uint8"), axis=1) for ones in (left, right)]
-    np.testing.assert_array_equal(overlap(*packed, budget=budget), left @ right.T)
-
-
-def test_overlap_counts_exactly_where_every_bit_is_one():
-    m = 300_001
-    bits = pack_signs(np.ones((2, m), dtype="int8"))
-    np.testing.assert_array_equal(overlap(bits), np.full((2, 2), m))
-
-
-def test_the_diagonal_of_the_overlap_is_the_popcount():
-    bits = np.random.default_rng(5).integers(0, 256, size=(20, 33), dtype="uint8")
-    np.testing.assert_array_equal(np.diag(overlap(bits)), popcount(bits))
-
-
-def test_no_rows_overlap_nothing():
-    bits = np.zeros((3, 2), dtype="uint8")
-    assert overlap(bits[:0]).shape == (0, 0)
-    assert overlap(bits, bits[:0]).shape == (3, 0)
-    assert popcount(bits[:0]).shape == (0,)
-
-
-def test_bits_of_different_widths_are_refused():
-    with pytest.raises(UsageError, match="3 and of 2 bytes"):
-        overlap(np.zeros((2, 2), dtype="uint8"), np.zeros((2, 3), dtype="uint8"))
 
 
 @given(seed=seeds, n=st.integers(0, 5), m=widths)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from aurevoir.errors import BudgetError, DataError
-from aurevoir.kernels import inverse_factor, ridge
-from aurevoir.kernels.arrays import DEFAULT_BUDGET, memory_budget, namespace, on_device, on_host
+from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
+from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
 from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
-from aurevoir.kernels.resolvent import Cholesky, refine
-from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
+from aurevoir.kernels.ridge.solvers import CholeskySolver, refine
 
 
 def problem(n, m=83, classes=3):
@@ -70,17 +70,17 @@ def test_factors_are_in_float32_and_refined_where_float64_is_slow(cupy, search, 
     monkeypatch.setitem(cupy_fake.ATTRIBUTES, "SingleToDoublePrecisionPerfRatio", ratio)
     monkeypatch.setattr(inverse_factor, "_INVERTED_WHOLE", 100)
     monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 90)
-    monkeypatch.setattr(ridge, "_SINGLE_ROWS", 100)
+    monkeypatch.setattr(dual, "_SINGLE_ROWS", 100)
     bits, labels = problem(n, m=400, classes=5)
     dtypes = []
-    made = Cholesky.__init__
+    made = CholeskySolver.__init__
 
     def noted(self, matrix, alpha, dtype="float64"):
         made(self, matrix, alpha, dtype)
         if namespace(matrix) is cupy:
             dtypes.append(dtype)
 
-    monkeypatch.setattr(Cholesky, "__init__", noted)
+    monkeypatch.setattr(CholeskySolver, "__init__", noted)
     assert same(*both(bits, labels, m=400, classes=5, projection="exact", search=search), bits)
     assert set(dtypes) == {dtype}
 
@@ -92,10 +92,10 @@ def test_an_inverse_by_halves_is_the_inverse(cupy, n, dtype, monkeypatch):
     monkeypatch.setattr(inverse_factor, "_MULTIPLIED_WHOLE", 5)
     rows = np.random.default_rng(0).normal(size=(n, n))
     matrix = rows @ rows.T + np.eye(n)
-    found = Cholesky(cupy.asarray(matrix), 0.5, dtype)
+    found = CholeskySolver(cupy.asarray(matrix), 0.5, dtype)
     expected = np.linalg.inv(matrix + 0.5 * np.eye(n))
     tolerance = 1e-4 if dtype == "float32" else 1e-12
-    np.testing.assert_allclose(on_host(found.diagonals())[:, 0], np.diag(expected), rtol=tolerance)
+    np.testing.assert_allclose(on_host(found.inverse_diagonals())[:, 0], np.diag(expected), rtol=tolerance)
     solutions, trusted = refine(cupy.asarray(matrix), found, cupy.asarray(rows[:, :1]))
     assert on_host(trusted).all()
     np.testing.assert_allclose(
@@ -149,7 +149,7 @@ def test_the_budget_reaches_every_kernel(cupy, monkeypatch, name):
         raise AssertionError("the default budget was asked for")
 
     monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
-    monkeypatch.setattr("aurevoir.kernels.arrays._free_on_gpu", default)
+    monkeypatch.setattr("aurevoir.kernels.memory._free_on_gpu", default)
     bits, labels = problem(90)
     for k in (30, 200):
         given = [on_device(it, "cuda") for it in (bits, labels)]

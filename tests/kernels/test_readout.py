@@ -9,11 +9,14 @@ from sklearn.linear_model import Ridge
 
 from aurevoir.errors import BudgetError, DataError, UsageError
 from aurevoir.kernels.arrays import on_device, on_host
-from aurevoir.kernels.bits import overlap, pack_signs, popcount, unpack
-from aurevoir.kernels.gram import gram, signed
-from aurevoir.kernels.projection import Camera, Dense, Hadamard, exact_kernel
+from aurevoir.kernels.bits import pack_signs, popcount, unpack
+from aurevoir.kernels.camera import Camera
+from aurevoir.kernels.exact_kernel import exact_kernel
+from aurevoir.kernels.gram import gram, overlap
+from aurevoir.kernels.projection import Dense, Hadamard
 from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout, readout_on
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.row_blocks import signed
 
 M = 201
 every = pytest.mark.parametrize("projection", PROJECTIONS)

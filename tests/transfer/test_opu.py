@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from aurevoir import OpticalClassifier, load
 from aurevoir.errors import AurevoirError, BudgetError, MissingPackageError, UsageError
 from aurevoir.kernels.bits import pack_signs, unpack
-from aurevoir.kernels.projection import Camera, expose_sample, project
+from aurevoir.kernels.camera import Camera
+from aurevoir.kernels.projection import expose_sample, project
 from aurevoir.kernels.readout import fit_readout
 from aurevoir.transfer.opu import Opu, SimulatedOpu
 

@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ....errors import UsageError
-from ....kernels.arrays import Budget, memory_budget, require
 from ....kernels.bits import unpack
-from ....kernels.projection import Camera, Dense, NoisyCamera, Projection, expose_sample
+from ....kernels.camera import Camera, NoisyCamera
+from ....kernels.memory import Budget, memory_budget, require
+from ....kernels.projection import Dense, Projection, expose_sample
 from ....kernels.readout import PROJECTORS, Projector
 from ....transfer.opu import opu_projector
 from ...contract import Cells, Json, Result, Row

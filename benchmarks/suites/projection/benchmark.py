@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ....kernels.arrays import memory_budget, require
-from ....kernels.bits import overlap, unpack
+from ....kernels.bits import unpack
+from ....kernels.gram import overlap
+from ....kernels.memory import memory_budget, require
 from ....kernels.readout import PROJECTORS
 from ....transfer.opu import SimulatedOpu
 from ...contract import Benchmark, Cells, Json, Result, Row

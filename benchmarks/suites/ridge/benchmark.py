@@ -14,11 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ....errors import BudgetError, UsageError
-from ....kernels.arrays import memory_budget, require
-from ....kernels.bits import overlap
-from ....kernels.gram import gram
-from ....kernels.resolvent import Cholesky
+from ....kernels.gram import gram, overlap
+from ....kernels.memory import memory_budget, require
 from ....kernels.ridge import dual_path, one_vs_rest
+from ....kernels.ridge.solvers import CholeskySolver
 from ...contract import Benchmark, Json, Result, Row, reason
 from ...harness.contestants import Contestant, measure, prepare
 from ...harness.labelled_bits import photographs
@@ -152,7 +151,7 @@ def _stages(n: int, m: int, k: int, over: str, memory: int) -> Iterator[tuple[st
 def _solvers(products: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]]]:
     matrix, alpha = products.astype("float64"), float(np.trace(products)) / len(products)
     for dtype in ("float32", "float64"):
-        yield f"Cholesky and inverse, {dtype}", partial(Cholesky, matrix, alpha, dtype)
+        yield f"Cholesky and inverse, {dtype}", partial(CholeskySolver, matrix, alpha, dtype)
     yield "one alpha", partial(dual_path, products, targets, np.array([alpha]), search="all")
     for search in ("all", "halving"):
         yield f"15 alphas, {search}", partial(dual_path, products, targets, search=search)

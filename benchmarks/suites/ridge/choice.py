@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from ....kernels.bits import overlap, popcount
-from ....kernels.gram import gram, signed
-from ....kernels.projection import Hadamard, exact_kernel, expose_sample, project
+from ....kernels.bits import popcount
+from ....kernels.exact_kernel import exact_kernel
+from ....kernels.gram import gram, overlap
+from ....kernels.projection import Hadamard, expose_sample, project
 from ....kernels.ridge import RidgePath, dual_path, one_vs_rest
+from ....kernels.row_blocks import signed
 from ...contract import Cells, Json, Row
 from ...harness.labelled_bits import LabelledBits
 from ...harness.splits import paired

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ....kernels.arrays import memory_budget, on_device
+from ....kernels.arrays import on_device
+from ....kernels.memory import memory_budget
 from ...contract import Json, Row
 from ...reporting.figures import Axes, draw_stages, sound
 from .fit import STAGES, TEST_ROWS, full_row

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ....kernels.arrays import Array, memory_budget, on_device, on_host
-from ....kernels.bits import overlap
-from ....kernels.resolvent import Cholesky
+from ....kernels.array_types import Array
+from ....kernels.arrays import on_device, on_host
+from ....kernels.gram import overlap
+from ....kernels.memory import memory_budget
 from ....kernels.ridge import dual_path, one_vs_rest
+from ....kernels.ridge.solvers import CholeskySolver
 from ....kernels.stopwatch import Stopwatch
 from ...contract import Cells, Row
 from ...harness.synthetic_bits import generated_bits
@@ -68,9 +70,9 @@ def _parts(rows: Array, device: str) -> dict[str, float]:
     del products
     for dtype in ("float32", "float64"):
         with watch(f"Cholesky and inverse, {dtype}"):
-            factor = Cholesky(matrix, alpha, dtype)
+            factor = CholeskySolver(matrix, alpha, dtype)
         with watch(f"diagonal, {dtype}"):
-            factor.diagonals()
+            factor.inverse_diagonals()
         del factor
     return watch.seconds
 

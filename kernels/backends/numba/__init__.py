@@ -1,1 +1,1 @@
-"""Fast bodies for the CPU, compiled by Numba; each has a plain NumPy reference in the tests."""
+"""Kernels for the CPU, compiled by Numba; see `reference` for what they compute."""

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from ...bits import packed_length
 from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
 from .outputs import outputs
@@ -42,12 +43,12 @@ def _make_table(typing_context: Any, columns: Any, table: Any) -> Any:
             values = load(builder, builder.add(first, constant((7 - bit) * _LANES)), ir.VectorType(I8, _LANES))
             values = builder.sext(values, _NARROW)
 
-            def turn(place: Any, _: list[Any], size: Any = size, values: Any = values) -> list[Any]:
-                sums = load(builder, offset(builder, out, place, 2 * _LANES), _NARROW)
-                store(builder, builder.add(sums, values), offset(builder, out, builder.add(place, size), 2 * _LANES))
+            def body(index: Any, _: list[Any], size: Any = size, values: Any = values) -> list[Any]:
+                sums = load(builder, offset(builder, out, index, 2 * _LANES), _NARROW)
+                store(builder, builder.add(sums, values), offset(builder, out, builder.add(index, size), 2 * _LANES))
                 return []
 
-            loop(builder, size, 1, [], turn)
+            loop(builder, size, 1, [], body)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate
@@ -60,7 +61,7 @@ def _add_entries(typing_context: Any, codes: Any, others: Any, tables: Any, sums
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         *both, first, out, count = arguments
 
-        def turn(row: Any, _: list[Any]) -> list[Any]:
+        def body(row: Any, _: list[Any]) -> list[Any]:
             at = offset(builder, out, row, 2 * _LANES)
             total = load(builder, at, _NARROW)
             for table, column in enumerate(both):
@@ -70,7 +71,7 @@ def _add_entries(typing_context: Any, codes: Any, others: Any, tables: Any, sums
             store(builder, total, at)
             return []
 
-        loop(builder, count, 1, [], turn)
+        loop(builder, count, 1, [], body)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 5), generate
@@ -83,14 +84,14 @@ def _flush(typing_context: Any, sums: Any, totals: Any, rows: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         narrow, wide, count = arguments
 
-        def turn(row: Any, _: list[Any]) -> list[Any]:
+        def body(row: Any, _: list[Any]) -> list[Any]:
             source, target = offset(builder, narrow, row, 2 * _LANES), offset(builder, wide, row, 4 * _LANES)
             added = builder.sext(load(builder, source, _NARROW), _WIDE)
             store(builder, builder.add(load(builder, target, _WIDE), added), target)
             store(builder, zeros(_NARROW), source)
             return []
 
-        loop(builder, count, 1, [], turn)
+        loop(builder, count, 1, [], body)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
@@ -154,13 +155,13 @@ def _dense(
         columns = np.empty((_COLUMNS, _LANES), np.int8)
         tables = np.empty((2, 256, _LANES), np.int16)
         sums, totals = np.zeros((rows, _LANES), np.int16), np.zeros((rows, _LANES), np.int32)
-        for place in range(0, count, 2):
-            _draw(place // 2, group * _OUTPUTS, key, levels, columns)
+        for index in range(0, count, 2):
+            _draw(index // 2, group * _OUTPUTS, key, levels, columns)
             for table in range(2):
                 _make_table(columns[8 * table :].ctypes.data, tables[table].ctypes.data)  # type: ignore[call-arg]
-            at = codes.ctypes.data + place * rows
+            at = codes.ctypes.data + index * rows
             _add_entries(at, at + rows, tables.ctypes.data, sums.ctypes.data, rows)  # type: ignore[call-arg]
-            if place % _FLUSH == _FLUSH - 2 or place + 2 == count:
+            if index % _FLUSH == _FLUSH - 2 or index + 2 == count:
                 _flush(sums.ctypes.data, totals.ctypes.data, rows)
         for row in range(rows):
             for output in range(group * _OUTPUTS, min((group + 1) * _OUTPUTS, k)):
@@ -201,11 +202,11 @@ def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float |
     return intensities if gain is None else speckle
 
 
-def sign_rows(which: slice, m: int, seed: int) -> np.ndarray:
-    """Draw rows of R of `projection.DenseSigns`: uint8 of shape (rows, 2, bytes), whole 128 columns."""
+def sign_rows(which: slice, m: int, seed: int, xp: Any = np) -> np.ndarray:
+    """Draw rows of R as `random_matrix.sign_rows` does."""
     words = np.empty((which.stop - which.start, 2, -(-m // 128), 4), dtype="<u4")
     _draw_signs(which.start, _key(seed), words)
-    return words.view("uint8").reshape(len(words), 2, -1)
+    return words.view("uint8").reshape(len(words), 2, -1)[:, :, : packed_length(m)]
 
 
 def _key(seed: int) -> tuple[np.uint32, np.uint32]:

@@ -39,17 +39,17 @@ def store(builder: Any, value: Any, address: Any) -> None:
 def loop(
     builder: Any, count: Any, step: int, starts: list[Any], body: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
-    """Emit a loop from 0 to `count`, at least one turn, that carries values; return the last of them."""
-    before, turn, done = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("done")
-    builder.branch(turn)
-    builder.position_at_end(turn)
-    place = builder.phi(I64)
+    """Emit a loop from 0 to `count`, at least one iteration, that carries values; return the last of them."""
+    before, head, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(I64)
     carried = [builder.phi(start.type) for start in starts]
-    results = body(place, carried)
-    following = builder.add(place, constant(step))
-    for phi, start, result in zip([place, *carried], [constant(0), *starts], [following, *results], strict=True):
+    results = body(index, carried)
+    following = builder.add(index, constant(step))
+    for phi, start, result in zip([index, *carried], [constant(0), *starts], [following, *results], strict=True):
         phi.add_incoming(start, before)
         phi.add_incoming(result, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, count), turn, done)
+    builder.cbranch(builder.icmp_signed("<", following, count), head, done)
     builder.position_at_end(done)
     return results

@@ -10,13 +10,13 @@ from numba.core import config
 def numba_features() -> Mapping[str, bool]:
     """Return which instructions Numba compiles to: the processor's, unless the environment names others.
 
-    What needs one that is not among them ends the process as it is compiled.
+    Code that needs another one ends the process when it is compiled.
     """
-    told: Any = config
-    if told.CPU_FEATURES is not None:
-        return {name[1:]: name[0] == "+" for name in told.CPU_FEATURES.split(",") if name}
+    settings: Any = config
+    if settings.CPU_FEATURES is not None:
+        return {name[1:]: name[0] == "+" for name in settings.CPU_FEATURES.split(",") if name}
     found: Mapping[str, bool] = get_host_cpu_features()
-    return {name: has and (bool(told.ENABLE_AVX) or not name.startswith("avx")) for name, has in found.items()}
+    return {name: has and (bool(settings.ENABLE_AVX) or not name.startswith("avx")) for name, has in found.items()}
 
 
 def has_int8_dot_product() -> bool:

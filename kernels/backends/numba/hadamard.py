@@ -20,8 +20,8 @@ def _mask(builder: Any, address: Any) -> Any:
     return builder.bitcast(load(builder, address, I16), ir.VectorType(I1, _LANES))
 
 
-def _shuffled(builder: Any, values: Any, places: list[int]) -> Any:
-    return builder.shuffle_vector(values, values, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), places))
+def _shuffled(builder: Any, values: Any, indices: list[int]) -> Any:
+    return builder.shuffle_vector(values, values, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), indices))
 
 
 def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
@@ -43,12 +43,12 @@ def _expand(typing_context: Any, bits: Any, values: Any, vectors: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, target, count = arguments
 
-        def turn(place: Any, _: list[Any]) -> list[Any]:
-            ones = builder.uitofp(_mask(builder, offset(builder, source, place, 2)), _FLOATS)
-            store(builder, _shuffled(builder, ones, [i ^ 7 for i in range(_LANES)]), offset(builder, target, place, 64))
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            ones = builder.uitofp(_mask(builder, offset(builder, source, index, 2)), _FLOATS)
+            store(builder, _shuffled(builder, ones, [i ^ 7 for i in range(_LANES)]), offset(builder, target, index, 64))
             return []
 
-        loop(builder, count, 1, [], turn)
+        loop(builder, count, 1, [], body)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
@@ -61,17 +61,17 @@ def _within_vectors(typing_context: Any, values: Any, signs: Any, vectors: Any) 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data, flips, count = arguments
 
-        def turn(place: Any, _: list[Any]) -> list[Any]:
-            at = offset(builder, data, place, 64)
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            at = offset(builder, data, index, 64)
             found = load(builder, at, _FLOATS)
-            found = builder.select(_mask(builder, offset(builder, flips, place, 2)), found, builder.fneg(found))
+            found = builder.select(_mask(builder, offset(builder, flips, index, 2)), found, builder.fneg(found))
             for half in (1, 2, 4, 8):
                 own = builder.fmul(found, ir.Constant(_FLOATS, [-1.0 if i & half else 1.0 for i in range(_LANES)]))
                 found = builder.fadd(_shuffled(builder, found, [i ^ half for i in range(_LANES)]), own)
             store(builder, found, at)
             return []
 
-        loop(builder, count, 1, [], turn)
+        loop(builder, count, 1, [], body)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
@@ -89,8 +89,8 @@ def _between_vectors(radix: int) -> Callable[..., Any]:
             def group(which: Any, _: list[Any]) -> list[Any]:
                 first = builder.mul(builder.mul(which, apart), constant(radix))
 
-                def turn(place: Any, _: list[Any]) -> list[Any]:
-                    start = builder.add(first, place)
+                def body(index: Any, _: list[Any]) -> list[Any]:
+                    start = builder.add(first, index)
                     steps = [builder.mul(apart, constant(i)) for i in range(radix)]
                     at = [offset(builder, data, builder.add(start, step), 64) for step in steps]
                     found = _butterflies(builder, [load(builder, address, _FLOATS) for address in at])
@@ -98,7 +98,7 @@ def _between_vectors(radix: int) -> Callable[..., Any]:
                         store(builder, value, address)
                     return []
 
-                loop(builder, apart, 1, [], turn)
+                loop(builder, apart, 1, [], body)
                 return []
 
             loop(builder, groups, 1, [], group)
@@ -148,17 +148,17 @@ def _hadamard(
                 _expand(bits[row].ctypes.data, values.ctypes.data, bits.shape[1] // 2)  # type: ignore[call-arg]
                 for step in range(steps):
                     _transform(values.ctypes.data, signs[pair, chain, step].ctypes.data, vectors)
-                for place in range(length):
-                    light[place] += values[place] * values[place]
+                for index in range(length):
+                    light[index] += values[index] * values[index]
             start = pair * length
             stop = min(length, k - start)
             if speckle.size:
-                for place in range(stop):
-                    seen = np.rint(light[place] * scale * gain)
-                    speckle[row, start + place] = np.uint8(min(seen, np.float32(255)))
+                for index in range(stop):
+                    seen = np.rint(light[index] * scale * gain)
+                    speckle[row, start + index] = np.uint8(min(seen, np.float32(255)))
             else:
-                for place in range(stop):
-                    intensities[row, start + place] = light[place] * scale
+                for index in range(stop):
+                    intensities[row, start + index] = light[index] * scale
 
 
 def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:

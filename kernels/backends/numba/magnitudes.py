@@ -13,8 +13,8 @@ def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
     length = -(-bits.size // parts)
     for part in prange(parts):
         found = np.uint32(0)
-        for place in range(part * length, min((part + 1) * length, bits.size)):
-            found = max(found, bits[place] & _SIGN_OFF)
+        for index in range(part * length, min((part + 1) * length, bits.size)):
+            found = max(found, bits[index] & _SIGN_OFF)
         largest[part] = found
     return largest.max()
 
@@ -29,11 +29,11 @@ def _count_magnitudes(
     length = -(-values.size // parts)
     for part in prange(parts):
         most = np.float32(0)
-        for place in range(part * length, min((part + 1) * length, values.size)):
-            size = abs(values[place])
+        for index in range(part * length, min((part + 1) * length, values.size)):
+            size = abs(values[index])
             if size < top:
                 most = max(most, size)
-                counts[part, place & 1, min(np.int64(size * gain), np.int64(bins - 1))] += 1
+                counts[part, index & 1, min(np.int64(size * gain), np.int64(bins - 1))] += 1
         largest[part] = most
     return counts.sum(axis=0).sum(axis=0), largest
 

@@ -16,8 +16,8 @@ _BYTES = 64 if _FEATURES.get("avx512f") else 32
 _DOT_PRODUCT = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or bool(_FEATURES.get("avxvnni"))
 # Four rows against four columns: sixteen sums and eight operands stay in registers.
 _SIDE = 4
-# Two tiles of rows, a stretch of bytes each, stay in the nearer caches; a stretch's sums fit 32 bits.
-_TILE, _STRETCH = 64, 2048
+# Two tiles of rows, a chunk of bytes each, stay in the nearer caches; a chunk's sums fit 32 bits.
+_TILE, _CHUNK = 64, 2048
 
 
 def has_dot_product() -> bool:
@@ -31,24 +31,24 @@ def _emit_tile(
     """Emit the 4 x 4 sums over two sets of four rows, written as int32.
 
     The arguments are the addresses of the rows, their length in bytes and where the sums go; ``prepare``
-    changes what is loaded of the second four, ``add(sum, ours, theirs)`` is one step.
+    changes what is loaded of the second four, ``add(sum, own, others)`` is one step.
     """
     *rows, length, out = arguments
     total = builder.module.declare_intrinsic(
         f"llvm.vector.reduce.add.v{vector.count}{vector.element}", (), ir.FunctionType(vector.element, [vector])
     )
 
-    def turn(place: Any, found: list[Any]) -> list[Any]:
-        values = [load(builder, builder.add(row, place), vector) for row in rows]
-        theirs = [prepare(each) for each in values[_SIDE:]]
-        pairs = [(ours, other) for ours in values[:_SIDE] for other in theirs]
+    def body(index: Any, found: list[Any]) -> list[Any]:
+        values = [load(builder, builder.add(row, index), vector) for row in rows]
+        others = [prepare(each) for each in values[_SIDE:]]
+        pairs = [(own, other) for own in values[:_SIDE] for other in others]
         return [add(sum_, *pair) for sum_, pair in zip(found, pairs, strict=True)]
 
-    found = loop(builder, length, _BYTES, [zeros(vector)] * _SIDE**2, turn)
-    for place, value in enumerate(found):
+    found = loop(builder, length, _BYTES, [zeros(vector)] * _SIDE**2, body)
+    for index, value in enumerate(found):
         sum_ = builder.call(total, [value])
         sum_ = sum_ if vector.element == I32 else builder.trunc(sum_, I32)
-        store(builder, sum_, offset(builder, out, constant(place), 4))
+        store(builder, sum_, offset(builder, out, constant(index), 4))
 
 
 _TILE_SIGNATURE = types.void(*[types.intp] * 10)
@@ -62,7 +62,7 @@ def _dot_products(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not _DOT_PRODUCT:
-            # It is compiled beside `_shared_counts`, and never called: LLVM would end the process.
+            # It is compiled together with `_shared_counts` and never called here: LLVM would end the process.
             return context.get_dummy_value()
         vector, bytes_ = ir.VectorType(I32, _BYTES // 4), ir.VectorType(I8, _BYTES)
         step = builder.module.declare_intrinsic(
@@ -97,7 +97,7 @@ def _shared_counts(
             arguments,
             vector,
             lambda values: values,
-            lambda sum_, ours, theirs: builder.add(sum_, builder.call(count, [builder.and_(ours, theirs)])),
+            lambda sum_, own, others: builder.add(sum_, builder.call(count, [builder.and_(own, others)])),
         )
         return context.get_dummy_value()
 
@@ -110,8 +110,8 @@ def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.nda
     for tile in prange(len(tiles)):
         top, side = tiles[tile, 0] * _TILE, tiles[tile, 1] * _TILE
         sums = np.empty((_SIDE, _SIDE), np.int32)
-        for start in range(0, k, _STRETCH):
-            length = min(_STRETCH, k - start)
+        for start in range(0, k, _CHUNK):
+            length = min(_CHUNK, k - start)
             rows, columns = left.ctypes.data + start, right.ctypes.data + start
             for row in range(top, min(top + _TILE, n), _SIDE):
                 a, b, c, d = row, min(row + 1, n - 1), min(row + 2, n - 1), min(row + 3, n - 1)

@@ -9,7 +9,8 @@ from PIL import Image
 from aurevoir.benchmarks.suites.projection import BENCHMARK
 from aurevoir.benchmarks.suites.projection.accuracy import GaussianProjection
 from aurevoir.benchmarks.suites.projection.benchmark import _sgemm, _ssyrk, _torch_float32, _torch_int8
-from aurevoir.kernels.bits import overlap, pack_signs
+from aurevoir.kernels.bits import pack_signs
+from aurevoir.kernels.gram import overlap
 
 SMALL = ["--sizes", "64", "256", "--rows", "20", "--gram-rows", "24", "--repeats", "2", "--threads", "1"]
 

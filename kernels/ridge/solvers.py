@@ -2,17 +2,29 @@
 
 Measured on two cores (AVX-512, OpenBLAS), seconds: at n = 3000 Cholesky with its inverse 0.13 in float32
 and 0.23 in float64, an alpha each; an eigendecomposition 1.1 and 2.2, once. So seven alphas or more are
-solved by the spectrum. In float32 that keeps fewer digits of small alphas than a factor does, and what it fails
-is factored besides; at n = 6000, where it has left the caches, it is 10.6 against 0.88. So from n = 4096, for
+solved by eigendecomposition. In float32 that keeps fewer digits of small alphas than a factor does, and where it
+fails a factor is taken as well; at n = 6000, outside the caches, it takes 10.6 and a factor 0.88. So from n = 4096, for
 few alphas, and on a GPU, where eigendecompositions are slow, Cholesky.
 """
 
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, namespace, product
+from ..array_types import (
+    Alphas,
+    Array,
+    Diagonals,
+    FloatRows,
+    QuadraticForms,
+    Solutions,
+    SquareMatrix,
+    StackedTargets,
+    Targets,
+)
+from ..arrays import namespace
+from ..blas import product
 from .inverse_factor import inverse_factor
 
 MANY_ALPHAS = 7
@@ -20,25 +32,26 @@ MANY_ALPHAS = 7
 _WIDEST_SPREAD = 3e6
 
 
-class Resolvent(Protocol):
-    """Inverses of ``matrix + alpha I`` for every alpha of `alphas`, float64 of shape (a,)."""
+@runtime_checkable
+class Solver(Protocol):
+    """Solves ``(matrix + alpha I) x = y`` for every alpha of `alphas`, float64 of shape (a,)."""
 
-    alphas: Array
+    alphas: Alphas
 
-    def solve(self, targets: Array) -> Array:
+    def solve(self, targets: StackedTargets) -> Solutions:
         """Return the solutions, of shape (n, a, c), for targets of shape (n, a or 1, c)."""
         ...
 
-    def diagonals(self) -> Array:
+    def inverse_diagonals(self) -> Diagonals:
         """Return the diagonals of the inverses, of shape (n, a)."""
         ...
 
-    def forms(self, rows: Array) -> Array:
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
         """Return x' (matrix + alpha I)^-1 x of each row x, of shape (rows, a)."""
         ...
 
 
-class Cholesky:
+class CholeskySolver:
     """One alpha: the inverse of the Cholesky factor.
 
     Parameters
@@ -54,7 +67,7 @@ class Cholesky:
         If ``matrix + alpha I`` is not positive definite to working precision.
     """
 
-    def __init__(self, matrix: Array, alpha: float, dtype: str = "float64") -> None:
+    def __init__(self, matrix: SquareMatrix, alpha: float, dtype: str = "float64") -> None:
         xp = namespace(matrix)
         self.alphas = np.array([alpha])
         shifted = matrix.astype(dtype)
@@ -64,28 +77,28 @@ class Cholesky:
         if not float(diagonal.max()) < _WIDEST_SPREAD * float(diagonal.min()):
             raise np.linalg.LinAlgError("singular to working precision")
 
-    def solve(self, targets: Array) -> Array:
-        """Return the solutions; see `Resolvent`."""
+    def solve(self, targets: StackedTargets) -> Solutions:
+        """Return the solutions; see `Solver`."""
         half = product(self._inverse, targets[:, 0].astype(self._inverse.dtype))
         return product(self._inverse.T, half)[:, None]
 
-    def diagonals(self) -> Array:
-        """Return the diagonal of the inverse; see `Resolvent`."""
+    def inverse_diagonals(self) -> Diagonals:
+        """Return the diagonal of the inverse; see `Solver`."""
         return _squared_columns(self._inverse)[:, None]
 
-    def forms(self, rows: Array) -> Array:
-        """Return the quadratic forms; see `Resolvent`."""
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
+        """Return the quadratic forms; see `Solver`."""
         xp = namespace(rows)
         return xp.square(product(rows, self._inverse.T)).sum(axis=1)[:, None]
 
 
-def _squared_columns(matrix: Array) -> Array:
+def _squared_columns(matrix: SquareMatrix) -> Array:
     """Return the squared length of each column, with no matrix of squares in between."""
     xp = namespace(matrix)
     return np.einsum("ij,ij->j", matrix, matrix) if xp is np else xp.square(xp.linalg.norm(matrix, axis=0))
 
 
-class Spectrum:
+class EighSolver:
     """Many alphas: the eigenvalues and eigenvectors of the matrix. On the CPU only.
 
     Parameters
@@ -96,48 +109,48 @@ class Spectrum:
         Of the decomposition. Where an alpha leaves no digit, its results are nan.
     """
 
-    def __init__(self, matrix: Array, alphas: Array, dtype: str = "float64") -> None:
+    def __init__(self, matrix: SquareMatrix, alphas: Alphas, dtype: str = "float64") -> None:
         self.alphas = alphas
         copy = np.asfortranarray(matrix, dtype=dtype)
         own = copy is not matrix and not np.may_share_memory(copy, matrix)
         values, self._vectors = scipy.linalg.eigh(copy, driver="evd", overwrite_a=own, check_finite=False)
         shifted = values[:, None].astype("float64") + alphas
-        sound = shifted.min(axis=0) * _WIDEST_SPREAD**2 > shifted.max(axis=0)
-        self._inverses = np.where(sound, 1 / np.where(shifted == 0, 1, shifted), np.nan).astype(dtype)
+        regular = shifted.min(axis=0) * _WIDEST_SPREAD**2 > shifted.max(axis=0)
+        self._inverses = np.where(regular, 1 / np.where(shifted == 0, 1, shifted), np.nan).astype(dtype)
 
-    def solve(self, targets: Array) -> Array:
-        """Return the solutions; see `Resolvent`."""
+    def solve(self, targets: StackedTargets) -> Solutions:
+        """Return the solutions; see `Solver`."""
         n, _, c = targets.shape
-        turned = product(self._vectors.T, targets.reshape(n, -1).astype(self._vectors.dtype))
-        scaled = turned.reshape(targets.shape) * self._inverses[:, :, None]
+        rotated = product(self._vectors.T, targets.reshape(n, -1).astype(self._vectors.dtype))
+        scaled = rotated.reshape(targets.shape) * self._inverses[:, :, None]
         return product(self._vectors, scaled.reshape(n, -1)).reshape(n, -1, c)
 
-    def diagonals(self) -> Array:
-        """Return the diagonals of the inverses; see `Resolvent`."""
-        return self._forms_of_turned(self._vectors)
+    def inverse_diagonals(self) -> Diagonals:
+        """Return the diagonals of the inverses; see `Solver`."""
+        return self._quadratic_forms(self._vectors)
 
-    def forms(self, rows: Array) -> Array:
-        """Return the quadratic forms; see `Resolvent`."""
-        return self._forms_of_turned(product(rows, self._vectors))
+    def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
+        """Return the quadratic forms; see `Solver`."""
+        return self._quadratic_forms(product(rows, self._vectors))
 
-    def _forms_of_turned(self, turned: Array) -> Array:
-        return product(np.square(turned), self._inverses)
+    def _quadratic_forms(self, rotated: FloatRows) -> QuadraticForms:
+        return product(np.square(rotated), self._inverses)
 
 
-# A first correction so small vouches for the digits that leave-one-out needs.
+# A first correction so small means that the digits that leave-one-out needs are right.
 _TRUSTED = 1e-4
 # Each correction gains as many digits as the one before: after one so small the solution has float64's.
 _SETTLED = 1e-6
-_TURNS = 6
+_STEPS = 6
 
 
-def refine(matrix: Array, resolvent: Resolvent, targets: Array) -> tuple[Array, Array]:
-    """Solve in float64 with a resolvent of fewer digits, by iterative refinement.
+def refine(matrix: SquareMatrix, solver: Solver, targets: Targets) -> tuple[Solutions, Array]:
+    """Solve in float64 with a solver of fewer digits, by iterative refinement.
 
     Parameters
     ----------
     matrix : float64 array of shape (n, n)
-    resolvent : Resolvent
+    solver : Solver
         In float32.
     targets : float64 array of shape (n, c)
 
@@ -145,25 +158,25 @@ def refine(matrix: Array, resolvent: Resolvent, targets: Array) -> tuple[Array, 
     -------
     solutions : float64 array of shape (n, a, c)
     trusted : bool array of shape (a,)
-        Where the resolvent is good to four digits and the refinement has converged.
+        Where the solver is good to four digits and the refinement has converged.
     """
     xp, (n, c) = namespace(matrix), targets.shape
-    alphas = xp.asarray(resolvent.alphas)
+    alphas = xp.asarray(solver.alphas)
     wanted = xp.broadcast_to(targets[:, None], (n, len(alphas), c))
-    found = resolvent.solve(wanted).astype("float64")
+    found = solver.solve(wanted).astype("float64")
     trusted = settled = xp.zeros(len(alphas), dtype=bool)
-    for turn in range(_TURNS):
+    for step in range(_STEPS):
         residuals = wanted - product(matrix, found.reshape(n, -1)).reshape(found.shape) - alphas[:, None] * found
-        corrections = resolvent.solve(residuals)
+        corrections = solver.solve(residuals)
         found += corrections
         sizes = _norms(corrections) / xp.maximum(_norms(found), np.finfo("float64").tiny)
-        trusted = sizes < _TRUSTED if turn == 0 else trusted
+        trusted = sizes < _TRUSTED if step == 0 else trusted
         settled = sizes < _SETTLED
         if bool(settled[trusted].all()):
             break
     return found, trusted & settled
 
 
-def _norms(values: Array) -> Any:
+def _norms(values: Solutions) -> Array:
     xp = namespace(values)
     return xp.sqrt(xp.square(values, dtype="float64").sum(axis=(0, 2)))

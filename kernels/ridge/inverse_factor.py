@@ -3,13 +3,15 @@
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, has_triton, namespace
+from ..array_types import Array, SquareMatrix
+from ..arrays import namespace
+from ..backends import backend_for, reference
 
 # Triangles up to these orders are inverted by substitution, and multiplied with their zeros; larger ones by halves.
 _INVERTED_WHOLE, _MULTIPLIED_WHOLE = 1024, 2048
 
 
-def inverse_factor(matrix: Array) -> Array:
+def inverse_factor(matrix: SquareMatrix) -> SquareMatrix:
     """Return L^-1 of ``L @ L.T = matrix``, L lower triangular.
 
     Parameters
@@ -22,12 +24,11 @@ def inverse_factor(matrix: Array) -> Array:
     numpy.linalg.LinAlgError
         If the matrix is not positive definite to working precision.
     """
-    return _by_lapack(matrix) if namespace(matrix) is np else _on_gpu(matrix)
+    return _by_lapack(matrix) if namespace(matrix) is np else _by_halves(matrix)
 
 
-def _by_lapack(matrix: Array) -> Array:
-    # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
-    factor = scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+def _by_lapack(matrix: SquareMatrix) -> SquareMatrix:
+    factor = reference.cholesky(matrix)
     (invert,) = scipy.linalg.get_lapack_funcs(("trtri",), (factor,))
     inverse, failed = invert(factor, lower=1, overwrite_c=1)
     if failed:
@@ -35,8 +36,8 @@ def _by_lapack(matrix: Array) -> Array:
     return inverse
 
 
-def _on_gpu(matrix: Array) -> Array:
-    factor = _by_torch(matrix) if has_triton() else _by_cupy(matrix)
+def _by_halves(matrix: SquareMatrix) -> SquareMatrix:
+    factor = backend_for(matrix).cholesky(matrix)
     if not factor.flags.c_contiguous:
         # CuPy's products are written row by row: by columns `_invert` takes 0.114 s and not 0.086 (H200, n = 19,363).
         matrix[:] = factor
@@ -45,29 +46,7 @@ def _on_gpu(matrix: Array) -> Array:
     return factor
 
 
-def _by_torch(matrix: Array) -> Array:
-    """Factor by PyTorch, whose cuSOLVER call is the newer: 0.081 s against CuPy's 0.129 s on an H200 (n = 19,363)."""
-    import cupy  # type: ignore[import-not-found, unused-ignore]
-    import torch
-
-    from .backends.triton import as_tensor, stream_of
-
-    with stream_of(matrix):
-        factor, failed = torch.linalg.cholesky_ex(as_tensor(matrix))
-        if int(failed):
-            raise np.linalg.LinAlgError("not positive definite")
-    return cupy.from_dlpack(factor)
-
-
-def _by_cupy(matrix: Array) -> Array:
-    import cupy  # type: ignore[import-not-found, unused-ignore]
-    import cupyx  # type: ignore[import-not-found, unused-ignore]
-
-    with cupyx.errstate(linalg="raise"):
-        return cupy.linalg.cholesky(matrix)
-
-
-def _invert(lower: Array) -> None:
+def _invert(lower: SquareMatrix) -> None:
     """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
 
     CuPy has no trtri, and cuSOLVER's takes twice as long as these products (H200, n = 19,363).
@@ -85,14 +64,14 @@ def _invert(lower: Array) -> None:
     below *= -1
 
 
-def _quarters(lower: Array) -> tuple[Array, Array, Array]:
+def _quarters(lower: SquareMatrix) -> tuple[Array, Array, Array]:
     """Return A, C and B of a lower triangle [A 0; B C], as views."""
     half = len(lower) // 2
     return lower[:half, :half], lower[half:, half:], lower[half:, :half]
 
 
 def _multiply_from_the_left(lower: Array, right: Array) -> None:
-    """Put ``lower @ right`` in the place of `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
+    """Put ``lower @ right`` into `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         right[:] = lower @ right
         return
@@ -104,7 +83,7 @@ def _multiply_from_the_left(lower: Array, right: Array) -> None:
 
 
 def _multiply_from_the_right(left: Array, lower: Array) -> None:
-    """Put ``left @ lower`` in the place of `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
+    """Put ``left @ lower`` into `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         left[:] = left @ lower
         return

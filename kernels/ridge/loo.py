@@ -1,18 +1,19 @@
-"""What leave-one-out residuals say of an alpha."""
+"""Leave-one-out accuracy and error at an alpha."""
 
 import numpy as np
 
-from .arrays import Array, namespace
+from ..array_types import RowWeights, Targets
+from ..arrays import namespace
 
 
-class Tally:
-    """What leave-one-out says at one alpha, summed over blocks of rows."""
+class LooScore:
+    """Leave-one-out accuracy and error at one alpha, summed over blocks of rows."""
 
     def __init__(self, multilabel: bool) -> None:
         self._multilabel = multilabel
         self._right = self._squares = self._weight = 0.0
 
-    def add(self, targets: Array, residuals: Array, weights: Array) -> None:
+    def add(self, targets: Targets, residuals: Targets, weights: RowWeights) -> None:
         """Count rows by their leave-one-out residuals, of shape (rows, c)."""
         xp = namespace(residuals)
         predicted = targets - residuals
@@ -25,7 +26,7 @@ class Tally:
         self._weight += float(weights.sum())
 
     @property
-    def sound(self) -> bool:
+    def finite(self) -> bool:
         """Whether every residual is a finite number."""
         return bool(np.isfinite(self._squares))
 
@@ -41,5 +42,5 @@ class Tally:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """The greater the better."""
+        """Sorts alphas: the greater, the better."""
         return (-self.error,) if self._multilabel else (self.accuracy, -self.error)

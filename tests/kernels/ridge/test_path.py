@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import DataError, UsageError
-from aurevoir.kernels.resolvent import Cholesky, Spectrum
 from aurevoir.kernels.ridge import default_alphas, dual_path, one_vs_rest, primal_path
-from aurevoir.kernels.statistics import Statistics
+from aurevoir.kernels.ridge.solvers import CholeskySolver, EighSolver
+from aurevoir.kernels.ridge.sums import RowSums
 
 quick = settings(deadline=None, max_examples=20, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -27,9 +27,9 @@ def passes(X, length=4):
 
 
 def statistics(X, targets, weights=None):
-    """What `Statistics.of` sums of bytes, of any numbers."""
+    """What `RowSums.of` sums of bytes, of any numbers."""
     s = np.ones(len(X)) if weights is None else np.asarray(weights)
-    return Statistics(s.sum(), s @ X, X.T @ (s[:, None] * X), X.T @ (s[:, None] * targets), s @ targets)
+    return RowSums(s.sum(), s @ X, X.T @ (s[:, None] * X), X.T @ (s[:, None] * targets), s @ targets)
 
 
 def primal(X, targets, alphas=None, weights=None, **options):
@@ -438,23 +438,23 @@ def large_problem(n=1200, k=900, noise=1.0):
 def test_float32_factors_give_float64_solutions(monkeypatch, alphas):
     X, _, targets = large_problem()
     single = dual(X, targets, alphas)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SINGLE_ROWS", 10**9)
     double = dual(X, targets, alphas)
     np.testing.assert_allclose(single.loo_errors, double.loo_errors, rtol=1e-3)
     # float32's diagonals may turn a row or two whose best scores are all but equal.
     np.testing.assert_allclose(single.loo_accuracies, double.loo_accuracies, atol=2.5 / len(X))
     assert loses_to(single.best, double) < 2.5
     same = dual(X, targets, [single.alpha])
-    # What refinement leaves: a correction of less than 1e-6, by a resolvent that is good to 1e-4.
+    # What refinement leaves: a correction of less than 1e-6, by a solver that is good to 1e-4.
     assert apart(single.coefficients, same.coefficients) < 1e-10 + rounding(X, single.alpha)
 
 
 @pytest.mark.parametrize("alphas", [np.logspace(-9, -4, 8), [1e-8]])
 def test_where_float32_leaves_no_digit_float64_is_taken(monkeypatch, alphas):
     X, _, targets = large_problem(k=300)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SPECTRAL_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SPECTRAL_ROWS", 10**9)
     single = dual(X, targets, alphas)
-    monkeypatch.setattr("aurevoir.kernels.ridge._SINGLE_ROWS", 10**9)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SINGLE_ROWS", 10**9)
     double = dual(X, targets, alphas)
     assert (np.abs(single.loo_errors / double.loo_errors - 1) < rounding(X, alphas)).all()
     # These alphas are alike to leave-one-out: rounding may prefer another in either.
@@ -478,14 +478,14 @@ def test_alphas_that_eigenvectors_fail_are_factored_in_float32_until_that_fails_
     double = dual(X, targets, alphas)
     made = []
 
-    class Coarse(Spectrum):
+    class Coarse(EighSolver):
         """Loses digits of the three smallest alphas."""
 
         def __init__(self, *arguments):
             super().__init__(*arguments)
             self._inverses[:, :3] *= np.float32(1.01)
 
-    class Noted(Cholesky):
+    class Noted(CholeskySolver):
         """Loses those of the `lost_by_factors` smallest, in float32."""
 
         def __init__(self, matrix, alpha, dtype="float64"):
@@ -494,8 +494,8 @@ def test_alphas_that_eigenvectors_fail_are_factored_in_float32_until_that_fails_
             if dtype == "float32" and made[-1][1] < lost_by_factors:
                 self._inverse *= np.float32(1.01)
 
-    monkeypatch.setattr("aurevoir.kernels.ridge.Spectrum", Coarse)
-    monkeypatch.setattr("aurevoir.kernels.ridge.Cholesky", Noted)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.EighSolver", Coarse)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.CholeskySolver", Noted)
     found = dual(X, targets, alphas)
     assert made == expected
     np.testing.assert_allclose(found.loo_errors, double.loo_errors, rtol=1e-4)

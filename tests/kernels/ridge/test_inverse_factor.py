@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aurevoir.kernels.arrays import on_device, on_host
-from aurevoir.kernels.inverse_factor import inverse_factor
+from aurevoir.kernels.ridge.inverse_factor import inverse_factor
 
 
 def positive(n, condition=1e3):

@@ -1,18 +1,22 @@
-"""Sums over rows of speckle from which the primal ridge is solved; those of two sets of rows add up."""
+"""Sums over rows of speckle, the sufficient statistics of the primal ridge; those of two sets of rows add up."""
 
 from dataclasses import dataclass, fields
 
-from ..errors import DataError
-from .arrays import Array, Budget, block_length, blocks, memory_budget, namespace, product, rows_at_a_time
-from .gram import gram, signed
+from ...errors import DataError
+from ..array_types import FeatureCrosses, FeatureProducts, FeatureSums, RowWeights, Speckle, Targets, TargetSums
+from ..arrays import namespace
+from ..blas import product
+from ..gram import gram
+from ..memory import Budget, block_length, blocks, memory_budget, rows_at_a_time
+from ..row_blocks import signed
 
 
 @dataclass(frozen=True)
-class Statistics:
+class RowSums:
     """Sums over rows x of speckle - 128 and their targets y.
 
-    Without weights all are integers and exact: the sum of several statistics is the same, bit for
-    bit, in any order, as the statistics of all their rows. With weights they are float64.
+    Without weights all are integers and exact: the sums of several sets of rows add up, bit for
+    bit and in any order, to those of all their rows. With weights they are float64.
 
     Attributes
     ----------
@@ -29,13 +33,15 @@ class Statistics:
     """
 
     weight: float
-    sums: Array
-    products: Array
-    crosses: Array
-    target_sums: Array
+    sums: FeatureSums
+    products: FeatureProducts
+    crosses: FeatureCrosses
+    target_sums: TargetSums
 
     @classmethod
-    def of(cls, speckle: Array, targets: Array, weights: Array | None = None, budget: Budget = None) -> "Statistics":
+    def of(
+        cls, speckle: Speckle, targets: Targets, weights: RowWeights | None = None, budget: Budget = None
+    ) -> "RowSums":
         """Sum over rows.
 
         Parameters
@@ -59,7 +65,7 @@ class Statistics:
         return total
 
     @classmethod
-    def _of_block(cls, speckle: Array, targets: Array, weights: Array | None, budget: Budget) -> "Statistics":
+    def _of_block(cls, speckle: Speckle, targets: Targets, weights: RowWeights | None, budget: Budget) -> "RowSums":
         xp = namespace(speckle)
         rows = signed(speckle).astype("float64")
         if weights is not None:
@@ -80,8 +86,8 @@ class Statistics:
             targets.sum(axis=0).astype("int64"),
         )
 
-    def __add__(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of both sets of rows.
+    def __add__(self, other: "RowSums") -> "RowSums":
+        """Return the sums of both sets of rows.
 
         Raises
         ------
@@ -90,12 +96,12 @@ class Statistics:
         """
         if self.crosses.shape != other.crosses.shape:
             raise DataError(
-                f"statistics of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
+                f"sums of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
                 "add up; make both with one projection and one list of classes"
             )
-        return Statistics(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return RowSums(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
-    def centred(self) -> tuple[Array, Array]:
+    def centred(self) -> tuple[FeatureProducts, FeatureCrosses]:
         """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""
         means = self.sums / self.weight
         covariance = self.products.astype("float64")

@@ -1,0 +1,77 @@
+"""Types of arrays by dtype and shape, for NumPy's arrays and CuPy's alike.
+
+To mypy all are NumPy's arrays, whose interface CuPy's follow. The tests check dtypes and shapes as functions are
+called (jaxtyping): within a call each word stands for one length. What a user hands over and may mistake stays
+`Array`: errors of the package's own say what is wrong with it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Bool, Float, Float32, Float64, Int8, Int64, Integer, Real, Shaped, UInt8
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    _Library = np.ndarray[Any, np.dtype[Any]]
+    Array = _Library
+else:
+    _Library = Any
+    Array = Shaped[Any, "..."]
+"""A NumPy array, or a CuPy array on a GPU, of any dtype and shape."""
+
+# Features and their packed signs, the first of eight as the highest bit of a byte.
+Features = Real[_Library, "n m"]
+Bits = UInt8[_Library, "n bytes"]
+OtherBits = UInt8[_Library, "others bytes"]
+AnyBits = UInt8[_Library, "others other_bytes"]
+TrainingBits = UInt8[_Library, "rows bytes"]
+
+# Exact inner products: of rows with others, of rows with themselves, of each row with itself.
+Counts = Int64[_Library, "n others"]
+SquareCounts = Int64[_Library, "n n"]
+RowCounts = Int64[_Library, "n"]
+OtherRowCounts = Int64[_Library, "others"]
+
+# What a projection yields and a camera sees. An OPU's own camera gives bytes for intensities.
+Intensities = Real[_Library, "n k"]
+Speckle = UInt8[_Library, "n k"]
+OtherSpeckle = UInt8[_Library, "others k"]
+IntensitiesOfAnyShape = Real[_Library, "*shape"]
+SpeckleOfAnyShape = UInt8[_Library, "*shape"]
+Observed = Float32[_Library, "n k"] | UInt8[_Library, "n k"]
+
+# What projections are drawn from.
+RandomBytes = UInt8[_Library, "*counters 16"]
+Levels = Int8[_Library, "256"]
+GaussianRows = Int8[_Library, "rows 2 m"]
+SignRows = UInt8[_Library, "rows 2 bytes"]
+ChainSigns = Int8[_Library, "pairs 2 3 p"]
+PackedChainSigns = UInt8[_Library, "pairs 2 3 sign_bytes"]
+
+# Activations of any shape.
+Magnitudes = Float[_Library, "..."]
+BinCounts = Int64[_Library, "bins"]
+
+# The ridge: n rows, k features, c targets, a alphas.
+Labels = Integer[_Library, "n"]
+LabelSets = Integer[_Library, "n classes"] | Bool[_Library, "n classes"]
+Gram = Real[_Library, "n n"]
+Targets = Real[_Library, "n c"]
+RowWeights = Float[_Library, "n"]
+Alphas = Float64[_Library, "a"]
+Coefficients = Float64[_Library, "rows c"]
+Weights = Float64[_Library, "k c"]
+Intercept = Float64[_Library, "c"]
+Scores = Float64[_Library, "n c"]
+
+# Linear systems.
+SquareMatrix = Float[_Library, "n n"]
+FloatRows = Float[_Library, "rows n"]
+StackedTargets = Float[_Library, "n #a c"]
+Solutions = Float[_Library, "n a c"]
+Diagonals = Float[_Library, "n a"]
+QuadraticForms = Float[_Library, "rows a"]
+FeatureSums = Real[_Library, "k"]
+FeatureProducts = Real[_Library, "k k"]
+FeatureCrosses = Real[_Library, "k c"]
+TargetSums = Real[_Library, "c"]

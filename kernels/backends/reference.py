@@ -1,0 +1,265 @@
+"""Every function of a backend in plain array code, for NumPy's arrays and CuPy's: what the compiled ones must equal."""
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+import scipy.linalg
+
+from ..array_types import (
+    Array,
+    BinCounts,
+    Bits,
+    Counts,
+    Features,
+    Intensities,
+    Magnitudes,
+    Observed,
+    OtherBits,
+    PackedChainSigns,
+    Speckle,
+    SquareCounts,
+    SquareMatrix,
+)
+from ..arrays import namespace
+from ..bits import popcount, unpack
+from ..camera import expose
+from ..memory import Budget, block_length, blocks, memory_budget
+from ..random_matrix import gaussian_rows, hadamard_length, sign_rows
+from ..row_blocks import signed
+
+# 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
+_EXACT_COLUMNS = 1024
+
+
+def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
+    """Count the ones that each two rows of packed bits share.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, bytes)
+    others : uint8 array of shape (n', bytes), optional
+        None stands for `bits` itself, at half the cost.
+    budget : int, str or None
+        Memory for the columns that are unpacked at one time; see `memory.memory_budget`.
+
+    Returns
+    -------
+    counts : int64 array of shape (n, n')
+
+    Notes
+    -----
+    Columns are multiplied in float32: every partial sum is an integer below 2^24, so it is exact, in any order of
+    summation.
+    """
+    xp = namespace(bits)
+    rows = len(bits) + (0 if others is None else len(others))
+    length = block_length(40 * rows, memory_budget(budget, bits) // 8, min(bits.shape[1], 2**20))
+    counts = xp.zeros((len(bits), len(bits if others is None else others)), dtype="int64")
+    for columns in blocks(bits.shape[1], length):
+        width = 8 * (columns.stop - columns.start)
+        left = unpack(bits[:, columns], width, "float32")
+        right = left if others is None else unpack(others[:, columns], width, "float32")
+        counts += (left @ right.T).astype("int64")
+    return counts
+
+
+def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
+    """Return the exact inner products of the rows of ``speckle - 128``.
+
+    Parameters
+    ----------
+    speckle : uint8 array of shape (n, k)
+    budget : int, str or None
+        Not used: few columns are multiplied at a time, as float32 counts exactly.
+
+    Returns
+    -------
+    products : int64 array of shape (n, n)
+    """
+    sums = namespace(speckle).zeros((len(speckle), len(speckle)), dtype="int64")
+    for columns in blocks(speckle.shape[1], _EXACT_COLUMNS):
+        block = signed(speckle[:, columns])
+        sums += (block @ block.T).astype("int64")
+    return sums
+
+
+def dense(
+    bits: Bits,
+    m: int,
+    k: int,
+    seed: int,
+    entries: str = "gaussian",
+    gain: float | None = None,
+    *,
+    budget: Budget = None,
+) -> Observed:
+    """Project packed bits by a random complex matrix R: |Rx|^2, or a camera's speckle of it.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, ceil(m / 8))
+    m, k : int
+        Numbers of features, at most 2^24, and of outputs.
+    seed : int
+        From 0 to 2^64 - 1.
+    entries : {"gaussian", "signs"}
+        What R holds: int8 of a Gaussian, or +1 and -1; see `random_matrix`.
+    gain : float, optional
+        Of the camera, ``min(255, rint(intensity * float32(gain)))``; None returns the intensities.
+    budget : int, str or None
+        Memory for the blocks of R; see `memory.memory_budget`.
+
+    Returns
+    -------
+    array of shape (n, k)
+        float32 intensities, or uint8 speckle.
+
+    Notes
+    -----
+    An intensity is ``float32(re) * float32(re) + float32(im) * float32(im)`` of exact integer sums, each operation
+    rounded. Products of bits and int8 are integers far below 2^24: float32 matrix products are exact.
+    """
+    if entries == "signs":
+        return dense_signs(bits, m, k, seed, gain, budget, shared_ones, sign_rows)
+    xp, x = namespace(bits), unpack(bits, m, "float32")
+    outputs = xp.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
+    size = min(memory_budget(budget, bits) // 4, 2**28)
+    for which in blocks(k, block_length(80 * m, size, k)):
+        part = gaussian_rows(which, m, seed, xp).astype("float32")
+        outputs[:, which] = _seen(sum(xp.square(x @ part[:, axis].T) for axis in (0, 1)), gain)
+    return outputs
+
+
+def dense_signs(
+    bits: Bits,
+    m: int,
+    k: int,
+    seed: int,
+    gain: float | None,
+    budget: Budget,
+    count: Callable[..., Array],
+    draw: Callable[..., Array],
+) -> Observed:
+    """Project packed bits by an R of signs, through a function that counts shared ones and one that draws rows of R.
+
+    Notes
+    -----
+    The ones that x shares with a row r of R count for it and the others against it: <r, x> = 2 |x & r| - |x|. What
+    fills the last byte of x is 0 and counts for neither.
+    """
+    xp, ones = namespace(bits), popcount(bits)[:, None]
+    outputs = xp.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
+    for which in blocks(k, 1024):
+        part = draw(which, m, seed, xp)
+        sums = (2 * count(bits, part.reshape(2 * len(part), -1), budget=budget) - ones).astype("float32")
+        outputs[:, which] = _seen(xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2]), gain)
+    return outputs
+
+
+def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
+    """Project packed bits by pairs of chains of Walsh-Hadamard transforms and signs; see `projection.Hadamard`.
+
+    Parameters
+    ----------
+    bits : uint8 array of shape (n, ceil(m / 8))
+    m, k : int
+        Numbers of features and of outputs.
+    signs : uint8 NumPy array of shape (pairs, 2, 3, ceil(p / 8)), p the power of two at or above m
+        `random_matrix.hadamard_signs` packed, the lowest bit first; 1 stands for +1.
+    gain : float, optional
+        Of the camera; None returns the intensities.
+
+    Returns
+    -------
+    array of shape (n, k)
+        float32 intensities, or uint8 speckle.
+    """
+    xp, p = namespace(bits), hadamard_length(m)
+    x = xp.zeros((len(bits), p), dtype="float32")
+    x[:, :m] = unpack(bits, m)
+    flips = 2 * np.unpackbits(signs, axis=-1, count=p, bitorder="little").astype("int8") - 1
+    outputs = [sum(xp.square(_chain(x, chain)) for chain in pair) for pair in xp.asarray(flips)]
+    return _seen(xp.concatenate(outputs, axis=1)[:, :k], gain)
+
+
+def _chain(x: Features, signs: Array) -> Features:
+    return reduce(lambda y, sign: walsh_hadamard(y * sign), signs, x)
+
+
+def walsh_hadamard(x: Features) -> Features:
+    """Return the orthonormal Walsh-Hadamard transform of each row, in natural order.
+
+    Parameters
+    ----------
+    x : float32 array of shape (n, p), p a power of two
+
+    Notes
+    -----
+    H of length p is a Kronecker product of small H; each is one matrix product along its own axis.
+    """
+    xp = namespace(x)
+    n, p = x.shape
+    left, right = p, 1
+    while left > 1:
+        radix = min(left, 64)
+        left //= radix
+        small = xp.asarray(scipy.linalg.hadamard(radix, dtype="float32") / np.float32(np.sqrt(radix)))
+        x = xp.matmul(small, x.reshape(n * left, radix, right)) if right > 1 else x.reshape(-1, radix) @ small
+        right *= radix
+    return x.reshape(n, p)
+
+
+def _seen(intensities: Intensities, gain: float | None) -> Observed:
+    return intensities if gain is None else expose(intensities, gain)
+
+
+def cholesky(matrix: SquareMatrix) -> SquareMatrix:
+    """Return the lower Cholesky factor of a matrix.
+
+    Parameters
+    ----------
+    matrix : float array of shape (n, n), symmetric
+        It may be overwritten.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the matrix is not positive definite to working precision.
+    """
+    if namespace(matrix) is np:
+        # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
+        return scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+    import cupyx  # type: ignore[import-not-found, unused-ignore]
+
+    with cupyx.errstate(linalg="raise"):
+        return cupy.linalg.cholesky(matrix)
+
+
+def largest_magnitude(values: Magnitudes) -> float:
+    """Return the largest |x| of float32 values; nan or infinity where one is among them."""
+    return float(abs(values).max()) if values.size else 0.0
+
+
+def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
+    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
+
+    Parameters
+    ----------
+    values : float32 array of any shape
+    top : float
+        A power of two, so that scaling is exact.
+    bins : int
+
+    Returns
+    -------
+    counts : int64 array of shape (bins,)
+    largest : float
+        The largest |x| that is counted.
+    """
+    sizes = abs(values.reshape(-1).astype("float32"))
+    # 2^128 is no float32: there infinity alone is left out.
+    counted = sizes[sizes < np.float32(top if top <= float(np.finfo("float32").max) else np.inf)]
+    index = (counted * np.float32(bins / top)).astype("int64").clip(0, bins - 1)
+    return namespace(values).bincount(index, minlength=bins), float(counted.max()) if counted.size else 0.0

@@ -1,0 +1,201 @@
+"""The dual ridge: leave-one-out picks alpha, from one Gram; see `ridge`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ...errors import UsageError
+from ..array_types import Alphas, Array, Gram, Targets
+from ..arrays import namespace
+from ..blas import product
+from ..memory import blocks, rows_at_a_time
+from .inputs import checked_alphas, checked_rows, checked_weights, spread
+from .loo import LooScore
+from .path import RidgePath, Scored, best_path
+from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, refine
+
+SEARCHES = ("auto", "all", "halving")
+_HALVED_ROWS = 2048
+# A climb looks at three alphas: no more are not worth a search.
+_CLIMBED = 3
+# So few rows are solved in no time by what rounds least.
+_FEW_ROWS = 64
+# Below the first, nothing is won by float32; beyond the second, eigenvectors and the factors of small alphas, which
+# they fail, cost more than factors alone.
+_SINGLE_ROWS, _SPECTRAL_ROWS = 512, 4096
+# Rows of a Gram that the CPU centres at a time, within its caches.
+_BLOCK = 64
+# Where float64 is this many times slower, factors in float32 pay for their refinement: on consumer GPUs 32 to 64; on
+# an H100 or H200 it is 2, and both take 0.2 s at n = 19,363.
+_SLOW_DOUBLE = 8
+
+
+def dual_path(
+    gram: Gram,
+    targets: Targets,
+    alphas: ArrayLike | None = None,
+    weights: Array | None = None,
+    search: str = "auto",
+    multilabel: bool = False,
+) -> RidgePath:
+    """Solve the dual for every alpha, or for the one that a search on fewer rows leaves, from one Gram.
+
+    Parameters
+    ----------
+    gram : integer or float array of shape (n, n)
+        Inner products of the rows, or any positive semi-definite kernel of them; not centred.
+    targets : float64 array of shape (n, c)
+        See `one_vs_rest`.
+    alphas : array of shape (a,), optional
+        None takes `default_alphas` of the centred Gram.
+    weights : float64 array of shape (n,), optional
+        Positive weights of the rows, in the fit and in what leave-one-out counts.
+    search : {"auto", "all", "halving"}
+        ``all`` scores every alpha on all rows. ``halving`` scores every alpha on a quarter of them,
+        the best four on a half, and on all rows the best of those and its neighbours, until these
+        are worse than it; ``auto`` does so from 2048 rows.
+    multilabel : bool
+        Whether a row may have several labels or none. Then the least leave-one-out error picks
+        alpha, and the accuracy is the share of labels whose sign is right.
+
+    Returns
+    -------
+    RidgePath
+        ``kernel(x, rows) @ coefficients + intercept`` are the scores of x.
+
+    Raises
+    ------
+    UsageError
+        If an alpha or a weight cannot be used, or `search` is not known.
+    DataError
+        If the Gram is not finite, or the system is singular at every alpha.
+
+    Notes
+    -----
+    Large systems are factored in float32 and their solutions refined to float64; an alpha where that
+    does not converge is factored in float64.
+    """
+    if search not in SEARCHES:
+        raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
+    system = _Dual(gram, targets, weights)
+    alphas = checked_alphas(alphas, system.scale)
+    halving = search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS)
+    if halving and len(alphas) > _CLIMBED:
+        start = _promising(gram, targets, alphas, weights, multilabel)
+        path = best_path(alphas, _climb(system, alphas, start, multilabel))
+    else:
+        path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
+    coefficients = path.coefficients * system.roots
+    return replace(path, coefficients=coefficients, intercept=system.target_means - product(system.means, coefficients))
+
+
+def _promising(gram: Gram, targets: Targets, alphas: Alphas, weights: Array | None, multilabel: bool) -> int:
+    """Return the index of the alpha that leave-one-out prefers on a half of the rows."""
+    order, indices = np.random.default_rng(0).permutation(len(gram)), list(range(len(alphas)))
+    for share, kept in ((4, 4), (2, 1)):
+        rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
+        system = _Dual(gram[rows[:, None], rows], targets[rows], None if weights is None else weights[rows])
+        ranks = {index: score.rank for index, score, _ in system.leave_one_out(alphas, indices, multilabel)}
+        if not ranks:
+            return int(np.argmax(alphas))
+        indices = sorted(ranks, key=lambda index: ranks[index], reverse=True)[:kept]
+    return indices[0]
+
+
+def _climb(system: "_Dual", alphas: Alphas, start: int, multilabel: bool) -> Iterator[Scored]:
+    """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
+
+    The best alpha of fewer rows may lie next to that of all rows, above all where rows outnumber features.
+    """
+    order = np.argsort(alphas, kind="stable").tolist()
+    low = high = position = order.index(start)
+    ranks: dict[int, tuple[float, ...]] = {}
+    while True:
+        for result in system.leave_one_out(alphas, [order[position]], multilabel):
+            ranks[position] = result[1].rank
+            yield result
+        best = max(ranks, key=lambda tried: ranks[tried]) if ranks else high
+        if best == high and high + 1 < len(alphas):
+            high = position = high + 1
+        elif best == low and low > 0:
+            low = position = low - 1
+        else:
+            return
+
+
+class _Dual:
+    """The centred and weighted system of the dual; see the head of this module."""
+
+    def __init__(self, gram: Gram, targets: Targets, weights: Array | None) -> None:
+        xp, n = namespace(gram), checked_rows(len(gram))
+        self.weights = checked_weights(weights, n, xp)
+        total = self.weights.sum()
+        self.roots, self.constant = xp.sqrt(self.weights)[:, None], xp.sqrt(self.weights / total)
+        pieces = blocks(n, rows_at_a_time(gram, _BLOCK))
+        parts = (product(self.weights[rows], gram[rows].astype("float64")) for rows in pieces)
+        self.means = sum(parts, start=xp.zeros(n)) / total
+        others = self.means - self.weights @ self.means / total
+        squares = xp.diagonal(gram)
+        self.scale = spread(self.weights @ (squares - self.means - others) / n, self.weights @ squares / n)
+        self.shift = self.scale or 1.0
+        self.matrix = xp.empty((n, n))
+        for rows in pieces:
+            part = gram[rows] - self.means
+            part -= others[rows, None]
+            part *= self.roots[rows] * self.roots[:, 0]
+            part += (self.shift * self.constant[rows, None]) * self.constant
+            self.matrix[rows] = part
+        self.original, self.target_means = targets, product(self.weights, targets) / total
+        self.targets = (targets - self.target_means) * self.roots
+
+    def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
+        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        for index, solution, diagonal in self._solved(alphas, indices):
+            share = namespace(solution).square(self.constant) / (alphas[index] + self.shift)
+            residuals = solution / (diagonal - share)[:, None] / self.roots
+            score = LooScore(multilabel)
+            score.add(self.original, residuals, self.weights)
+            if score.finite:
+                yield index, score, solution
+
+    def _solved(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
+        pending = list(indices)
+        for chosen, solver in self._fast(alphas, pending):
+            found, trusted = refine(self.matrix, solver, self.targets)
+            diagonals = solver.inverse_diagonals().astype("float64")
+            for column, index in enumerate(chosen):
+                if trusted[column]:
+                    pending.remove(index)
+                    yield index, found[:, column], diagonals[:, column]
+        for index in pending:
+            try:
+                exact = CholeskySolver(self.matrix, float(alphas[index]))
+            except np.linalg.LinAlgError:
+                continue
+            yield index, exact.solve(self.targets[:, None])[:, 0], exact.inverse_diagonals()[:, 0]
+
+    def _fast(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
+        """Yield what costs less than a factor in float64 an alpha, to be refined, for what is `pending` by then."""
+        n, on_host = len(self.matrix), namespace(self.matrix) is np
+        if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
+            yield list(pending), EighSolver(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
+        # A factor keeps digits of small alphas that eigenvectors in float32 lose. The smaller the alpha the fewer it
+        # keeps: after one that it fails, the rest is float64's.
+        single = n >= _SINGLE_ROWS and (on_host or _double_is_slow())
+        for index in sorted(pending, key=lambda each: alphas[each], reverse=True) if single else ():
+            try:
+                yield [index], CholeskySolver(self.matrix, float(alphas[index]), "float32")
+            except np.linalg.LinAlgError:
+                return
+            if index in pending:
+                return
+
+
+def _double_is_slow() -> bool:
+    """Return whether the current GPU computes in float64 so much slower that float32 with refinement wins."""
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
+    # Where the driver does not say, float64 is taken to be slow: refinement is right on every GPU.
+    return bool(cupy.cuda.Device().attributes.get("SingleToDoublePrecisionPerfRatio", _SLOW_DOUBLE) >= _SLOW_DOUBLE)

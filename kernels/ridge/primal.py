@@ -1,0 +1,101 @@
+"""The primal ridge: leave-one-out picks alpha, from sums over the rows; see `ridge`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..array_types import Alphas, Array, RowWeights, Targets
+from ..arrays import namespace
+from ..blas import product
+from ..row_blocks import RowBlocks
+from .inputs import checked_alphas, checked_rows, checked_weights, spread
+from .loo import LooScore
+from .path import RidgePath, Scored, best_path
+from .solvers import CholeskySolver, EighSolver, Solver
+from .sums import RowSums
+
+_LEAST_FREEDOM = 1e-12
+
+
+def primal_path(
+    sums: RowSums,
+    rows: RowBlocks,
+    targets: Targets,
+    alphas: ArrayLike | None = None,
+    weights: Array | None = None,
+    multilabel: bool = False,
+) -> RidgePath:
+    """Solve the primal for every alpha from the sums of the rows; leave-one-out streams the rows.
+
+    Parameters
+    ----------
+    sums : RowSums
+        Of the same rows, targets and weights.
+    rows : callable
+        Starts a pass over the rows, in blocks of shape (rows, k). On the CPU there is one pass, on a
+        GPU one an alpha.
+    targets : float64 array of shape (n, c)
+    alphas : array of shape (a,), optional
+    weights : float64 array of shape (n,), optional
+    multilabel : bool
+        As `dual_path`.
+
+    Returns
+    -------
+    RidgePath
+        ``x @ coefficients + intercept`` are the scores of x.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `dual_path`.
+    """
+    checked_rows(len(targets))
+    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
+    trace, n = namespace(targets).trace, len(targets)
+    alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
+    path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
+    return replace(path, intercept=system.target_means - product(system.means, path.coefficients))
+
+
+class _Primal:
+    """The centred system of the primal; see the head of this module."""
+
+    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights) -> None:
+        self.rows, self.targets, self.weights = rows, targets, weights
+        self.total = sums.weight
+        self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
+        self.covariance, self.cross = sums.centred()
+
+    def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
+        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        for chosen, solver in self._solvers(alphas, indices):
+            solutions = solver.solve(self.cross[:, None])
+            scores = [LooScore(multilabel) for _ in chosen]
+            for which, block in self.rows():
+                deviations, weights = block - self.means, self.weights[which]
+                leverages = weights[:, None] * (1 / self.total + solver.quadratic_forms(deviations))
+                for column, score in enumerate(scores):
+                    errors = self.targets[which] - self.target_means - product(deviations, solutions[:, column])
+                    score.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
+            for column, index in enumerate(chosen):
+                if scores[column].finite:
+                    yield index, scores[column], solutions[:, column]
+
+    def _solvers(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], Solver]]:
+        if namespace(self.covariance) is np:
+            yield indices, EighSolver(self.covariance, alphas[list(indices)])
+            return
+        for index in indices:
+            try:
+                yield [index], CholeskySolver(self.covariance, float(alphas[index]))
+            except np.linalg.LinAlgError:
+                continue
+
+
+def _freedom(leverages: Array) -> Array:
+    # A row whose leverage is 1 is fitted whatever its target: nothing is left to divide.
+    xp = namespace(leverages)
+    return xp.where(1 - leverages > _LEAST_FREEDOM, 1 - leverages, xp.nan)

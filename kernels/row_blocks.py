@@ -1,0 +1,71 @@
+"""Linear maps of bits and speckle, a block of rows at a time.
+
+Speckle s is used as the signed byte s - 128. The shift is the same in every column, so whatever is
+centred afterwards is unchanged by it, and products of signed bytes are four times smaller.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .array_types import Array, Bits, Coefficients, Features, Intensities, Intercept, Scores, Speckle, Weights
+from .arrays import namespace
+from .bits import unpack
+from .blas import product
+from .memory import GPU_ROWS, Budget, block_length, blocks, memory_budget
+
+RowBlocks = Callable[[], Iterator[tuple[slice, Features]]]
+"""A pass over rows: each call starts anew and yields (which rows, their values as float32)."""
+
+# A budget of the CPU's for passes that multiply rows by few columns: their blocks stay in the caches, and in
+# memory that is used again. Fresh memory costs them more than their arithmetic, up to ten times as much.
+_FEW_COLUMNS = 2**27
+
+
+def signed(speckle: Speckle) -> Intensities:
+    """Return speckle - 128 as float32; the input is uint8."""
+    return (speckle ^ 0x80).view("int8").astype("float32")
+
+
+def bit_rows(bits: Bits, m: int, budget: Budget = None) -> RowBlocks:
+    """Return a pass over packed bits that unpacks a few rows at a time."""
+    slices = _row_slices(bits, m, few_columns(bits, budget))
+    return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
+
+
+def speckle_rows(speckle: Speckle, budget: Budget = None) -> RowBlocks:
+    """Return a pass over speckle - 128, a block of rows at a time."""
+    width = speckle.shape[1]
+    return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
+
+
+def few_columns(data: Array, budget: Budget = None) -> int:
+    """Return the budget of a pass that multiplies blocks of `data` by few columns."""
+    size = memory_budget(budget, data)
+    return min(size, _FEW_COLUMNS) if namespace(data) is np else size
+
+
+def _row_slices(data: Array, width: int, budget: Budget) -> list[slice]:
+    most = max(1, len(data)) if namespace(data) is np else GPU_ROWS
+    # A block stands as float32 and, where it meets float64, once more as that.
+    return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, most))
+
+
+def combine_rows(rows: RowBlocks, width: int, coefficients: Coefficients) -> Weights:
+    """Return the weighted sum of rows X'c, as float64 of shape (width, c).
+
+    With the coefficients of a dual ridge these are its weights.
+    """
+    xp = namespace(coefficients)
+    weights = xp.zeros((width, coefficients.shape[1]))
+    for which, block in rows():
+        weights += product(block.astype("float64").T, coefficients[which])
+    return weights
+
+
+def score_rows(rows: RowBlocks, n: int, weights: Weights, intercept: Intercept) -> Scores:
+    """Return ``X @ weights + intercept`` as float64 of shape (n, c)."""
+    scores = namespace(weights).empty((n, weights.shape[1]))
+    for which, block in rows():
+        scores[which] = product(block.astype("float64"), weights) + intercept
+    return scores
