@@ -1,11 +1,14 @@
 """Files read as docs/formats.md says, by the standard library, NumPy and safetensors alone."""
 
+import functools
 import hashlib
 import json
+import statistics
 import zipfile
 
 import numpy as np
 import pytest
+import scipy.linalg
 from safetensors.numpy import load_file
 
 import aurevoir
@@ -53,12 +56,53 @@ def test_the_page_names_every_key(engine_file, root):
     assert [name for name in sorted(keys | schemas) if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("projection", ["none", "exact", "hadamard"])
+def philox(block, row, part, kind, seed):
+    """The 16 bytes of Philox4x32-10 (Salmon et al. 2011) for a counter."""
+    c, k = [block, row, part, kind], [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        left, right = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [right >> 32 ^ c[1] ^ k[0], right % 2**32, left >> 32 ^ c[3] ^ k[1], left % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return np.array(c, "<u4").view("uint8")
+
+
+def random_matrix(kind, k, m, seed):
+    """R of `dense` and `dense-signs` as int64 of shape (2, k, m)."""
+    normal = statistics.NormalDist(sigma=40)
+    levels = np.array([round(normal.inv_cdf((byte + 0.5) / 256)) for byte in range(256)])
+    signs = kind == "dense-signs"
+
+    def row(i, part):
+        drawn = [philox(j, i, part, int(signs), seed) for j in range(-(-m // (128 if signs else 16)))]
+        drawn = np.concatenate(drawn)
+        return (2 * np.unpackbits(drawn).astype("int64") - 1 if signs else levels[drawn])[:m]
+
+    return np.array([[row(i, part) for i in range(k)] for part in range(2)])
+
+
+def intensities(kind, x, k, seed):
+    """What a projection gives for bits x of shape (n, m), as the page says."""
+    m = x.shape[1]
+    if kind != "hadamard":
+        return (np.einsum("pkm,nm->pnk", random_matrix(kind, k, m, seed), x) ** 2).sum(axis=0)
+    p = 1 << (m - 1).bit_length()
+    shape = (-(-k // p), 2, 3, p)
+    drawn = np.random.Generator(np.random.Philox(key=seed)).integers(0, 256, np.prod(shape) // 8, dtype="uint8")
+    signs = 2.0 * np.unpackbits(drawn).reshape(shape) - 1
+    transform = scipy.linalg.hadamard(p) / np.sqrt(p)
+    padded = np.pad(x.astype("float64"), ((0, 0), (0, p - m)))
+    chains = [
+        [functools.reduce(lambda y, sign: (y * sign) @ transform, chain, padded) for chain in pair] for pair in signs
+    ]
+    return np.concatenate([sum(chain**2 for chain in pair) for pair in chains], axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense", "dense-signs"])
 def test_scores_from_a_model_folder(projection, tmp_path, root):
     random = np.random.default_rng(0)
     y = np.arange(90) % 3
     X = random.normal(size=(90, 100)) + random.normal(size=(3, 100))[y]
-    classifier = aurevoir.OpticalClassifier(projection=projection, n_components=40).fit(X, y)
+    classifier = aurevoir.OpticalClassifier(projection=projection, n_components=150, random_state=2**33 + 7).fit(X, y)
     classifier.save(tmp_path / "model")
     model = json.loads((tmp_path / "model" / "model.json").read_bytes())
     for name, digest in model["files"].items():
@@ -75,10 +119,14 @@ def test_scores_from_a_model_folder(projection, tmp_path, root):
         shared = np.bitwise_count(bits[:, None] & arrays["rows"]).sum(axis=2, dtype="int64")
         scores = (ones[:, None] * own + shared**2) @ arrays["coefficients"]
     else:
-        intensities = classifier.readout_.projection.intensities(bits)
-        speckle = np.minimum(255, np.rint(intensities * np.float32(model["readout"]["gain"])))
-        scores = (speckle.astype("float64") - 128) @ arrays["weights"]
-    np.testing.assert_allclose(scores + arrays["intercept"], classifier.decision_function(X), rtol=1e-9, atol=1e-9)
+        light = intensities(projection, np.unpackbits(bits, axis=1)[:, : model["features"]], 150, model["seed"])
+        seen = light.astype("float32") * np.float32(model["readout"]["gain"])
+        scores = (np.minimum(255, np.rint(seen)).astype("float64") - 128) @ arrays["weights"]
+    # The Hadamard transform rounds, so that a few intensities between two levels may go to the other.
+    levels = 3 * np.abs(arrays["weights"]).max() if projection == "hadamard" else 0
+    expected = classifier.decision_function(X)
+    np.testing.assert_allclose(scores + arrays["intercept"], expected, rtol=1e-9, atol=1e-9 + levels)
+    assert expected.std() > 50 * levels
 
 
 def test_bits_of_images(engine_file, class_folder, tmp_path):
