@@ -127,7 +127,8 @@ def dense(
     size = min(memory_budget(budget, bits) // 4, 2**28)
     for which in blocks(k, block_length(80 * m, size, k)):
         part = gaussian_rows(which, m, seed, xp).astype("float32")
-        outputs[:, which] = _seen(sum(xp.square(x @ part[:, axis].T) for axis in (0, 1)), gain)
+        real, imaginary = (xp.square(x @ part[:, axis].T) for axis in (0, 1))
+        outputs[:, which] = _seen(real + imaginary, gain)
     return outputs
 
 
@@ -229,12 +230,14 @@ def cholesky(matrix: SquareMatrix) -> SquareMatrix:
     """
     if namespace(matrix) is np:
         # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
-        return scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        factor: SquareMatrix = scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        return factor
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import cupyx  # type: ignore[import-not-found, unused-ignore]
 
     with cupyx.errstate(linalg="raise"):
-        return cupy.linalg.cholesky(matrix)
+        factor = cupy.linalg.cholesky(matrix)
+    return factor
 
 
 def largest_magnitude(values: Magnitudes) -> float:

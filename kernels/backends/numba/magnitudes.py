@@ -16,7 +16,8 @@ def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
         for index in range(part * length, min((part + 1) * length, bits.size)):
             found = max(found, bits[index] & _SIGN_OFF)
         largest[part] = found
-    return largest.max()
+    result: int = largest.max()
+    return result
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Packed bits through a random matrix R held as int8, a block of rows at a time."""
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]

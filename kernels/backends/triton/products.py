@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Inner products of rows: of packed bits, and of speckle."""
 
 from collections.abc import Callable
