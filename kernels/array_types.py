@@ -31,7 +31,7 @@ else:
     ArrayLibrary = ModuleType
 
 # Features and their packed signs, the first of eight as the highest bit of a byte.
-Features = Real[_Library, "n m"]
+Features = Real[_Library, "n m"] | Bool[_Library, "n m"]
 Bits = UInt8[_Library, "n bytes"]
 OtherBits = UInt8[_Library, "others bytes"]
 AnyBits = UInt8[_Library, "others other_bytes"]

@@ -1,6 +1,7 @@
 """What random projections multiply by, drawn from a seed: the same whatever the machine or the array library."""
 
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
@@ -8,6 +9,9 @@ from .array_types import ArrayLibrary, ChainSigns, GaussianRows, Levels, SignRow
 from .arrays import NUMPY
 from .bits import packed_length
 from .philox import philox
+
+Entries = Literal["gaussian", "signs"]
+"""What a random matrix R holds: int8 of a Gaussian, or +1 and -1."""
 
 
 def gaussian_levels() -> Levels:

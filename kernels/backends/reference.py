@@ -25,7 +25,7 @@ from ..arrays import namespace
 from ..bits import popcount, unpack
 from ..camera import expose
 from ..memory import Budget, block_length, blocks, memory_budget
-from ..random_matrix import gaussian_rows, hadamard_length, sign_rows
+from ..random_matrix import Entries, gaussian_rows, hadamard_length, sign_rows
 from ..row_blocks import signed
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
@@ -89,7 +89,7 @@ def dense(
     m: int,
     k: int,
     seed: int,
-    entries: str = "gaussian",
+    entries: Entries = "gaussian",
     gain: float | None = None,
     *,
     budget: Budget = None,

@@ -40,7 +40,7 @@ def _count_magnitudes(
 
 
 def largest_magnitude(values: np.ndarray) -> float:
-    """Return the largest |x| of float32 values; nan or infinity where one is among them."""
+    """Return the largest |x|; see `reference.largest_magnitude`."""
     if values.size == 0:
         return 0.0
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
@@ -48,21 +48,7 @@ def largest_magnitude(values: np.ndarray) -> float:
 
 
 def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
-    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
-
-    Parameters
-    ----------
-    values : float32 array of any shape
-    top : float
-        A power of two, so that scaling is exact.
-    bins : int
-
-    Returns
-    -------
-    counts : int64 array of shape (bins,)
-    largest : float
-        The largest |x| that is counted.
-    """
+    """Count |x| in equal bins, and return the largest that is counted; see `reference.count_magnitudes`."""
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
     # 2^128 is no float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)
