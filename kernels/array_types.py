@@ -5,6 +5,8 @@ called (jaxtyping): within a call each word stands for one length. What a user h
 `Array`: errors of the package's own say what is wrong with it.
 """
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float, Float32, Float64, Int8, Int64, Integer, Real, Shaped, UInt8
@@ -14,13 +16,22 @@ if TYPE_CHECKING:
 
     _Library = np.ndarray[Any, np.dtype[Any]]
     Array = _Library
+
+    class ArrayLibrary(ModuleType):
+        """The module ``numpy`` or ``cupy``, whose functions return arrays."""
+
+        linalg: Any
+        nan: float
+
+        def __getattr__(self, name: str) -> Callable[..., Array]: ...
+
 else:
     _Library = Any
-    Array = Shaped[Any, "..."]
-"""A NumPy array, or a CuPy array on a GPU, of any dtype and shape."""
+    Array = Shaped[Any, "..."]  # of NumPy, or of CuPy on a GPU; any dtype and shape
+    ArrayLibrary = ModuleType
 
 # Features and their packed signs, the first of eight as the highest bit of a byte.
-Features = Real[_Library, "n m"]
+Features = Real[_Library, "n m"] | Bool[_Library, "n m"]
 Bits = UInt8[_Library, "n bytes"]
 OtherBits = UInt8[_Library, "others bytes"]
 AnyBits = UInt8[_Library, "others other_bytes"]

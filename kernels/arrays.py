@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType
+from typing import cast
 
 import numpy as np
 
 from ..errors import MissingPackageError, UsageError
-from .array_types import Array
+from .array_types import Array, ArrayLibrary
+
+NUMPY = cast(ArrayLibrary, np)
 
 
-def namespace(array: Array) -> ModuleType:
+def namespace(array: Array) -> ArrayLibrary:
     """Return the module, ``numpy`` or ``cupy``, whose array this is."""
     if type(array).__module__.partition(".")[0] == "cupy":
         import cupy  # type: ignore[import-not-found, unused-ignore]
 
-        return cupy
-    return np
+        return cast(ArrayLibrary, cupy)
+    return NUMPY
 
 
 def on_device(array: Array, device: str) -> Array:
@@ -44,9 +46,10 @@ def on_device(array: Array, device: str) -> Array:
     except ImportError as error:
         raise MissingPackageError(f"device 'cuda' needs CuPy ({error}): pip install 'aurevoir[gpu]'") from error
     try:
-        return cupy.asarray(array)
+        moved: Array = cupy.asarray(array)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise UsageError(f"device 'cuda' cannot be used here ({error}); use 'cpu'") from error
+    return moved
 
 
 def on_host(array: Array) -> np.ndarray:

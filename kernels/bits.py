@@ -45,14 +45,16 @@ def _pack(ones: Array) -> Bits:
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
     padded[:, :m] = ones
     values = xp.left_shift(1, xp.arange(7, -1, -1)).astype("uint8")
-    return (padded.reshape(n, packed_length(m), 8) * values).sum(axis=2, dtype="uint8")
+    bits: Bits = (padded.reshape(n, packed_length(m), 8) * values).sum(axis=2, dtype="uint8")
+    return bits
 
 
 def _unpack(bits: Bits) -> Features:
     xp = namespace(bits)
     # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
     shifts = xp.arange(7, -1, -1).astype("uint8")
-    return ((bits[:, :, None] >> shifts) & xp.uint8(1)).reshape(len(bits), 8 * bits.shape[1])
+    ones: Features = (bits[:, :, None] >> shifts) & xp.uint8(1)
+    return ones.reshape(len(bits), 8 * bits.shape[1])
 
 
 def popcount(bits: Bits) -> RowCounts:
@@ -67,7 +69,8 @@ def _ones(bits: Array) -> Array:
     xp = namespace(bits)
     if xp is np:
         return np.bitwise_count(bits)
-    return _unpack(xp.arange(256, dtype="uint8")[:, None]).sum(axis=1, dtype="uint8")[bits]
+    ones_of_byte: Array = _unpack(xp.arange(256, dtype="uint8")[:, None]).sum(axis=1, dtype="uint8")
+    return ones_of_byte[bits]
 
 
 def agreement(bits: Bits, others: Bits, m: int) -> float:

@@ -16,9 +16,10 @@ def product(left: Array, right: Array) -> Array:
     products are SciPy's as well. NumPy's ``x @ x.T`` alone is quicker: it computes one half of the result.
     """
     if namespace(left) is not np:
-        return left @ right
+        multiplied: Array = left @ right
+        return multiplied
     if left.ndim == 1:
-        return product(left[None], right)[0]
+        return product(left[None], right).reshape(-1)
     from scipy.linalg import get_blas_funcs
 
     (gemm,) = get_blas_funcs(("gemm",), (left, right))
@@ -26,4 +27,5 @@ def product(left: Array, right: Array) -> Array:
     (first, turn_first), (second, turn_second) = (
         (array.T, False) if array.flags.c_contiguous else (array, True) for array in (right, left)
     )
-    return gemm(1.0, first, second, trans_a=turn_first, trans_b=turn_second).T
+    transposed: Array = gemm(1.0, first, second, trans_a=turn_first, trans_b=turn_second)
+    return transposed.T

@@ -4,11 +4,8 @@ J. K. Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The 
 any order of blocks, any machine and any array library.
 """
 
-from types import ModuleType
-
-import numpy as np
-
-from .array_types import Array, RandomBytes
+from .array_types import Array, ArrayLibrary, RandomBytes
+from .arrays import NUMPY
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -16,7 +13,7 @@ ROUNDS = 10
 WORD = 0xFFFFFFFF
 
 
-def philox(counters: tuple[Array | int, ...], seed: int, xp: ModuleType = np) -> RandomBytes:
+def philox(counters: tuple[Array | int, ...], seed: int, xp: ArrayLibrary = NUMPY) -> RandomBytes:
     """Return 16 random bytes for each counter.
 
     Parameters

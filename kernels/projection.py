@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from .array_types import Bits, Intensities, PackedChainSigns, Speckle
-from .backends import Entries, backend_for
+from .backends import backend_for
 from .camera import Camera
 from .memory import Budget, block_length, blocks, memory_budget
-from .random_matrix import hadamard_length, hadamard_signs
+from .random_matrix import Entries, hadamard_length, hadamard_signs
 
 _SAMPLE_ROWS = 64
 

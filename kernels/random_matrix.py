@@ -1,13 +1,17 @@
 """What random projections multiply by, drawn from a seed: the same whatever the machine or the array library."""
 
 from statistics import NormalDist
-from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
-from .array_types import ChainSigns, GaussianRows, Levels, SignRows
+from .array_types import ArrayLibrary, ChainSigns, GaussianRows, Levels, SignRows
+from .arrays import NUMPY
 from .bits import packed_length
 from .philox import philox
+
+Entries = Literal["gaussian", "signs"]
+"""What a random matrix R holds: int8 of a Gaussian, or +1 and -1."""
 
 
 def gaussian_levels() -> Levels:
@@ -16,7 +20,7 @@ def gaussian_levels() -> Levels:
     return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
 
 
-def gaussian_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> GaussianRows:
+def gaussian_rows(which: slice, m: int, seed: int, xp: ArrayLibrary = NUMPY) -> GaussianRows:
     """Return rows of a Gaussian R as int8 of shape (rows, 2, m): real part, imaginary part.
 
     Notes
@@ -28,7 +32,7 @@ def gaussian_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> Gauss
     return xp.asarray(gaussian_levels())[drawn[:, :, :m]]
 
 
-def sign_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> SignRows:
+def sign_rows(which: slice, m: int, seed: int, xp: ArrayLibrary = NUMPY) -> SignRows:
     """Return rows of an R of signs as packed bits, uint8 of shape (rows, 2, ceil(m / 8)): real part, imaginary part.
 
     Notes
@@ -39,7 +43,7 @@ def sign_rows(which: slice, m: int, seed: int, xp: ModuleType = np) -> SignRows:
     return _drawn(which, -(-m // 128), 1, seed, xp)[:, :, : packed_length(m)]
 
 
-def _drawn(which: slice, columns: int, kind: int, seed: int, xp: ModuleType) -> SignRows:
+def _drawn(which: slice, columns: int, kind: int, seed: int, xp: ArrayLibrary) -> SignRows:
     """Return the bytes at the counters of some rows, of shape (rows, 2, 16 columns)."""
     rows = xp.arange(which.start, which.stop)[:, None, None]
     return philox((xp.arange(columns), rows, xp.arange(2)[:, None], kind), seed, xp).reshape(len(rows), 2, -1)

@@ -5,7 +5,7 @@ CPU and `triton` on NVIDIA GPUs. A backend that has nothing faster for a functio
 """
 
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from ..array_types import (
 )
 from ..arrays import namespace
 from ..memory import Budget
+from ..random_matrix import Entries
 
 BACKENDS = ("reference", "numba", "triton")
-Entries = Literal["gaussian", "signs"]
 
 
 class Backend(Protocol):

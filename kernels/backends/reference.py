@@ -25,7 +25,7 @@ from ..arrays import namespace
 from ..bits import popcount, unpack
 from ..camera import expose
 from ..memory import Budget, block_length, blocks, memory_budget
-from ..random_matrix import gaussian_rows, hadamard_length, sign_rows
+from ..random_matrix import Entries, gaussian_rows, hadamard_length, sign_rows
 from ..row_blocks import signed
 
 # 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
@@ -89,7 +89,7 @@ def dense(
     m: int,
     k: int,
     seed: int,
-    entries: str = "gaussian",
+    entries: Entries = "gaussian",
     gain: float | None = None,
     *,
     budget: Budget = None,
@@ -127,7 +127,8 @@ def dense(
     size = min(memory_budget(budget, bits) // 4, 2**28)
     for which in blocks(k, block_length(80 * m, size, k)):
         part = gaussian_rows(which, m, seed, xp).astype("float32")
-        outputs[:, which] = _seen(sum(xp.square(x @ part[:, axis].T) for axis in (0, 1)), gain)
+        real, imaginary = (xp.square(x @ part[:, axis].T) for axis in (0, 1))
+        outputs[:, which] = _seen(real + imaginary, gain)
     return outputs
 
 
@@ -229,12 +230,14 @@ def cholesky(matrix: SquareMatrix) -> SquareMatrix:
     """
     if namespace(matrix) is np:
         # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
-        return scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        factor: SquareMatrix = scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        return factor
     import cupy  # type: ignore[import-not-found, unused-ignore]
     import cupyx  # type: ignore[import-not-found, unused-ignore]
 
     with cupyx.errstate(linalg="raise"):
-        return cupy.linalg.cholesky(matrix)
+        factor = cupy.linalg.cholesky(matrix)
+    return factor
 
 
 def largest_magnitude(values: Magnitudes) -> float:

@@ -1,12 +1,10 @@
 """What a ridge is given: targets, alphas and weights, and what is wrong with them."""
 
-from types import ModuleType
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ...errors import DataError, UsageError
-from ..array_types import Alphas, Array, Labels, RowWeights, Targets
+from ..array_types import Alphas, Array, ArrayLibrary, Labels, RowWeights, Targets
 from ..arrays import namespace
 
 
@@ -48,7 +46,7 @@ def checked_alphas(alphas: ArrayLike | None, scale: float) -> Alphas:
     return alphas
 
 
-def checked_weights(weights: Array | None, n: int, xp: ModuleType) -> RowWeights:
+def checked_weights(weights: Array | None, n: int, xp: ArrayLibrary) -> RowWeights:
     """Return the weights of n rows as float64, 1 each by default; refuse unusable ones."""
     if weights is None:
         return xp.ones(n)

@@ -30,6 +30,7 @@ def inverse_factor(matrix: SquareMatrix) -> SquareMatrix:
 def _by_lapack(matrix: SquareMatrix) -> SquareMatrix:
     factor = reference.cholesky(matrix)
     (invert,) = scipy.linalg.get_lapack_funcs(("trtri",), (factor,))
+    inverse: SquareMatrix
     inverse, failed = invert(factor, lower=1, overwrite_c=1)
     if failed:
         raise np.linalg.LinAlgError("singular")

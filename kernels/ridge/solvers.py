@@ -89,7 +89,8 @@ class CholeskySolver:
     def quadratic_forms(self, rows: FloatRows) -> QuadraticForms:
         """Return the quadratic forms; see `Solver`."""
         xp = namespace(rows)
-        return xp.square(product(rows, self._inverse.T)).sum(axis=1)[:, None]
+        forms: Array = xp.square(product(rows, self._inverse.T)).sum(axis=1)
+        return forms[:, None]
 
 
 def _squared_columns(matrix: SquareMatrix) -> Array:

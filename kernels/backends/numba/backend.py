@@ -2,7 +2,7 @@
 
 from ...array_types import Bits, Counts, Observed, OtherBits, PackedChainSigns, Speckle, SquareCounts
 from ...memory import Budget
-from ...random_matrix import gaussian_levels
+from ...random_matrix import Entries, gaussian_levels
 from ..reference import cholesky, dense_signs
 from ..reference import gram as plain_gram
 from ..reference import hadamard as plain_hadamard
@@ -32,7 +32,7 @@ def dense(
     m: int,
     k: int,
     seed: int,
-    entries: str = "gaussian",
+    entries: Entries = "gaussian",
     gain: float | None = None,
     *,
     budget: Budget = None,

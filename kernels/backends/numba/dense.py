@@ -175,22 +175,7 @@ def _dense(
 
 
 def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float | None = None) -> np.ndarray:
-    """Compute the intensities, or the speckle, of `projection.Dense`.
-
-    Parameters
-    ----------
-    bits : uint8 array of shape (n, ceil(m / 8))
-    k, seed : int
-    levels : int8 array of shape (256,)
-        None below -127, so that no sum overflows.
-    gain : float, optional
-        Of the camera; None returns the intensities.
-
-    Returns
-    -------
-    array of shape (n, k)
-        float32 intensities, or uint8 speckle.
-    """
+    """Project packed bits by a Gaussian R; see `reference.dense`. Levels below -127 could overflow a sum."""
     intensities, speckle = outputs(len(bits), k, gain)
     for start in range(0, len(bits), _ROWS):
         rows = slice(start, start + _ROWS)

@@ -162,22 +162,7 @@ def _hadamard(
 
 
 def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
-    """Compute the intensities, or the speckle, of `projection.Hadamard`.
-
-    Parameters
-    ----------
-    bits : uint8 array of shape (n, ceil(m / 8))
-    signs : uint8 array of shape (pairs, 2, 3, p / 8), p at least 16
-        Packed, the lowest bit first; 1 stands for +1.
-    k : int
-    gain : float, optional
-        Of the camera; None returns the intensities.
-
-    Returns
-    -------
-    array of shape (n, k)
-        float32 intensities, or uint8 speckle.
-    """
+    """Project packed bits by chains of transforms of at least 16 values; see `reference.hadamard`."""
     intensities, speckle = outputs(len(bits), k, gain)
     # Two bytes are read at a time.
     whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)

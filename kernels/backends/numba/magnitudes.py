@@ -16,7 +16,8 @@ def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
         for index in range(part * length, min((part + 1) * length, bits.size)):
             found = max(found, bits[index] & _SIGN_OFF)
         largest[part] = found
-    return largest.max()
+    result: int = largest.max()
+    return result
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -39,7 +40,7 @@ def _count_magnitudes(
 
 
 def largest_magnitude(values: np.ndarray) -> float:
-    """Return the largest |x| of float32 values; nan or infinity where one is among them."""
+    """Return the largest |x|; see `reference.largest_magnitude`."""
     if values.size == 0:
         return 0.0
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
@@ -47,21 +48,7 @@ def largest_magnitude(values: np.ndarray) -> float:
 
 
 def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
-    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
-
-    Parameters
-    ----------
-    values : float32 array of any shape
-    top : float
-        A power of two, so that scaling is exact.
-    bins : int
-
-    Returns
-    -------
-    counts : int64 array of shape (bins,)
-    largest : float
-        The largest |x| that is counted.
-    """
+    """Count |x| in equal bins, and return the largest that is counted; see `reference.count_magnitudes`."""
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
     # 2^128 is no float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)

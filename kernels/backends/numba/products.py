@@ -156,31 +156,11 @@ def _padded(data: np.ndarray) -> np.ndarray:
 
 
 def shared_ones(bits: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Count the ones that each two rows of packed bits share.
-
-    Parameters
-    ----------
-    bits : uint8 array of shape (n, bytes)
-    others : uint8 array of shape (n', bytes), optional
-        None stands for `bits` itself, at half the cost.
-
-    Returns
-    -------
-    counts : int64 array of shape (n, n')
-    """
+    """Count the ones that each two rows of packed bits share; see `reference.shared_ones`."""
     return _summed(True, bits, others)
 
 
 def gram(speckle: np.ndarray) -> np.ndarray:
-    """Return the exact inner products of the rows of ``speckle - 128``, on a processor that `has_dot_product`.
-
-    Parameters
-    ----------
-    speckle : uint8 array of shape (n, k)
-
-    Returns
-    -------
-    products : int64 array of shape (n, n)
-    """
+    """Return exact inner products, on a processor that `has_dot_product`; see `reference.gram`."""
     # Rows are multiplied by rows less 128, so that 128 times the sum of one is still to be taken away.
     return _summed(False, speckle, None, 128 * (speckle.sum(axis=1, dtype="int64") - 128 * speckle.shape[1]))

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Packed bits through a random matrix R held as int8, a block of rows at a time."""
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -8,6 +8,7 @@ from ....errors import UsageError
 from ...array_types import Bits, Observed
 from ...arrays import namespace
 from ...memory import Budget, block_length, blocks, memory_budget
+from ...random_matrix import Entries
 from .draw import draw_rows
 from .interop import stream_of
 from .products import tile_origin, tile_product
@@ -37,7 +38,7 @@ def dense(
     m: int,
     k: int,
     seed: int,
-    entries: str = "gaussian",
+    entries: Entries = "gaussian",
     gain: float | None = None,
     *,
     budget: Budget = None,

@@ -1,13 +1,11 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Rows of a random matrix R, drawn by Philox4x32-10; see `random_matrix`."""
-
-from typing import Any
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from ...array_types import Array
-from ...random_matrix import gaussian_levels
+from ...array_types import Array, ArrayLibrary
+from ...random_matrix import Entries, gaussian_levels
 from .interop import as_tensor
 from .tiles import UNFUSED
 from .widen import CHUNK, unpack_bytes
@@ -30,7 +28,7 @@ def _draw_kernel(matrix, levels, seed, first, width, SIGNS: tl.constexpr, COUNTE
     tl.store(matrix + line.to(tl.int64) * width + column, values.to(tl.int8), mask=column < width)
 
 
-def draw_rows(xp: Any, which: slice, width: int, seed: int, entries: str) -> Array:
+def draw_rows(xp: ArrayLibrary, which: slice, width: int, seed: int, entries: Entries) -> Array:
     """Draw rows of R as int8 of shape (2 rows, width): of each its real part, then its imaginary part."""
     matrix = xp.empty((2 * (which.stop - which.start), width), dtype="int8")
     levels, signs = as_tensor(xp.asarray(gaussian_levels())), int(entries == "signs")

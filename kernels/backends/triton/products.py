@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Inner products of rows: of packed bits, and of speckle."""
 
 from collections.abc import Callable
@@ -58,39 +58,12 @@ def _multiply(
 
 
 def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
-    """Count the ones that each two rows of packed bits share.
-
-    Parameters
-    ----------
-    bits : uint8 array of shape (n, bytes)
-        As ``numpy.packbits`` packs them; what fills the last byte is 0.
-    others : uint8 array of shape (n', bytes), optional
-        None stands for `bits` itself, at half the cost.
-    budget : int, str or None
-        Memory for the columns held as int8 at one time; see `memory.memory_budget`.
-
-    Returns
-    -------
-    counts : int64 array of shape (n, n')
-    """
+    """Count shared ones; see `reference.shared_ones`. The budget is for the columns held as int8 at one time."""
     return _inner_products(widen_bits, 8, bits, others, budget)
 
 
 def gram(speckle: Speckle, others: OtherSpeckle | None = None, *, budget: Budget = None) -> Counts:
-    """Return the exact inner products of the rows of ``speckle - 128``.
-
-    Parameters
-    ----------
-    speckle : uint8 array of shape (n, k)
-    others : uint8 array of shape (n', k), optional
-        None stands for `speckle` itself, at half the cost.
-    budget : int, str or None
-        Memory for the columns held as int8 at one time; see `memory.memory_budget`.
-
-    Returns
-    -------
-    products : int64 array of shape (n, n')
-    """
+    """Return exact inner products, also with other rows; see `reference.gram`. The budget is as for `shared_ones`."""
     return _inner_products(widen_speckle, 1, speckle, others, budget)
 
 

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Packed bits and speckle as rows of int8, whole lines of them."""
 
 import numpy as np
