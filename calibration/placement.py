@@ -74,7 +74,7 @@ def shared(model: onnx.ModelProto) -> list[Shared]:
     ]
 
 
-def quantizable(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[str]:
+def quantizable(model: onnx.ModelProto, placement: Placement = "conv-inputs") -> list[str]:
     """Return the tensors that a placement quantizes, once each, in the order of the graph.
 
     Raises
@@ -91,7 +91,7 @@ def quantizable(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[
     return [name for name in order if name in chosen]
 
 
-def units(model: onnx.ModelProto, placement: str = "conv-inputs") -> list[list[str]]:
+def units(model: onnx.ModelProto, placement: Placement = "conv-inputs") -> list[list[str]]:
     """Return the tensors of `quantizable` in the groups that are quantized together or not at all."""
     names = quantizable(model, placement)
     groups = [list(group.sources) for group in shared(model)] if placement != "conv-inputs" else []

@@ -12,6 +12,7 @@ the batch norm reads levels, one pass does for both, and they keep all their ste
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -21,7 +22,8 @@ from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant
 from .placement import Placement, Shared, check_placement, shared, weighted
 
-ACTIVATION_DTYPES = ("int8", "uint8")
+ActivationDtype = Literal["int8", "uint8"]
+ACTIVATION_DTYPES: tuple[ActivationDtype, ...] = get_args(ActivationDtype)
 
 LEVELS = 127
 """Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
@@ -49,7 +51,7 @@ def quantize(
     model: onnx.ModelProto,
     thresholds: Mapping[str, float],
     means: Mapping[str, Sequence[float]] | None = None,
-    activation_dtype: str = "int8",
+    activation_dtype: ActivationDtype = "int8",
     placement: Placement = "conv-inputs",
     weight_levels: int = LEVELS,
 ) -> onnx.ModelProto:
@@ -138,7 +140,7 @@ def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
     return low in constants and float(read_constant(constants, low)) >= 0
 
 
-def _meeting(context: _Context, model: onnx.ModelProto, placement: str) -> list[Shared]:
+def _meeting(context: _Context, model: onnx.ModelProto, placement: Placement) -> list[Shared]:
     """Give what meets in concatenations one sign, and where they share it the largest threshold; return the groups."""
     thresholds = context.thresholds
     groups = shared(model) if placement != "conv-inputs" else []

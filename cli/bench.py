@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> Non
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
         if name == benchmark:
-            chosen = _load(name)
+            chosen = load(name)
             chosen.add_arguments(own)
             if name in SUITES:
                 _add_outputs(own, chosen.plot is not None)
 
 
-def _load(name: str) -> "Benchmark":
+def load(name: str) -> "Benchmark":
     """Import a suite or a report and return what it offers."""
     if name not in REPORTS:
         return registry.load(name)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write what was asked for."""
     from ..benchmarks.contract import write_result
 
-    chosen = _load(args.benchmark)
+    chosen = load(args.benchmark)
     if args.benchmark in REPORTS:
         return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
@@ -68,4 +68,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the rows out as the benchmark does."""
-    return _load(result["benchmark"]).describe(result)
+    return load(result["benchmark"]).describe(result)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ..engine.backbones.base import Backbone
     from ..engine.build import EngineBuilder
+    from ..engine.runtimes.base import Precision, RuntimeName
     from ..engine.spec import EngineSpec
 
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
@@ -87,7 +88,7 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
         return open_backbone(BACKBONE, "random", seed=seed), note
 
 
-def _chosen(args: argparse.Namespace) -> tuple[str, str, list[str]]:
+def _chosen(args: argparse.Namespace) -> "tuple[RuntimeName, str, list[Precision]]":
     """Return the runtime, the device, and the precisions that are run there: fp32, the narrowest float and int8."""
     from ..engine.runtimes import check_device, choose_runtime, default_device, narrowest_float, precisions_on
 
@@ -110,7 +111,7 @@ def _ridge_device(device: str) -> str:
     return "cuda"
 
 
-def _spec(precision: str, runtime: str, device: str) -> "EngineSpec":
+def _spec(precision: "Precision", runtime: "RuntimeName", device: str) -> "EngineSpec":
     from ..engine.spec import EngineSpec
 
     return EngineSpec(precision=precision, runtime=runtime, device=device, smoke=False, measure=False)

@@ -10,9 +10,9 @@ import onnx
 
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph.edit import digest
-from ..calibration.graph.float16 import BODIES, to_float16
-from ..calibration.placement import quantizable, shared
-from ..calibration.quantize import LEVELS, quantize
+from ..calibration.graph.float16 import BODIES, Body, to_float16
+from ..calibration.placement import Placement, quantizable, shared
+from ..calibration.quantize import LEVELS, ActivationDtype, quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
 from .engine import Engine
@@ -28,6 +28,8 @@ from .runtimes import (
     weight_levels,
 )
 from .runtimes import runtime as runtime_module
+from .runtimes.base import Precision
+from .spec import Auto
 from .timing import alternate
 
 TIMED_ROUNDS = 3
@@ -35,12 +37,12 @@ TIMED_ROUNDS = 3
 
 def assemble(
     exported: Exported,
-    precision: str,
+    precision: Precision,
     runtime: str = "auto",
     table: CalibrationTable | None = None,
     device: str | None = None,
-    activation_dtype: str = "auto",
-    placement: str = "conv-inputs",
+    activation_dtype: ActivationDtype | Auto = "auto",
+    placement: Placement = "conv-inputs",
     target: str | None = None,
     keep_float32: Collection[str] = (),
 ) -> Engine:
@@ -67,10 +69,10 @@ def assemble(
     if precision == "int8":
         if table is None:
             raise UsageError("int8 needs a calibration table; see `calibrate`")
-        activation_dtype = resolve_activation_dtype(activation_dtype, runtime)
+        own = resolve_activation_dtype(activation_dtype, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
         levels = weight_levels(runtime)
-        graph = quantized_graph(exported, table, activation_dtype, placement, levels=levels)
+        graph = quantized_graph(exported, table, own, placement, levels=levels)
     if halved:
         graph = to_float16(graph, keep_float32)
     manifest = Manifest(
@@ -86,7 +88,7 @@ def assemble(
         exported.mean,
         exported.std,
         exported.resize,
-        activation_dtype if precision == "int8" else None,
+        own if precision == "int8" else None,
         placement if precision == "int8" else None,
         in_float,
         tuple(keep_float32) if halved else (),
@@ -99,9 +101,9 @@ def assemble(
 def quantized_graph(
     exported: Exported,
     table: CalibrationTable,
-    activation_dtype: str = "int8",
-    placement: str = "conv-inputs",
-    body: str = "fp32",
+    activation_dtype: ActivationDtype = "int8",
+    placement: Placement = "conv-inputs",
+    body: Body = "fp32",
     keep_float32: Collection[str] = (),
     levels: int = LEVELS,
 ) -> onnx.ModelProto:
@@ -146,7 +148,7 @@ def check_body(body: str) -> None:
         raise UsageError(f"body {body!r} is not known; choose one of {', '.join(BODIES)}")
 
 
-def resolve_activation_dtype(activation_dtype: str, runtime: str) -> str:
+def resolve_activation_dtype(activation_dtype: ActivationDtype | Auto, runtime: str) -> ActivationDtype:
     """Return the activation dtype itself, or for ``auto`` the best for a runtime on this machine.
 
     Raises

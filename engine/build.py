@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..calibration.placement import Placement
+from ..calibration.quantize import ActivationDtype
 from ..calibration.table import CalibrationTable
+from ..calibration.thresholds import Method
 from ..errors import ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
-from ..images.decode import check_resize
+from ..images.decode import Resize, check_resize
 from ..images.sources import expand
 from ..kernels.stopwatch import Stopwatch
 from .assemble import assemble, with_fidelity, with_speed
@@ -22,9 +24,10 @@ from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_ta
 from .engine import Engine
 from .float_graph import Exported, export_backbone
 from .runtimes import check_device, choose_builder, choose_runtime, default_device, narrowest_float
+from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
 from .smoke import first_inference
-from .spec import CALIBRATION_IMAGES, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
+from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
 
 Stages = Callable[[str], AbstractContextManager[None]]
 """Is told the stage, ``decode``, ``calibrate`` or ``build``, that a ``with`` block belongs to."""
@@ -33,19 +36,19 @@ Stages = Callable[[str], AbstractContextManager[None]]
 def build_engine(
     backbone: BackboneLike,
     cut: str | None = None,
-    precision: str = "fp32",
-    runtime: str = "auto",
+    precision: Precision = "fp32",
+    runtime: RuntimeName | Auto = "auto",
     *,
     weights: str | Path = "default",
     calibration: Any = None,
     calibration_images: int = CALIBRATION_IMAGES,
-    method: str = "percentile",
+    method: Method = "percentile",
     normalization: Normalization = "imagenet",
     size: int | None = None,
-    resize: str = "stretch",
+    resize: Resize = "stretch",
     seed: int = 0,
-    activation_dtype: str = "auto",
-    placement: str = "conv-inputs",
+    activation_dtype: ActivationDtype | Auto = "auto",
+    placement: Placement = "conv-inputs",
     min_sign_agreement: float | None = None,
     prefer_faster: bool = False,
     smoke: bool = True,
@@ -242,7 +245,7 @@ class EngineBuilder:
         with self._stages("decode"):
             return channel_statistics(images.batches())
 
-    def table(self, placement: str = "conv-inputs") -> CalibrationTable:
+    def table(self, placement: Placement = "conv-inputs") -> CalibrationTable:
         """Return the calibration table for a placement; one for ``shared-concat`` serves all."""
         tables = self._tables
         if "shared-concat" in tables:
@@ -255,7 +258,7 @@ class EngineBuilder:
         given = self.calibration.data
         return given if isinstance(given, CalibrationTable) else read_table(Path(given), self.exported)
 
-    def _calibrated(self, placement: str) -> CalibrationTable:
+    def _calibrated(self, placement: Placement) -> CalibrationTable:
         exported, pixels = self.exported, self.sample[0]
         with self._stages("calibrate"):
             return calibrate(exported, pixels, self.calibration.method, self.progress, placement)
@@ -330,7 +333,7 @@ class EngineBuilder:
         speeds = engine.images_per_second
         if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
             return engine
-        return self._ready(peer, replace(spec, precision=peer.precision, min_sign_agreement=None)).with_speeds(speeds)
+        return self._ready(peer, spec).with_speeds(speeds)
 
 
 def _runtime(spec: EngineSpec) -> str:

@@ -12,11 +12,11 @@ from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph.edit import digest, prune
 from ..calibration.graph.overflow import overflowing, with_sizes
 from ..calibration.histograms import Run, observe, with_means
-from ..calibration.placement import quantizable, units, weighted
+from ..calibration.placement import Placement, quantizable, units, weighted
 from ..calibration.quantize import dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, keep_most_signs, leave_in_float
 from ..calibration.table import CalibrationTable, pixels_digest
-from ..calibration.thresholds import METHODS, NATIVE, SIGN, check_method, choose_thresholds
+from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
 from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
 from ..kernels.bits import agreement
@@ -38,9 +38,9 @@ Make = Callable[[CalibrationTable], Engine]
 def calibrate(
     exported: Exported,
     pixels: np.ndarray | None,
-    method: str = "percentile",
+    method: Method = "percentile",
     progress: bool = False,
-    placement: str = "conv-inputs",
+    placement: Placement = "conv-inputs",
 ) -> CalibrationTable:
     """Observe the float graph on images and set the threshold of every tensor that is quantized.
 
@@ -101,7 +101,7 @@ def reach_sign_agreement(
     pixels: np.ndarray,
     make: Make | None = None,
     progress: bool = False,
-    placement: str = "conv-inputs",
+    placement: Placement = "conv-inputs",
 ) -> tuple[CalibrationTable, list[str]]:
     """Leave the fewest tensors in floating point that bring sign agreement to a target.
 
@@ -133,7 +133,7 @@ def reach_sign_agreement(
     return replace(table, thresholds=thresholds), left
 
 
-def _maker(exported: Exported, placement: str) -> Make:
+def _maker(exported: Exported, placement: Placement) -> Make:
     return lambda table: assemble(exported, "int8", reference_runtime(), table, placement=placement)
 
 
@@ -172,7 +172,7 @@ def tensor_fidelity(
     pixels: np.ndarray,
     runtime: str = "auto",
     progress: bool = False,
-    placement: str = "conv-inputs",
+    placement: Placement = "conv-inputs",
 ) -> list[TensorFidelity]:
     """Measure every quantized tensor of the int8 graph against the float graph, and the features.
 

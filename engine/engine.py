@@ -204,10 +204,10 @@ class Engine:
         return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
 
     def _checked(self, images: Any) -> np.ndarray:
-        if not isinstance(images, np.ndarray):
-            images = np.from_dlpack(images) if hasattr(images, "__dlpack__") else np.asarray(images)
-        check_images(images, self.input_shape)
-        return images
+        read = np.from_dlpack if hasattr(images, "__dlpack__") else np.asarray
+        pixels: np.ndarray = images if isinstance(images, np.ndarray) else read(images)
+        check_images(pixels, self.input_shape)
+        return pixels
 
     def compiled(self, output: str) -> Compiled | GpuRunner:
         """Return what computes one output, ``features`` or ``bits``, and nothing else; see `runtimes`."""

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..calibration.placement import Placement
+from ..calibration.quantize import ActivationDtype
 from ..errors import AurevoirError
 from ..images.decode import Resize
+from .runtimes.base import Precision, RuntimeName
 
 SCHEMA = "aurevoir-engine/2"
 
@@ -48,16 +51,16 @@ class Manifest:
     cut: str
     weights: str
     graph: str
-    precision: str
-    runtime: str
+    precision: Precision
+    runtime: RuntimeName
     runtime_version: str
     input_shape: tuple[int, int, int]
     features: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Resize
-    activation_dtype: str | None = None
-    placement: str | None = None
+    activation_dtype: ActivationDtype | None = None
+    placement: Placement | None = None
     in_float: tuple[str, ...] = ()
     in_float32: tuple[str, ...] = ()
     weight_levels: int | None = None

@@ -76,4 +76,5 @@ def _add(union: onnx.GraphProto, graph: onnx.GraphProto, place: int, known: dict
             added.input.extend(inputs)
             added.output.extend(known[key])
         names.update(zip(node.output, known[key], strict=True))
-    return names[graph.output[0].name]
+    joined: str = names[graph.output[0].name]
+    return joined

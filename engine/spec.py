@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..calibration.placement import check_placement
-from ..calibration.quantize import ACTIVATION_DTYPES
+from ..calibration.placement import Placement, check_placement
+from ..calibration.quantize import ACTIVATION_DTYPES, ActivationDtype
 from ..calibration.table import CalibrationTable
-from ..calibration.thresholds import check_method
+from ..calibration.thresholds import Method, check_method
 from ..errors import UsageError
-from ..images.decode import check_resize
+from ..images.decode import Resize, check_resize
 from .runtimes import check_precision
+from .runtimes.base import Precision, RuntimeName
 
 if TYPE_CHECKING:
     from .backbones.base import BackboneLike
 
 CALIBRATION_IMAGES, HELD_OUT_IMAGES = 128, 32
+Auto = Literal["auto"]
 Normalization = str | tuple[Sequence[float], Sequence[float]]
 
 
@@ -46,7 +48,7 @@ class NetworkSpec:
     weights: str | Path = "default"
     size: int | None = None
     normalization: Normalization = "imagenet"
-    resize: str = "stretch"
+    resize: Resize = "stretch"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class CalibrationSpec:
     data: Any = None
     images: int = CALIBRATION_IMAGES
     held_out: int = HELD_OUT_IMAGES
-    method: str = "percentile"
+    method: Method = "percentile"
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -132,11 +134,11 @@ class EngineSpec:
     plan : PlanSpec
     """
 
-    precision: str = "fp32"
-    runtime: str = "auto"
+    precision: Precision = "fp32"
+    runtime: RuntimeName | Auto = "auto"
     device: str | None = None
-    activation_dtype: str = "auto"
-    placement: str = "conv-inputs"
+    activation_dtype: ActivationDtype | Auto = "auto"
+    placement: Placement = "conv-inputs"
     min_sign_agreement: float | None = None
     prefer_faster: bool = False
     smoke: bool = True

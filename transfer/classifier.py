@@ -12,13 +12,17 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from ..calibration.placement import Placement
+from ..calibration.quantize import ActivationDtype
+from ..calibration.thresholds import Method
 from ..engine.build import EngineBuilder
 from ..engine.engine import Engine
 from ..engine.load import load_engine
-from ..engine.spec import CALIBRATION_IMAGES, CalibrationSpec, EngineSpec, NetworkSpec
+from ..engine.runtimes.base import Precision, RuntimeName
+from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
-from ..images.decode import check_resize
+from ..images.decode import Resize, check_resize
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
@@ -117,11 +121,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         *,
         cut: str | None = None,
         weights: str | Path = "default",
-        precision: str = "fp32",
-        runtime: str = "auto",
+        precision: Precision = "fp32",
+        runtime: RuntimeName | Auto = "auto",
         device: str | None = None,
-        activation_dtype: str = "auto",
-        placement: str = "conv-inputs",
+        activation_dtype: ActivationDtype | Auto = "auto",
+        placement: Placement = "conv-inputs",
         min_sign_agreement: float | None = None,
         prefer_faster: bool = False,
         smoke: bool = True,
@@ -133,10 +137,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         class_weight: Any = None,
         calibration: Any = None,
         calibration_images: int = CALIBRATION_IMAGES,
-        method: str = "percentile",
+        method: Method = "percentile",
         normalization: Any = "imagenet",
         size: int | None = None,
-        resize: str = "stretch",
+        resize: Resize = "stretch",
         ridge_device: str = "cpu",
         memory_budget: int | str | None = None,
         random_state: Any = 0,
@@ -272,7 +276,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         new = np.setdiff1d(y, self.classes_)
         if len(new):
             raise DataError(f"label {new[0]!s} was not among those before; fit a classifier on all images")
-        return np.searchsorted(self.classes_, y)
+        indices: np.ndarray = np.searchsorted(self.classes_, y)
+        return indices
 
     def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
         bits, labels, weights = self._training = training
@@ -304,7 +309,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return 1.0
         if self._multilabel:
             raise UsageError("class_weight is for one label an image; give sample_weight to `fit`")
-        return compute_sample_weight(self.class_weight, self.classes_[labels])
+        weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
+        return weights
 
     def _check_choices(self) -> None:
         known = (*PROJECTIONS, *OPUS)

@@ -49,12 +49,12 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     """
     if weights is None:
         return np.ones(n)
-    weights = np.asarray(weights, dtype="float64")
-    if weights.shape != (n,) or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise UsageError(f"sample_weight of shape {weights.shape} must be {n} finite numbers, none negative")
-    if n and not weights.any():
+    found: np.ndarray = np.asarray(weights, dtype="float64")
+    if found.shape != (n,) or not (np.isfinite(found) & (found >= 0)).all():
+        raise UsageError(f"sample_weight of shape {found.shape} must be {n} finite numbers, none negative")
+    if n and not found.any():
         raise UsageError("sample_weight is zero everywhere; give at least two images a positive weight")
-    return weights
+    return found
 
 
 def seed_of(random_state: Any) -> int:

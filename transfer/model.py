@@ -177,7 +177,7 @@ def _read_model(folder: Path) -> dict[str, Any]:
     if not (folder / _MODEL).is_file():
         raise UsageError(f"{folder} is not a model folder (no {_MODEL}); train one with `aurevoir fit`")
     try:
-        model = json.loads((folder / _MODEL).read_bytes())
+        model: dict[str, Any] = json.loads((folder / _MODEL).read_bytes())
         schema = model.get("schema")
     except (ValueError, AttributeError) as error:
         raise AurevoirError(f"{folder / _MODEL} is damaged: {error}; train the model anew") from None

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ...calibration.graph.edit import digest
-from ...calibration.placement import quantizable
+from ...calibration.placement import Placement, quantizable
 from ...calibration.table import CalibrationTable
+from ...calibration.thresholds import Method
 from ...engine.backbones import open_backbone
 from ...engine.backbones.base import Backbone
 from ...engine.build import EngineBuilder
@@ -71,7 +73,7 @@ class Engines:
         """The network and its cut, in words."""
         return f"{self.exported.backbone} to {self.exported.cut}"
 
-    def calibrate(self, method: str = "percentile", placement: str = "conv-inputs") -> CalibrationTable:
+    def calibrate(self, method: Method = "percentile", placement: Placement = "conv-inputs") -> CalibrationTable:
         """Choose int8 thresholds on the images."""
         return self.builder.calibrated_by(replace(_on(self.pixels), method=method)).table(placement)
 
@@ -82,12 +84,11 @@ class Engines:
         device: str | None = None,
         *,
         table: CalibrationTable | None = None,
-        placement: str = "conv-inputs",
+        placement: Placement = "conv-inputs",
     ) -> Engine:
         """Make an engine; int8 takes a table."""
-        spec = EngineSpec(
-            precision=precision, runtime=runtime, device=device, placement=placement, smoke=False, measure=False
-        )
+        named: dict[str, Any] = {"precision": precision, "runtime": runtime}
+        spec = EngineSpec(**named, device=device, placement=placement, smoke=False, measure=False)
         return self.builder.calibrated_by(replace(_on(self.pixels), data=table or self.pixels)).build(spec)
 
     def build_timed(

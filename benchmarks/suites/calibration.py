@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...calibration.fidelity import relative_error, sign_agreement
-from ...calibration.thresholds import METHODS
+from ...calibration.thresholds import METHODS, Method
 from ...engine.runtimes import on_openvino
 from ...engine.sample import sample_images
 from ...engine.timing import ratios
@@ -111,7 +111,7 @@ def _contestants(backbone: str, engines: Engines, pixels: np.ndarray, with_peers
     ]
 
 
-def _own(engines: Engines, precision: str, method: str = "") -> Quantized:
+def _own(engines: Engines, precision: str, method: Method = "percentile") -> Quantized:
     start = time.perf_counter()
     table = engines.calibrate(method) if precision == "int8" else None
     engine = engines.build(precision, "openvino", table=table)
