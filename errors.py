@@ -1,36 +1,36 @@
-"""The errors that a user can mend, each with the exit code that the command line gives it."""
+"""The errors that a user can fix, each with its exit code on the command line."""
 
 
 class AurevoirError(Exception):
-    """The work could not be done: the data or the machine, not the call, is at fault."""
+    """The operation failed because of the data or the machine, not because of the call."""
 
     exit_code = 1
 
 
 class UsageError(AurevoirError, ValueError):
-    """An argument is wrong; the message names it, its value and what would be right."""
+    """An argument is invalid; the message gives the argument, its value and the valid values."""
 
     exit_code = 2
 
 
 class DataError(AurevoirError, ValueError):
-    """The data cannot be learnt from; the message says what is wrong with them."""
+    """The data cannot be used for training; the message explains why."""
 
 
 class MissingPackageError(AurevoirError, ImportError):
-    """A runtime or package is not installed; the message holds the line that installs it."""
+    """A runtime or package is not installed; the message contains the command that installs it."""
 
     exit_code = 3
 
 
 class MissingDeviceError(AurevoirError):
-    """The device that the work is for is not in this machine, or cannot be used."""
+    """The requested device is missing from this machine or cannot be used."""
 
     exit_code = 3
 
 
 class ThresholdMissedError(AurevoirError):
-    """The work is done, but a threshold that the caller set was not reached."""
+    """The operation completed, but did not reach a threshold that the caller set."""
 
     exit_code = 4
 

@@ -1,7 +1,7 @@
-"""The engine file: a ZIP archive of named parts that is checked whole before any part is read.
+"""The engine file: a ZIP archive of named parts whose checksum is verified before any part is read.
 
 The archive's comment, its last 64 bytes, is the SHA-256 of everything before it: a changed or
-missing byte anywhere is found without parsing anything. Writing is atomic and reproducible.
+missing byte is detected without parsing anything. Writing is atomic and reproducible.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under another name and rename it: a reader finds it whole or not at all."""
+    """Write a file under a temporary name and rename it, so that readers never see a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -52,13 +52,13 @@ def unpack(path: Path) -> dict[str, bytes]:
     UsageError
         If there is no such file.
     AurevoirError
-        If a byte of it is changed or missing, or it is no such archive.
+        If the file is corrupted or not an engine file.
     """
     if not path.is_file():
         raise UsageError(f"engine {path} does not exist; build one with `aurevoir build`")
     data = path.read_bytes()
     body, comment = data[:-_DIGEST_LENGTH], data[-_DIGEST_LENGTH:]
     if hashlib.sha256(body).hexdigest().encode() != comment:
-        raise AurevoirError(f"{path} is not an engine file, or a byte of it has changed; build it anew")
+        raise AurevoirError(f"{path} is not an engine file, or a byte of it has changed; rebuild it")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

@@ -7,5 +7,5 @@ from tqdm import tqdm
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, show: bool = True, **options: Any) -> tqdm:
-    """Return tqdm's bar, which is quiet where it is not wanted and where stderr is not a terminal."""
+    """Return a tqdm progress bar; it is disabled without `show` or if stderr is not a terminal."""
     return tqdm(items, disable=None if show else True, **options)

@@ -1,1 +1,1 @@
-"""Activations in, thresholds and a Q/DQ graph out."""
+"""Choose int8 thresholds from activations, and quantize graphs."""

@@ -1,4 +1,4 @@
-"""How near a low-precision engine stays to fp32."""
+"""Measure the fidelity of low-precision engines compared with fp32."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..errors import AurevoirError, MissingPackageError
 
 
 def sign_agreement(features: np.ndarray, reference: np.ndarray) -> float:
-    """Return the share of features that are on the same side of zero, strictly positive or not."""
+    """Return the fraction of features that are positive in both arrays or in neither."""
     return float(((features > 0) == (reference > 0)).mean())
 
 
@@ -24,22 +24,24 @@ def relative_error(features: np.ndarray, reference: np.ndarray) -> float:
         If a feature is nan or infinite.
     """
     if not np.isfinite(features).all():
-        raise AurevoirError("the engine's features hold nan or inf; its precision overflows on these images")
+        raise AurevoirError(
+            "the engine's features contain nan or inf: its precision overflows on these images; use another precision"
+        )
     difference = np.linalg.norm(np.asarray(features, "float64") - reference)
     return float(difference / max(np.linalg.norm(np.asarray(reference, "float64")), np.finfo("float64").tiny))
 
 
 @dataclass(frozen=True)
 class TensorFidelity:
-    """What is left of a tensor in low precision.
+    """Fidelity of a tensor in low precision.
 
     Attributes
     ----------
     name : str
     threshold : float or None
-        The magnitude at which it saturates; None where it is not quantized itself.
+        The magnitude at which it saturates; None if it is not quantized.
     sqnr : float
-        Signal-to-quantization-noise ratio in decibels; infinite where nothing differs.
+        Signal-to-quantization-noise ratio in decibels; infinite if there is no error.
     sign_agreement : float
     """
 
@@ -50,40 +52,40 @@ class TensorFidelity:
 
 
 class FidelityMeter:
-    """Sums up the fidelity of a tensor over batches."""
+    """Accumulates the fidelity of a tensor over batches."""
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
         self.agreeing = self.values = 0
 
     def add(self, values: np.ndarray, reference: np.ndarray) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         self.signal += float(np.square(reference, dtype="float64").sum())
         self.noise += float(np.square(values - reference, dtype="float64").sum())
         self.agreeing += int(((values > 0) == (reference > 0)).sum())
         self.values += values.size
 
     def result(self, name: str, threshold: float | None = None) -> TensorFidelity:
-        """Return what the batches so far give."""
+        """Return the fidelity over all batches so far."""
         sqnr = 10 * np.log10(self.signal / self.noise) if self.signal and self.noise else np.inf * (not self.noise)
         return TensorFidelity(name, threshold, float(sqnr), self.agreeing / max(1, self.values))
 
 
 def require_plotting() -> None:
-    """Refuse to plot where matplotlib is missing; called before long work."""
+    """Raise MissingPackageError if matplotlib is missing; call it before long work."""
     if find_spec("matplotlib") is None:
         raise MissingPackageError("plots need matplotlib; install it with: pip install 'aurevoir[plot]'")
 
 
 def plot_fidelity(measured: Sequence[TensorFidelity], path: str | Path) -> None:
-    """Draw SQNR and sign agreement of every tensor, in the order of the graph, the features last.
+    """Plot SQNR and sign agreement of every tensor.
 
     Parameters
     ----------
     measured : sequence of TensorFidelity
-        In the order of the graph; last the final features.
+        In graph order, ending with the features.
     path : path
-        Where to write the figure; its ending tells the format.
+        Output file; its extension determines the format.
 
     Raises
     ------
@@ -95,15 +97,15 @@ def plot_fidelity(measured: Sequence[TensorFidelity], path: str | Path) -> None:
 
     figure = Figure(figsize=(7.5, 1.5 + 0.16 * len(measured)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    places = range(len(measured))
+    rows = range(len(measured))
     colours = [*["tab:blue"] * (len(measured) - 1), "tab:red"]
-    left.barh(places, [min(tensor.sqnr, 99) for tensor in measured], color=colours)
+    left.barh(rows, [min(tensor.sqnr, 99) for tensor in measured], color=colours)
     left.set_xlabel("SQNR (dB)")
-    left.set_yticks(places, [tensor.name for tensor in measured], fontsize=6)
+    left.set_yticks(rows, [tensor.name for tensor in measured], fontsize=6)
     left.invert_yaxis()
     left.margins(y=0.01)
-    right.scatter([tensor.sign_agreement for tensor in measured], places, color=colours, s=14)
-    right.set_xlabel("signs as fp32")
+    right.scatter([tensor.sign_agreement for tensor in measured], rows, color=colours, s=14)
+    right.set_xlabel("sign agreement with fp32")
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

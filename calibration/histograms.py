@@ -1,4 +1,4 @@
-"""Streamed histograms of the tensors that will be quantized."""
+"""Streaming histograms of the tensors to quantize."""
 
 import copy
 import math
@@ -12,18 +12,18 @@ from onnx import helper
 from ..errors import AurevoirError
 
 BINS = 4096
-"""Bins of a histogram; its range is a power of two, so at least half of them lie below the maximum."""
+"""Number of bins; the range is a power of two, so at least half of the bins are below the maximum."""
 
-# Below this range the reciprocal of a bin's width would leave float32.
+# For smaller ranges, the reciprocal of the bin width would overflow float32.
 _LEAST_TOP = 2.0**-100
 
 Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
-"""Runs the float graph on b uint8 images; returns the observed tensors by name, and the (b, channels, 1, 1) means of
-those whose means are wanted."""
+"""Runs the float graph on b uint8 images; returns the observed tensors, and channel means of shape (b, channels, 1, 1),
+by name."""
 
 
 def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the graph with, for each tensor, the mean of each of its channels as a further tensor.
+    """Return the graph with the channel means of each tensor as additional tensors.
 
     Returns
     -------
@@ -41,10 +41,10 @@ def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.Model
 
 @dataclass
 class Histogram:
-    """Histogram of |x| that grows: where a value passes the range, the range doubles.
+    """Histogram of |x| whose range doubles when a value exceeds it.
 
     Ranges are powers of two and neighbouring bins merge exactly, so the result does not depend on
-    the order of the batches, nor on how the values were cut into batches.
+    how the values are split into batches or on their order.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Histogram:
 
         backend = backend_for(values)
         if self.top > 0:
-            # Most batches stay within the range that others had: one pass over the values.
+            # Most batches stay within the range so far and need only one pass over the values.
             counts, largest = backend.count_magnitudes(values, self.top, BINS)
             if counts.sum() == values.size:
                 self.counts += counts
@@ -79,7 +79,9 @@ class Histogram:
                 return
         amax = backend.largest_magnitude(values)
         if not np.isfinite(amax):
-            raise AurevoirError("an activation is nan or infinite; the network overflows on these images")
+            raise AurevoirError(
+                "an activation is nan or infinite: the network overflows on these images; check its weights"
+            )
         self.amax = max(self.amax, amax)
         self._grow(amax)
         if self.top == 0:
@@ -88,7 +90,7 @@ class Histogram:
             self.counts += backend.count_magnitudes(values, self.top, BINS)[0]
 
     def _grow(self, amax: float) -> None:
-        # The power of two above: no value is at the top, where its bin would depend on what came before.
+        # The next greater power of two, so that no value equals the top, where its bin would depend on the order.
         needed = 2.0 ** math.frexp(max(amax, _LEAST_TOP))[1] if amax > 0 else 0.0
         if self.top == 0:
             self.top = needed
@@ -100,7 +102,7 @@ class Histogram:
 def observe(
     run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
 ) -> tuple[dict[str, Histogram], dict[str, list[float]]]:
-    """Collect a histogram of each named tensor, and channel means where `run` gives them, in one pass.
+    """Collect histograms and channel means of tensors in one pass.
 
     Parameters
     ----------

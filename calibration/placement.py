@@ -11,22 +11,22 @@ from .graph.edit import initializers, leading_to, merged, node_attribute
 
 Placement = Literal["conv-inputs", "concat-inputs", "shared-concat"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
-"""``conv-inputs`` quantizes what convolutions and matrix products with constant weights read.
-``concat-inputs`` also quantizes what channel concatenations join, each with its own scale, so that
-they move bytes; batch norms behind them take the scales up where the runtime lets them.
-``shared-concat`` gives all that meets in concatenations one scale, so that nobody has to requantize."""
+"""``conv-inputs`` quantizes the inputs of convolutions and of matrix products with constant weights.
+``concat-inputs`` also quantizes the inputs of channel concatenations, each with its own scale, so that
+concatenations copy bytes; the runtime may fold the scales into batch norms after them.
+``shared-concat`` uses one scale for all tensors of connected concatenations, which avoids requantization."""
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Tensors that meet in concatenations, and share one scale in placement ``shared-concat``.
+class ConcatGroup:
+    """Tensors of connected concatenations, which share one scale in placement ``shared-concat``.
 
     Attributes
     ----------
     sources : tuple of str
-        Those that other operators compute; Q and DQ stand behind them.
+        Tensors that other operators compute, each followed by Q and DQ.
     members : tuple of str
-        All of them, with the outputs of the concatenations and of max pools between.
+        All tensors, including the outputs of the concatenations and of max pools between them.
     """
 
     sources: tuple[str, ...]
@@ -34,7 +34,7 @@ class Shared:
 
 
 def check_placement(placement: str) -> Placement:
-    """Return a placement, or refuse one that is not known."""
+    """Return a placement, or raise UsageError if it is unknown."""
     if placement not in PLACEMENTS:
         raise UsageError(f"placement {placement!r} is not known; choose one of {', '.join(PLACEMENTS)}")
     return placement
@@ -43,8 +43,8 @@ def check_placement(placement: str) -> Placement:
 def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes whose inputs are quantized: Conv, Gemm and MatMul on a computed tensor and constant weights.
 
-    What does not lead to the graph's first output is left out; in an engine's graph that is the
-    packing of the bits.
+    Only nodes that the first output depends on are included, which in an engine's graph excludes the
+    packing of bits.
     """
     constants = initializers(model)
     ranks = {name: len(tensor.dims) for name, tensor in constants.items()}
@@ -56,8 +56,8 @@ def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
-def shared(model: onnx.ModelProto) -> list[Shared]:
-    """Return the groups of tensors that meet in concatenations of channels, in the order of the graph."""
+def concat_groups(model: onnx.ModelProto) -> list[ConcatGroup]:
+    """Return the groups of tensors of connected channel concatenations, in graph order."""
     moving = [
         node
         for node in model.graph.node
@@ -68,32 +68,32 @@ def shared(model: onnx.ModelProto) -> list[Shared]:
     groups = merged([*node.input, node.output[0]] for node in moving)
     constants = initializers(model)
     return [
-        Shared(tuple(name for name in group if name not in produced), tuple(group))
+        ConcatGroup(tuple(name for name in group if name not in produced), tuple(group))
         for group in groups
         if not joined.isdisjoint(group) and constants.keys().isdisjoint(group)
     ]
 
 
 def quantizable(model: onnx.ModelProto, placement: Placement = "conv-inputs") -> list[str]:
-    """Return the tensors that a placement quantizes, once each, in the order of the graph.
+    """Return the tensors that a placement quantizes, without duplicates, in graph order.
 
     Raises
     ------
     UsageError
-        If the placement is not known.
+        If the placement is unknown.
     """
     check_placement(placement)
     chosen = {node.input[0] for node in weighted(model)}
     if placement != "conv-inputs":
-        chosen.update(name for group in shared(model) for name in group.sources)
+        chosen.update(name for group in concat_groups(model) for name in group.sources)
     inputs = [value.name for value in model.graph.input]
     order = dict.fromkeys([*inputs, *(name for node in model.graph.node for name in node.output)])
     return [name for name in order if name in chosen]
 
 
 def units(model: onnx.ModelProto, placement: Placement = "conv-inputs") -> list[list[str]]:
-    """Return the tensors of `quantizable` in the groups that are quantized together or not at all."""
+    """Return the tensors of `quantizable` in groups that are quantized together."""
     names = quantizable(model, placement)
-    groups = [list(group.sources) for group in shared(model)] if placement != "conv-inputs" else []
+    groups = [list(group.sources) for group in concat_groups(model)] if placement != "conv-inputs" else []
     grouped = {name for group in groups for name in group}
     return [[name] for name in names if name not in grouped] + groups

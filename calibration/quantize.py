@@ -1,12 +1,12 @@
-"""Q and DQ in a float graph: symmetric int8 activations, int8 weights per output channel; `placement` says where.
+"""Insert Q and DQ into a float graph: symmetric int8 activations, and int8 weights per output channel.
 
 Activations of dtype ``int8`` follow the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and run unchanged in OpenVINO
-and ONNX Runtime. Dtype ``uint8`` reads the same thresholds, but what cannot be negative, such as
-the output of a ReLU, is stored unsigned: 255 steps in place of 127. A ReLU behind a batch norm of its
-own gets zero-point 1 and 254 steps: at zero-point 0 OpenVINO 2026.4 folds the batch norm into the
-quantization and then runs it in three passes over float32, with 1 in one pass over what it reads. Where
-the batch norm reads levels, one pass does for both, and they keep all their steps.
+and ONNX Runtime. Dtype ``uint8`` uses the same thresholds, but stores non-negative activations, such
+as the output of a ReLU, as unsigned, with 255 steps instead of 127. A ReLU after an unfolded batch norm
+gets zero-point 1 and 254 steps: with zero-point 0, OpenVINO 2026.4 folds the batch norm into the
+quantization and runs it in three passes over float32, with 1 in a single pass over the input. If the
+batch norm reads quantized levels, one pass suffices with either, and all steps are kept.
 """
 
 import copy
@@ -20,16 +20,16 @@ from onnx import helper
 
 from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant
-from .placement import Placement, Shared, check_placement, shared, weighted
+from .placement import ConcatGroup, Placement, check_placement, concat_groups, weighted
 
 ActivationDtype = Literal["int8", "uint8"]
 ACTIVATION_DTYPES: tuple[ActivationDtype, ...] = get_args(ActivationDtype)
 
 LEVELS = 127
-"""Largest int8 magnitude in use for weights; -128 is left out, so that the range is symmetric."""
+"""Largest magnitude of int8 weights; -128 is not used, so that the range is symmetric."""
 
 NARROW_LEVELS = 63
-"""The largest of weights whose products with two unsigned bytes sum to at most 2 * 255 * 63, which fits 16 bits."""
+"""Largest magnitude of weights for which two products with unsigned bytes, at most 2 * 255 * 63, fit in 16 bits."""
 
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
 _KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat", "Add", "Mul"}
@@ -62,22 +62,22 @@ def quantize(
     model : onnx.ModelProto
         Opset 13 or later.
     thresholds : mapping of float
-        The magnitude at which each tensor saturates, by name. What is not named here stays in
-        floating point; what meets in concatenations does so together.
+        The magnitude at which each tensor saturates, by name. Other tensors stay in floating point; a
+        group of concatenated tensors does so if any of them has no threshold.
     means : mapping of sequences of float, optional
-        Mean of each channel of convolution inputs. Where it is given, biases take up the mean error
-        that rounding the weights makes (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+        Mean of each channel of convolution inputs. If given, biases are corrected for the mean error of
+        the rounded weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     activation_dtype : {"int8", "uint8"}
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     weight_levels : {127, 63}
-        Largest magnitude of weights: `NARROW_LEVELS` where pairs of products are summed in 16 bits.
+        Largest magnitude of weights; `NARROW_LEVELS` for processors that add pairs of products in 16 bits.
 
     Raises
     ------
     UsageError
-        If the activation dtype or the placement is not known.
+        If the activation dtype or placement is unknown.
     AurevoirError
-        If the graph holds nothing to quantize that `thresholds` covers.
+        If the graph contains nothing to quantize with these thresholds.
     """
     check_placement(placement)
     if activation_dtype not in ACTIVATION_DTYPES:
@@ -87,10 +87,10 @@ def quantize(
     unsigned = nonnegative(model) if activation_dtype == "uint8" else set()
     quantized = copy.deepcopy(model)
     context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels)
-    groups = _meeting(context, model, placement)
+    groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
-    context.raised.update((unsigned & _behind_batch_norms(model, levels)) - levels)
+    context.raised.update((unsigned & _after_batch_norms(model, levels)) - levels)
     products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
@@ -100,15 +100,15 @@ def quantize(
             nodes += _quantize_moved(context, node, sources)
         nodes.append(node)
     if not context.done:
-        raise AurevoirError("the graph holds no convolution to quantize; use precision fp32 or bf16")
+        raise AurevoirError("the graph contains no convolution to quantize; use precision fp32 or bf16")
     nodes = [copy.deepcopy(node) for node in nodes]
     del quantized.graph.node[:]
     quantized.graph.node.extend(nodes)
     return prune(quantized, [output.name for output in model.graph.output])
 
 
-def _behind_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
-    """Return the outputs of ReLUs that read a batch norm of its own, not folded into a convolution, of no levels."""
+def _after_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
+    """Return the outputs of ReLUs after batch norms that were not folded and do not read quantized levels."""
     norms = {
         node.output[0]
         for node in model.graph.node
@@ -118,12 +118,12 @@ def _behind_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
 
 
 def dequantized(name: str) -> str:
-    """Return the name that a quantized tensor has behind its Q and DQ."""
+    """Return the name of a quantized tensor after its Q and DQ."""
     return f"{name}_dequantized"
 
 
 def nonnegative(model: onnx.ModelProto) -> set[str]:
-    """Return the computed tensors that cannot be negative, whatever the image."""
+    """Return the computed tensors that are never negative."""
     constants, found = initializers(model), set()
     for node in model.graph.node:
         if (
@@ -140,10 +140,10 @@ def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
     return low in constants and float(read_constant(constants, low)) >= 0
 
 
-def _meeting(context: _Context, model: onnx.ModelProto, placement: Placement) -> list[Shared]:
-    """Give what meets in concatenations one sign, and where they share it the largest threshold; return the groups."""
+def _prepare_concat_groups(context: _Context, model: onnx.ModelProto, placement: Placement) -> list[ConcatGroup]:
+    """Give each group of concatenated tensors one dtype, and for ``shared-concat`` one threshold; return them."""
     thresholds = context.thresholds
-    groups = shared(model) if placement != "conv-inputs" else []
+    groups = concat_groups(model) if placement != "conv-inputs" else []
     groups = [group for group in groups if thresholds.keys() >= set(group.sources)]
     for group in groups:
         if not context.unsigned.issuperset(group.sources):
@@ -155,17 +155,17 @@ def _meeting(context: _Context, model: onnx.ModelProto, placement: Placement) ->
 
 
 def _quantize_moved(context: _Context, node: onnx.NodeProto, sources: set[str]) -> list[onnx.NodeProto]:
-    """Let what only moves values read dequantized sources; return the nodes that this adds before it."""
+    """Let a Concat or MaxPool read dequantized sources; return the nodes to add before it."""
     nodes: list[onnx.NodeProto] = []
-    for place, name in enumerate(node.input):
+    for index, name in enumerate(node.input):
         if name in sources:
             nodes += _activation_nodes(context, name)
-            node.input[place] = dequantized(name)
+            node.input[index] = dequantized(name)
     return nodes
 
 
 def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Let a convolution or matrix product read dequantized inputs; return the nodes that this adds before it."""
+    """Let a convolution or matrix product read dequantized inputs; return the nodes to add before it."""
     activation, weight = node.input[0], node.input[1]
     axis = 0 if node.op_type == "Conv" or node_attribute(node, "transB", 0) else 1
     nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis)]
@@ -206,23 +206,23 @@ def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProt
 def _round_weights(weights: np.ndarray, most: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 levels and the float32 scale of each output channel.
 
-    Levels are rounded so that the sum of every kernel stays within half a level of what it was
-    (Guo et al. 2022, arXiv:2202.07471, section 3.2): neighbouring pixels are alike, so what counts
-    of a kernel's rounding errors is above all their sum.
+    Levels are rounded so that the sum of every kernel changes by at most half a level (Guo et al. 2022,
+    arXiv:2202.07471, section 3.2): neighbouring pixels are similar, so mainly the sum of a kernel's
+    rounding errors matters.
     """
     scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), most)
     exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
     kernels = exact.reshape(*weights.shape[:2], -1)
     error = np.rint(kernels) - kernels
     surplus = np.rint(error.sum(axis=2, keepdims=True))
-    # Move as many entries one level as the sum is off, those first that were rounded furthest that way.
+    # Move entries by one level to correct the sum, starting with the largest rounding errors.
     rank = np.argsort(np.argsort(-error * np.sign(surplus), axis=2, kind="stable"), axis=2, kind="stable")
     levels = np.rint(kernels) - np.sign(surplus) * (rank < np.abs(surplus))
     return np.clip(levels, -most, most).astype("int8").reshape(weights.shape), scales
 
 
 def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weight: str) -> None:
-    """Add to the bias what the rounded weights lack on the mean input, sum (W - Wq) E[x]."""
+    """Correct the bias for the error of the rounded weights on the mean input, sum (W - Wq) E[x]."""
     weights = read_constant(context.constants, weight)
     levels, scales = _round_weights(weights, context.weight_levels)
     lost = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
@@ -237,5 +237,5 @@ def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weig
 
 
 def _scales(thresholds: np.ndarray, levels: int) -> np.ndarray:
-    """Return float32 scales, one level each; a tensor that is all zeros gets 1, any would do."""
+    """Return float32 scales, the sizes of one level; 1 for tensors of zeros."""
     return np.where(thresholds > 0, thresholds / levels, 1.0).astype("float32")

@@ -1,4 +1,4 @@
-"""Searches over thresholds by what they do to the final features: measured, not modelled."""
+"""Search thresholds by the measured sign agreement of the final features."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,21 +13,21 @@ Evaluate = Callable[[Thresholds], float]
 GROUPS = 12
 
 
-def keep_most_signs(
+def maximize_sign_agreement(
     candidates: Mapping[HistogramMethod, Thresholds], evaluate: Evaluate, groups: int = GROUPS
 ) -> Thresholds:
-    """Choose among candidate thresholds, group by group, what keeps most signs of the final features.
+    """Choose among candidate thresholds, group by group, to maximize the sign agreement of the final features.
 
-    Starts from the best candidate as a whole; then each group of neighbouring tensors, in the order
-    of the graph, takes the candidate that agrees most, the other groups held.
+    Starts from the best single candidate; then each group of neighbouring tensors, in graph order, takes
+    the candidate with the highest sign agreement, with the other groups fixed.
 
     Parameters
     ----------
     candidates : mapping of dict of float
-        Complete thresholds by method; the tensors in the order of the graph.
+        Thresholds of all tensors, in graph order, by method.
     evaluate : callable
     groups : int
-        Groups to cut the tensors into; one evaluation a group and candidate.
+        Number of groups; each needs one evaluation per candidate.
     """
     scores = {method: evaluate(thresholds) for method, thresholds in candidates.items()}
     first = max(scores, key=lambda method: scores[method])
@@ -43,25 +43,25 @@ def keep_most_signs(
 def leave_in_float(
     thresholds: Thresholds, units: Sequence[Sequence[str]], evaluate: Evaluate, target: float
 ) -> tuple[Thresholds, list[str]]:
-    """Leave the fewest units of tensors unquantized that bring sign agreement to a target.
+    """Keep as few units of tensors in floating point as needed to reach a target sign agreement.
 
-    Each unit's sensitivity is measured: the agreement with it alone left in floating point. The
-    most sensitive are then left so, their number found by bisection.
+    The sensitivity of a unit is the agreement with only this unit in floating point. The most
+    sensitive units are then kept in floating point; their number is found by bisection.
 
     Parameters
     ----------
     thresholds : dict of float
     units : sequence of sequences of str
-        Tensors that are quantized together or not at all.
+        Groups of tensors that are quantized together.
     evaluate : callable
     target : float
 
     Returns
     -------
     thresholds : dict of float
-        Of the tensors that stay quantized.
+        Thresholds of the tensors that stay quantized.
     left : list of str
-        The tensors left in floating point, most sensitive first; all units but one at most.
+        The tensors kept in floating point, most sensitive first; at most all units but one.
     """
     if evaluate(thresholds) >= target:
         return thresholds, []

@@ -1,4 +1,4 @@
-"""The calibration table: thresholds by tensor, and the key that says what they were measured on."""
+"""The calibration table: thresholds by tensor, and the digests of the graph and images they were measured on."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ class CalibrationTable:
     graph, images : str
         SHA-256 of the float graph and of the calibration pixels.
     thresholds : dict of float
-        Magnitudes at which the tensors saturate, in the tensors' own units.
+        Magnitudes at which the tensors saturate.
     means : dict of lists of float
-        Mean of each channel of the tensors, from which biases are corrected; may be empty.
+        Channel means of the tensors, for bias correction; may be empty.
     placement : str
-        What was observed: the tensors of ``conv-inputs``, or those of the other two as well.
+        The placement that the table covers.
     """
 
     method: str
@@ -48,7 +48,7 @@ class CalibrationTable:
         Raises
         ------
         AurevoirError
-            If the text is not a table of this schema, or a threshold is not a finite size.
+            If the text is not a table of this schema, or a threshold is not finite and non-negative.
         """
         try:
             content = json.loads(text)
@@ -57,16 +57,20 @@ class CalibrationTable:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise AurevoirError(f"not a calibration table: {error}") from None
         if schema != SCHEMA:
-            raise AurevoirError(f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}")
+            raise AurevoirError(
+                f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}; calibrate again"
+            )
         if not isinstance(table.thresholds, dict) or not isinstance(table.means, dict):
             raise AurevoirError("not a calibration table: thresholds and means must be objects, by tensor name")
         for name, value in table.thresholds.items():
             if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
-                raise AurevoirError(f"calibration table: threshold {value!r} of {name} is not a finite size")
+                raise AurevoirError(
+                    f"calibration table: threshold {value!r} of {name} is not a finite, non-negative number"
+                )
         return table
 
     def check(self, model: onnx.ModelProto) -> None:
-        """Refuse a table that was measured on another graph.
+        """Raise AurevoirError if the table was measured on another graph.
 
         Raises
         ------
@@ -89,7 +93,7 @@ class CalibrationTable:
         )
         raise AurevoirError(
             f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}; {what}; "
-            "calibrate anew"
+            "calibrate again"
         )
 
 

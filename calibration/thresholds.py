@@ -1,4 +1,4 @@
-"""From the histogram of a tensor to the threshold at which int8 saturates: pure functions."""
+"""Choose the threshold at which int8 saturates from the histogram of a tensor."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -13,27 +13,27 @@ PERCENTILE = 99.999
 
 
 def max_threshold(histogram: Histogram) -> float:
-    """Return the largest magnitude seen: nothing saturates."""
+    """Return the largest magnitude, so that nothing saturates."""
     return histogram.amax
 
 
 def percentile_threshold(histogram: Histogram, percentile: float = PERCENTILE) -> float:
-    """Return the upper end of the bin at which `percentile` per cent of all values are counted.
+    """Return the upper end of the bin that contains the given percentile of all values.
 
-    Zeros count as values. The threshold is never above the largest magnitude seen.
+    Zeros are included. The threshold is at most the largest magnitude.
     """
     shares = np.cumsum(histogram.counts) / max(1, int(histogram.counts.sum()))
-    place = int(np.searchsorted(shares, percentile / 100))
-    return min((min(place, BINS - 1) + 1) * histogram.top / BINS, histogram.amax)
+    index = int(np.searchsorted(shares, percentile / 100))
+    return min((min(index, BINS - 1) + 1) * histogram.top / BINS, histogram.amax)
 
 
 def entropy_threshold(histogram: Histogram) -> float:
-    """Return the threshold of least Kullback-Leibler divergence; see `entropy.entropy_threshold`."""
+    """Return the threshold that minimizes the Kullback-Leibler divergence; see `entropy.entropy_threshold`."""
     return min(entropy.entropy_threshold(histogram.counts, histogram.top / BINS), histogram.amax)
 
 
 def mse_threshold(histogram: Histogram) -> float:
-    """Return the threshold of least squared error; see `entropy.mse_threshold`."""
+    """Return the threshold that minimizes the squared error; see `entropy.mse_threshold`."""
     return min(entropy.mse_threshold(histogram.counts, histogram.top / BINS), histogram.amax)
 
 
@@ -47,18 +47,18 @@ METHODS: dict[HistogramMethod, Callable[[Histogram], float]] = {
 
 
 SIGN: Literal["sign"] = "sign"
-"""Chooses among the others by what they do to the final features; see `search.keep_most_signs`."""
+"""Chooses among the other methods by the sign agreement of the final features; see `search.maximize_sign_agreement`."""
 
 
 NATIVE: Literal["native"] = "native"
-"""TensorRT 10's own calibrator, on an NVIDIA GPU."""
+"""TensorRT 10's calibrator, on an NVIDIA GPU."""
 
 Method = Literal[HistogramMethod, "sign", "native"]
 KNOWN_METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def check_method(method: str) -> Method:
-    """Return a calibration method, or refuse one that is not known."""
+    """Return a calibration method, or raise UsageError if it is unknown."""
     if method not in KNOWN_METHODS:
         raise UsageError(f"calibration method {method!r} is not known; choose one of {', '.join(KNOWN_METHODS)}")
     return method

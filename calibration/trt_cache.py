@@ -1,4 +1,4 @@
-"""TensorRT's calibration cache: the scales of an int8 calibration as lines of text.
+"""Read and write TensorRT's calibration cache: int8 scales as lines of text.
 
 The first line is ``TRT-<version>-<algorithm>``; each further line is ``<tensor>: <scale>``, the scale
 as the eight hexadecimal digits of its float32 bits, most significant first, with scale = amax / 127.
@@ -22,14 +22,14 @@ _EXPECTED_SCALE = "expected <tensor>: <eight hexadecimal digits of a float32 sca
 
 @dataclass(frozen=True)
 class Cache:
-    """What a calibration cache holds.
+    """The contents of a calibration cache.
 
     Attributes
     ----------
     header : str
         The first line.
     algorithm : str
-        As in ``EntropyCalibration2``, ``EntropyCalibration`` or ``MinMaxCalibration``.
+        Such as ``EntropyCalibration2``, ``EntropyCalibration`` or ``MinMaxCalibration``.
     version : (int, int, int)
         TensorRT's major and minor version and patch.
     thresholds : dict of float
@@ -45,13 +45,13 @@ class Cache:
 def read_cache(data: bytes) -> Cache:
     """Read a calibration cache.
 
-    Line ends may be of Unix or Windows, and the last one may be missing.
+    Unix and Windows line endings are supported; the last one may be missing.
 
     Raises
     ------
     AurevoirError
-        If the bytes are not UTF-8 text, the header is missing, or a line does not hold a tensor of its
-        own and a finite scale that is not negative; the message names the line.
+        If the bytes are not UTF-8 text, the header is missing, or a line is not a tensor name, not
+        repeated, with a finite, non-negative scale; the message gives the line.
     """
     try:
         text = data.decode("utf-8")
@@ -59,7 +59,7 @@ def read_cache(data: bytes) -> Cache:
         raise AurevoirError(
             f"not a calibration cache: byte {error.start} is not UTF-8 text; an engine or another binary file?"
         ) from None
-    # Not splitlines: a tensor's name may hold the rarer separators that it splits at.
+    # Not splitlines, which also splits at separators that may occur in tensor names.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -69,32 +69,36 @@ def read_cache(data: bytes) -> Cache:
 
 
 def write_cache(thresholds: dict[str, float], version: str = "TRT-8601-EntropyCalibration2") -> bytes:
-    """Return thresholds as a calibration cache; what `read_cache` read comes back byte for byte.
+    """Return thresholds as a calibration cache; reading and writing one preserves its bytes.
 
     Parameters
     ----------
     thresholds : dict of float
         The magnitude at which each tensor saturates, by its name.
     version : str
-        The first line; TensorRT may refuse a cache that names another version than its own.
+        The first line; TensorRT may reject a cache of another version.
 
     Raises
     ------
     UsageError
-        If `version` is not such a line.
+        If `version` is not a valid first line.
     AurevoirError
-        If a name does not fit a line, or a scale is not a finite size in float32.
+        If a name contains a line break or is empty, or a scale is not finite and non-negative in float32.
     """
     if _HEADER.fullmatch(version) is None:
         raise UsageError(f"calibration cache: version {version!r}: {_EXPECTED_HEADER}")
     lines = [version]
     for name, threshold in thresholds.items():
         if not name or "\n" in name or "\r" in name:
-            raise AurevoirError(f"calibration cache: the tensor name {name!r} does not fit a line; rename the tensor")
+            raise AurevoirError(
+                f"calibration cache: the tensor name {name!r} is empty or contains a line break; rename the tensor"
+            )
         with np.errstate(over="ignore"):
             scale = np.float32(float(threshold) / LEVELS)
-        if not _is_size(scale):
-            raise AurevoirError(f"calibration cache: threshold {threshold!r} of {name} is not a finite size in float32")
+        if not _is_valid_scale(scale):
+            raise AurevoirError(
+                f"calibration cache: threshold {threshold!r} of {name} is not finite and non-negative in float32"
+            )
         lines.append(f"{name}: {scale.view('uint32'):08x}")
     return "".join(f"{line}\n" for line in lines).encode()
 
@@ -118,16 +122,16 @@ def _parse_scales(lines: Iterable[str]) -> dict[str, float]:
         if not name or not _BITS.fullmatch(bits):
             raise _refusal(number, line, _EXPECTED_SCALE)
         scale = np.uint32(int(bits, 16)).view("float32")
-        if not _is_size(scale):
-            raise _refusal(number, line, f"its scale is {scale}; expected a finite scale that is not negative")
+        if not _is_valid_scale(scale):
+            raise _refusal(number, line, f"its scale is {scale}; expected a finite, non-negative scale")
         if name in thresholds:
-            raise _refusal(number, line, f"tensor {name} came before; expected each tensor once")
-        # In float64, so that dividing by 127 gives the scale back to the last bit.
+            raise _refusal(number, line, f"tensor {name} is repeated; expected each tensor once")
+        # In float64, so that dividing by 127 restores the scale exactly.
         thresholds[name] = float(scale) * LEVELS
     return thresholds
 
 
-def _is_size(scale: np.float32) -> bool:
+def _is_valid_scale(scale: np.float32) -> bool:
     return bool(np.isfinite(scale) and not np.signbit(scale))
 
 

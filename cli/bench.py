@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
-    """Declare the command's arguments; importing a benchmark is slow, so only the one at hand fills in its own."""
+    """Declare the command's arguments; importing a benchmark is slow, so only `benchmark` adds its own."""
     names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
     for name, summary in {**SUITES, **REPORTS}.items():
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> Non
 
 
 def load(name: str) -> "Benchmark":
-    """Import a suite or a report and return what it offers."""
+    """Import a benchmark suite or a report."""
     if name not in REPORTS:
         return registry.load(name)
     report: Benchmark = import_module(f"..benchmarks.reporting.{name}", __package__).BENCHMARK
@@ -35,14 +35,16 @@ def load(name: str) -> "Benchmark":
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
-    parser.add_argument("--out", metavar="F.json", help="write the result")
-    parser.add_argument("--report", metavar="F.html", help="write the result as a page; see `aurevoir bench report`")
+    parser.add_argument("--out", metavar="F.json", help="write the result as JSON")
+    parser.add_argument(
+        "--report", metavar="F.html", help="write the result as an HTML page; see `aurevoir bench report`"
+    )
     if plots:
-        parser.add_argument("--plot", metavar="F.png", help="draw the result")
+        parser.add_argument("--plot", metavar="F.png", help="plot the result")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run one benchmark and write what was asked for."""
+    """Run one benchmark and write the requested outputs."""
     from ..benchmarks.contract import write_result
 
     chosen = load(args.benchmark)
@@ -67,5 +69,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the rows out as the benchmark does."""
+    """Format the result as the benchmark defines it."""
     return load(result["benchmark"]).describe(result)

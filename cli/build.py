@@ -14,18 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
     add_engine_options(parser)
-    group = parser.add_argument_group("plan, of TensorRT and TensorRT-RTX")
-    group.add_argument("--target", metavar="SM", help="build ahead of time for GPUs such as sm89")
-    group.add_argument("--workspace", type=positive, metavar="BYTES", help="GPU memory that a layer may take")
+    group = parser.add_argument_group("TensorRT and TensorRT-RTX plan")
+    group.add_argument("--target", metavar="SM", help="GPU architecture to build for ahead of time, such as sm89")
+    group.add_argument("--workspace", type=positive, metavar="BYTES", help="maximum GPU workspace per layer")
     group.add_argument(
         "--batches",
         type=positive,
         nargs=3,
         default=(1, 16, 64),
         metavar=("MIN", "OPT", "MAX"),
-        help="batch sizes: the smallest, the one to choose kernels for, the largest (default: 1 16 64)",
+        help="minimum, optimal and maximum batch size (default: 1 16 64)",
     )
-    group.add_argument("--timing-cache", metavar="F", help="kernel timings that TensorRT's builds read and add to")
+    group.add_argument("--timing-cache", metavar="F", help="TensorRT timing cache to read and update")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -74,14 +74,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
-    """Say why the sign agreement was not measured, where it could be."""
+    """Return why the sign agreement was not measured, or None if it was or does not apply."""
     from ..engine.spec import CalibrationSpec
 
     made = engine.manifest
     if made.sign_agreement is not None or made.precision == "fp32":
         return None
     if args.target is not None:
-        return f"the engine runs on {args.target}, which is not here"
+        return f"the engine runs on {args.target} GPUs, which this machine does not have"
     if args.calibration is None:
         return "no images were given (--calibration DIR)"
     if CalibrationSpec(data=args.calibration).is_table:
@@ -90,7 +90,7 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Say what was built."""
+    """Summarize the engine."""
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     lines = [
         f"{result['engine']}: {result['precision']} on {result['runtime']}, {result['features']:,d} features, "
@@ -109,7 +109,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def speed_lines(speeds: dict[str, float], in_float: int) -> list[str]:
-    """Say what int8 gains on this machine, and what leaving layers in floating point costs."""
+    """Report the speed of int8 on this machine, and the cost of keeping layers in floating point."""
     if not speeds:
         return []
     int8 = speeds["int8"]

@@ -10,22 +10,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F.json", help="the calibration table to write")
-    parser.add_argument("--cache", metavar="F.cache", help="write TensorRT's calibration cache too")
-    parser.add_argument("--onnx", metavar="F.onnx", help="write the Q/DQ graph too, as TensorRT takes it")
+    parser.add_argument("--cache", metavar="F.cache", help="also write TensorRT's calibration cache")
+    parser.add_argument("--onnx", metavar="F.onnx", help="also write the Q/DQ graph for TensorRT")
     parser.add_argument(
-        "--body", default="fp32", help="of that graph: fp32, or fp16 as strongly typed TensorRT needs (default: fp32)"
+        "--body",
+        default="fp32",
+        help="float type of the Q/DQ graph: fp32, or fp16 for strongly typed TensorRT (default: fp32)",
     )
     parser.add_argument(
         "--runtime",
         default="auto",
-        help="of the int8 fidelity: auto, openvino, onnxruntime, ...",
+        help="runtime to measure the int8 fidelity for: auto, openvino, onnxruntime, ... (default: auto)",
     )
-    parser.add_argument("--plot", metavar="F.png", help="draw SQNR and sign agreement of every tensor")
+    parser.add_argument("--plot", metavar="F.png", help="plot SQNR and sign agreement of every tensor")
     add_network_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Calibrate on most of the images, measure every quantized tensor on the others."""
+    """Calibrate on most of the images and measure every quantized tensor on the held-out ones."""
     from dataclasses import asdict
     from math import isfinite
     from pathlib import Path
@@ -35,25 +37,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.assemble import check_body, quantized_graph
     from ..engine.build import EngineBuilder
     from ..engine.calibrate import find_overflow, tensor_fidelity
-    from ..engine.runtimes import calibrated_for
+    from ..engine.runtimes import calibration_runtime
     from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
     from ..errors import UsageError
     from ..files import write_atomically
     from ..kernels.stopwatch import Stopwatch
 
-    given = network_arguments(args)
+    options = network_arguments(args)
     source = CalibrationSpec(
-        data=given.pop("calibration"), images=given.pop("calibration_images"), method=given.pop("method")
+        data=options.pop("calibration"), images=options.pop("calibration_images"), method=options.pop("method")
     )
-    placement = EngineSpec(placement=given.pop("placement")).placement
+    placement = EngineSpec(placement=options.pop("placement")).placement
     if source.data is None or source.is_table:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
-    calibrated_for(args.runtime)
+    calibration_runtime(args.runtime)
     if args.plot:
         require_plotting()
     watch = Stopwatch()
-    network = NetworkSpec(backbone=args.backbone, seed=args.seed, **given)
+    network = NetworkSpec(backbone=args.backbone, seed=args.seed, **options)
     builder = EngineBuilder(network, source, stages=watch, progress=True)
     exported, (used, held_out) = builder.exported, builder.sample
     assert used is not None
@@ -80,14 +82,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "method": args.method,
         "images": len(used),
         "seconds": watch.seconds["calibrate"],
-        # JSON knows no infinity, which is the ratio where nothing differs.
+        # The ratio of identical tensors is infinite, which JSON cannot represent.
         "tensors": [asdict(tensor) | {"sqnr": tensor.sqnr if isfinite(tensor.sqnr) else None} for tensor in measured],
         "sign_agreement": measured[-1].sign_agreement if measured else None,
     }
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the tensors out as a table, in the order of the graph."""
+    """Format the tensors as a table, in graph order."""
     lines = [f"{'tensor':50s} {'threshold':>10s} {'SQNR dB':>8s} {'sign agreement':>15s}"]
     for tensor in result["tensors"]:
         threshold = "" if tensor["threshold"] is None else f"{tensor['threshold']:.4g}"

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """List the cuts; weights are neither fetched nor needed."""
+    """List the cuts; no weights are downloaded."""
     from ..engine.backbones import structure
 
     network = structure(args.backbone, args.size)
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _default(network: "Backbone") -> str | None:
-    """Return the full name of the cut that is taken where none is named; None where the network has no such cut."""
+    """Return the full name of the default cut, or None if the network has none."""
     from ..errors import UsageError
 
     try:
@@ -46,7 +46,7 @@ def _default(network: "Backbone") -> str | None:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the cuts out as a table."""
+    """Format the cuts as a table."""
     lines = [f"  {'cut':40s} {'features':>10s} {'parameters':>12s} {'GMACs':>8s} {'MB fp32':>8s} {'MB int8':>8s}"]
     lines += [
         f"{'*' if cut['default'] else ' '} {cut['name']:40s} {cut['features']:10,d} {cut['parameters']:12,d} "

@@ -1,4 +1,4 @@
-"""``aurevoir demo``: the post's Table 1 in small, on generated images."""
+"""``aurevoir demo``: a small version of the post's Table 1, on generated images."""
 
 import argparse
 import sys
@@ -20,14 +20,20 @@ CALIBRATION_IMAGES = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--per-class", type=positive, default=60, help="images of each class (default: 60)")
-    parser.add_argument("--runtime", default="auto", help="of the engines (default: auto, the best for the device)")
-    parser.add_argument("--device", help="of engines and ridge: cpu or cuda (default: cuda where a runtime can use it)")
-    parser.add_argument("--seed", type=int, default=0, help="of the images, the split and random weights (default: 0)")
+    parser.add_argument("--per-class", type=positive, default=60, help="images per class (default: 60)")
+    parser.add_argument(
+        "--runtime", default="auto", help="runtime of the engines (default: auto, the best for the device)"
+    )
+    parser.add_argument(
+        "--device", help="device for engines and ridge: cpu or cuda (default: cuda if a runtime supports it)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for the images, the split and random weights (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw images, then train in each precision; what precisions can share is done once."""
+    """Generate images, then train in each precision; work that the precisions share is done once."""
     import tempfile
     from pathlib import Path
 
@@ -83,13 +89,13 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
     except AurevoirError as error:
         if error.exit_code != 1:
             raise
-        note = f"{error}\nthis run uses random weights of seed {seed}, batch-norm statistics set from the images"
+        note = f"{error}\nusing random weights of seed {seed}, with batch-norm statistics from the images"
         print(note, file=sys.stderr)
         return open_backbone(BACKBONE, "random", seed=seed), note
 
 
 def _chosen(args: argparse.Namespace) -> "tuple[RuntimeName, str, list[Precision]]":
-    """Return the runtime, the device, and the precisions that are run there: fp32, the narrowest float and int8."""
+    """Return the runtime, the device, and the precisions supported there: fp32, the narrowest float and int8."""
     from ..engine.runtimes import check_device, choose_runtime, default_device, narrowest_float, precisions_on
 
     name = choose_runtime(args.runtime, "fp32", device=args.device)
@@ -100,13 +106,16 @@ def _chosen(args: argparse.Namespace) -> "tuple[RuntimeName, str, list[Precision
 
 
 def _ridge_device(device: str) -> str:
-    """Return where the ridge runs: with the engines, or on the CPU where CuPy is missing, which is told."""
+    """Return the device of the ridge: that of the engines, or with a note the CPU if CuPy is missing."""
     from ..kernels.arrays import has_cupy
 
     if not device.startswith("cuda"):
         return "cpu"
     if not has_cupy():
-        print("the ridge runs on the CPU, since CuPy is not installed: pip install 'aurevoir[gpu]'", file=sys.stderr)
+        print(
+            "CuPy is not installed, so the ridge runs on the CPU; to use the GPU: pip install 'aurevoir[gpu]'",
+            file=sys.stderr,
+        )
         return "cpu"
     return "cuda"
 
@@ -130,7 +139,7 @@ def _train(
     watch = Stopwatch()
     with watch("build"):
         engine = builder.build(spec)
-        # Plans are built and networks loaded with the first image.
+        # The first inference builds the plan or loads the network.
         engine.bits(pixels[0][:1])
     classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
     bits = engine.bits(pixels[1])
@@ -150,7 +159,7 @@ def _train(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the rows out as the post's Table 1."""
+    """Format the rows like the post's Table 1."""
     shared = result["shared"]
     lines = [
         f"{result['train_images']} training and {result['test_images']} test images of "

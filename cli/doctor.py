@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Look at every runtime."""
+    """Check every runtime."""
     from ..engine.runtimes.base import RUNTIMES
 
     return {"runtimes": [_examine(name) for name in RUNTIMES]}
@@ -37,19 +37,19 @@ def _examine(name: str) -> dict[str, Any]:
         if builds_plans(name) and (reason := plan_runtime(name).why_not()):
             return {**report, "why_not": reason}
         found = {"precisions": list(module.precisions()), "devices": list(module.devices())}
-    except Exception as error:  # a broken installation fails in ways of its own; that is what to report
-        return {**report, "why_not": f"installed, but does not load: {error}"}
+    except Exception as error:  # a broken installation may raise anything
+        return {**report, "why_not": f"installed, but fails to load: {error}"}
     return {**report, **found, "available": True}
 
 
 def describe(result: dict[str, Any]) -> str:
-    """One line a runtime."""
+    """Format one line per runtime."""
     return "\n".join(_line(item) for item in result["runtimes"])
 
 
 def _line(item: dict[str, Any]) -> str:
     head = f"{item['name']:12s} {item['version'] or '-':12s}"
-    ahead = f"; builds ahead for {', '.join(item['targets'])}" if item["targets"] else ""
+    ahead = f"; builds ahead of time for {', '.join(item['targets'])}" if item["targets"] else ""
     if item["available"]:
         return f"{head} runs {', '.join(item['precisions'])} on {', '.join(item['devices'])}{ahead}"
     mend = "" if item["targets"] else f"; {item['install']}"

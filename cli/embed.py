@@ -12,13 +12,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("engine", help="an engine file (see `aurevoir build`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--out", required=True, metavar="F.npz", help="where to write paths and bits (or features)")
-    parser.add_argument("--features", action="store_true", help="write float32 features, not packed sign bits")
+    parser.add_argument(
+        "--out", required=True, metavar="F.npz", help="output file for the paths and bits (or features)"
+    )
+    parser.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
     add_rebuild(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Embed the images and write one array."""
+    """Compute bits or features and write them to one file."""
     import io
 
     import numpy as np
@@ -40,13 +42,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             needed,
             memory_budget(),
             "the features of these images",
-            "leave --features out, or give fewer images",
+            "omit --features, or give fewer images",
         )
     start = time.perf_counter()
     indices, values = (embed_features if args.features else embed_bits)(engine, files)
     seconds = time.perf_counter() - start
     if not len(indices):
-        raise DataError(f"none of the {len(files)} files holds a readable image")
+        raise DataError(f"none of the {len(files)} files is a readable image; check the paths")
     buffer = io.BytesIO()
     name = "features" if args.features else "bits"
     paths = np.array([str(files.paths[index]) for index in indices])
@@ -63,6 +65,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Say what was written."""
+    """Summarize the output file."""
     done = f"{result['out']}: {result['images']} images, {result['features']:,d} features each, "
     return "\n".join([*skipped_lines(result["skipped"]), f"{done}{result['images_per_second']:.1f} images/s"])

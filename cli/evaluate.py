@@ -3,14 +3,14 @@
 import argparse
 from typing import Any
 
-from .options import add_rebuild, share, skipped_lines
+from .options import add_rebuild, fraction, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("data", help="a folder of class folders")
-    parser.add_argument("--min-accuracy", type=share, metavar="A", help="exit with 4 below this accuracy")
+    parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this accuracy")
     add_rebuild(parser)
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Show accuracy by class and the confusion matrix, true classes down, predicted across."""
+    """Format the accuracy of each class and the confusion matrix: true classes in rows, predicted ones in columns."""
     width = max(map(len, map(str, result["classes"])))
     lines = [
         *skipped_lines(result["skipped"]),

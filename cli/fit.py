@@ -4,30 +4,35 @@ import argparse
 from typing import Any
 
 from .build import speed_lines
-from .options import add_engine_options, engine_arguments, positive, refuse_unused, share, skipped_lines
+from .options import add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", help="a folder of class folders")
-    parser.add_argument("--test", metavar="DIR", help="test images; else a fifth of the data is split off by the seed")
+    parser.add_argument("--test", metavar="DIR", help="folder of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
-    parser.add_argument("--backbone", default="densenet169", help="torchvision name or ONNX file (densenet169)")
-    parser.add_argument("--engine", metavar="F", help="a built engine instead of a backbone")
+    parser.add_argument(
+        "--backbone", default="densenet169", help="torchvision name or ONNX file (default: densenet169)"
+    )
+    parser.add_argument("--engine", metavar="F", help="an engine file to use instead of a backbone")
     parser.add_argument(
         "--projection",
         default="auto",
         help="auto (default), none, exact, hadamard, dense, dense-signs, opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(
-        "--components", type=positive, metavar="K", help="outputs of hadamard, dense and the OPU (default: m/2)"
+        "--components",
+        type=positive,
+        metavar="K",
+        help="number of random projection components (default: half the number of features)",
     )
-    parser.add_argument("--min-accuracy", type=share, metavar="A", help="exit with 4 below this test accuracy")
+    parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this test accuracy")
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Split, train, test, and write the model."""
+    """Split the data, train, test, and write the model."""
     from pathlib import Path
 
     from ..transfer.classifier import OpticalClassifier
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Say how good the classifier is and where the time went."""
+    """Summarize the accuracy and the time of each stage."""
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     lines = [
         *skipped_lines(result["skipped"]),

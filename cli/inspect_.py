@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("engine", help="an engine file")
-    parser.add_argument("--layers", action="store_true", help="list every layer with the precision it runs in here")
+    parser.add_argument(
+        "--layers", action="store_true", help="list every layer with the precision that it runs in on this machine"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Read everything that an engine file says, and of the layers what the runtime tells."""
+    """Read an engine file, and the layers as the runtime reports them."""
     import hashlib
     from dataclasses import asdict
 
@@ -43,22 +45,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
-    """Return the layers, or else why they are not known."""
-    from ..engine.load import misfit
+    """Return the layers, or why they are not available."""
+    from ..engine.load import plan_mismatch
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
     try:
         require_runtime(engine.runtime, engine.precision)
-        if fault := misfit(engine):
+        if fault := plan_mismatch(engine):
             return [], fault
         if builds_plans(engine.runtime):
             if engine.plan is None:
-                return [], f"{engine.runtime} tells its layers of a plan, and this engine has none yet"
+                return [], f"{engine.runtime} reports layers only of a plan, and this engine has no plan yet"
             return plan_runtime(engine.runtime).layers(engine.plan, engine.device), None
         layers = graph_runtime(engine.runtime).layers
         if layers is None:
-            return [], f"{engine.runtime} does not tell the precisions of its layers"
+            return [], f"{engine.runtime} does not report the precisions of its layers"
         return layers(engine.graph, check_precision(engine.precision), engine.device), None
     except AurevoirError as error:
         return [], str(error)
@@ -88,7 +90,7 @@ def _calibration(table: "CalibrationTable | None") -> dict[str, Any] | None:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lay the facts out, one a line."""
+    """Format one field per line."""
     shown = {name: value for name, value in result.items() if name not in ("parts", "layers") and value}
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]

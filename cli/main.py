@@ -1,8 +1,8 @@
-"""``aurevoir COMMAND``: arguments, exit codes, and what goes to stdout and stderr.
+"""``aurevoir COMMAND``: arguments, exit codes, and output on stdout and stderr.
 
 A command is a module of this package with ``add_arguments(parser)``, ``run(args)``, which returns
-what ``--json`` prints, and ``describe(result)``, the same for people. Only the module of the
-command at hand is imported, and it imports what is heavy when it runs.
+the dictionary that ``--json`` prints, and ``describe(result)``, which formats it as text. Only the
+module of the given command is imported, and it imports heavy packages only when it runs.
 """
 
 import argparse
@@ -16,17 +16,17 @@ from .. import __version__
 from ..errors import AurevoirError
 
 COMMANDS = {
-    "cuts": "list the places where a backbone can be cut",
+    "cuts": "list the points where a backbone can be cut",
     "build": "build an engine of one precision",
     "calibrate": "set int8 thresholds from images and measure every tensor",
-    "inspect": "print everything about an engine file",
+    "inspect": "print the contents of an engine file",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",
-    "doctor": "say what this machine can run, and what to install",
-    "bench": "measure, side by side with peers",
-    "demo": "run the main job on generated images in several precisions",
+    "doctor": "show which runtimes work on this machine and how to install the others",
+    "bench": "run benchmarks against other libraries",
+    "demo": "train and test on generated images in several precisions",
 }
 
 
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser_for(command: str | None, name: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser; only the named command's own arguments are filled in, and of ``bench`` the named one's."""
+    """Return the parser; only the given command, and for ``bench`` the given benchmark, has its arguments added."""
     parser = _Parser(prog="aurevoir", description="Image classifiers trained without backprop.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -50,7 +50,7 @@ def parser_for(command: str | None, name: str | None = None) -> argparse.Argumen
 
 
 def _module(command: str) -> Any:
-    # A module of a name that the standard library has would hide the library's from scripts in its folder.
+    # Avoid module names that shadow the standard library.
     name = f"{command}_" if command in sys.stdlib_module_names else command
     return import_module(f".{name}", __package__)
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Label the images."""
+    """Predict the label of each image."""
     from ..images.sources import expand
     from ..transfer.classifier import load
 
@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """One line an image."""
+    """Format one line per image."""
     found = [f"{item['path']}: {item['label']} ({item['score']:+.3f})" for item in result["predictions"]]
     return "\n".join([*found, *skipped_lines(result["skipped"])])

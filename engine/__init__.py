@@ -1,1 +1,1 @@
-"""A CNN in, a runnable engine out."""
+"""Build, run and store engines of truncated CNNs."""

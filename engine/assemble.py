@@ -1,4 +1,4 @@
-"""From the float graph and a calibration table to an engine of one precision."""
+"""Assemble an engine of one precision from the float graph and a calibration table."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ import onnx
 from ..calibration.fidelity import relative_error, sign_agreement
 from ..calibration.graph.edit import digest
 from ..calibration.graph.float16 import BODIES, Body, to_float16
-from ..calibration.placement import Placement, quantizable, shared
+from ..calibration.placement import Placement, concat_groups, quantizable
 from ..calibration.quantize import LEVELS, ActivationDtype, quantize
 from ..calibration.table import CalibrationTable
 from ..errors import UsageError
@@ -46,16 +46,16 @@ def assemble(
     target: str | None = None,
     keep_float32: Collection[str] = (),
 ) -> Engine:
-    """Make an engine of one precision from a float graph, and for int8 its calibration table.
+    """Assemble an engine of one precision from a float graph, and for int8 a calibration table.
 
-    For NVIDIA's runtimes fp16 and int8, and fp16 for torch, get a float16 body, in which the tensors of `keep_float32`
-    stay in float32; with a `target` the engine is for GPUs of that architecture, which need not be here.
+    Engines for NVIDIA's runtimes in fp16 and int8, and for torch in fp16, have a float16 body, in which the tensors in
+    `keep_float32` stay in float32. With `target` the engine is for GPUs of that architecture, present or not.
 
     Raises
     ------
     UsageError
-        If the runtime does not run the precision, int8 comes without a table, or the table lacks
-        what the placement needs.
+        If the runtime does not support the precision, int8 has no table, or the table lacks tensors
+        of the placement.
     AurevoirError
         If the table belongs to another graph.
     """
@@ -68,7 +68,7 @@ def assemble(
     in_float: tuple[str, ...] = ()
     if precision == "int8":
         if table is None:
-            raise UsageError("int8 needs a calibration table; see `calibrate`")
+            raise UsageError("int8 needs a calibration table; make one with `aurevoir calibrate`")
         own = resolve_activation_dtype(activation_dtype, runtime)
         in_float = tuple(name for name in quantizable(graph, placement) if name not in table.thresholds)
         levels = weight_levels(runtime)
@@ -114,11 +114,11 @@ def quantized_graph(
     exported : Exported
     table : CalibrationTable
     activation_dtype : {"int8", "uint8"}
-        TensorRT takes ``int8`` alone.
+        TensorRT supports only ``int8``.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     body : {"fp32", "fp16"}
-        What runs between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
-        computes such graphs wrongly.
+        Float type between the quantized layers. ``fp16`` is for TensorRT; ONNX Runtime 1.31
+        computes such graphs incorrectly.
     keep_float32 : collection of str
         Tensors that a float16 body keeps in float32; see `find_overflow`.
     levels : {127, 63}
@@ -127,13 +127,13 @@ def quantized_graph(
     Raises
     ------
     UsageError
-        If a choice is not known, or the table lacks the tensors that the placement shares.
+        If an option is unknown, or the table lacks tensors of the placement.
     AurevoirError
         If the table belongs to another graph.
     """
     check_body(body)
     table.check(exported.graph)
-    if placement != "conv-inputs" == table.placement and shared(exported.graph):
+    if placement != "conv-inputs" == table.placement and concat_groups(exported.graph):
         raise UsageError(
             f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
             f"{placement!r} quantizes; calibrate with that placement"
@@ -143,18 +143,18 @@ def quantized_graph(
 
 
 def check_body(body: str) -> None:
-    """Refuse a body that is not known."""
+    """Raise UsageError if a float type of the body is unknown."""
     if body not in BODIES:
         raise UsageError(f"body {body!r} is not known; choose one of {', '.join(BODIES)}")
 
 
 def resolve_activation_dtype(activation_dtype: ActivationDtype | Auto, runtime: str) -> ActivationDtype:
-    """Return the activation dtype itself, or for ``auto`` the best for a runtime on this machine.
+    """Return the activation dtype, for ``auto`` the best one for a runtime on this machine.
 
     Raises
     ------
     UsageError
-        If the runtime does not take it.
+        If the runtime does not support it.
     """
     if activation_dtype not in ("auto", "int8") and builds_plans(runtime):
         raise UsageError(
@@ -166,7 +166,7 @@ def resolve_activation_dtype(activation_dtype: ActivationDtype | Auto, runtime: 
 
 
 def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:
-    """Return the engine with its sign agreement and relative error against fp32 in the manifest.
+    """Measure sign agreement and relative error compared with fp32, and add them to the manifest.
 
     Raises
     ------
@@ -184,9 +184,9 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
 
 
 def with_speed(engine: Engine, peers: Mapping[str, Engine], progress: bool = False) -> Engine:
-    """Return the engine with its images per second, and its peers'.
+    """Measure the images per second of an engine and its peers, and return the engine with them.
 
-    They take turns on a batch of noise, since speed does not depend on what the images show.
+    The engines are timed in turn on a batch of noise, since speed does not depend on image content.
     """
     count = engine.batch_size
     noise = np.random.default_rng(0).integers(0, 256, (count, *engine.input_shape), dtype="uint8")

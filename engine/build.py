@@ -1,4 +1,4 @@
-"""From specs to a runnable engine: the one way in which engines are built."""
+"""Build engines from specs; every engine is built here."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -30,7 +30,7 @@ from .smoke import first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
 
 Stages = Callable[[str], AbstractContextManager[None]]
-"""Is told the stage, ``decode``, ``calibrate`` or ``build``, that a ``with`` block belongs to."""
+"""Returns a context manager for a stage: ``decode``, ``calibrate`` or ``build``."""
 
 
 def build_engine(
@@ -68,57 +68,56 @@ def build_engine(
     backbone : str, path or torch.nn.Module
         A torchvision name, an ONNX file, or a module.
     cut : str, optional
-        Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
+        Where to truncate the network; by default the backbone's default cut. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
-        On a GPU fp32 is computed without TF32, by every runtime.
+        On a GPU, fp32 is computed without TF32 by every runtime.
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
-        Images to set int8 thresholds, the batch-norm statistics of random weights and the data's
-        normalization from; of these, `calibration_images` are used for the first two, and up to 32
-        others measure the fidelity. A table, ours or TensorRT's calibration cache, needs no images.
+        Images for int8 thresholds, batch-norm statistics of random weights and normalization
+        ``data``. A calibration table, ours or TensorRT's calibration cache, needs no images.
     calibration_images : int
+        Number of images for thresholds and batch-norm statistics; up to 32 others are held out to
+        measure the fidelity.
     method : {"percentile", "entropy", "mse", "max", "sign", "native"}
     normalization : {"imagenet", "data"} or (mean, std)
-        Of pixels scaled to [0, 1].
+        Mean and standard deviation of pixels scaled to [0, 1].
     size : int, optional
-        Height and width of the input; None stands for the backbone's own.
+        Input height and width; by default the backbone's.
     resize : {"stretch", "crop"}
     seed : int
-        Of random weights and of the choice of calibration images.
+        Seed for random weights and the choice of calibration images.
     activation_dtype : {"auto", "int8", "uint8"}
-        Of int8: ``uint8`` stores unsigned what cannot be negative; ``auto`` takes it on CPUs with
-        VNNI, else ``int8``, as TensorRT needs.
+        For int8: ``uint8`` stores non-negative activations as unsigned; ``auto`` selects it on CPUs with
+        VNNI, and otherwise ``int8``, which TensorRT requires.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
-        Of int8: what is quantized; see `calibration.placement`.
+        For int8: the tensors to quantize; see `calibration.placement`.
     min_sign_agreement : float, optional
-        Leave the fewest tensors of an int8 engine in floating point that bring its sign agreement with
-        fp32 to this, measured on the held-out images; `Engine.images_per_second` says what that costs.
+        For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the
+        held-out images; `Engine.images_per_second` has the speeds with and without.
     prefer_faster : bool
-        Return an engine of the runtime's narrowest float precision where int8 is not faster than
-        that on this machine.
+        Build the runtime's narrowest float precision instead if int8 is not faster on this machine.
     smoke : bool
-        Run the engine once in a child process before anything else, so that a native library that
-        crashes on it raises an error here.
+        Run the engine once in a child process first, so that a crash in a native library raises an
+        error here.
     target : str, optional
-        Build the plan for GPUs of this architecture, such as ``sm89``, which need not be here:
-        runtime ``tensorrt-rtx``. What needs the GPU is left out: the first inference, the fidelity
-        and the speeds.
+        GPU architecture, such as ``sm89``, to build the plan for ahead of time, with runtime
+        ``tensorrt-rtx``. First inference, fidelity and speeds, which need the GPU, are skipped.
     workspace : int, optional
-        Of NVIDIA's runtimes: bytes of GPU memory that one layer may take for scratch.
+        For NVIDIA's runtimes: maximum GPU workspace per layer, in bytes.
     timing_cache : path, optional
-        Of TensorRT: a file of kernel timings that builds read and add to.
+        For TensorRT: a timing cache file to read and update.
     batches : (int, int, int)
-        Of NVIDIA's runtimes: the smallest batch, the one to choose kernels for, and the largest.
+        For NVIDIA's runtimes: minimum, optimal and maximum batch size.
     device : str, optional
-        As the runtime names it; None stands for its first.
+        Device of the engine, as the runtime names it; by default its first.
     out : path, optional
-        Where to write the engine file.
+        Engine file to write.
     progress : bool
         Whether to show progress bars on stderr.
     stages : callable, optional
-        Is called with ``decode``, ``calibrate`` or ``build`` and returns a context manager around each stage,
-        as `kernels.stopwatch.Stopwatch` does.
+        Called with ``decode``, ``calibrate`` or ``build``; returns a context manager for that stage, such as a
+        `kernels.stopwatch.Stopwatch`.
 
     Returns
     -------
@@ -127,9 +126,9 @@ def build_engine(
     Raises
     ------
     UsageError
-        If an argument is not one of its choices, or images are needed and none are given.
+        If an argument is invalid, or images are needed and none are given.
     ThresholdMissedError
-        If `min_sign_agreement` is out of reach even with every tensor in floating point.
+        If `min_sign_agreement` is unreachable even with every tensor in floating point.
     AurevoirError
         If the backbone, its weights or the images cannot be used.
     MissingPackageError
@@ -163,15 +162,15 @@ def build_engine(
 
 
 class EngineBuilder:
-    """Builds engines of one truncated network; what they share is made once, when it is first needed.
+    """Builds engines of one truncated network; shared steps run once, on first use.
 
     Parameters
     ----------
     network : NetworkSpec
     calibration : CalibrationSpec
     data : paths or uint8 array of shape (n, height, width, 3), optional
-        The images that a classifier is trained on: calibrated on where `calibration` holds no images, and what
-        normalization ``data`` is taken from. None stands for the calibration images.
+        Training images of a classifier, for normalization ``data``, and for calibration if `calibration` has no
+        images. By default the calibration images.
     stages : callable, optional
         See `build_engine`.
     progress : bool
@@ -190,19 +189,19 @@ class EngineBuilder:
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
-        self._images = _listed(self.calibration.data) if own else data
+        self._images = _expanded(self.calibration.data) if own else data
         self._data = self._images if data is None else data
         self._tables: dict[str, CalibrationTable] = {}
 
-    def calibrated_by(self, calibration: CalibrationSpec) -> "EngineBuilder":
-        """Return a builder of the same float graph that is calibrated in another way."""
+    def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
+        """Return a builder of the same float graph with another calibration."""
         other = EngineBuilder(self.network, calibration, data=self._data, stages=self._stages, progress=self.progress)
         other.backbone, other.exported = self.backbone, self.exported
         return other
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network, whole; the cut is known to be one of it."""
+        """The whole network; its cut has been validated."""
         network = self.network
         with self._stages("build"):
             opened = open_backbone(network.backbone, network.weights, network.size, network.seed)
@@ -211,19 +210,19 @@ class EngineBuilder:
 
     @cached_property
     def sample(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Images to calibrate on, and others to measure on: uint8 arrays of shape (n, height, width, 3), or None."""
+        """Calibration and held-out images: uint8 arrays of shape (n, height, width, 3), or None."""
         if self._images is None:
             return None, None
-        wanted, network = self.calibration, self.network
+        calibration, network = self.calibration, self.network
         with self._stages("decode"):
             return calibration_sample(
                 self._images,
                 self.backbone.size,
-                wanted.images,
+                calibration.images,
                 check_resize(network.resize),
                 network.seed,
                 self.progress,
-                wanted.held_out,
+                calibration.held_out,
             )
 
     @cached_property
@@ -246,17 +245,17 @@ class EngineBuilder:
             return channel_statistics(images.batches())
 
     def table(self, placement: Placement = "conv-inputs") -> CalibrationTable:
-        """Return the calibration table for a placement; one for ``shared-concat`` serves all."""
+        """Return the calibration table for a placement; one for ``shared-concat`` covers all placements."""
         tables = self._tables
         if "shared-concat" in tables:
             return tables["shared-concat"]
         if placement not in tables:
-            tables[placement] = self._given_table() if self.calibration.is_table else self._calibrated(placement)
+            tables[placement] = self._loaded_table() if self.calibration.is_table else self._calibrated(placement)
         return tables[placement]
 
-    def _given_table(self) -> CalibrationTable:
-        given = self.calibration.data
-        return given if isinstance(given, CalibrationTable) else read_table(Path(given), self.exported)
+    def _loaded_table(self) -> CalibrationTable:
+        data = self.calibration.data
+        return data if isinstance(data, CalibrationTable) else read_table(Path(data), self.exported)
 
     def _calibrated(self, placement: Placement) -> CalibrationTable:
         exported, pixels = self.exported, self.sample[0]
@@ -275,7 +274,7 @@ class EngineBuilder:
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
-                "min_sign_agreement needs 4 or more images to measure on; give a folder of them (calibration=...)"
+                "min_sign_agreement needs 4 or more images to measure on; give a folder of images (calibration=...)"
             )
         exported = self.exported
         table = self.table(spec.placement) if spec.precision == "int8" else None
@@ -285,28 +284,28 @@ class EngineBuilder:
             make = partial(
                 assembled, spec.precision, runtime, activation_dtype=spec.activation_dtype, placement=spec.placement
             )
-            engine = self._ready(make(table), spec)
+            engine = self._finish(make(table), spec)
         if table is not None and not ahead:
             peer = assembled(narrowest_float(runtime, spec.device), runtime)
-            reached = self._reaching(spec, table, peer, make)
+            reached = self._reduced_table(spec, table, peer, make)
             with self._stages("build"):
-                partly = None if reached is table else self._ready(make(reached), spec)
-                engine = self._compared(engine, partly, peer, spec)
+                mixed = None if reached is table else self._finish(make(reached), spec)
+                engine = self._compared(engine, mixed, peer, spec)
         if spec.measure and held_out is not None and spec.precision != "fp32" and not ahead:
             with self._stages("build"):
                 engine = with_fidelity(engine, exported, held_out)
         return engine
 
-    def _ready(self, engine: Engine, spec: EngineSpec) -> Engine:
+    def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:
         engine.build_plan(spec.plan, self.progress)
         if spec.smoke and spec.plan.target is None:
             first_inference(engine)
         return engine
 
-    def _reaching(
+    def _reduced_table(
         self, spec: EngineSpec, table: CalibrationTable, peer: Engine, make: Callable[[CalibrationTable], Engine]
     ) -> CalibrationTable:
-        """Return the table of the tensors that can stay quantized for the sign agreement that is asked for."""
+        """Return a table without the tensors that must stay in floating point for `min_sign_agreement`."""
         least, held_out = spec.min_sign_agreement, self.sample[1]
         if least is None or held_out is None:
             return table
@@ -322,18 +321,18 @@ class EngineBuilder:
             )
         return reached if left else table
 
-    def _compared(self, engine: Engine, partly: Engine | None, peer: Engine, spec: EngineSpec) -> Engine:
-        """Time an int8 engine, or the one partly in floating point, compared with its peer; return which to keep."""
+    def _compared(self, engine: Engine, mixed: Engine | None, peer: Engine, spec: EngineSpec) -> Engine:
+        """Time an int8 engine, or a mixed-precision one, against its float peer; return the one to keep."""
         if not spec.measure and not spec.prefer_faster:
-            return partly or engine
+            return mixed or engine
         peers: Mapping[str, Engine] = {peer.precision: peer}
-        if partly is not None:
-            peers, engine = {**peers, "int8 throughout": engine}, partly
+        if mixed is not None:
+            peers, engine = {**peers, "int8 throughout": engine}, mixed
         engine = with_speed(engine, peers, self.progress)
         speeds = engine.images_per_second
         if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
             return engine
-        return self._ready(peer, spec).with_speeds(speeds)
+        return self._finish(peer, spec).with_speeds(speeds)
 
 
 def _runtime(spec: EngineSpec) -> str:
@@ -344,6 +343,6 @@ def _runtime(spec: EngineSpec) -> str:
     return runtime
 
 
-def _listed(images: Any) -> Any:
-    """Return an array as it is, and the files that paths stand for."""
+def _expanded(images: Any) -> Any:
+    """Return an array unchanged, and paths with folders expanded."""
     return images if isinstance(images, np.ndarray) else expand([images] if isinstance(images, str | Path) else images)

@@ -1,4 +1,4 @@
-"""The engine: uint8 images in, features or sign bits out; and its file."""
+"""Engines compute features or sign bits of uint8 images, and are stored in engine files."""
 
 import hashlib
 import json
@@ -46,12 +46,12 @@ class Engine:
         The ONNX graph: input ``images``, outputs ``features`` and ``bits``.
     table : CalibrationTable or None
     device : str, optional
-        As the runtime names it; None stands for the runtime's first.
+        Device name of the runtime; by default its first.
     plan : bytes, optional
-        What NVIDIA's runtimes made of the graph for GPUs of one architecture.
+        The plan that NVIDIA's runtimes built from the graph, for one GPU architecture.
     images_per_second : dict of float, optional
-        Of an int8 engine and what it was compared with, timed in turns on the machine that built it: by precision,
-        and ``int8 throughout`` where some tensors are left in floating point.
+        Throughput of an int8 engine and its float peer by precision, timed in turn on the machine that built it;
+        ``int8 throughout`` is the engine with all tensors quantized, if some are kept in floating point.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Engine:
 
     @property
     def features(self) -> int:
-        """The number of features of one image, m."""
+        """The number of features per image, m."""
         return self.manifest.features
 
     @property
@@ -96,12 +96,12 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it runs, as the runtime names it."""
+        """The device, as the runtime names it."""
         return self._device or default_device(self.runtime)
 
     @property
     def batch_size(self) -> int:
-        """Images to give it at a time, if there are many: more for a GPU than for a CPU."""
+        """Recommended batch size; larger for a GPU than for a CPU."""
         return batch_size(self.device)
 
     @property
@@ -110,7 +110,7 @@ class Engine:
         return len(self.graph) / 1e6
 
     def quantized_products(self) -> tuple[int, int]:
-        """Return how many convolutions and matrix products before the features read int8, and how many there are."""
+        """Return the number of convolutions and matrix products that read int8, and their total number."""
         nodes = leading_to(onnx.load_from_string(self.graph), ["features"])
         integers: set[str] = set()
         for node in nodes:
@@ -125,22 +125,22 @@ class Engine:
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, 3)
-            RGB. NumPy, or anything that speaks DLPack or the array interface.
+            RGB. A NumPy array, or any array with DLPack or the array interface.
 
         Returns
         -------
         features : float32 array of shape (batch, m)
-            NumPy; of images on a GPU, for engines that run there, an array there.
+            A NumPy array; for images on a GPU and an engine that runs there, an array on that GPU.
 
         Raises
         ------
         UsageError
-            If the dtype or the shape is another.
+            If the dtype or the shape does not match.
         """
         return self._run("features", images, "float32", self.features)
 
     def bits(self, images: Any) -> Any:
-        """Compute the packed signs of features; the features themselves stay where they are computed.
+        """Compute the packed sign bits of features, without transferring the features.
 
         Parameters
         ----------
@@ -149,8 +149,8 @@ class Engine:
         Returns
         -------
         bits : uint8 array of shape (batch, ceil(m / 8))
-            Bit 1 where a feature is strictly positive, as ``numpy.packbits(features > 0, axis=1)``.
-            Below fp32 a runtime may round the two outputs apart, next to zero.
+            Equal to ``numpy.packbits(features > 0, axis=1)``. Below fp32, a runtime may round the two
+            outputs differently near zero.
         """
         return self._run("bits", images, "uint8", packed_length(self.features))
 
@@ -160,8 +160,8 @@ class Engine:
             return run(images, [output])[output]
         if on_gpu(images):
             raise UsageError(
-                f"the images lie on a GPU, and this engine runs on {self.device!r} by {self.runtime!r}, which reads "
-                "host memory; bring them there, or load the engine on 'cuda'"
+                f"the images are on a GPU, and this engine runs on {self.device!r} by {self.runtime!r}, which reads "
+                "host memory; copy them to the host, or load the engine on 'cuda'"
             )
         images = self._checked(images)
         results = np.empty((len(images), width), dtype)
@@ -170,7 +170,7 @@ class Engine:
         return results
 
     def build_plan(self, plan: PlanSpec | None = None, progress: bool = False) -> None:
-        """Build the plan, where the runtime has one, for the target or else for the GPU here."""
+        """Build the plan, if the runtime uses one, for the target or else for this machine's GPU."""
         if not builds_plans(self.runtime) or self.plan is not None:
             return
         module, made, plan = plan_runtime(self.runtime), self.manifest, plan or PlanSpec()
@@ -200,7 +200,7 @@ class Engine:
         return Engine(manifest, self.graph, self.table, self._device, self.plan, self.images_per_second)
 
     def with_speeds(self, images_per_second: Mapping[str, float]) -> "Engine":
-        """Return the same engine with the speeds that were measured."""
+        """Return the same engine with measured speeds."""
         return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
 
     def _checked(self, images: Any) -> np.ndarray:
@@ -210,7 +210,7 @@ class Engine:
         return pixels
 
     def compiled(self, output: str) -> Compiled | GpuRunner:
-        """Return what computes one output, ``features`` or ``bits``, and nothing else; see `runtimes`."""
+        """Return a function that computes only one output, ``features`` or ``bits``; see `runtimes`."""
         with self._lock:
             if output not in self._compiled:
                 require_runtime(self.runtime, self.precision)
@@ -221,7 +221,7 @@ class Engine:
             return self._compiled[output]
 
     def parts(self) -> dict[str, bytes]:
-        """Return the parts of the engine file, the manifest left out."""
+        """Return the parts of the engine file, except the manifest."""
         parts = {"model.onnx": self.graph}
         if self.table is not None:
             parts["calibration.json"] = self.table.to_json().encode()
@@ -230,7 +230,7 @@ class Engine:
         return parts
 
     def to_bytes(self) -> bytes:
-        """Return the engine file, with a plan where the runtime has one; the same engine gives the same bytes."""
+        """Return the engine file, including the plan if the runtime uses one; the same engine gives the same bytes."""
         return pack(self._archive())
 
     def _archive(self) -> dict[str, bytes]:
@@ -240,7 +240,7 @@ class Engine:
         return {MANIFEST: self.manifest.to_json(digests), **parts}
 
     def save(self, path: Path | str) -> None:
-        """Write the engine file, atomically; the speeds that were measured lie in it beside what is hashed."""
+        """Write the engine file atomically; measured speeds are stored outside the hashed manifest."""
         parts = self._archive()
         if self.images_per_second:
             parts[SPEEDS] = json.dumps(self.images_per_second).encode()

@@ -1,4 +1,4 @@
-"""From a float ONNX backbone to the graph of an engine: uint8 images in, features and bits out.
+"""Turn a float ONNX backbone into the graph of an engine, from uint8 images to features and bits.
 
 images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone -> Flatten
 -> features float32 (batch, m) -> Greater, Pad, Reshape, MatMul -> bits uint8 (batch, ceil(m / 8))
@@ -25,7 +25,7 @@ from ..errors import AurevoirError, UsageError
 from ..kernels.bits import packed_length
 
 OLDEST_OPSET = 13
-"""The first opset whose QuantizeLinear takes an axis."""
+"""The first opset whose QuantizeLinear has an axis."""
 _UPGRADED_OPSET = 17
 
 
@@ -37,14 +37,14 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     UsageError
         If the file does not exist.
     AurevoirError
-        If it is not a valid ONNX model, or not one of images.
+        If it is not a valid ONNX model with an image input.
     """
     if not path.is_file():
         raise UsageError(f"backbone {path} does not exist; check the path")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, checker and file errors share no base class
+    except Exception as error:  # protobuf, checker and file errors have no common base class
         raise AurevoirError(f"{path} is not a valid ONNX model: {_first_line(error)}") from None
     if _opset(model) < OLDEST_OPSET:
         model = onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
@@ -72,7 +72,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
-    """Old exporters list weights among the inputs; take them off that list."""
+    """Remove weights from the inputs, where old exporters list them."""
     constants = initializers(model)
     real = [value for value in model.graph.input if value.name not in constants]
     del model.graph.input[:]
@@ -80,7 +80,7 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
 
 
 def _lift_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers, so that one kind of constant is left."""
+    """Convert Constant nodes to initializers."""
     nodes = [node for node in model.graph.node if node.op_type == "Constant"]
     for node in nodes:
         value = helper.get_node_attr_value(node, node.attribute[0].name)
@@ -99,12 +99,12 @@ def _free_batch(model: onnx.ModelProto) -> None:
 
 
 def image_input(model: onnx.ModelProto) -> tuple[str, int | None, int | None]:
-    """Return name, height and width of the image input; a size left open in the graph is None.
+    """Return name, height and width of the image input; a dynamic size is None.
 
     Raises
     ------
     AurevoirError
-        If there is not exactly one input, or it is not float of shape (batch, 3, height, width).
+        If there is not exactly one float input of shape (batch, 3, height, width).
     """
     constants = initializers(model)
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -119,10 +119,10 @@ def image_input(model: onnx.ModelProto) -> tuple[str, int | None, int | None]:
 
 
 def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold each BatchNormalization into the convolution before it, where nothing else reads that.
+    """Fold each BatchNormalization into the preceding convolution, if nothing else reads its output.
 
     With g = scale / sqrt(variance + epsilon): weights become g W and the bias g (b - mean) + shift.
-    A batch norm in any other place is left as it is.
+    All other batch norms are kept.
     """
     model = copy.deepcopy(model)
     constants, users = initializers(model), consumers(model)
@@ -168,7 +168,7 @@ def wrap(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> onnx.ModelProto:
-    """Put normalisation before a backbone, and flattening and the sign bits behind it.
+    """Add normalisation before a backbone, and flattening and sign bits after it.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def wrap(
         Float image (batch, 3, height, width) to one feature tensor.
     size : (height, width)
     mean, std : sequences of 3 floats
-        Of the channels, for pixels scaled to [0, 1].
+        Per channel, for pixels scaled to [0, 1].
 
     Returns
     -------
@@ -206,7 +206,7 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
     Raises
     ------
     AurevoirError
-        If the graph does not tell its output's shape.
+        If the output's shape cannot be inferred.
     """
     sized = copy.deepcopy(model)
     for dim, length in zip(sized.graph.input[0].type.tensor_type.shape.dim[2:], size, strict=True):
@@ -221,7 +221,7 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return the inferred shape of every tensor; an open dimension is None."""
+    """Return the inferred shape of every tensor; a dynamic dimension is None."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     return {
         value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
@@ -241,9 +241,9 @@ def _normalisation_nodes(model: onnx.ModelProto, image: str, mean: np.ndarray, s
 
 
 def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:
-    """Nodes that equal ``numpy.packbits(features > 0, axis=1)``."""
+    """Return nodes that compute ``numpy.packbits(features > 0, axis=1)``."""
     zero = constant(model, "sign_zero", np.array(0, dtype="float32"))
-    places = constant(model, "bit_places", 2.0 ** np.arange(7, -1, -1, dtype="float32")[:, None])
+    weights = constant(model, "bit_places", 2.0 ** np.arange(7, -1, -1, dtype="float32")[:, None])
     bytes_shape = constant(model, "bytes_shape", np.array([-1, packed_length(m), 8]))
     packed_shape = constant(model, "packed_shape", np.array([-1, packed_length(m)]))
     nodes = [
@@ -258,7 +258,7 @@ def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:
     return [
         *nodes,
         helper.make_node("Reshape", [signs, bytes_shape], ["sign_bytes"]),
-        helper.make_node("MatMul", ["sign_bytes", places], ["byte_values"]),
+        helper.make_node("MatMul", ["sign_bytes", weights], ["byte_values"]),
         helper.make_node("Reshape", ["byte_values", packed_shape], ["bytes_float"]),
         helper.make_node("Cast", ["bytes_float"], ["bits"], to=TensorProto.UINT8),
     ]

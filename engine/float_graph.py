@@ -1,4 +1,4 @@
-"""The float graph of a truncated backbone, from which engines of every precision are made."""
+"""Export a truncated backbone as a float graph, the basis of engines of every precision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .spec import Normalization
 
 @dataclass(frozen=True)
 class Exported:
-    """A truncated backbone as the float graph that every precision starts from."""
+    """The float graph of a truncated backbone, and its metadata."""
 
     graph: onnx.ModelProto
     backbone: str
@@ -44,10 +44,10 @@ def export_backbone(
     backbone : Backbone
     cut : str, optional
     pixels : uint8 array of shape (n, height, width, 3), optional
-        For normalization ``data`` and for the batch-norm statistics of random weights.
+        Images for normalization ``data`` and for the batch-norm statistics of random weights.
     normalization : {"imagenet", "data"} or (mean, std)
     resize : {"stretch", "crop"}
-        Only noted, so that whoever decodes for the engine does the same.
+        Recorded in the result; images for the engine must be resized alike.
     """
     mean, std = _normalization(normalization, backbone, pixels)
     model = backbone.to_onnx(cut, _for_statistics(backbone, pixels, mean, std))
@@ -61,9 +61,9 @@ def export_cuts(
     normalization: Normalization = "imagenet",
     resize: Resize = "stretch",
 ) -> list[Exported]:
-    """Export several cuts of a backbone at once; tensors that their graphs share have the same names.
+    """Export several cuts of a backbone at once; shared tensors have the same names in all graphs.
 
-    The parameters are those of `export_backbone`. See `multi_cut.join` for one engine of them all.
+    The parameters are those of `export_backbone`. See `multi_cut.join` for a single engine of all cuts.
     """
     mean, std = _normalization(normalization, backbone, pixels)
     model = backbone.to_onnx_at(cuts, _for_statistics(backbone, pixels, mean, std))

@@ -1,4 +1,4 @@
-"""Reading engine files: what is checked before any native code sees a byte of them."""
+"""Load engine files; all checks run before native code reads the file."""
 
 import hashlib
 import json
@@ -36,12 +36,11 @@ def load_engine(
     ----------
     path : path
     device : str, optional
-        As the runtime names it; None stands for the runtime's first.
+        Device name of the runtime; by default its first.
     runtime : str, optional
-        Another runtime than the one it was built for, or ``auto``.
+        A runtime other than the one it was built for, or ``auto``.
     rebuild : bool
-        Where the plan inside is for another GPU or another version of the library, build it anew
-        from the graph inside.
+        Rebuild the plan from the graph in the file if it is for another GPU or library version.
 
     Returns
     -------
@@ -50,10 +49,10 @@ def load_engine(
     Raises
     ------
     UsageError
-        If there is no such file, or the runtime does not run its precision or has no such device.
+        If the file does not exist, or the runtime does not support its precision or the device.
     AurevoirError
-        If the file is damaged or not an engine file of this schema, its plan does not fit this
-        machine, its graph another runtime, or its int8 weights the processor here.
+        If the file is corrupted or has another schema, or its plan, graph or int8 weights are
+        incompatible with this machine or with the given runtime.
     MissingPackageError
         If the runtime is not installed.
     """
@@ -64,22 +63,22 @@ def load_engine(
     require_runtime(engine.runtime, engine.precision)
     check_device(engine.runtime, engine.device)
     _check_weights(engine, Path(path))
-    if fault := misfit(engine):
+    if fault := plan_mismatch(engine):
         if not rebuild:
-            raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it anew")
+            raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it again")
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
     return engine
 
 
 def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engine:
-    """Return the engine for another runtime, if that takes its graph."""
+    """Return the engine for another runtime, if that supports its graph."""
     made = engine.manifest
     half = has_float16_body(onnx.load_from_string(engine.graph))
     family = [name for name in RUNTIMES if takes_body(name, made.precision, half)]
     runtime = choose_runtime(runtime, made.precision, family, device)
     if runtime not in family:
         raise AurevoirError(
-            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it anew"
+            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it again"
         )
     if runtime == made.runtime:
         return engine
@@ -88,18 +87,18 @@ def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engi
 
 
 def _check_weights(engine: Engine, path: Path) -> None:
-    """Refuse int8 weights whose products the processor here would sum wrongly."""
+    """Raise AurevoirError if products of the int8 weights would overflow on this processor."""
     most = weight_levels(engine.runtime)
-    # Files that do not say are of before there was a choice.
+    # Older files do not record the levels, which were always 127.
     if engine.precision == "int8" and (engine.manifest.weight_levels or LEVELS) > most:
         raise AurevoirError(
-            f"{path} was built on a processor with an int8 dot product (VNNI), and the one here has none: products of "
-            f"weights beyond {most} overflow in {engine.runtime}; build it anew on this machine"
+            f"{path} was built on a processor with an int8 dot product (VNNI), and this one has none: products of "
+            f"weights beyond {most} overflow in {engine.runtime}; build it again on this machine"
         )
 
 
-def misfit(engine: Engine) -> str:
-    """Say in what an engine's plan does not fit this machine, before any native code reads it."""
+def plan_mismatch(engine: Engine) -> str:
+    """Describe why an engine's plan does not fit this machine; empty if it does."""
     if engine.plan is None:
         return ""
     made = engine.manifest
@@ -113,21 +112,21 @@ def misfit(engine: Engine) -> str:
 
 
 def read_engine(path: Path | str) -> Engine:
-    """Read and check an engine file, whether or not its runtime is here.
+    """Read and check an engine file, whether or not its runtime is installed.
 
     Raises
     ------
     UsageError
         If there is no such file.
     AurevoirError
-        If it is damaged or not an engine file of this schema.
+        If it is corrupted or not an engine file of this schema.
     """
     parts = unpack(Path(path))
     manifest, digests = read_manifest(parts.pop(MANIFEST, b"{}"), path)
     speeds = json.loads(parts.pop(SPEEDS, b"{}"))
     for name, data in parts.items():
         if digests.get(name) != hashlib.sha256(data).hexdigest():
-            raise AurevoirError(f"{path}: part {name} is not the one its manifest names; build it anew")
+            raise AurevoirError(f"{path}: part {name} does not match its manifest; build it again")
     table = parts.get("calibration.json")
     return Engine(
         manifest,

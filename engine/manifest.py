@@ -1,4 +1,4 @@
-"""What an engine is made of, as its file says it."""
+"""The manifest of an engine file."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SCHEMA = "aurevoir-engine/2"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an engine is made of.
+    """Description of an engine, stored in its file.
 
     Attributes
     ----------
@@ -26,25 +26,25 @@ class Manifest:
     precision, runtime, runtime_version : str
     input_shape : (height, width, 3)
     features : int
-        m, the number of features of one image.
+        The number of features per image, m.
     mean, std : tuples of 3 floats
         The normalisation inside the graph.
     resize : str
-        How images of another size are brought to the input shape.
+        How images are resized to the input shape.
     activation_dtype : str or None
-        Of int8: ``int8`` or ``uint8``; see `calibration.quantize`.
+        For int8: ``int8`` or ``uint8``; see `calibration.quantize`.
     placement : str or None
-        Of int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
+        For int8: ``conv-inputs``, ``concat-inputs`` or ``shared-concat``; see `calibration.placement`.
     in_float : tuple of str
-        Tensors that an int8 engine leaves in floating point.
+        Tensors that an int8 engine keeps in floating point.
     in_float32 : tuple of str
-        Tensors too large for float16 that an fp16 or int8 engine of NVIDIA's keeps in float32.
+        Tensors too large for float16, which an engine with a float16 body keeps in float32.
     weight_levels : int or None
-        Of int8: the largest magnitude of its weights, 127 or 63; see `runtimes.weight_levels`.
+        For int8: the largest magnitude of weights, 127 or 63; see `runtimes.weight_levels`.
     target : str or None
-        The GPU architecture, such as ``sm89``, that the plan inside is for.
+        The GPU architecture of the plan, such as ``sm89``.
     sign_agreement, relative_error : float or None
-        Against fp32, on calibration images that were held out; None where not measured.
+        Compared with fp32 on held-out images; None if not measured.
     """
 
     backbone: str
@@ -70,7 +70,7 @@ class Manifest:
 
     @property
     def dialect(self) -> str | None:
-        """What earlier versions, and their JSON, call the activation dtype: ``s8`` or ``u8``."""
+        """The activation dtype as earlier versions and their JSON name it: ``s8`` or ``u8``."""
         return None if self.activation_dtype is None else {"int8": "s8", "uint8": "u8"}[self.activation_dtype]
 
     def to_json(self, digests: Mapping[str, str]) -> bytes:
@@ -79,17 +79,19 @@ class Manifest:
 
 
 def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]]:
-    """Return a manifest and the digests of the other parts; `source` is what messages name.
+    """Return a manifest and the digests of the other parts; error messages name `source`.
 
     Raises
     ------
     AurevoirError
-        If it is of another schema.
+        If its schema is not supported.
     """
     content: dict[str, Any] = json.loads(data)
     schema, digests = content.pop("schema", None), content.pop("parts", {})
     if schema != SCHEMA:
-        raise AurevoirError(f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}")
+        raise AurevoirError(
+            f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}; build it again"
+        )
     # Earlier versions kept the speeds here, and called the activation dtype a dialect.
     content.pop("images_per_second", None)
     content.setdefault("activation_dtype", {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None)))

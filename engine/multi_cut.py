@@ -1,4 +1,4 @@
-"""Several cuts of one network from one inference: an engine whose bits are those of each, side by side."""
+"""Join several cuts of one network into an engine that outputs the concatenated bits of all."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,22 +12,22 @@ from .engine import Engine
 
 
 def join(engines: Sequence[Engine]) -> tuple[Engine, list[slice]]:
-    """Return one engine that computes the bits of all, what their graphs share once, and the columns of each.
+    """Return one engine that computes the bits of all, running shared nodes once, and the columns of each.
 
     Parameters
     ----------
     engines : sequence of Engine
-        Of one network, precision and runtime, from `export_cuts`.
+        Engines of the same network, precision and runtime, from `export_cuts`.
 
     Returns
     -------
     engine : Engine
-        Its ``bits`` are the packed bits of all engines side by side; it has no features.
+        Its ``bits`` are the concatenated packed bits of all engines; it has no features.
     columns : list of slice
-        Where those of each engine lie, in bytes.
+        Columns of each engine's bits, in bytes.
     """
     widths = [packed_length(engine.features) for engine in engines]
-    ends = [sum(widths[: place + 1]) for place in range(len(widths))]
+    ends = [sum(widths[: index + 1]) for index in range(len(widths))]
     graph = _union([prune(onnx.load_from_string(engine.graph), ["bits"]) for engine in engines], ends[-1])
     last = engines[-1]
     cuts = ", ".join(engine.manifest.cut for engine in engines)
@@ -37,21 +37,21 @@ def join(engines: Sequence[Engine]) -> tuple[Engine, list[slice]]:
 
 
 def _union(models: Sequence[onnx.ModelProto], width: int) -> onnx.ModelProto:
-    """Return the graph of all nodes, those that compute the same from the same once, with the outputs joined."""
+    """Return the union of the graphs without duplicate nodes, with their outputs concatenated."""
     union = onnx.ModelProto()
     union.CopyFrom(models[0])
     graph = union.graph
     del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
     known: dict[tuple[object, ...], list[str]] = {}
-    outputs = [_add(graph, model.graph, place, known) for place, model in enumerate(models)]
+    outputs = [_add(graph, model.graph, index, known) for index, model in enumerate(models)]
     graph.node.append(helper.make_node("Concat", outputs, ["bits"], axis=1))
     graph.output.append(helper.make_tensor_value_info("bits", TensorProto.UINT8, ["batch", width]))
     onnx.checker.check_model(union)
     return union
 
 
-def _add(union: onnx.GraphProto, graph: onnx.GraphProto, place: int, known: dict[tuple[object, ...], list[str]]) -> str:
-    """Add what a union does not have yet of a graph; return its name for the graph's output."""
+def _add(union: onnx.GraphProto, graph: onnx.GraphProto, index: int, known: dict[tuple[object, ...], list[str]]) -> str:
+    """Add the nodes of a graph that a union does not contain; return the name of the graph's output in it."""
     names = {"": "", **{value.name: value.name for value in graph.input}}
     for tensor in graph.initializer:
         unnamed = onnx.TensorProto()
@@ -59,7 +59,7 @@ def _add(union: onnx.GraphProto, graph: onnx.GraphProto, place: int, known: dict
         unnamed.name = ""
         key = ("constant", unnamed.SerializeToString(deterministic=True))
         if key not in known:
-            known[key] = [f"{tensor.name}/{place}"]
+            known[key] = [f"{tensor.name}/{index}"]
             unnamed.name = known[key][0]
             union.initializer.append(unnamed)
         names[tensor.name] = known[key][0]
@@ -68,7 +68,7 @@ def _add(union: onnx.GraphProto, graph: onnx.GraphProto, place: int, known: dict
         attributes = sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
         key = (node.domain, node.op_type, *inputs, *attributes)
         if key not in known:
-            known[key] = [f"{name}/{place}" if name else "" for name in node.output]
+            known[key] = [f"{name}/{index}" if name else "" for name in node.output]
             added = union.node.add()
             added.CopyFrom(node)
             added.name = ""

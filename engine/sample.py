@@ -1,4 +1,4 @@
-"""The images that engines are calibrated and measured on."""
+"""Sample the images that engines are calibrated and measured on."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ def calibration_sample(
     progress: bool = False,
     held_out: int = HELD_OUT_IMAGES,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return up to `count` images to calibrate on, and a third as many others, `held_out` at most, to measure on.
+    """Return up to `count` calibration images, and a third as many held-out images, at most `held_out`.
 
-    Of fewer than 4 images none are held out. See `sample_images`.
+    If there are fewer than 4 images, none are held out. See `sample_images`.
     """
     sample = sample_images(images, size, count + min(held_out, count // 3), resize, seed, progress)
     return hold_out(sample, held_out) if held_out else (sample, None)
@@ -42,12 +42,12 @@ def sample_images(
     Parameters
     ----------
     images : path, list of paths, or uint8 array of shape (n, height, width, 3)
-        Folders stand for the files under them.
+        A folder means all files under it.
 
     Raises
     ------
     UsageError
-        If an array is of another size or dtype.
+        If an array has the wrong shape or dtype.
     AurevoirError
         If no file holds a readable image.
     """
@@ -60,23 +60,23 @@ def sample_images(
             )
         return images[np.sort(random.permutation(len(images))[:count])]
     paths = expand([images] if isinstance(images, str | Path) else images)
-    chosen = [paths[place] for place in np.sort(random.permutation(len(paths))[:count])]
+    chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
     files = ImageFiles(chosen, size, resize, description="calibration images" if progress else None)
     pixels = collect(files)[1]
     if not len(pixels):
-        raise AurevoirError(f"none of the {len(chosen)} calibration files holds a readable image; give photographs")
+        raise AurevoirError(f"none of the {len(chosen)} calibration files is a readable image; give image files")
     return pixels
 
 
-def hold_out(pixels: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Split images into those to calibrate on and a quarter, at most `most`, to measure on.
+def hold_out(pixels: np.ndarray, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split images into calibration images and a held-out quarter, at most `limit`.
 
     Fewer than 4 images are not split.
     """
     if len(pixels) < 4:
         return pixels, None
-    held = min(most or len(pixels), len(pixels) // 4)
+    held = min(limit or len(pixels), len(pixels) // 4)
     # Every k-th image, since a sample may be sorted by class.
-    places = np.zeros(len(pixels), dtype=bool)
-    places[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
-    return pixels[~places], pixels[places]
+    selected = np.zeros(len(pixels), dtype=bool)
+    selected[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
+    return pixels[~selected], pixels[selected]

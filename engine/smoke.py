@@ -1,4 +1,4 @@
-"""One inference in a process of its own: a native crash ends that process, not the caller's."""
+"""Run a first inference in a child process, so that a native crash does not end the caller."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from ..errors import AurevoirError
 from .engine import Engine
 from .load import load_engine
 
-PATIENCE = 600
-"""Seconds after which a first inference is given up."""
+TIMEOUT = 600
+"""Seconds to wait for a first inference."""
 
 
 def first_inference(engine: Engine) -> None:
@@ -27,9 +27,9 @@ def first_inference(engine: Engine) -> None:
     Raises
     ------
     AurevoirError
-        If the process crashes, hangs or fails, or a feature is nan or infinite; the message says how.
+        If the process crashes, hangs or fails, or a feature is nan or infinite.
     """
-    what = f"{engine.precision} on {engine.runtime}"
+    name = f"{engine.precision} on {engine.runtime}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "smoke.engine"
         engine.save(path)
@@ -37,16 +37,16 @@ def first_inference(engine: Engine) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+                command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
-            raise AurevoirError(f"{what}: no first inference within {PATIENCE} s; use another runtime") from None
+            raise AurevoirError(f"{name}: no first inference within {TIMEOUT} s; use another runtime") from None
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise AurevoirError(f"{what} crashes in its first inference ({name}); use another runtime or precision")
+        crash = signal.Signals(-done.returncode).name
+        raise AurevoirError(f"{name} crashes in its first inference ({crash}); use another runtime or precision")
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
-        raise AurevoirError(f"{what} fails in its first inference: {last or f'exit code {done.returncode}'}")
+        raise AurevoirError(f"{name} fails in its first inference: {last or f'exit code {done.returncode}'}")
 
 
 def _python() -> str:

@@ -1,4 +1,4 @@
-"""What to build: every engine is built by `build.EngineBuilder` from these."""
+"""Specifications of networks, calibrations, plans and engines, for `build.EngineBuilder`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class NetworkSpec:
     backbone : str, path, torch.nn.Module or Backbone
         A torchvision name, an ONNX file, or a module.
     cut : str, optional
-        Where the network ends; None stands for the backbone's default. See `Backbone.cuts`.
+        Where to truncate the network; by default the backbone's default cut. See `Backbone.cuts`.
     weights : {"default", "random"} or path
     size : int, optional
-        Height and width of the input; None stands for the backbone's own.
+        Input height and width; by default the backbone's.
     normalization : {"imagenet", "data"} or (mean, std)
-        Of pixels scaled to [0, 1]; ``data`` stands for the statistics of the images that the builder is given.
+        Mean and standard deviation of pixels scaled to [0, 1]; ``data`` uses the statistics of the builder's images.
     resize : {"stretch", "crop"}
-        How images of another size are brought to the input's.
+        How images are resized to the input size.
     seed : int
-        Of random weights and of the choice of calibration images.
+        Seed for random weights and the choice of calibration images.
     """
 
     backbone: "BackboneLike"
@@ -57,16 +57,16 @@ class NetworkSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """Where the thresholds of int8 come from.
+    """The calibration of int8 thresholds.
 
     Attributes
     ----------
     data : path, list of paths, uint8 array of shape (n, height, width, 3), CalibrationTable or path of one, optional
-        Images, or a table in their place: ours (.json) or TensorRT's calibration cache (.cache).
+        Images, or a calibration table: ours (.json) or TensorRT's calibration cache (.cache).
     images : int
-        How many images to calibrate on.
+        Number of calibration images.
     held_out : int
-        How many others, at most, to measure the fidelity on.
+        Maximum number of held-out images to measure the fidelity on.
     method : {"percentile", "entropy", "mse", "max", "sign", "native"}
     """
 
@@ -88,18 +88,18 @@ class CalibrationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSpec:
-    """How NVIDIA's runtimes build their plan.
+    """Options for the plans of NVIDIA's runtimes.
 
     Attributes
     ----------
     target : str, optional
-        A GPU architecture, such as ``sm89``, to build for without such a GPU: runtime ``tensorrt-rtx``.
+        GPU architecture, such as ``sm89``, to build for ahead of time with runtime ``tensorrt-rtx``.
     workspace : int, optional
-        Bytes of GPU memory that one layer may take for scratch.
+        Maximum GPU workspace per layer, in bytes.
     timing_cache : path, optional
-        A file of kernel timings that builds read and add to.
+        Timing cache file to read and update.
     batches : (int, int, int)
-        The smallest batch, the one to choose kernels for, and the largest.
+        Minimum, optimal and maximum batch size.
     """
 
     target: str | None = None
@@ -110,27 +110,27 @@ class PlanSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """One engine of a network.
+    """An engine of a network.
 
     Attributes
     ----------
     precision : {"fp32", "fp16", "bf16", "int8"}
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     device : str, optional
-        As the runtime names it; None stands for its first.
+        Device of the engine, as the runtime names it; by default its first.
     activation_dtype : {"auto", "int8", "uint8"}
-        Of int8: ``uint8`` stores unsigned what cannot be negative; ``auto`` takes it where that costs nothing.
+        For int8: ``uint8`` stores non-negative activations as unsigned; ``auto`` selects it if it costs no speed.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
-        Of int8: what is quantized; see `calibration.placement`.
+        For int8: the tensors to quantize; see `calibration.placement`.
     min_sign_agreement : float, optional
-        Leave the fewest tensors of an int8 engine in floating point that bring its sign agreement with fp32, on the
-        held-out images, to this.
+        For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the held-out
+        images.
     prefer_faster : bool
-        Return an engine of the runtime's narrowest float precision where int8 is not faster than that here.
+        Build the runtime's narrowest float precision instead if int8 is not faster on this machine.
     smoke : bool
-        Run the engine once in a child process first, so that a native crash raises an error here.
+        Run the engine once in a child process first, so that a native crash raises an error.
     measure : bool
-        Measure the fidelity on the held-out images, and of int8 the speed compared with the narrowest float.
+        Measure the fidelity on the held-out images, and for int8 the speed compared with the narrowest float.
     plan : PlanSpec
     """
 
@@ -154,8 +154,9 @@ class EngineSpec:
             )
         check_placement(self.placement)
         if self.min_sign_agreement is not None and self.precision == "fp32":
-            raise UsageError("min_sign_agreement compares with fp32, and this engine is fp32; leave it out")
+            raise UsageError("min_sign_agreement compares with fp32, and this engine is fp32; omit it")
         if self.plan.target is not None and (self.min_sign_agreement is not None or self.prefer_faster):
             raise UsageError(
-                "min_sign_agreement and prefer_faster run engines here, and target is elsewhere; leave it out"
+                f"min_sign_agreement and prefer_faster measure on this machine, and target {self.plan.target!r} builds "
+                "for another; omit them"
             )

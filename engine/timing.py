@@ -1,4 +1,4 @@
-"""Timing side by side: contestants take turns, so that a machine's drift falls on all of them alike."""
+"""Interleaved timing: contestants run in turn, so that drift of the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from ..progress import progress_bar
 
 PAUSE = 0.3
-"""Seconds before a turn, in which the threads of the library before it stop spinning."""
+"""Seconds before each turn, for threads of the previous library to stop spinning."""
 
 
 def alternate(
@@ -18,17 +18,16 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time callables in turn, A B C A B C ...
 
-    Each turn begins with a pause and a run that does not count, which finds the caches and the
-    threads as the contestant before left them.
+    Each turn begins with a pause and an untimed warm-up run.
 
     Parameters
     ----------
     contestants : mapping of callables
     rounds : int
-        Turns of each.
+        Turns per contestant.
     progress : bool
     calls : int
-        Counted runs in a turn, each timed by itself.
+        Timed runs per turn.
 
     Returns
     -------
@@ -47,12 +46,12 @@ def alternate(
 
 
 def ratios(seconds: list[float], peer: list[float]) -> dict[str, float]:
-    """Return how many times faster than a peer, pair by pair: least, median and most."""
+    """Return the minimum, median and maximum speedup over a peer, run by run."""
     pairs = [theirs / ours for ours, theirs in zip(seconds, peer, strict=True)]
     return {"min": min(pairs), "median": median(pairs), "max": max(pairs)}
 
 
 def spread(seconds: list[float]) -> float:
-    """Return the distance between the quartiles as a share of the median."""
+    """Return the interquartile range relative to the median."""
     low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
     return float((high - low) / middle)

@@ -1,1 +1,1 @@
-"""Image files in, batches of uint8 RGB out; bad files set aside."""
+"""Decode image files to batches of uint8 RGB; unreadable files are skipped."""

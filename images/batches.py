@@ -1,7 +1,7 @@
-"""Decoding ahead of the engine: threads read files while a batch is being computed.
+"""Prefetching: threads decode files while the engine computes a batch.
 
-Pillow frees the interpreter's lock while it decodes and resizes, so threads are enough and arrays
-need no copy between processes.
+Pillow releases the GIL while it decodes and resizes, so threads suffice and no arrays are copied
+between processes.
 """
 
 import os
@@ -18,7 +18,7 @@ from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, decode
 
 Batch = tuple[np.ndarray, np.ndarray]
-"""Indices of the images, int64 of shape (b,), and their pixels, uint8 of shape (b, height, width, 3)."""
+"""Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, 3)."""
 
 
 @dataclass
@@ -31,14 +31,14 @@ class ImageFiles:
     size : (height, width)
     resize : {"stretch", "crop"}
     workers : int, optional
-        Decoding threads; None stands for one a processor.
+        Decoding threads; by default one per processor.
     description : str, optional
-        Names the progress bar on stderr; None shows none.
+        Label of the progress bar on stderr; None disables it.
 
     Attributes
     ----------
     skipped : dict
-        Files that hold no readable image, each with the reason; filled as they are met.
+        Reason for each file that could not be read; filled during decoding.
     """
 
     paths: Sequence[Path | str]
@@ -52,7 +52,7 @@ class ImageFiles:
         return len(self.paths)
 
     def batches(self, batch_size: int = 16) -> Iterator[Batch]:
-        """Yield batches in the order of the paths; unreadable files are left out of them."""
+        """Yield batches in the order of the paths; unreadable files are skipped."""
         kept: list[tuple[int, np.ndarray]] = []
         for index, pixels in self._decoded(ahead=2 * batch_size):
             kept.append((index, pixels))
@@ -88,7 +88,7 @@ class ImageFiles:
 
 @dataclass
 class ImageArray:
-    """Decoded images as batches; the counterpart of `ImageFiles` for what is in memory already."""
+    """Decoded images as batches; the in-memory counterpart of `ImageFiles`."""
 
     pixels: np.ndarray
     description: str | None = None
@@ -98,7 +98,7 @@ class ImageArray:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Nothing: arrays are always readable."""
+        """Always empty."""
         return {}
 
     def batches(self, batch_size: int = 16) -> Iterator[Batch]:
@@ -118,7 +118,7 @@ def _stack(kept: list[tuple[int, np.ndarray]]) -> Batch:
 
 
 def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Decode all of `images` into one array; return (indices, pixels) as a batch has them."""
+    """Decode all of `images` into one array; return them as one batch (indices, pixels)."""
     parts = list(images.batches())
     if not parts:
         return np.empty(0, dtype="int64"), np.empty((0, 0, 0, 3), dtype="uint8")
@@ -126,7 +126,7 @@ def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 
 def channel_statistics(batches: Iterable[Batch]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+    """Return the mean and standard deviation of each channel, for pixels scaled to [0, 1]."""
     count, total, squares = 0, np.zeros(3), np.zeros(3)
     for _, pixels in batches:
         values = pixels.reshape(-1, 3).astype("float64") / 255

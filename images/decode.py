@@ -1,4 +1,4 @@
-"""One image file to one uint8 RGB array of a given size."""
+"""Decode an image file to a uint8 RGB array of a given size."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,14 +13,14 @@ RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
 def check_resize(resize: str) -> Resize:
-    """Return a way to resize, or refuse one that is not known."""
+    """Return the resize mode, or raise UsageError if it is unknown."""
     if resize not in RESIZES:
         raise UsageError(f"resize {resize!r} is not known; choose one of {', '.join(RESIZES)}")
     return resize
 
 
 class UnreadableImageError(AurevoirError):
-    """A file that does not hold a readable image; the message says why."""
+    """A file is not a readable image; the message gives the reason."""
 
 
 def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
@@ -29,12 +29,12 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     Parameters
     ----------
     path : path
-        Any format that Pillow reads; of several frames the first. EXIF rotation is applied,
-        transparency is laid on white, 16-bit and CMYK pixels become 8-bit RGB.
+        Any format that Pillow reads; only the first frame is used. EXIF rotation is applied,
+        transparency is composited on white, 16-bit and CMYK pixels are converted to 8-bit RGB.
     size : (height, width)
     resize : {"stretch", "crop"}
-        ``stretch`` shows the whole image and gives up its proportions; ``crop`` keeps them and
-        shows the centre.
+        ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
+        crops the centre.
 
     Returns
     -------
@@ -43,8 +43,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     Raises
     ------
     UnreadableImageError
-        If the file is empty, truncated, not an image, or beyond Pillow's limit of pixels, past
-        which a small file may be made to fill the memory.
+        If the file is empty, truncated, not an image, or exceeds Pillow's pixel limit (a
+        decompression bomb).
     """
     try:
         return _decode(Path(path), size, resize)
@@ -52,7 +52,7 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
         raise
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image that Pillow can identify") from None
-    except Exception as error:  # Pillow's plugins let errors of many kinds through on broken files
+    except Exception as error:  # Pillow's plugins raise errors of many types on corrupt files
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
@@ -61,7 +61,7 @@ def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
         raise UnreadableImageError("the file is empty")
     height, width = size
     with Image.open(path) as image:
-        # A JPEG can be decoded at an eighth of its size: large photographs cost little.
+        # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
         image.load()
         upright = _to_rgb(ImageOps.exif_transpose(image))
@@ -76,7 +76,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     elif image.mode == "F":
-        raise UnreadableImageError("floating-point pixels, whose white is not known")
+        raise UnreadableImageError("floating-point pixels have no defined white level")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,4 +1,4 @@
-"""Generated photographs' stand-ins: ten classes of textures and shapes, drawn from a seed."""
+"""Synthetic images: ten classes of textures and shapes, generated from a seed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ from .sources import LabelledPaths, class_folders
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Pattern = Callable[[Floats, Floats, np.random.Generator], Mask]
-# Random weights see these variations too: much wider ones leave nothing that a random network tells apart.
+# Much larger variations would make the classes inseparable for a network with random weights.
 _TURN, _SCALES, _TINT, _LIGHT, _NOISE = 0.25, (4.5, 6.5), 0.15, 0.15, 0.1
 _COLOURS = np.array([[0.8, 0.7, 0.6], [0.2, 0.25, 0.3]])
 
 
 def _cell(u: Floats, v: Floats) -> tuple[Floats, Floats]:
-    """Return the place within a cell of a unit grid, from its centre."""
+    """Return the coordinates within a cell of a unit grid, relative to its centre."""
     return (u % 1) - 0.5, (v % 1) - 0.5
 
 
@@ -40,7 +40,7 @@ def _triangles(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
 
 
 def _crosses(u: Floats, v: Floats, random: np.random.Generator) -> Mask:
-    x, y = (np.abs(place) for place in _cell(u, v))
+    x, y = (np.abs(offset) for offset in _cell(u, v))
     return (np.minimum(x, y) < 0.1) & (np.maximum(x, y) < 0.4)
 
 
@@ -59,7 +59,7 @@ PATTERNS: dict[str, Pattern] = {
 
 
 def draw(pattern: Pattern, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw one image: a pattern turned, scaled and shifted, in two colours, unevenly lit, with noise.
+    """Draw one image: a rotated, scaled and shifted pattern in two colours, with uneven lighting and noise.
 
     Parameters
     ----------
@@ -95,11 +95,11 @@ def write_class_folders(
     ----------
     folder : path
     per_class : int
-        Images of each of the ten classes.
+        Images per class.
     size : int
         Height and width.
     seed : int
-        The same seed draws the same images.
+        Random seed.
     progress : bool
         Whether to show a progress bar on stderr.
 
@@ -108,10 +108,10 @@ def write_class_folders(
     LabelledPaths
     """
     with progress_bar(total=per_class * len(PATTERNS), desc="draw", unit="img", show=progress) as bar:
-        for place, (name, pattern) in enumerate(PATTERNS.items()):
+        for index, (name, pattern) in enumerate(PATTERNS.items()):
             (folder / name).mkdir(parents=True, exist_ok=True)
             for number in range(per_class):
-                random = np.random.default_rng([seed, place, number])
+                random = np.random.default_rng([seed, index, number])
                 Image.fromarray(draw(pattern, size, random)).save(folder / name / f"{number:04d}.jpg", quality=90)
                 bar.update()
     return class_folders(folder)

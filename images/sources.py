@@ -1,4 +1,4 @@
-"""Folders of class folders, and lists of files."""
+"""List image files, with labels from class folders."""
 
 import os
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from ..errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class LabelledPaths:
-    """Files and their class names, in the order of the names."""
+    """Files and their class names, sorted by class name."""
 
     paths: list[Path]
     labels: list[str]
 
 
 def list_files(folder: Path | str) -> list[Path]:
-    """Return every file under a folder, sorted by name; hidden files and folders are left out.
+    """Return every file under a folder, sorted by name, except hidden files and folders.
 
     Raises
     ------
@@ -40,12 +40,12 @@ def class_folders(folder: Path | str) -> LabelledPaths:
     UsageError
         If the folder does not exist.
     DataError
-        If it holds no class folder, or a class folder holds no file.
+        If it contains no class folder, or a class folder is empty.
     """
     root = _existing_folder(folder)
     classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise DataError(f"{root} holds no class folders; put the images of each class in a folder of its own")
+        raise DataError(f"{root} contains no class folders; put the images of each class in a separate folder")
     paths, labels = [], []
     for entry in classes:
         files = list_files(entry)
@@ -57,7 +57,7 @@ def class_folders(folder: Path | str) -> LabelledPaths:
 
 
 def expand(images: Iterable[Path | str]) -> list[Path]:
-    """Replace each folder among paths by the files under it; a missing path is an error."""
+    """Replace each folder with the files under it; a missing path raises UsageError."""
     found: list[Path] = []
     for image in images:
         path = Path(image)

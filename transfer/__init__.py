@@ -1,1 +1,1 @@
-"""Images and labels in, a classifier out."""
+"""Train, evaluate and store classifiers."""

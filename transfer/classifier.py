@@ -31,21 +31,29 @@ from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_
 from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch
 from .embed import embed_bits
-from .inputs import as_images, checked_weights, is_features, is_indicator, labelled, require_one_each, seed_of
+from .inputs import (
+    as_images,
+    check_lengths,
+    checked_weights,
+    images_and_labels,
+    is_features,
+    is_indicator,
+    resolve_seed,
+)
 from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
 _Training = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Bits, labels and weights of the images that are trained on."""
+"""Bits, labels and weights of the training images."""
 
 
 class OpticalClassifier(ClassifierMixin, BaseEstimator):
-    """Classify images by the signs of a truncated network's features, without a gradient.
+    """Classify images by the sign bits of a truncated network's features, without gradients.
 
-    The signs pass an optical random projection, or its limit, and a ridge classifier solved in
-    closed form. Leave-one-out on the training images picks the ridge's alpha, and under
+    The bits pass through an optical random projection, or its exact kernel, to a ridge classifier
+    solved in closed form. Leave-one-out on the training images selects the ridge's alpha, and for
     ``projection="auto"`` the kernel.
 
     Parameters
@@ -53,44 +61,46 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     backbone : str, path or torch.nn.Module
         A torchvision name, an ONNX file, or a module.
     cut : str, optional
-        Where the network ends; None stands for the backbone's default.
+        Where to truncate the network; by default the backbone's default cut.
     weights : {"default", "random"} or path
     precision : {"fp32", "fp16", "bf16", "int8"}
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
     device : str, optional
-        Where the engine runs, as the runtime names it; None stands for the runtime's first.
+        Device of the engine, as the runtime names it; by default the runtime's first.
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
-        Of the engine; see `build_engine`.
+        Options of the engine; see `build_engine`.
     engine : Engine or path, optional
-        A built engine; the parameters above and `calibration` to `resize` are then not used.
+        A built engine; the parameters above and `calibration` to `resize` are then ignored.
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
-        ``auto`` takes the better of the two while their n x n system fits the memory budget, else
-        ``hadamard``. ``opu`` is LightOn's hardware, ``opu-simulated`` its own simulation of it.
+        ``auto`` selects between the two by leave-one-out if their n x n system fits the memory budget,
+        and otherwise uses ``hadamard``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
-        k of ``hadamard``, ``dense`` and the OPU; None stands for half the number of features.
+        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features.
     alphas : array-like, optional
-        Ridge penalties to choose from; None stands for 15 of the data's own scale.
+        Ridge penalties to choose from; by default 15 values scaled to the data.
     alpha_search : {"auto", "all", "halving"}
-        ``all`` scores every alpha by leave-one-out on all images; ``halving`` scores fewer and fewer of
-        them on a quarter, a half and all; ``auto`` does so from 2048 images. See `kernels.ridge.dual_path`.
+        ``all`` scores every alpha by leave-one-out on all images; ``halving`` scores successively fewer
+        alphas on a quarter, half and all of the images; ``auto`` uses it from 2048 images on. See
+        `kernels.ridge.dual_path`.
     class_weight : dict, "balanced" or None
-        Weights of the classes, times those of the images.
+        Class weights, multiplied by the sample weights.
     calibration : path, list of paths, uint8 array, or calibration table, optional
-        Images for int8 thresholds, or a table in their place; None stands for training images.
+        Images for int8 thresholds, or a calibration table; by default the training images.
     calibration_images : int
+        Number of calibration images.
     method : {"percentile", "entropy", "mse", "max"}
-        How thresholds are chosen.
+        Calibration method.
     normalization : {"imagenet", "data"} or (mean, std)
     size : int, optional
-        Height and width of the engine's input; None stands for the backbone's own.
+        Input height and width of the engine; by default the backbone's.
     resize : {"stretch", "crop"}
     ridge_device : {"cpu", "cuda"}
-        Where projection, Gram and ridge of `fit` run; ``cuda`` is the current NVIDIA GPU, through CuPy.
+        Device for the projection, Gram and ridge in `fit`; ``cuda`` is the current NVIDIA GPU, through CuPy.
     memory_budget : int or str, optional
-        Bytes, or text such as ``"4GiB"``, for the projection and the ridge.
+        Memory limit of the projection and the ridge, in bytes or as a string such as ``"4GiB"``.
     random_state : int, RandomState or None
-        Seeds random weights, the choice of calibration images, and the projection.
+        Seed for random weights, the choice of calibration images, and the projection.
     verbose : bool
         Whether to show progress on stderr.
 
@@ -99,18 +109,18 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     classes_ : array of shape (c,)
     alpha_ : float
     loo_accuracy_ : float
-        Share of training images that a fit without them labels rightly.
+        Leave-one-out accuracy on the training images.
     path_ : RidgePath
         Leave-one-out accuracy and error at every alpha that was scored on all images.
     projection_ : str
-        The projection in use; under ``auto`` the one chosen.
+        The projection in use; for ``auto`` the selected one.
     engine_ : Engine or None
-        None when features were given.
+        None if trained on features.
     readout_ : Readout
     n_bits_ : int
         m, the number of features whose signs are used.
     skipped_ : dict
-        Unreadable training files, each with the reason.
+        Reason for each training file that could not be read.
     timings_ : dict
         Wall-clock seconds of each stage and in total.
     """
@@ -176,24 +186,24 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        # Features count by their sign alone, which the checks' few and shifted columns do not survive.
+        # Only the signs of features are used, which is too little for the few columns of scikit-learn's checks.
         tags.classifier_tags.poor_score = True
         tags.classifier_tags.multi_label = True
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
-        """Train.
+        """Fit the classifier.
 
         Parameters
         ----------
         X : path, sequence of paths, or array
             A folder of class folders; image files; images as uint8 of shape
             (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
-        y : array-like of shape (n,), or zeros and ones of shape (n, c)
-            Labels; or which of c labels an image has, any number of them. None only with a folder,
-            whose class folders then name them.
+        y : array-like of shape (n,) or (n, c)
+            Class labels, or a multilabel indicator matrix. May be None if X is a folder, whose class
+            folders then give the labels.
         sample_weight : array-like of shape (n,), optional
-            Weights of the images. One of weight 0 is left out.
+            Weights of the images; images of weight 0 are ignored.
 
         Returns
         -------
@@ -202,33 +212,33 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If a parameter is not one of its choices.
+            If a parameter is invalid.
         DataError
-            If fewer than two classes, or none of a class's images, can be used.
+            If there are fewer than two classes, or no image of a class is usable.
         """
         watch = Stopwatch(self.ridge_device)
         self._check_choices()
-        X, y = labelled(X, y)
+        X, y = images_and_labels(X, y)
         if is_features(X):
             X, y = validate_data(self, X, y, multi_output=is_indicator(y))
-        labels, weights = self._encoded(y), checked_weights(sample_weight, len(y))
-        self._seed = seed_of(self.random_state)
+        labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
+        self._seed = resolve_seed(self.random_state)
         self.skipped_: dict[str, str] = {}
-        self._open(X, labels, watch)
-        training = self._embedded(X, labels, weights, watch)
+        self._set_engine(X, labels, watch)
+        training = self._embed(X, labels, weights, watch)
         self._fit_readout(training, self.projection, None, watch)
         return self
 
     def refit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
-        """Train on further images besides those before, whose bits are kept: no image is embedded twice.
+        """Add training images and refit; the bits of earlier images are reused.
 
-        Engine, projection and camera stay as they are, and alpha is chosen anew: the result is that of
-        a fit on all images with that camera.
+        Engine, projection and camera are kept, and alpha is selected again: the result equals a fit on
+        all images with that camera.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for `fit`; no label may be new.
+            As in `fit`; all labels must have occurred before.
 
         Returns
         -------
@@ -237,25 +247,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If the classifier was loaded: a model folder does not hold its training images' bits.
+            If the classifier was loaded: a model folder does not store the bits of its training images.
         DataError
             If a label is new.
         """
         check_is_fitted(self, "readout_")
         if not hasattr(self, "_training"):
-            raise UsageError("a loaded model does not hold the bits of its training images; fit one on all images")
+            raise UsageError(
+                "a loaded model does not hold the bits of its training images; fit a new one on all images"
+            )
         watch = Stopwatch(self.ridge_device)
-        X, y = labelled(X, y)
+        X, y = images_and_labels(X, y)
         if is_features(X):
             X = validate_data(self, X, reset=False)
-        added = self._embedded(X, self._known(y), checked_weights(sample_weight, len(y)), watch)
+        added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
         bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
         camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
         self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
         return self
 
-    def _encoded(self, y: Any) -> np.ndarray:
-        """Return labels as places in `classes_`, which this sets, or as zeros and ones."""
+    def _encode(self, y: Any) -> np.ndarray:
+        """Set `classes_` and return labels as indices into it, or as an indicator matrix."""
         check_classification_targets(y)
         self._multilabel = is_indicator(y)
         if self._multilabel:
@@ -263,10 +275,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return np.asarray(y, dtype="int64")
         self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
-            raise DataError(f"only one class, {self.classes_[0]!r}, is in the labels; a classifier needs two or more")
+            raise DataError(f"only one class, {self.classes_[0]!r}, is in the labels; give two or more")
         return labels
 
-    def _known(self, y: Any) -> np.ndarray:
+    def _encode_known(self, y: Any) -> np.ndarray:
         if self._multilabel:
             labels = np.asarray(y, dtype="int64")
             if labels.shape[1:] != self.classes_.shape:
@@ -275,7 +287,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         y = column_or_1d(y)
         new = np.setdiff1d(y, self.classes_)
         if len(new):
-            raise DataError(f"label {new[0]!s} was not among those before; fit a classifier on all images")
+            raise DataError(f"label {new[0]!s} was not among those before; fit a new classifier on all images")
         indices: np.ndarray = np.searchsorted(self.classes_, y)
         return indices
 
@@ -297,10 +309,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             watch,
         )
         self.readout_ = readout_on(readout, "cpu")
-        self._learned(path_on_host(path))
+        self._set_path(path_on_host(path))
         self.timings_ = watch.total()
 
-    def _learned(self, path: RidgePath) -> None:
+    def _set_path(self, path: RidgePath) -> None:
         self.path_, self.alpha_, self.loo_accuracy_ = path, path.alpha, path.loo_accuracy
         self.projection_ = self.readout_.kind
 
@@ -308,7 +320,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if self.class_weight is None:
             return 1.0
         if self._multilabel:
-            raise UsageError("class_weight is for one label an image; give sample_weight to `fit`")
+            raise UsageError("class_weight does not support multilabel targets; give sample_weight to `fit`")
         weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
         return weights
 
@@ -322,30 +334,30 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
-    def _open(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:
+    def _set_engine(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:
         if is_features(X):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return
-        require_one_each(X, labels)
-        self.engine_ = self._built(X, watch)
+        check_lengths(X, labels)
+        self.engine_ = self._build(X, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
 
-    def _built(self, X: Any, watch: Stopwatch) -> Engine:
-        """Return the engine that was given, or the one that the parameters ask for, built with the training images."""
+    def _build(self, X: Any, watch: Stopwatch) -> Engine:
+        """Return the given engine, or build one from the parameters and the training images."""
         if self.engine is not None:
             return self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
-        network = NetworkSpec(**self._of(NetworkSpec), seed=self._seed)
+        network = NetworkSpec(**self._parameters_of(NetworkSpec), seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
         builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose)
-        return builder.build(EngineSpec(**self._of(EngineSpec)))
+        return builder.build(EngineSpec(**self._parameters_of(EngineSpec)))
 
-    def _of(self, spec: type) -> dict[str, Any]:
-        """Return this classifier's parameters of a spec."""
+    def _parameters_of(self, spec: type) -> dict[str, Any]:
+        """Return the parameters that a spec shares with this classifier."""
         return {each.name: getattr(self, each.name) for each in fields(spec) if hasattr(self, each.name)}
 
-    def _embedded(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
-        """Return bits, labels and weights of the images that can be read and count."""
-        require_one_each(X, labels)
+    def _embed(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
+        """Return bits, labels and weights of the readable images of positive weight."""
+        check_lengths(X, labels)
         if is_features(X):
             indices, bits = np.arange(len(X)), pack_signs(X)
         else:
@@ -367,15 +379,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _required_engine(self) -> Engine:
         if self.engine_ is None:
-            raise UsageError("this classifier was trained on features and has no engine; give features to `scores`")
+            raise UsageError("this classifier was trained on features and has no engine; pass features to `scores`")
         return self.engine_
 
-    def _images(self, X: Any, what: str) -> Images:
+    def _images(self, X: Any, description: str) -> Images:
         made = self._required_engine().manifest
-        return as_images(X, made.input_shape[:2], made.resize, what if self.verbose else None)
+        return as_images(X, made.input_shape[:2], made.resize, description if self.verbose else None)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return ridge scores; the class with the highest is predicted.
+        """Return ridge scores; the class with the highest score is predicted.
 
         Parameters
         ----------
@@ -384,27 +396,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        scores : float64 array of shape (n, c), or (n,) of the second class where there are two
+        scores : float64 array of shape (n, c), or for two classes (n,), the scores of the second
         """
         scores = self.scores(X)
         return scores[:, 1] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the label of each image or row of features; with several labels an image, zeros and ones.
+        """Return the label of each image or row of features, or for multilabel targets an indicator matrix.
 
         Raises
         ------
         DataError
-            If a file cannot be read. To set such files aside, use `score_images`.
+            If a file cannot be read; `score_images` skips such files.
         """
         return self.labels(self.scores(X))
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
-        """Return what scores of shape (n, c) stand for: a label each, or zeros and ones of shape (n, c)."""
+        """Convert scores of shape (n, c) to labels, or for multilabel targets to an indicator matrix."""
         return (scores > 0).astype("int64") if self._multilabel else self.classes_[scores.argmax(axis=1)]
 
     def scores(self, X: Any) -> np.ndarray:
-        """Return the scores of every class as float64 of shape (n, c), the columns as in ``classes_``."""
+        """Return the scores of every class as float64 of shape (n, c), columns ordered as in ``classes_``."""
         check_is_fitted(self, "readout_")
         if self.engine_ is None:
             bits = pack_signs(validate_data(self, X, reset=False))
@@ -419,12 +431,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return scores
 
     def score_images(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """Score what can be read.
+        """Score the readable images.
 
         Returns
         -------
         indices : int64 array of shape (n,)
-            Which images these are; ``images.skipped`` then holds the others.
+            Indices of the scored images; the others are in ``images.skipped``.
         scores : float64 array of shape (n, c)
         """
         check_is_fitted(self, "readout_")
@@ -432,19 +444,19 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return indices, self.readout_.scores(bits, self.memory_budget)
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
-        """Return files as this classifier's engine takes them."""
+        """Return files with the size and resize mode of this classifier's engine."""
         made = self._required_engine().manifest
         return ImageFiles(paths, made.input_shape[:2], made.resize, description="images" if self.verbose else None)
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`.
 
-        It appears whole or not at all; a model that is there already is replaced.
+        Writing is atomic; an existing model is replaced.
 
         Raises
         ------
         UsageError
-            If the folder exists and holds something else than a model.
+            If the folder exists and is not a model folder.
         """
         check_is_fitted(self, "readout_")
         stored = StoredModel(
@@ -467,19 +479,19 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     ----------
     folder : path
     rebuild : bool
-        Build the engine's plan anew where it is for another GPU or version; see `load_engine`.
+        Rebuild the engine's plan if it is for another GPU or version; see `load_engine`.
 
     Returns
     -------
     OpticalClassifier
-        Fitted; it predicts exactly as the one that was saved.
+        Fitted; its predictions equal those of the saved classifier.
 
     Raises
     ------
     UsageError
-        If there is no such model.
+        If the folder is not a model folder.
     AurevoirError
-        If a file of it is damaged or missing, or the schema is another.
+        If a file in it is corrupted or missing, or its schema is not supported.
     """
     stored = read(Path(folder), rebuild)
     parameters = dict(stored.parameters)
@@ -492,5 +504,5 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     classifier.classes_, classifier.engine_ = stored.classes, stored.engine
     classifier.n_bits_ = classifier.n_features_in_ = stored.features
     classifier.readout_, classifier.skipped_ = stored.readout, {}
-    classifier._learned(stored.path)
+    classifier._set_path(stored.path)
     return classifier

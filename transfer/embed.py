@@ -1,4 +1,4 @@
-"""Images through an engine, batch by batch."""
+"""Run images through an engine in batches."""
 
 import numpy as np
 
@@ -16,19 +16,19 @@ def embed_bits(engine: Engine, images: Images, watch: Stopwatch | None = None) -
     engine : Engine
     images : ImageFiles or ImageArray
     watch : Stopwatch, optional
-        Counts the wait for images as ``decode`` and the network as ``engine``.
+        Times waiting for images as ``decode`` and inference as ``engine``.
 
     Returns
     -------
     indices : int64 array of shape (n,)
-        Which images these are; those missing could not be read.
+        Indices of the readable images.
     bits : uint8 array of shape (n, ceil(m / 8))
     """
     return _embed(engine, images, watch or Stopwatch(), bits=True)
 
 
 def embed_features(engine: Engine, images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Return the float32 features of every readable image; n x m floats, see `embed_bits`."""
+    """Return the float32 features of every readable image, of shape (n, m); see `embed_bits`."""
     return _embed(engine, images, Stopwatch(), bits=False)
 
 
@@ -38,9 +38,9 @@ def _embed(engine: Engine, images: Images, watch: Stopwatch, bits: bool) -> tupl
     indices = np.empty(len(images), "int64")
     results = np.empty((len(images), width), dtype)
     filled = 0
-    for places, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
+    for batch_indices, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
         with watch("engine"):
             which = slice(filled, filled + len(pixels))
-            indices[which], results[which] = places, run(pixels)
+            indices[which], results[which] = batch_indices, run(pixels)
         filled += len(pixels)
     return indices[:filled], results[:filled]

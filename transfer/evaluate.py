@@ -1,4 +1,4 @@
-"""Splitting labelled images, and measuring a classifier on them."""
+"""Split labelled images and evaluate classifiers."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier does on labelled images.
+    """Evaluation of a classifier on labelled images.
 
     Attributes
     ----------
     accuracy : float
     per_class : list of float or None
-        Share of each class that is labelled rightly; None for a class without images.
+        Accuracy on each class; None for a class without images.
     confusion : int64 array of shape (c, c)
         Images by true class (rows) and predicted class (columns).
     skipped : dict
-        Unreadable files, each with the reason.
+        Reason for each file that could not be read.
     """
 
     accuracy: float
@@ -49,37 +49,37 @@ def train_and_test(
     data : path
         A folder of class folders.
     test : path, optional
-        Another of the same classes; None splits `data` 80:20, each class alike.
+        A folder of the same classes; by default `data` is split 80:20, stratified by class.
     seed : int
-        Of the split.
+        Random seed of the split.
 
     Raises
     ------
     UsageError
         If a folder does not exist.
     DataError
-        If there is one class only, a class of one image has to be split, or `test` holds a class
-        that `data` does not.
+        If there is only one class, a class with one image would have to be split, or `test`
+        contains a class that `data` does not.
     """
     train = class_folders(data)
     counts = Counter(train.labels)
     if len(counts) < 2:
-        raise DataError(f"{data} holds one class only, {next(iter(counts))!r}; a classifier needs two or more")
+        raise DataError(f"{data} contains only one class, {next(iter(counts))!r}; a classifier needs two or more")
     if test is not None:
         tested = class_folders(test)
         strange = sorted(set(tested.labels) - set(counts))
         if strange:
-            raise DataError(f"{test} holds the class {strange[0]!r}, which is not among those of {data}")
+            raise DataError(f"{test} contains the class {strange[0]!r}, which is not in {data}; remove its folder")
         return train, tested
     return split(train, seed)
 
 
 def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPaths]:
-    """Split labelled images 80:20, each class alike; see `train_and_test`."""
+    """Split labelled images 80:20, stratified by class; see `train_and_test`."""
     counts = Counter(data.labels)
     for name, count in counts.items():
         if count < 2:
-            raise DataError(f"class {name!r} holds one image; to split off test images it needs two, or give --test")
+            raise DataError(f"class {name!r} has only one image; add a second to split off test images, or give --test")
     tested = round(TEST_SHARE * len(data.paths))
     if min(tested, len(data.paths) - tested) < len(counts):
         raise DataError(f"{len(data.paths)} images are too few to split for {len(counts)} classes; give --test")
@@ -88,20 +88,20 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
 
 
 def evaluate(classifier: "OpticalClassifier", data: LabelledPaths) -> Evaluation:
-    """Measure a classifier on every readable image.
+    """Evaluate a classifier on every readable image.
 
     Raises
     ------
     DataError
-        If a class is not the classifier's, or no image can be read.
+        If a class is unknown to the classifier, or no image can be read.
     """
     files = classifier.image_files(data.paths)
     strange = sorted(set(data.labels) - set(classifier.classes_.tolist()))
     if strange:
-        raise DataError(f"class {strange[0]!r} is not one of the model's: {', '.join(classifier.classes_)}")
+        raise DataError(f"class {strange[0]!r} is not one of the model's classes: {', '.join(classifier.classes_)}")
     indices, scores = classifier.score_images(files)
     if not len(indices):
-        raise DataError(f"none of the {len(files)} test files holds a readable image")
+        raise DataError(f"none of the {len(files)} test files is a readable image; check the folder")
     truth = np.array(data.labels)[indices]
     confusion = confusion_matrix(truth, classifier.labels(scores), labels=classifier.classes_)
     totals = confusion.sum(axis=1)

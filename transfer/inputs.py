@@ -1,4 +1,4 @@
-"""What a classifier is given: images or features, their labels and weights, a seed."""
+"""Validate the inputs of a classifier: images or features, labels, weights and the seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.sources import class_folders
 
 
-def labelled(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return what is trained on, and its labels as an array; a folder of class folders names them itself.
+def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
+    """Return the training data and its labels as an array; a folder of class folders provides both.
 
     Raises
     ------
     DataError
-        If there are no labels.
+        If `y` is None and `X` is not a folder.
     """
     if isinstance(X, str | Path) and y is None:
         found = class_folders(X)
@@ -29,43 +29,43 @@ def labelled(X: Any, y: Any) -> tuple[Any, Any]:
 
 
 def is_indicator(y: np.ndarray) -> bool:
-    """Tell zeros and ones of shape (n, c) from labels."""
+    """Return whether targets are a multilabel indicator matrix of shape (n, c)."""
     return y.ndim == 2 and y.shape[1] > 1
 
 
-def require_one_each(X: Any, labels: np.ndarray) -> None:
-    """Refuse images of another number than labels."""
+def check_lengths(X: Any, labels: np.ndarray) -> None:
+    """Raise DataError unless there is one label per image."""
     if len(X) != len(labels):
-        raise DataError(f"{len(X)} images and {len(labels)} labels; give one label an image")
+        raise DataError(f"{len(X)} images and {len(labels)} labels; give one label per image")
 
 
 def checked_weights(weights: Any, n: int) -> np.ndarray:
-    """Return the weights of n images as float64, 1 where none are given.
+    """Return the weights of n images as float64, by default 1.
 
     Raises
     ------
     UsageError
-        If they are not n finite numbers, one or more above 0 and none below.
+        If they are not n finite, non-negative numbers, or all are 0.
     """
     if weights is None:
         return np.ones(n)
     found: np.ndarray = np.asarray(weights, dtype="float64")
     if found.shape != (n,) or not (np.isfinite(found) & (found >= 0)).all():
-        raise UsageError(f"sample_weight of shape {found.shape} must be {n} finite numbers, none negative")
+        raise UsageError(f"sample_weight of shape {found.shape} must be {n} finite, non-negative numbers")
     if n and not found.any():
         raise UsageError("sample_weight is zero everywhere; give at least two images a positive weight")
     return found
 
 
-def seed_of(random_state: Any) -> int:
-    """Return the seed that scikit-learn's ``random_state`` stands for."""
+def resolve_seed(random_state: Any) -> int:
+    """Return the seed of a scikit-learn ``random_state``."""
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31))
 
 
 def is_features(X: Any) -> bool:
-    """Tell features, and whatever scikit-learn is to refuse, from images and their paths."""
+    """Return whether inputs are neither images nor paths: features, or invalid input that scikit-learn rejects."""
     if isinstance(X, str | Path):
         return False
     if isinstance(X, Sequence):
@@ -74,7 +74,7 @@ def is_features(X: Any) -> bool:
 
 
 def as_images(X: Any, size: tuple[int, int], resize: Any, description: str | None) -> Images:
-    """Return files or pixels as an engine takes them.
+    """Return files or pixels as batches for an engine.
 
     Raises
     ------

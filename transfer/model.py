@@ -1,8 +1,8 @@
 """The model folder: JSON, safetensors, the engine file and a card; no pickle.
 
-model.json            what the model is, and the digests of the other files
+model.json            metadata, and the digests of the other files
 readout.safetensors   the ridge's arrays
-engine.aurevoir       the engine file; absent when the model was trained on features
+engine.aurevoir       the engine file; absent if the model was trained on features
 README.md             the model card
 """
 
@@ -34,17 +34,17 @@ _ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "mod
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """What a model folder holds.
+    """The contents of a model folder.
 
     Attributes
     ----------
     classes : array of shape (c,)
     multilabel : bool
     features : int
-        m, the number of features whose signs are read.
+        The number of features m.
     seed : int
     parameters : dict
-        Of the classifier, by name; those of the engine stand in its manifest.
+        Parameters of the classifier by name; the engine's are in its manifest.
     path : RidgePath
     readout : Readout
     engine : Engine or None
@@ -64,12 +64,12 @@ class StoredModel:
 def write(model: StoredModel, folder: Path) -> None:
     """Write a model folder; the same fit gives the same bytes.
 
-    The folder appears whole or not at all; a model that is there already is replaced.
+    Writing is atomic; an existing model is replaced.
 
     Raises
     ------
     UsageError
-        If the folder exists and holds something else than a model.
+        If the folder exists and is not a model folder.
     """
     if folder.exists() and not (folder / _MODEL).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not a model folder; choose another name or remove it")
@@ -180,16 +180,18 @@ def _read_model(folder: Path) -> dict[str, Any]:
         model: dict[str, Any] = json.loads((folder / _MODEL).read_bytes())
         schema = model.get("schema")
     except (ValueError, AttributeError) as error:
-        raise AurevoirError(f"{folder / _MODEL} is damaged: {error}; train the model anew") from None
+        raise AurevoirError(f"{folder / _MODEL} is damaged: {error}; train the model again") from None
     if schema != SCHEMA:
-        raise AurevoirError(f"{folder} is a model of schema {schema!r}; this version reads {SCHEMA!r}")
+        raise AurevoirError(
+            f"{folder} is a model of schema {schema!r}; this version reads {SCHEMA!r}; train the model again"
+        )
     return model
 
 
 def _read_checked(path: Path, digest: str) -> bytes:
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != digest:
-        raise AurevoirError(f"{path} is missing or has changed since it was saved; train the model anew")
+        raise AurevoirError(f"{path} is missing or has changed since it was saved; train the model again")
     return data
 
 

@@ -1,6 +1,6 @@
 """LightOn's Optical Processing Unit as a projection, and lightonml's simulation of one.
 
-All that this package knows of lightonml, LightOn's library, stands here. It is archived at 1.4.3.
+Everything specific to lightonml, LightOn's library, is in this module. Its last release is 1.4.3.
 """
 
 import threading
@@ -24,13 +24,13 @@ OPUS = ("opu", "opu-simulated")
 INSTALL = "pip install --no-deps lightonml==1.4.3 && pip install attrs numexpr requests 'setuptools<82'"
 # A frame of the input device: 912 x 1140 pixels, one bit each.
 _FRAME_BYTES = 912 * 1140 // 8
-# There is one device, and who leaves it closes it for all.
+# There is only one device, and closing it closes it for all users.
 _IN_USE = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _ByLightonml(Projection):
-    """Packed bits through lightonml's ``OPU``; it is open only while it works."""
+class _LightonmlProjection(Projection):
+    """A projection through lightonml's ``OPU``, which is open only during a call."""
 
     m: int
     k: int
@@ -39,32 +39,32 @@ class _ByLightonml(Projection):
 
     @cached_property
     def opu(self) -> Any:
-        """The object of lightonml."""
+        """The lightonml ``OPU``."""
         raise NotImplementedError
 
     def intensities(self, bits: Array, budget: Budget = None) -> Array:
-        """Return what the OPU gives for packed bits, of shape (n, k); see `Projection`.
+        """Return the OPU's output for packed bits, of shape (n, k); see `Projection`.
 
         Notes
         -----
-        It is fitted to the number of features and not to the bits: what R is must not depend on
-        them. lightonml counts packed features in whole bytes, and fits only a device that is open.
+        The OPU is fitted to the number of features, not to the bits, so that R does not depend on
+        them. lightonml counts packed features in whole bytes, and fits only an open device.
         """
         if not len(bits):
             return np.empty((0, self.k), "uint8")
-        with _IN_USE, self._explained(), self.opu:
+        with _IN_USE, self._translated_errors(), self.opu:
             self.opu.fit1d(n_features=8 * bits.shape[1], packed=True)
             return np.asarray(self.opu.transform(bits)).reshape(len(bits), self.k)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except AurevoirError:
             raise
         except (IndexError, ValueError) as error:
             raise UsageError(f"projection {self.kind!r} from {self.m} features to {self.k}: {error}") from error
-        except Exception as error:  # drivers fail in ways of their own
+        except Exception as error:  # drivers may raise anything
             raise AurevoirError(f"projection {self.kind!r} failed: {str(error) or type(error).__name__}") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class _ByLightonml(Projection):
 
 
 @dataclass(frozen=True)
-class Opu(_ByLightonml):
+class Opu(_LightonmlProjection):
     """The OPU of this machine: |Rx|^2 by light, as the bytes of its own camera.
 
     Parameters
@@ -80,9 +80,9 @@ class Opu(_ByLightonml):
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        Not used: R is a piece of matter.
+        Ignored: R is a physical medium.
     device : str, optional
-        The `identity` of the one OPU that will do, where a model was trained on it.
+        The `identity` of the OPU that a model was trained on; no other is accepted.
     """
 
     device: str | None = None
@@ -95,20 +95,20 @@ class Opu(_ByLightonml):
 
     @cached_property
     def opu(self) -> Any:
-        """The object of lightonml; an OPU other than `device` is refused."""
+        """The lightonml ``OPU``; one other than `device` is rejected."""
         require_opu(self.kind)
         opu = _lightonml().OPU(n_components=self.k, open_at_init=False, disable_pbar=True)
         if self.device not in (None, found := _identity(opu)):
             raise AurevoirError(
-                f"the model was trained on {self.device}, and this machine has {found}: "
-                "another R; predict where it was trained, or train it anew here"
+                f"the model was trained on {self.device}, and this machine has {found}, whose random matrix "
+                "differs; predict on that machine, or train the model again on this one"
             )
         return opu
 
     @property
     def identity(self) -> str:
-        """The OPU and its exposure: those required, else those of this machine."""
-        with self._explained():
+        """The required OPU and exposure, or else those of this machine."""
+        with self._translated_errors():
             return self.device or _identity(self.opu)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,17 +117,17 @@ class Opu(_ByLightonml):
 
 
 @dataclass(frozen=True)
-class SimulatedOpu(_ByLightonml):
-    """lightonml's simulation: |Rx|^2 with R complex Gaussian, to be seen by our `Camera`.
+class SimulatedOpu(_LightonmlProjection):
+    """lightonml's simulation: |Rx|^2 with complex Gaussian R, recorded by our `Camera`.
 
     Parameters
     ----------
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        Of R, below 2^32; 0 is what lightonml draws by itself.
+        Seed of R, below 2^32; 0 gives lightonml's default R.
     budget : int, str or None
-        Memory for R, which is held whole; see `memory_budget`.
+        Memory for R, which is stored in full; see `memory_budget`.
     """
 
     budget: int | str | None = field(default=None, compare=False, repr=False)
@@ -139,7 +139,7 @@ class SimulatedOpu(_ByLightonml):
 
     @cached_property
     def opu(self) -> Any:
-        """The object of lightonml; its ``device.random_matrix`` is R, of shape (m in whole bytes, k)."""
+        """The lightonml ``OPU``; its ``device.random_matrix`` is R, of shape (m in whole bytes, k)."""
         features = 8 * packed_length(self.m)
         what = f"drawing the {features} x {self.k} matrix of {self.kind!r}"
         mend = "lower n_components or use projection='dense'"
@@ -153,12 +153,12 @@ class SimulatedOpu(_ByLightonml):
 
 
 def opu_projector(kind: str, budget: int | str | None = None) -> Callable[..., Projection]:
-    """Return what makes a projection of `OPUS` from (m, k, seed)."""
+    """Return a function from (m, k, seed) to a projection of `OPUS`."""
     return Opu if kind == "opu" else partial(SimulatedOpu, budget=budget)
 
 
 def require_opu(kind: str) -> None:
-    """Refuse a projection of `OPUS` that has no package here.
+    """Check that the packages of a projection of `OPUS` are installed.
 
     Raises
     ------
@@ -171,8 +171,8 @@ def require_opu(kind: str) -> None:
             import lightonopu  # noqa: F401
         except ImportError as error:
             raise MissingPackageError(
-                f"projection 'opu' needs LightOn's hardware and its driver, which PyPI does not have ({error}); "
-                "run where they are, or use projection='opu-simulated', lightonml's simulation"
+                f"projection 'opu' needs LightOn's hardware and its driver, which is not on PyPI ({error}); "
+                "run on a machine that has them, or use projection='opu-simulated', lightonml's simulation"
             ) from error
 
 
@@ -184,11 +184,11 @@ def _lightonml() -> Any:
     except ImportError as error:
         raise MissingPackageError(
             f"projections {' and '.join(OPUS)} need lightonml ({error}); "
-            f"its own requirements no longer install, so: {INSTALL}"
+            f"its pinned requirements no longer install, so use: {INSTALL}"
         ) from error
     return lightonml
 
 
 def _identity(opu: Any) -> str:
-    """Name, place and core of an OPU, and the exposure: what its bytes depend on, as far as lightonml tells."""
+    """Return the OPU's name, location, core and exposure: what lightonml reports that its output depends on."""
     return f"{opu.version().splitlines()[0]}, exposure {opu.device.exposure_us} us"

@@ -75,7 +75,7 @@ class Engines:
 
     def calibrate(self, method: Method = "percentile", placement: Placement = "conv-inputs") -> CalibrationTable:
         """Choose int8 thresholds on the images."""
-        return self.builder.calibrated_by(replace(_on(self.pixels), method=method)).table(placement)
+        return self.builder.with_calibration(replace(_on(self.pixels), method=method)).table(placement)
 
     def build(
         self,
@@ -89,7 +89,7 @@ class Engines:
         """Make an engine; int8 takes a table."""
         named: dict[str, Any] = {"precision": precision, "runtime": runtime}
         spec = EngineSpec(**named, device=device, placement=placement, smoke=False, measure=False)
-        return self.builder.calibrated_by(replace(_on(self.pixels), data=table or self.pixels)).build(spec)
+        return self.builder.with_calibration(replace(_on(self.pixels), data=table or self.pixels)).build(spec)
 
     def build_timed(
         self, precision: str, runtime: str, device: str | None, first: np.ndarray

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...engine import timing
 from ...engine.backbones.base import Backbone
-from ...engine.backbones.torch import set_statistics
+from ...engine.backbones.torch import set_batch_norm_statistics
 from .finetune import finetune
 from .network import Network, truncated_with_head
 from .trained import Split, Trained
@@ -80,6 +80,6 @@ def set_network_statistics(network: Network, encoder: nn.Module, pixels: np.ndar
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in norms]
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - network.mean) / network.std
-    set_statistics(encoder, images.contiguous().numpy())
+    set_batch_norm_statistics(encoder, images.contiguous().numpy())
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

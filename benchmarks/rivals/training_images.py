@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from ...errors import DataError, UsageError
 from ...images.batches import ImageArray, ImageFiles
-from ...transfer.inputs import require_one_each
+from ...transfer.inputs import check_lengths
 
 ImageSource = np.ndarray | ImageArray | ImageFiles
 
@@ -41,7 +41,7 @@ class LabelledImages:
             if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[3:] != (3,):
                 raise UsageError(f"images are {found}; give ImageFiles or uint8 of shape (n, height, width, 3)")
         if targets is not None:
-            require_one_each(pixels, targets)
+            check_lengths(pixels, targets)
         if not len(pixels):
             raise DataError("there are no images (0 given); give at least one")
         return cls(pixels, np.empty(0, "int64") if targets is None else targets, np.arange(len(pixels)))

@@ -1,4 +1,4 @@
-"""Small operations on ONNX graphs that calibration and export share."""
+"""Basic operations on ONNX graphs."""
 
 import copy
 import hashlib
@@ -32,7 +32,7 @@ def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
     ----------
     model : onnx.ModelProto
     outputs : iterable of str
-        Names of tensors inside the graph; they become its outputs, in this order.
+        Tensors inside the graph, which become its outputs in this order.
     """
     outputs = list(outputs)
     kept = leading_to(model, outputs)
@@ -48,7 +48,7 @@ def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
 
 
 def leading_to(model: onnx.ModelProto, outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that the named tensors are computed by, in the order of the graph."""
+    """Return the nodes that the named tensors depend on, in graph order."""
     needed, kept = set(outputs), []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
@@ -58,20 +58,20 @@ def leading_to(model: onnx.ModelProto, outputs: Iterable[str]) -> list[onnx.Node
 
 
 def merged(groups: Iterable[Iterable[str]]) -> list[list[str]]:
-    """Return groups of names with those as one that have a name in common; names keep their order."""
+    """Merge groups that have a name in common; names keep their order."""
     found: list[dict[str, None]] = []
     for group in groups:
         names = dict.fromkeys(group)
-        apart = [each for each in found if each.keys().isdisjoint(names)]
-        meeting = [each for each in found if not each.keys().isdisjoint(names)]
-        found = [*apart, {name: None for each in [*meeting, names] for name in each}]
+        separate = [each for each in found if each.keys().isdisjoint(names)]
+        overlapping = [each for each in found if not each.keys().isdisjoint(names)]
+        found = [*separate, {name: None for each in [*overlapping, names] for name in each}]
     return [list(each) for each in found]
 
 
 def chain_concats(model: onnx.ModelProto) -> None:
-    """Let every Concat begin with the longest earlier one that joins its first inputs, in place.
+    """Replace the first inputs of each Concat with the longest earlier Concat of the same inputs, in place.
 
-    The blocks of a DenseNet then append to what the layer before joined.
+    Each layer of a DenseNet block then appends to the previous layer's concatenation.
     """
     made: dict[tuple[object, ...], str] = {}
     for node in model.graph.node:
@@ -93,7 +93,7 @@ def _replace(repeated: object, items: Iterable[object]) -> None:
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove documentation and exporter metadata, which hold file paths, in place."""
+    """Remove documentation and exporter metadata, which contain file paths, in place."""
     parts = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
     for part in [*parts, *model.graph.input, *model.graph.output]:
         part.ClearField("doc_string")
@@ -101,7 +101,7 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """Return the SHA-256 of a model as it would be written."""
+    """Return the SHA-256 of the serialized model."""
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -117,5 +117,5 @@ def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray
 
 
 def node_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return the value of a node's attribute, or what stands where it has none."""
+    """Return the value of a node's attribute, or a default."""
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)

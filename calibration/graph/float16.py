@@ -1,7 +1,7 @@
-"""The float parts of a graph in half precision, for runtimes that take the types of a graph literally.
+"""Convert the float parts of a graph to float16, for strongly typed runtimes.
 
-TensorRT 11 and TensorRT-RTX run every tensor in the type that the graph gives it: what Q and DQ leave
-in float32 stays in float32. This module rewrites such a graph so that it stays in float16.
+TensorRT 11 and TensorRT-RTX compute every tensor in its type in the graph, so tensors that are not
+quantized would run in float32. This module converts them to float16.
 """
 
 import copy
@@ -17,37 +17,36 @@ from .edit import constant, initializers, node_attribute, read_constant
 
 Body = Literal["fp32", "fp16"]
 BODIES: tuple[Body, ...] = get_args(Body)
-"""What runs between the quantized layers of a graph."""
+"""Float type between the quantized layers of a graph."""
 
 OLDEST_OPSET = 19
-"""The first opset whose QuantizeLinear and DequantizeLinear take float16."""
+"""The first opset whose QuantizeLinear and DequantizeLinear support float16."""
 
 LEAST = np.float32(np.finfo("float16").smallest_subnormal)
 """Smallest positive float16, and the step between float16 numbers near 0."""
 
-# These inputs are float32 whatever the type of the data.
+# These inputs are always float32.
 _FLOAT32_INPUTS = {"Resize": (2,), "Upsample": (1,)}
 
 
 def has_float16_body(model: onnx.ModelProto) -> bool:
-    """Return whether a graph computes in float16, as `to_float16` makes it."""
+    """Return whether a graph computes in float16; see `to_float16`."""
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
 def to_float16(model: onnx.ModelProto, keep_float32: Collection[str] = ()) -> onnx.ModelProto:
     """Return a copy of a graph that computes in float16 between its inputs and its outputs.
 
-    Weights, biases, scales of Q and DQ, and casts to float32 become float16; integers stay as they are.
-    Float32 inputs and outputs keep their type, each behind a Cast. The sign bits stay exact: bytes up
-    to 255 are float16 numbers.
+    Weights, biases, scales of Q and DQ, and casts to float32 become float16; integers are unchanged.
+    Float32 inputs and outputs keep their type, each with a Cast. Packed sign bits stay exact, since
+    float16 represents integers up to 255 exactly.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Without Constant nodes and subgraphs, as export makes it. An opset before 19 is raised to 19.
+        Without Constant nodes and subgraphs. An opset below 19 is converted to 19.
     keep_float32 : collection of str
-        Tensors too large for float16: they, the nodes that make them and those that read them stay in
-        float32.
+        Tensors too large for float16; they and the nodes that compute or read them stay in float32.
 
     Raises
     ------
@@ -56,25 +55,27 @@ def to_float16(model: onnx.ModelProto, keep_float32: Collection[str] = ()) -> on
 
     Notes
     -----
-    Activations beyond 65504 overflow at run time: see `overflow.overflowing`.
+    Activations beyond 65504 overflow at run time; see `overflow.overflowing`.
 
     The graph is not for ONNX Runtime's default session: its WeightBiasQuantization (seen in 1.31)
     computes the scale of a bias, a product of two scales, in float16, where it underflows.
     """
-    half = _raised(model)
+    half = _with_opset_19(model)
     floats = _float32_tensors(half)
     keep_float32 = floats.intersection(keep_float32)
     nodes = half.graph.node
-    apart = {place for place, node in enumerate(nodes) if keep_float32.intersection([*node.input, *node.output])}
-    kept = _float32_constants(half) | _own_constants(half, [nodes[place] for place in apart])
+    float32_nodes = {
+        index for index, node in enumerate(nodes) if keep_float32.intersection([*node.input, *node.output])
+    }
+    kept = _float32_constants(half) | _own_constants(half, [nodes[index] for index in float32_nodes])
     _raise_small_scales(half)
     for tensor in half.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_half_tensor(tensor))
-    for place, node in enumerate(nodes):
-        if place not in apart:
+    for index, node in enumerate(nodes):
+        if index not in float32_nodes:
             _halve_attributes(node)
-    _cast_around(half, apart, floats - keep_float32)
+    _cast_around(half, float32_nodes, floats - keep_float32)
     del half.graph.value_info[:]
     _keep_interface(half, keep_float32)
     return onnx.shape_inference.infer_shapes(half)
@@ -88,24 +89,24 @@ def _float32_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def _own_constants(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Give nodes float32 constants of their own, since others may share them; return the names."""
+    """Give nodes their own copies of float32 constants, which other nodes may share; return the names."""
     tensors, own = initializers(model), set()
     for node in nodes:
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name in tensors and tensors[name].data_type == TensorProto.FLOAT:
-                node.input[place] = f"{name}_full"
-                if node.input[place] not in own:
-                    own.add(constant(model, node.input[place], read_constant(tensors, name)))
+                node.input[index] = f"{name}_full"
+                if node.input[index] not in own:
+                    own.add(constant(model, node.input[index], read_constant(tensors, name)))
     return own
 
 
-def _cast_around(model: onnx.ModelProto, apart: set[int], halves: set[str]) -> None:
-    """Cast the float16 tensors that float32 nodes read, and what they write for float16 readers."""
+def _cast_around(model: onnx.ModelProto, float32_nodes: set[int], halves: set[str]) -> None:
+    """Add casts for the float16 tensors that float32 nodes read or write."""
     nodes: list[onnx.NodeProto] = []
     cast: set[str] = set()
-    for place, node in enumerate(copy.deepcopy(list(model.graph.node))):
+    for index, node in enumerate(copy.deepcopy(list(model.graph.node))):
         written = []
-        if place in apart:
+        if index in float32_nodes:
             for name in halves.intersection(node.input):
                 if name not in cast:
                     nodes.append(helper.make_node("Cast", [name], [f"{name}_full"], to=TensorProto.FLOAT))
@@ -119,7 +120,7 @@ def _cast_around(model: onnx.ModelProto, apart: set[int], halves: set[str]) -> N
     model.graph.node.extend(nodes)
 
 
-def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_opset_19(model: onnx.ModelProto) -> onnx.ModelProto:
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset < OLDEST_OPSET:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
@@ -127,12 +128,12 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _float32_constants(model: onnx.ModelProto) -> set[str]:
-    places = [(node, place) for node in model.graph.node for place in _FLOAT32_INPUTS.get(node.op_type, ())]
-    return {node.input[place] for node, place in places if place < len(node.input)}
+    inputs = [(node, index) for node in model.graph.node for index in _FLOAT32_INPUTS.get(node.op_type, ())]
+    return {node.input[index] for node, index in inputs if index < len(node.input)}
 
 
 def _raise_small_scales(model: onnx.ModelProto) -> None:
-    """Raise subnormal scales to the next float16, so that none becomes 0, and fit int8 weights to them."""
+    """Round subnormal scales up to float16, so that none becomes 0, and rescale int8 weights to match."""
     before = initializers(copy.deepcopy(model))
     after = initializers(model)
     for node in model.graph.node:
@@ -156,7 +157,7 @@ def _raise_small_scales(model: onnx.ModelProto) -> None:
 
 def _half_tensor(tensor: TensorProto) -> TensorProto:
     values = numpy_helper.to_array(tensor)
-    # The largest float32 stands for no bound at all, in a Clip.
+    # In a Clip, the largest float32 means no bound.
     bounded = values[np.abs(values) < np.finfo("float32").max]
     largest = np.abs(bounded).max(initial=0)
     if largest > np.finfo("float16").max:
@@ -177,7 +178,7 @@ def _halve_attributes(node: onnx.NodeProto) -> None:
 
 
 def _keep_interface(model: onnx.ModelProto, keep_float32: Collection[str]) -> None:
-    """Cast behind float32 inputs and before float32 outputs, those left aside that are float32 inside too."""
+    """Add casts after float32 inputs and before float32 outputs, except those in `keep_float32`."""
     graph = model.graph
     inputs, outputs = (
         [

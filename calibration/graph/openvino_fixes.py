@@ -1,4 +1,4 @@
-"""Signed activations stored with an offset, around a fault of OpenVINO's."""
+"""Workaround for an OpenVINO bug: store signed activations as uint8 with an offset."""
 
 import numpy as np
 import onnx
@@ -13,16 +13,16 @@ _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store signed levels that pass between a Concat and a product as uint8 with zero-point 128, not int8 with 0.
+    """Store signed levels between a Concat and a product as uint8 with zero-point 128, not int8 with 0.
 
-    The numbers are the same. OpenVINO (seen in 2026.4) computes a convolution wrongly, by some 0.3
-    of its output's norm, where the int8 levels that it reads come from or pass a Concat: with these
-    it does not. Elsewhere they stay, because OpenVINO converts levels with a zero-point in a step of its own.
+    The values are the same. OpenVINO (seen in 2026.4) computes convolutions incorrectly, with a relative
+    error of about 0.3, if their int8 input passes through a Concat; uint8 avoids this. Other levels stay
+    int8, because OpenVINO converts levels with a zero-point in a separate step.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        A Q/DQ graph as `quantize` makes it; changed in place.
+        A Q/DQ graph from `quantize`; modified in place.
 
     Returns
     -------
@@ -32,7 +32,7 @@ def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises
     ------
     AurevoirError
-        If an average pool pads such levels: there OpenVINO takes level 0 for the value 0.
+        If an average pool pads such levels, because OpenVINO then pads with level 0 instead of the value 0.
     """
     near = _near_concats(model)
     tensors = initializers(model).items()
@@ -48,7 +48,7 @@ def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _near_concats(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors between which and a Concat, and a product's input, values are only moved or quantized."""
+    """Return the tensors connected to both a Concat and a product's input only by moves, Q and DQ."""
     passing = [node for node in model.graph.node if node.op_type in _PASSED]
     concats = {node.output[0] for node in passing if node.op_type == "Concat"}
     read = {node.input[0] for node in model.graph.node if node.op_type in _PRODUCTS}
@@ -65,6 +65,6 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
         pads = node.op_type == "AveragePool" and any(node_attribute(node, "pads", ()))
         if pads and node_attribute(node, "count_include_pad", 0) and node.input[0] in carried:
             raise AurevoirError(
-                f"OpenVINO computes wrongly where an average pool pads signed levels that a concatenation joins "
-                f"({node.output[0]}); take activation dtype uint8, or placement conv-inputs"
+                f"OpenVINO computes average pools with padding incorrectly on signed levels of a concatenation "
+                f"({node.output[0]}); use activation dtype uint8, or placement conv-inputs"
             )

@@ -1,4 +1,4 @@
-"""Which tensors are too large for float16."""
+"""Find tensors that overflow float16."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -8,17 +8,17 @@ import onnx
 from onnx import TensorProto, helper
 
 LARGEST = float(np.finfo("float16").max) / 2
-"""Half of float16's 65504: other images than the ones seen may bring larger values."""
+"""Half of float16's 65504, since other images may produce larger values."""
 
 
-def with_sizes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the graph with the largest magnitude of each computed float tensor as a further tensor.
+def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the graph with the largest magnitude of each computed float tensor as an additional tensor.
 
     Returns
     -------
     model : onnx.ModelProto
     names : list of str
-        The float tensors; the size of each is the scalar tensor of its name with ``_size`` behind it.
+        The float tensors; the magnitude of each is a scalar tensor with the suffix ``_size``.
     """
     model = copy.deepcopy(model)
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -33,17 +33,17 @@ def with_sizes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 def overflowing(
     run: Callable[[np.ndarray], Sequence[np.ndarray]], names: Sequence[str], batches: Iterable[np.ndarray]
 ) -> list[str]:
-    """Return the tensors whose values pass half of float16's range on some image.
+    """Return the tensors whose values exceed half of float16's range on any image.
 
     Parameters
     ----------
     run : callable
-        From uint8 images to the sizes of `with_sizes`, in the order of `names`.
+        Maps uint8 images to the magnitudes of `with_magnitudes`, in the order of `names`.
     names : sequence of str
     batches : iterable of uint8 arrays of shape (b, height, width, 3)
     """
     largest = np.zeros(len(names))
     for pixels in batches:
         largest = np.maximum(largest, [float(np.max(size)) for size in run(pixels)])
-    # Written so that nan counts too.
+    # The negation includes nan.
     return [name for name, size in zip(names, largest, strict=True) if not size <= LARGEST]

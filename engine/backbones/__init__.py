@@ -1,4 +1,4 @@
-"""Which network, with which weights."""
+"""Open backbones: torchvision models, torch modules and ONNX files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,44 +19,45 @@ def open_backbone(
     Parameters
     ----------
     backbone : str, path, torch.nn.Module or Backbone
-        A torchvision name, an ONNX file, or a module, which is used with the
-        weights it has.
+        A torchvision name, an ONNX file, or a module, which keeps its weights.
     weights : {"default", "random"} or path
         torchvision's pretrained weights, seeded random ones, or a ``.pth`` or ``.safetensors`` file.
-        ONNX files hold their own.
+        ONNX files contain their own.
     size : int, optional
-        Height and width of the input; None stands for what the backbone was trained with.
+        Input height and width; by default those of the backbone's training.
     seed : int
-        Of random weights.
+        Seed for random weights.
 
     Raises
     ------
     UsageError
-        If the name is not known, a file does not exist, or weights are given to an ONNX file.
+        If the name is unknown, a file does not exist, or weights are given for an ONNX file.
     """
     if isinstance(backbone, str | Path):
         if not _is_file(backbone):
-            return _torch().named(str(backbone), str(weights), size, seed)
+            return _torch().from_name(str(backbone), str(weights), size, seed)
         if str(weights) != "default":
-            raise UsageError(f"weights {str(weights)!r} cannot be put into {backbone}: it holds its own")
+            raise UsageError(
+                f"weights {str(weights)!r} cannot be loaded into {backbone}, which holds its own; omit them"
+            )
         return OnnxBackbone(Path(backbone), size)
-    return backbone if isinstance(backbone, Backbone) else _torch().given(backbone, size)
+    return backbone if isinstance(backbone, Backbone) else _torch().from_module(backbone, size)
 
 
 def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
-    """Open a backbone for its cuts alone: weights are neither fetched nor drawn."""
+    """Open a backbone only to list its cuts; no weights are downloaded or generated."""
     if isinstance(backbone, str | Path) and not _is_file(backbone):
         return _torch().structure(str(backbone), size)
     return open_backbone(backbone, size=size)
 
 
 def _is_file(backbone: str | Path) -> bool:
-    """Return whether a backbone is an ONNX file and no name of torchvision's, which are identifiers.
+    """Return whether a backbone is an ONNX file rather than a torchvision name, which is an identifier.
 
     Raises
     ------
     UsageError
-        If it is no such name, and no such file exists.
+        If it is neither an identifier nor an existing file.
     """
     name = str(backbone)
     if name.isidentifier() or name.endswith(".onnx"):

@@ -1,4 +1,4 @@
-"""Backbones: which network, with which weights, cut where."""
+"""The backbone protocol and its cut points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ BackboneLike = Union[str, Path, "torch.nn.Module", "Backbone"]
 
 @dataclass(frozen=True)
 class Cut:
-    """A place where a backbone can end.
+    """A point where a backbone can be truncated.
 
     Attributes
     ----------
     name : str
-        As the network names its own children, or a tensor of an ONNX file.
+        Name of a child module, or of a tensor in an ONNX file.
     features : int
-        m, the number of features of one image there.
+        The number of features per image, m.
     parameters, macs : int
-        Of what lies before the cut; multiply-accumulates of convolutions and linear layers, for
-        one image.
+        Of the layers before the cut; multiply-accumulates of convolutions and linear layers per
+        image.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Backbone(Protocol):
     ----------
     name : str
     weights : str
-        What the weights are: ``default``, ``random``, a file's name, or ``given``.
+        Source of the weights: ``default``, ``random``, a file name, or ``given``.
     needs_images : bool
         Whether `to_onnx` sets batch-norm statistics from images.
     size : (height, width)
-        Of the images that it takes.
+        Input size.
     mean, std : tuples of 3 floats
         The normalisation it was trained with.
     """
@@ -73,17 +73,17 @@ class Backbone(Protocol):
     std: tuple[float, ...]
 
     def cuts(self) -> list[Cut]:
-        """Return the cut points in the order of execution."""
+        """Return the cut points in execution order."""
         ...
 
     def resolve(self, cut: str | None) -> str:
-        """Return the full name of a cut, or of the default one; an unknown name is a UsageError."""
+        """Return the full name of a cut, or of the default one; an unknown name raises UsageError."""
         ...
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
-        """Return the float graph up to a cut: image (batch, 3, height, width) to feature map.
+        """Return the float graph up to a cut, from image (batch, 3, height, width) to feature map.
 
-        `images` are normalised float32 of the input's shape; only random weights need them.
+        `images` are normalised float32 of the input shape; only random weights need them.
         """
         ...
 
@@ -93,6 +93,6 @@ class Backbone(Protocol):
 
 
 def unknown_cut(name: str, known: list[str], where: str) -> UsageError:
-    """Return the error for a cut that a backbone does not have, with the nearest names it has."""
+    """Return the error for an unknown cut, with the nearest known names."""
     near = get_close_matches(name, known, n=3, cutoff=0.4) or known[-3:]
     return UsageError(f"cut {name!r} is not in {where}; nearest: {', '.join(near)} (`aurevoir cuts` lists all)")

@@ -29,13 +29,13 @@ class OnnxBackbone:
         self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
 
     def cuts(self) -> list[Cut]:
-        """Return the tensors through which everything passes: those that alone lead to the output."""
+        """Return the bottleneck tensors, through which all of the computation passes."""
         constants = initializers(self._model)
         shapes = self._shapes() | {name: list(tensor.dims) for name, tensor in constants.items()}
         sizes = {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
         found, parameters, macs = [], 0, 0
         for node, alone in _with_bottlenecks(self._model, set(constants)):
-            # Constants that several nodes share are counted where they are first met.
+            # Shared constants are counted once.
             parameters += sum(sizes.pop(name, 0) for name in node.input)
             macs += _macs(node, shapes)
             shape = shapes.get(node.output[0], [])[1:]
@@ -50,7 +50,7 @@ class OnnxBackbone:
         return tensor_shapes(sized)
 
     def resolve(self, cut: str | None) -> str:
-        """Return the tensor's name; None stands for the graph's own output."""
+        """Return the tensor's name; None means the graph's output."""
         if cut is None:
             return str(self._model.graph.output[0].name)
         tensors = [name for node in self._model.graph.node for name in node.output]
@@ -68,7 +68,7 @@ class OnnxBackbone:
 
 
 def _with_bottlenecks(model: onnx.ModelProto, constants: set[str]) -> Iterator[tuple[onnx.NodeProto, bool]]:
-    """Yield each node, and whether after it one tensor alone is still to be read."""
+    """Yield each node, and whether its output is then the only tensor still to be read."""
     left: dict[str, int] = {value.name: 1 for value in model.graph.output}
     for node in model.graph.node:
         for name in node.input:

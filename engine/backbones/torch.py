@@ -1,4 +1,4 @@
-"""torchvision's networks and any torch module, as backbones."""
+"""torchvision models and torch modules as backbones."""
 
 import copy
 import logging
@@ -26,11 +26,11 @@ try:
     from torchvision.models.feature_extraction import create_feature_extractor
 except ImportError as error:
     raise MissingPackageError(
-        f"backbones by name are torchvision's, which need torch ({error}); give an ONNX file, or install them with: "
+        f"torchvision backbones need torch ({error}); give an ONNX file, or install both with: "
         "pip install 'aurevoir[torch]'"
     ) from None
 
-# The post's model ends here; other networks end by default at their last feature map.
+# The cut of the blog post's model; by default, other networks are cut at their last feature map.
 _DEFAULT_CUTS = {"densenet169": "denseblock4.denselayer12"}
 _EXPORT_OPSET = 18
 
@@ -47,8 +47,8 @@ class TorchBackbone:
         self._cuts: list[Cut] | None = None
 
     @classmethod
-    def named(cls, name: str, weights: str, size: int | None, seed: int) -> "TorchBackbone":
-        """Open a network of torchvision by its name, with ``default``, ``random`` or a file's weights."""
+    def from_name(cls, name: str, weights: str, size: int | None, seed: int) -> "TorchBackbone":
+        """Open a torchvision model by name, with ``default``, ``random`` or a file's weights."""
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "densenet169"
@@ -64,29 +64,29 @@ class TorchBackbone:
 
     @classmethod
     def structure(cls, name: str, size: int | None = None) -> "TorchBackbone":
-        """Open a network without weights, to list its cuts only."""
+        """Open a network without weights, only to list its cuts."""
         try:
             with torch.device("meta"):
-                return cls.named(name, "random", size, 0)
-        except NotImplementedError:  # some networks compute with values while they are built
-            return cls.named(name, "random", size, 0)
+                return cls.from_name(name, "random", size, 0)
+        except NotImplementedError:  # some networks compute values during construction
+            return cls.from_name(name, "random", size, 0)
 
     @classmethod
-    def given(cls, module: object, size: int | None) -> "TorchBackbone":
-        """Take a module with the weights that it has."""
+    def from_module(cls, module: object, size: int | None) -> "TorchBackbone":
+        """Wrap a module with its own weights."""
         if not isinstance(module, nn.Module):
             raise UsageError(f"backbone {module!r} is neither a name, a path nor a torch.nn.Module")
         return cls(copy.deepcopy(module).cpu().float(), type(module).__name__, "given", size or DEFAULT_SIZE)
 
     def cuts(self) -> list[Cut]:
-        """Return the children of the network and of the chains inside it, in order of execution."""
+        """Return the children of the network and of its sequences and dense blocks, in execution order."""
         if self._cuts is None:
             events = _trace(self._module, self.size)
             self._cuts = [Cut(_short(e.path), e.features, e.parameters, e.macs) for e in events]
         return self._cuts
 
     def resolve(self, cut: str | None) -> str:
-        """Return the full module path of a cut; ``features.`` in front may be left out."""
+        """Return the full module path of a cut; the prefix ``features.`` may be omitted."""
         if cut is None:
             cut = _DEFAULT_CUTS.get(self.name) or self._last_feature_map()
         paths = {path for path, _ in self._module.named_modules()}
@@ -108,8 +108,8 @@ class TorchBackbone:
         return self._exported(_truncate(self._module, self.resolve(cut)), images, ("features",))
 
     def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
-        """Truncate behind the last of several cuts and export; see `Backbone`."""
-        names = [f"features_{place}" for place in range(len(cuts))]
+        """Truncate after the last of several cuts and export; see `Backbone`."""
+        names = [f"features_{index}" for index in range(len(cuts))]
         module = copy.deepcopy(self._module)
         nodes = {_node(module, self.resolve(cut)): name for cut, name in zip(cuts, names, strict=True)}
         return self._exported(_Truncated(_extract(module, nodes), names), images, names)
@@ -118,14 +118,14 @@ class TorchBackbone:
         if self.needs_images:
             if images is None or len(images) == 0:
                 raise UsageError(
-                    "random weights need images to set their batch-norm statistics from; give some (calibration=...)"
+                    "random weights need images to compute batch-norm statistics; give some (calibration=...)"
                 )
-            set_statistics(truncated, images)
+            set_batch_norm_statistics(truncated, images)
         return prepare(_export(truncated, self.size, names))
 
 
 def _random(name: str, seed: int) -> "nn.Module":
-    """Return a network of torchvision with random weights; torch's own generator stays as it was."""
+    """Return a torchvision model with random weights, without changing torch's random state."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -134,15 +134,15 @@ def _random(name: str, seed: int) -> "nn.Module":
 
 
 def _dense_block(module: "nn.Module", path: str) -> "nn.Module | None":
-    """Return the dense block whose layer this path names, if it names one."""
+    """Return the dense block that contains the layer of this path, if any."""
     parent = module.get_submodule(path.rpartition(".")[0])
     return parent if isinstance(parent, torchvision.models.densenet._DenseBlock) else None
 
 
 def _truncate(module: "nn.Module", path: str) -> "nn.Module":
-    """Return a copy of a module that ends at a submodule and holds nothing behind it.
+    """Return a copy of a module truncated after a submodule.
 
-    A dense layer ends with what its block has gathered so far, which is what the next would read.
+    The output of a dense layer is the concatenation that the next layer of its block would read.
     """
     module = copy.deepcopy(module)
     block = _dense_block(module, path)
@@ -155,13 +155,13 @@ def _truncate(module: "nn.Module", path: str) -> "nn.Module":
 
 
 def _node(module: "nn.Module", path: str) -> str:
-    """Return the node of the network's graph that holds what `_truncate` would end with."""
+    """Return the graph node with the same output as `_truncate`."""
     block = _dense_block(module, path)
     if block is None:
         return path
     names, (parent, _, name) = list(block._modules), path.rpartition(".")
     after = names[names.index(name) + 1 :]
-    # The next layer begins by joining what the block has gathered; behind the last the block itself does.
+    # The next layer, or after the last layer the block, begins by concatenating the outputs so far.
     return f"{parent}.{after[0]}.cat" if after else parent
 
 
@@ -170,17 +170,17 @@ def _extract(module: "nn.Module", nodes: dict[str, str]) -> "nn.Module":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             extractor: nn.Module = create_feature_extractor(module, nodes)
-    except Exception as error:  # torch.fx raises errors of many kinds on code it cannot trace
+    except Exception as error:  # torch.fx raises errors of many types on code it cannot trace
         reason = str(error).strip().partition("\n")[0]
         raise AurevoirError(
-            f"torch.fx cannot follow {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
+            f"torch.fx cannot trace {type(module).__name__} to {', '.join(nodes)!r}: {reason}; export the truncated "
             "network to ONNX yourself and give that file as the backbone"
         ) from None
     return extractor
 
 
 class _Truncated(nn.Module):
-    """The tensors of some names, or the tensor of one."""
+    """Returns the named tensors as a tuple, or a single one as itself."""
 
     def __init__(self, extractor: "nn.Module", names: Sequence[str]) -> None:
         super().__init__()
@@ -191,8 +191,8 @@ class _Truncated(nn.Module):
         return found[self.names[0]] if len(self.names) == 1 else tuple(found[name] for name in self.names)
 
 
-def set_statistics(module: "nn.Module", images: np.ndarray, batch_size: int = 16) -> None:
-    """Set the running statistics of every batch norm to the averages over images, in place.
+def set_batch_norm_statistics(module: "nn.Module", images: np.ndarray, batch_size: int = 16) -> None:
+    """Set the running statistics of every batch norm to their averages over images, in place.
 
     Parameters
     ----------
@@ -225,13 +225,13 @@ def _export(module: "nn.Module", size: tuple[int, int], names: Sequence[str]) ->
             verbose=False,
         )
     if program is None:
-        raise AurevoirError("torch.onnx.export returned no program")
+        raise AurevoirError("torch.onnx.export returned no program; give an ONNX file as the backbone")
     return program.model_proto
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings about itself off the user's screen."""
+    """Suppress the exporter's warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -246,7 +246,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _chain_paths(module: "nn.Module", prefix: str = "") -> Iterator[str]:
-    """Yield the paths of the children of a network, and of the sequences and dense blocks inside it."""
+    """Yield the paths of a network's children, and of those of its sequences and dense blocks."""
     chains = (nn.Sequential, torchvision.models.densenet._DenseBlock)
     for name, child in module.named_children():
         if isinstance(child, chains):
@@ -255,8 +255,8 @@ def _chain_paths(module: "nn.Module", prefix: str = "") -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Passed:
-    """A cut point met while one image runs: its output, and what has been spent so far."""
+class _CutPoint:
+    """A cut point: its output, and the parameters and multiply-accumulates so far."""
 
     path: str
     output: "torch.Tensor"
@@ -265,8 +265,8 @@ class _Passed:
     macs: int
 
 
-def _trace(module: "nn.Module", size: tuple[int, int]) -> list[_Passed]:
-    """Run one image through the network on no device and note each cut point as it is passed."""
+def _trace(module: "nn.Module", size: tuple[int, int]) -> list[_CutPoint]:
+    """Run one image through the network on the meta device and record each cut point."""
     network = copy.deepcopy(module).to("meta").eval()
     wanted, passed = set(_chain_paths(network)), []
     parameters, macs = {}, [0]
@@ -278,7 +278,7 @@ def _trace(module: "nn.Module", size: tuple[int, int]) -> list[_Passed]:
         if path in wanted and isinstance(output, torch.Tensor):
             gathered = inputs[0] if _dense_block(network, path) is not None else []
             features = sum(tensor[0].numel() for tensor in [*gathered, output])
-            passed.append(_Passed(path, output, features, sum(parameters.values()), macs[0]))
+            passed.append(_CutPoint(path, output, features, sum(parameters.values()), macs[0]))
 
     for path, layer in network.named_modules():
         layer.register_forward_hook(partial(note, path))
@@ -288,6 +288,6 @@ def _trace(module: "nn.Module", size: tuple[int, int]) -> list[_Passed]:
 
 
 def _short(path: str) -> str:
-    """Leave ``features.`` out where a name, not a number, follows it."""
+    """Strip the prefix ``features.`` unless a number follows it."""
     rest = path.removeprefix("features.")
     return path if rest[:1].isdigit() else rest

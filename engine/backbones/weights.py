@@ -1,4 +1,4 @@
-"""Weights for torchvision's networks: the pretrained ones, and those of a file."""
+"""Load weights for torchvision models: pretrained, or from a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ _WANTED = "give a state dict: a .safetensors file, or a .pth file of torch.save(
 
 
 def pretrained(name: str) -> "nn.Module":
-    """Return a network of torchvision with its pretrained weights, fetched where they are not at hand.
+    """Return a torchvision model with its pretrained weights, downloaded if not cached.
 
     Raises
     ------
     AurevoirError
-        If they cannot be fetched.
+        If they cannot be downloaded.
     """
     from torchvision.models import get_model
 
@@ -34,14 +34,14 @@ def pretrained(name: str) -> "nn.Module":
 
 
 def load_weights(module: "nn.Module", path: Path, name: str) -> None:
-    """Set the weights of a network, called `name`, from a ``.pth`` or ``.safetensors`` file; no code in it is run.
+    """Load the weights of a network called `name` from a ``.pth`` or ``.safetensors`` file, without running code in it.
 
     Raises
     ------
     UsageError
-        If there is no such file, or it is an ONNX file.
+        If the file does not exist or is an ONNX file.
     AurevoirError
-        If it cannot be read, or its tensors are not the network's.
+        If it cannot be read, or its tensors do not match the network.
     """
     if path.suffix == ".onnx":
         raise UsageError(
@@ -49,7 +49,7 @@ def load_weights(module: "nn.Module", path: Path, name: str) -> None:
             f"instead of {name}, or {_WANTED}"
         )
     if not path.is_file():
-        raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file")
+        raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file; check the path")
     state = _read(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -67,7 +67,7 @@ def _read(path: Path) -> Any:
 
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling, zip and safetensors errors share no base class
-        # torch's own words are about loading without this safety, which runs whatever code is in the file.
+        # torch's message suggests unsafe loading, which would run code in the file.
         reason = f" ({error})" if path.suffix == ".safetensors" else ""
         raise AurevoirError(f"{path} does not hold weights that can be read safely{reason}; {_WANTED}") from None
 
@@ -80,5 +80,5 @@ def _check_keys(module: "nn.Module", state: object, path: Path, name: str) -> No
     if wrong or extra:
         raise AurevoirError(
             f"{path} does not hold the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of "
-            f"another shape, {len(extra)} are foreign (first: {(wrong + extra)[0]}); name the network they belong to"
+            f"another shape, {len(extra)} are unknown (first: {(wrong + extra)[0]}); give the network they belong to"
         )

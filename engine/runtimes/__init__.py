@@ -1,4 +1,4 @@
-"""The runtimes, one a module: this page finds them by name and chooses among them; `base` says what one holds."""
+"""Find runtimes by name and choose among them; `base` defines their interface."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,14 +8,14 @@ from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, GraphRuntime, PlanRuntime
 from .device import has_nvidia_driver, open_device
 
 HOST_BATCH, GPU_BATCH = 16, 512
-"""Images to give an engine at a time; of `GPU_BATCH` a GPU computes one half while the other is brought in."""
+"""Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
 
-# Those that have int8 kernels for the host's processor.
+# Runtimes with int8 kernels for the CPU.
 _ON_HOST = ("openvino", "onnxruntime")
 
 
 def graph_runtime(name: str) -> GraphRuntime:
-    """Return a runtime that computes graphs by its name; one that is not known is a UsageError."""
+    """Return a graph runtime by name; an unknown name raises UsageError."""
     match name:
         case "openvino":
             from . import on_openvino
@@ -33,7 +33,7 @@ def graph_runtime(name: str) -> GraphRuntime:
 
 
 def plan_runtime(name: str) -> PlanRuntime:
-    """Return a runtime of NVIDIA's by its name; one that is not known is a UsageError."""
+    """Return a plan runtime by name; an unknown name raises UsageError."""
     match name:
         case "tensorrt":
             from . import on_tensorrt
@@ -47,17 +47,17 @@ def plan_runtime(name: str) -> PlanRuntime:
 
 
 def runtime(name: str) -> GraphRuntime | PlanRuntime:
-    """Return a runtime's module by its name; one that is not known is a UsageError."""
+    """Return a runtime's module by name; an unknown name raises UsageError."""
     return plan_runtime(name) if builds_plans(name) else graph_runtime(name)
 
 
 def builds_plans(name: str) -> bool:
-    """Return whether a runtime builds a plan for one kind of GPU before it runs."""
+    """Return whether a runtime builds a GPU-specific plan before it runs."""
     return name in PLAN_RUNTIMES
 
 
 def check_runtime(name: str) -> RuntimeName:
-    """Return the name of a runtime, or refuse one that is not known."""
+    """Return the name of a runtime, or raise UsageError if it is unknown."""
     if name not in RUNTIMES:
         raise _unknown(name)
     return name
@@ -68,19 +68,19 @@ def _unknown(name: str) -> UsageError:
 
 
 def installed(name: str) -> bool:
-    """Return whether the library of a runtime can be imported, without importing it."""
+    """Return whether the library of a runtime is installed, without importing it."""
     return find_spec(runtime(name).PACKAGE) is not None
 
 
 def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
-    """Return a runtime that is installed and runs a precision here.
+    """Return a runtime after checking that it is installed and supports a precision on this machine.
 
     Raises
     ------
     UsageError
-        If the name or the precision is not known, or this runtime cannot run it here.
+        If the name or precision is unknown, or the runtime does not support it on this machine.
     MissingPackageError
-        If it is not installed; the message holds the line that installs it.
+        If it is not installed; the message contains the command that installs it.
     """
     check_precision(precision)
     module = runtime(name)
@@ -96,17 +96,19 @@ def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
 
 
 def check_device(name: str, device: str) -> None:
-    """Refuse a device that a runtime does not have here."""
+    """Raise UsageError if a runtime does not have a device on this machine."""
     if builds_plans(name):
         open_device(device)
         return
     devices = runtime(name).devices()
     if device not in devices:
-        raise UsageError(f"device {device!r} is not one of runtime {name!r} here: {', '.join(devices)}")
+        raise UsageError(
+            f"runtime {name!r} has no device {device!r} on this machine; choose one of {', '.join(devices)}"
+        )
 
 
 def check_precision(precision: str) -> Precision:
-    """Return a precision, or refuse one that is not known."""
+    """Return a precision, or raise UsageError if it is unknown."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
     return precision
@@ -115,20 +117,21 @@ def check_precision(precision: str) -> Precision:
 def choose_runtime(
     name: str, precision: str, among: Sequence[RuntimeName] = RUNTIMES, device: str | None = None
 ) -> RuntimeName:
-    """Return the name itself, or for ``auto`` the best runtime present among some that runs the precision.
+    """Return the name of a runtime, for ``auto`` the best installed one that supports the precision.
 
     Parameters
     ----------
     name : str
     precision : str
     among : sequence of str
+        Candidates for ``auto``.
     device : str, optional
-        Where it is to run; None stands for a GPU, if a runtime that is installed can use the one here, else the CPU.
+        Target device; by default a GPU if an installed runtime supports this machine's, and otherwise the CPU.
 
     Raises
     ------
     UsageError
-        If none runs the precision there: nothing moves from the GPU to the CPU unasked.
+        If none supports the precision there; ``auto`` never falls back from the GPU to the CPU.
     MissingPackageError
         If no runtime is installed.
     """
@@ -155,20 +158,20 @@ def choose_runtime(
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists what runs here")
 
 
-def calibrated_for(name: str) -> RuntimeName:
-    """Return the runtime that a calibration is for; for ``auto`` on a GPU that has none for int8, one on the CPU."""
+def calibration_runtime(name: str) -> RuntimeName:
+    """Return the runtime to calibrate for; ``auto`` chooses one on the CPU if none supports int8 on the GPU."""
     on_gpu = any("int8" in runtime(each).precisions() for each in _runtimes_on_gpu())
     return choose_runtime(name, "int8", device=None if on_gpu else "cpu")
 
 
 def precisions_on(name: str, device: str | None) -> list[Precision]:
-    """Return the precisions that a runtime runs on a device; None stands for its first."""
+    """Return the precisions that a runtime supports on a device, by default its first."""
     slow = ("fp16",) if name == "torch" and device == "cpu" else ()
     return [precision for precision in runtime(name).precisions() if precision not in slow]
 
 
 def _runtimes_on_gpu() -> list[RuntimeName]:
-    """Return the runtimes that run on a GPU of this machine, the best first."""
+    """Return the runtimes that can use this machine's GPU, best first."""
     if not has_nvidia_driver():
         return []
     found: list[RuntimeName] = [name for name in PLAN_RUNTIMES if installed(name) and runtime(name).precisions()]
@@ -176,31 +179,31 @@ def _runtimes_on_gpu() -> list[RuntimeName]:
 
 
 def _not_on_gpu(precision: str, on_gpu: Sequence[RuntimeName], on_host: Sequence[RuntimeName]) -> str:
-    """Say that nothing here runs a precision on the GPU, and what would."""
+    """Return the message that no installed runtime supports a precision on the GPU."""
     runs = "; ".join(f"{name} runs {', '.join(runtime(name).precisions())}" for name in on_gpu)
     others = [name for name in on_host if name not in on_gpu and precision in runtime(name).precisions()]
     mends = [f"choose another precision ({runs})"]
     if precision in ("fp16", "int8"):
         mends.append(f"install TensorRT ({runtime('tensorrt').INSTALL})")
     if others:
-        mends.append(f"name a runtime to use the CPU ({', '.join(others)})")
+        mends.append(f"choose a runtime that uses the CPU ({', '.join(others)})")
     return f"no runtime installed here runs {precision} on this machine's GPU; {', or '.join(mends)}"
 
 
 def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
-    """Return the runtime that builds a precision for a GPU that is not here; for ``auto`` find it.
+    """Return the runtime that builds ahead of time for a target GPU, chosen for ``auto``.
 
     Raises
     ------
     UsageError
-        If the runtime cannot.
+        If the runtime does not support the precision or the target.
     MissingPackageError
         If it is not installed.
     """
     check_precision(precision)
     chosen = check_runtime("tensorrt-rtx" if name == "auto" else name)
     if not builds_plans(chosen):
-        raise UsageError(f"target {target!r}: runtime {chosen!r} builds nothing ahead; 'tensorrt-rtx' does")
+        raise UsageError(f"target {target!r}: runtime {chosen!r} cannot build ahead of time; use 'tensorrt-rtx'")
     module = plan_runtime(chosen)
     if not installed(chosen):
         raise MissingPackageError(f"runtime {chosen!r} is not installed; install it with: {module.INSTALL}")
@@ -213,52 +216,52 @@ def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
 
 
 def wants_float16_body(name: str, precision: str) -> bool:
-    """Return whether an engine of a runtime is made of a graph whose body is in float16."""
+    """Return whether engines of a runtime and precision use a graph with a float16 body."""
     return precision != "fp32" and (builds_plans(name) or (name, precision) == ("torch", "fp16"))
 
 
 def takes_body(name: str, precision: str, half: bool) -> bool:
-    """Return whether a runtime computes a precision from a graph with a float16 body, or from one without."""
+    """Return whether a runtime runs a precision from a graph with (`half`) or without a float16 body."""
     return wants_float16_body(name, precision) if half else precision == "fp32" or not builds_plans(name)
 
 
 def batch_size(device: str) -> int:
-    """Return the number of images to give an engine on a device at a time."""
+    """Return the recommended batch size on a device."""
     return GPU_BATCH if device.startswith("cuda") else HOST_BATCH
 
 
 def default_device(name: str) -> str:
-    """Return the device that a runtime uses here unless told otherwise."""
+    """Return the default device of a runtime on this machine."""
     return next(iter(runtime(name).devices()), "cuda" if builds_plans(name) else "cpu")
 
 
 def reference_runtime() -> RuntimeName:
-    """Return the installed runtime that fp32 is computed with where others are measured against it."""
+    """Return the installed runtime that computes the fp32 reference."""
     return "openvino" if installed("openvino") else "onnxruntime" if installed("onnxruntime") else "torch"
 
 
 def narrowest_float(name: str, device: str | None = None) -> Precision:
-    """Return the 16-bit float precision that a runtime runs here, else fp32.
+    """Return the best 16-bit float precision that a runtime supports on this machine, or else fp32.
 
-    Where there are two, fp16: of DenseNet169's signs it keeps 0.996, bf16 0.972.
+    fp16 is preferred: its sign agreement on DenseNet169 is 0.996, that of bf16 0.972.
     """
     narrowest_first: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
     return next(precision for precision in narrowest_first if precision in precisions_on(name, device))
 
 
 def takes_unsigned(name: str) -> bool:
-    """Return whether a runtime takes unsigned activations at no loss here, which have twice the levels.
+    """Return whether uint8 activations, which have twice the levels, cost no speed in a runtime.
 
-    TensorRT takes signed activations only; for processors without VNNI see `weight_levels`.
+    TensorRT supports only signed activations; for processors without VNNI see `weight_levels`.
     """
     return name in _ON_HOST and _has_int8_dot_product()
 
 
 def weight_levels(name: str) -> int:
-    """Return the largest magnitude of int8 weights that a runtime multiplies exactly here.
+    """Return the largest magnitude of int8 weights that a runtime multiplies without overflow on this processor.
 
-    Without VNNI, x86 processors sum products of unsigned by signed bytes in pairs, in 16 bits that two large ones
-    overflow, and the runtimes make signed activations unsigned first.
+    Without VNNI, x86 processors add pairs of unsigned-by-signed products in 16 bits, where two large products
+    overflow; the runtimes convert signed activations to unsigned.
     """
     from ...calibration.quantize import LEVELS, NARROW_LEVELS
 

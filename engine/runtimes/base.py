@@ -1,7 +1,7 @@
-"""What a runtime is: the names that there are, and what its module holds.
+"""The interface of runtimes, and their names.
 
-A runtime is a module of this package, found by its name in `runtimes.runtime`. One that computes a graph holds what
-`GraphRuntime` asks for; one of NVIDIA's first builds a plan for one kind of GPU, and holds what `PlanRuntime` asks for.
+A runtime is a module of this package, found by name with `runtimes.runtime`. It implements `GraphRuntime`, which
+computes an ONNX graph, or `PlanRuntime`, for NVIDIA's libraries, which first build a GPU-specific plan.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,17 @@ PLAN_RUNTIMES: tuple[PlanRuntimeName, ...] = get_args(PlanRuntimeName)
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 Batches = tuple[int, int, int]
-"""The smallest batch that a plan takes, the one that its kernels are chosen for, and the largest."""
+"""Minimum, optimal and maximum batch size of a plan."""
 
 Compiled = Callable[[np.ndarray], list[np.ndarray]]
-"""From uint8 images to a graph's outputs; thread-safe. The same thread's next call may overwrite them."""
+"""Maps uint8 images to a graph's outputs; thread-safe. The next call on the same thread may overwrite the outputs."""
 
 Layer = dict[str, str | None]
-"""``name``, ``type`` and ``precision`` of a layer as a runtime executes it; None for what it does not say."""
+"""``name``, ``type`` and ``precision`` of a layer as executed; None if the runtime does not report it."""
 
 
 class Runtime(Protocol):
-    """What every runtime module holds: the package that it imports, and the line that installs it."""
+    """Interface of all runtime modules: the imported package, the command that installs it, and these functions."""
 
     PACKAGE: str
     INSTALL: str
@@ -40,34 +40,34 @@ class Runtime(Protocol):
         """Return the version of the library."""
 
     def precisions(self) -> tuple[Precision, ...]:
-        """Return what this machine can run."""
+        """Return the precisions that this machine supports."""
 
     def devices(self) -> tuple[str, ...]:
-        """Return the devices here, the default first."""
+        """Return the devices of this machine, the default first."""
 
 
 class GraphRuntime(Runtime, Protocol):
     """A runtime that computes an ONNX graph."""
 
     def compile(self, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
-        """Load a graph on a device; on a GPU that is a `GpuRunner`."""
+        """Compile a graph for a device; on a GPU to a `GpuRunner`."""
 
     @property
     def layers(self) -> Callable[[bytes, Precision, str], list[Layer]] | None:
-        """What lists the layers of a graph, in a precision on a device; None where the library does not say."""
+        """Function that lists the layers of a graph in a precision on a device; None if not supported."""
 
 
 class PlanRuntime(Runtime, Protocol):
-    """A runtime that builds a plan for one kind of GPU, and runs that."""
+    """A runtime that builds and runs a GPU-specific plan."""
 
     def why_not(self) -> str | None:
-        """Return why plans cannot run here, or None if they can."""
+        """Return why plans cannot run on this machine, or None if they can."""
 
     def targets(self) -> tuple[str, ...]:
-        """Return the GPU architectures that can be built for without a GPU, such as ``sm89``."""
+        """Return the GPU architectures, such as ``sm89``, that can be built for without a GPU."""
 
     def buildable(self) -> tuple[Precision, ...]:
-        """Return the precisions that can be built here for a target, without its GPU."""
+        """Return the precisions that can be built for a target without its GPU."""
 
     def build(
         self,
@@ -84,7 +84,7 @@ class PlanRuntime(Runtime, Protocol):
         """Build a plan; see `tensorrt_plan.build_plan`."""
 
     def load(self, plan: bytes, device: str = "cuda") -> Any:
-        """Load a plan on a GPU: a `tensorrt_run.PlanRunner`."""
+        """Load a plan on a GPU as a `tensorrt_run.PlanRunner`."""
 
     def layers(self, plan: bytes, device: str = "cuda") -> list[Layer]:
         """Return the layers of a plan."""

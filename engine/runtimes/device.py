@@ -1,7 +1,7 @@
-"""GPU memory, streams and CUDA graphs, through torch or CuPy, whichever is here.
+"""GPU memory, streams and CUDA graphs, through torch or CuPy, whichever is installed.
 
-Streams and arrays are the library's own: work is in the order of its stream, and nothing waits for
-the GPU but `Device.synchronize`.
+Streams and arrays are those of the library: all work is asynchronous in stream order, and only
+`Device.synchronize` waits for the GPU.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 2, 13
 
 
 class Device(Protocol):
-    """A GPU: its ``name``, and its ``capability``, such as ``sm90``."""
+    """A GPU with its ``name`` and ``capability``, such as ``sm90``."""
 
     name: str
     capability: str
@@ -33,13 +33,13 @@ class Device(Protocol):
         """Return the caller's current stream."""
 
     def new_stream(self) -> Any:
-        """Return a stream that does not wait for the default one."""
+        """Return a stream that does not synchronize with the default stream."""
 
     def handle(self, stream: Any) -> int:
         """Return the ``cudaStream_t`` of a stream."""
 
     def synchronize(self, stream: Any) -> None:
-        """Wait until everything on a stream is done."""
+        """Wait until all work on a stream is done."""
 
     def empty(self, shape: Shape, dtype: str, stream: Any) -> Any:
         """Return an array on the GPU, aligned to 256 bytes, for use on a stream."""
@@ -54,31 +54,31 @@ class Device(Protocol):
         """Return the address of an array on the GPU."""
 
     def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
-        """Make a stream the library's current one."""
+        """Make a stream the library's current stream."""
 
     def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
-        """Return a function that repeats on any stream what `function` puts on this one, as a CUDA graph.
+        """Capture the work that `function` enqueues as a CUDA graph; return a function that replays it on a stream.
 
-        Graphs of one stream share their memory: they must not run at the same time.
+        Graphs captured on the same stream share memory and must not run at the same time.
         """
 
     def from_foreign(self, array: Any) -> Any:
-        """Return any library's GPU array as one of this device's: contiguous, not copied if it is already."""
+        """Convert any library's GPU array to a contiguous one of this device's library, without a copy if possible."""
 
     def to_foreign(self, array: Any, like: Any) -> Any:
-        """Return an array as torch's if `like` is torch's, else as CuPy's where CuPy is here."""
+        """Convert an array to torch's if `like` is torch's, or else to CuPy's if installed."""
 
 
 def on_gpu(array: Any) -> bool:
-    """Return whether an array of any library lies on an NVIDIA GPU."""
+    """Return whether an array of any library is on an NVIDIA GPU."""
     if hasattr(array, "__cuda_array_interface__"):
         return True
-    place = getattr(array, "__dlpack_device__", None)
-    return place is not None and place()[0] in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED)
+    device_of = getattr(array, "__dlpack_device__", None)
+    return device_of is not None and device_of()[0] in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED)
 
 
 def has_nvidia_driver() -> bool:
-    """Return whether NVIDIA's driver is here, without loading a library that starts it."""
+    """Return whether NVIDIA's driver is installed, without initializing it."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -87,19 +87,19 @@ def has_nvidia_driver() -> bool:
 
 
 def open_device(name: str = "cuda", libraries: Sequence[str] = ("torch", "cupy")) -> Device:
-    """Return a GPU through torch if it is imported already, else through CuPy, else torch.
+    """Open a GPU through torch if it is already imported, or else through CuPy, or else torch.
 
     Parameters
     ----------
     name : str
-        ``cuda``, the current one, or ``cuda:1`` and so on.
+        ``cuda`` for the current GPU, or ``cuda:1`` and so on.
     libraries : sequence of str
-        Those that will do.
+        Acceptable libraries.
 
     Raises
     ------
     UsageError
-        If there is no such GPU; the message holds the library's reason.
+        If the GPU is not available; the message contains the library's error.
     MissingPackageError
         If neither torch nor CuPy is installed.
     """
@@ -113,7 +113,7 @@ def open_device(name: str = "cuda", libraries: Sequence[str] = ("torch", "cupy")
             continue
         try:
             return (_TorchDevice if library == "torch" else _CupyDevice)(index)
-        except Exception as problem:  # Each library has errors of its own.
+        except Exception as problem:  # Each library has its own error types.
             reasons.append(f"{library}: {problem}")
     if not reasons:
         raise MissingPackageError("GPU memory needs torch or CuPy; install them with: pip install 'aurevoir[gpu]'")
@@ -126,21 +126,21 @@ class _TorchDevice:
 
         self._torch: Any = torch
         self._pools: dict[Any, Any] = {}
-        self._place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
-        self.name = torch.cuda.get_device_name(self._place)
-        self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._place))
+        self._device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        self.name = torch.cuda.get_device_name(self._device)
+        self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._device))
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        # Buffers live on after a call, whatever mode its caller was in.
-        with self._torch.cuda.device(self._place), self._torch.inference_mode(False):
+        # Buffers outlive a call and must not be inference tensors.
+        with self._torch.cuda.device(self._device), self._torch.inference_mode(False):
             yield
 
     def stream(self) -> Any:
-        return self._torch.cuda.current_stream(self._place)
+        return self._torch.cuda.current_stream(self._device)
 
     def new_stream(self) -> Any:
-        return self._torch.cuda.Stream(self._place)
+        return self._torch.cuda.Stream(self._device)
 
     def handle(self, stream: Any) -> int:
         return stream.cuda_stream
@@ -150,7 +150,7 @@ class _TorchDevice:
 
     def empty(self, shape: Shape, dtype: str, stream: Any) -> Any:
         with self._torch.cuda.stream(stream):
-            return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._place)
+            return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
 
     def pinned(self, shape: Shape, dtype: str) -> np.ndarray:
         return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device="cpu", pin_memory=True).numpy()
@@ -171,7 +171,7 @@ class _TorchDevice:
     def capture(self, function: Callable[[], None], stream: Any) -> Callable[[Any], None]:
         graph = self._torch.cuda.CUDAGraph()
         pool = self._pools.setdefault(stream, self._torch.cuda.graph_pool_handle())
-        # torch leaves its stream current where a capture fails as it ends.
+        # torch does not restore the current stream if ending the capture fails.
         with (
             self._torch.cuda.stream(self.stream()),
             self._torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
@@ -191,8 +191,8 @@ class _TorchDevice:
             ready = array.__cuda_array_interface__.get("stream")
             if ready is not None:
                 self.stream().wait_stream(self._torch.cuda.ExternalStream(ready))
-            array = self._torch.as_tensor(array, device=self._place)
-        return array.to(self._place).contiguous()
+            array = self._torch.as_tensor(array, device=self._device)
+        return array.to(self._device).contiguous()
 
     def to_foreign(self, array: Any, like: Any) -> Any:
         if isinstance(like, self._torch.Tensor) or find_spec("cupy") is None:
@@ -209,12 +209,12 @@ class _CupyDevice:
 
         self._cupy: Any = cupy
         self._cupyx: Any = cupyx
-        self._place = cupy.cuda.Device(index)
-        self.name = cupy.cuda.runtime.getDeviceProperties(self._place.id)["name"].decode()
-        self.capability = f"sm{self._place.compute_capability}"
+        self._device = cupy.cuda.Device(index)
+        self.name = cupy.cuda.runtime.getDeviceProperties(self._device.id)["name"].decode()
+        self.capability = f"sm{self._device.compute_capability}"
 
     def scope(self) -> AbstractContextManager[Any]:
-        return self._cupy.cuda.Device(self._place.id)
+        return self._cupy.cuda.Device(self._device.id)
 
     def stream(self) -> Any:
         return self._cupy.cuda.get_current_stream()

@@ -1,4 +1,4 @@
-"""Running a network that is loaded on a GPU, on images in host memory or on the GPU."""
+"""Run a network on a GPU, for images in host or GPU memory."""
 
 import logging
 import threading
@@ -13,19 +13,19 @@ from ...errors import UsageError
 from ...kernels.memory import blocks
 from .device import Device, on_gpu
 
-MOST_GRAPHS = 8
-"""CUDA graphs that a thread keeps, one a batch size; batches of other sizes run without."""
+MAX_GRAPHS = 8
+"""CUDA graphs per thread, one for each batch size; further sizes run without a graph."""
 
 Enqueue = Callable[[Any], None]
-"""Puts the work on one batch on a stream."""
+"""Enqueues the work of one batch on a stream."""
 
 _ALIGNMENT = 256
 _LOG = logging.getLogger("aurevoir.gpu")
-_capturing = threading.Lock()
+_capture_lock = threading.Lock()
 
 
 def check_images(images: Any, shape: tuple[int, int, int]) -> None:
-    """Refuse images of another dtype than uint8 or another shape than (batch, height, width, 3)."""
+    """Raise UsageError unless images are uint8 of shape (batch, height, width, 3)."""
     dtype = str(images.dtype).removeprefix("torch.")
     if dtype != "uint8" or tuple(images.shape[1:]) != shape:
         raise UsageError(
@@ -34,34 +34,34 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> None:
         )
 
 
-class Lane(Protocol):
-    """What one thread runs a network with; its work must never be on two streams at a time."""
+class ThreadContext(Protocol):
+    """Execution state of one thread; its work must not be on two streams at the same time."""
 
     def bind(
         self, length: int, pixels: Any, outputs: dict[str, Any], *, repeated: bool = False, captured: bool = False
     ) -> Enqueue:
-        """Return what computes the first `length` rows of `outputs` from those of `pixels`.
+        """Return a function that computes the first `length` rows of `outputs` from those of `pixels`.
 
-        `repeated` says that the same arrays come again, `captured` that a CUDA graph is to be made of it.
+        With `repeated` the same arrays are used again; with `captured` the work is captured as a CUDA graph.
         """
 
 
 class GpuRunner:
-    """A network on a GPU; safe to share between threads, each of which gets buffers of its own.
+    """A network on a GPU; thread-safe, with separate buffers for each thread.
 
     Parameters
     ----------
     device : Device
     input_shape : (height, width, 3)
     outputs : dict
-        Shape without the batch, and dtype, of each output.
-    most : int
-        The largest batch; larger ones are cut.
+        Shape, without the batch axis, and dtype of each output.
+    max_batch : int
+        The largest batch; larger ones are split.
     captures : bool
-        Whether batches are kept as CUDA graphs.
+        Whether to capture CUDA graphs.
     in_place : bool
-        Whether lanes take whatever addresses images on the GPU have. Else these are copied, on the GPU, to where the
-        graphs read.
+        Whether images on the GPU are read at their own addresses. Otherwise they are first copied, on the GPU, to
+        the buffers that the graphs read.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class GpuRunner:
         device: Device,
         input_shape: tuple[int, int, int],
         outputs: dict[str, tuple[tuple[int, ...], str]],
-        most: int,
+        max_batch: int,
         captures: bool,
         in_place: bool,
     ) -> None:
         self.device, self.input_shape, self.outputs = device, input_shape, outputs
-        self.most, self.captures, self.in_place = most, captures, in_place
+        self.max_batch, self.captures, self.in_place = max_batch, captures, in_place
         self._local = threading.local()
 
-    def new_lane(self, stream: Any) -> Lane:
-        """Return a lane for one thread, whose memory is for use on `stream`."""
+    def new_thread_context(self, stream: Any) -> ThreadContext:
+        """Return the execution state of one thread, with memory for use on `stream`."""
         raise NotImplementedError
 
-    def launched(self, length: int) -> int:
-        """Return the number of rows that are computed for a batch of `length`; see `most`."""
+    def padded_batch(self, length: int) -> int:
+        """Return the batch size that is run for `length` images."""
         return length
 
     def __call__(self, images: Any, wanted: Sequence[str] | None = None) -> dict[str, Any]:
@@ -91,22 +91,22 @@ class GpuRunner:
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, 3)
-            On the host, or on the GPU in any library's array; the latter is computed on the caller's current
-            stream without waiting for it.
+            On the host, or on the GPU as any library's array, for which the work is enqueued on the caller's
+            current stream without waiting.
         wanted : sequence of str, optional
-            The outputs to bring out; None stands for all.
+            The outputs to return; by default all.
 
         Returns
         -------
-        outputs : dict of arrays, a row an image
-            NumPy's for images on the host; else torch's or CuPy's, see `Device.to_foreign`.
+        outputs : dict of arrays with one row per image
+            NumPy arrays for images on the host, or else torch or CuPy arrays; see `Device.to_foreign`.
 
         Raises
         ------
         UsageError
-            If the dtype or the shape is another.
+            If the dtype or the shape does not match.
         AurevoirError
-            If the library fails; the message holds its own words.
+            If the library fails; the message contains its error.
         """
         foreign = on_gpu(images)
         with self.device.scope():
@@ -118,31 +118,31 @@ class GpuRunner:
 
 
 @dataclass(frozen=True)
-class _Slot:
+class _Staging:
     pixels: np.ndarray
     staged: Any
     results: dict[str, np.ndarray]
 
 
 class _Worker:
-    """One thread's lane and buffers."""
+    """Execution state and buffers of one thread."""
 
     def __init__(self, runner: GpuRunner) -> None:
-        # No cycle of references: GPU memory goes when the runner goes.
+        # A weak reference avoids a cycle, so that GPU memory is freed together with the runner.
         self.runner: Any = weakref.proxy(runner)
         self.device = runner.device
         self.pending: Any = None
         self.upload, self.compute = self.device.new_stream(), self.device.new_stream()
-        self.lane = runner.new_lane(self.compute)
-        # With each graph what it was made of, which must live as long.
+        self.context = runner.new_thread_context(self.compute)
+        # Each graph with the captured function, which must live as long.
         self.graphs: dict[int, tuple[Enqueue, Enqueue]] = {}
         self.capacity = 0
 
     def __del__(self) -> None:
-        self._settle()
+        self._wait_for_pending()
 
-    def _settle(self, stream: Any = None) -> None:
-        """Wait for what still runs, unless it is on the stream that comes next."""
+    def _wait_for_pending(self, stream: Any = None) -> None:
+        """Wait for pending work, unless it is on the next stream."""
         if self.pending is not None and self.pending != stream:
             self.device.synchronize(self.pending)
             self.pending = None
@@ -152,7 +152,7 @@ class _Worker:
         device, stream = self.device, self.device.stream()
         array = device.from_foreign(images)
         check_images(array, self.runner.input_shape)
-        self._settle(stream)
+        self._wait_for_pending(stream)
         self.pending = stream
         compute = self._in_place if self.runner.in_place else self._through_buffers
         results = compute(array, wanted, stream)
@@ -160,19 +160,19 @@ class _Worker:
 
     def _in_place(self, array: Any, wanted: list[str], stream: Any) -> dict[str, Any]:
         runner, device = self.runner, self.device
-        results, parts = self._outputs(len(array), stream, wanted), blocks(len(array), runner.most)
+        results, parts = self._outputs(len(array), stream, wanted), blocks(len(array), runner.max_batch)
         for which in parts:
             pixels = array[which]
             if device.pointer(pixels) % _ALIGNMENT:
                 pixels = device.empty(tuple(pixels.shape), "uint8", stream)
                 device.copy(pixels, array[which], stream)
-            # A part of the results need not start at a multiple of the alignment.
+            # A slice of the results need not be aligned.
             whole = len(parts) == 1
             spare = self._outputs(
                 len(pixels), stream, [name for name in runner.outputs if not whole or name not in wanted]
             )
             outputs = spare | (results if whole else {})
-            self.lane.bind(len(pixels), pixels, outputs)(stream)
+            self.context.bind(len(pixels), pixels, outputs)(stream)
             if not whole:
                 for name in wanted:
                     device.copy(results[name][which], outputs[name], stream)
@@ -180,8 +180,8 @@ class _Worker:
 
     def _through_buffers(self, array: Any, wanted: list[str], stream: Any) -> dict[str, Any]:
         results = self._outputs(len(array), stream, wanted)
-        self._reserve(min(len(array), self.runner.most))
-        for which in blocks(len(array), self.runner.most):
+        self._reserve(min(len(array), self.runner.max_batch))
+        for which in blocks(len(array), self.runner.max_batch):
             length = which.stop - which.start
             self.device.copy(self.pixels[:length], array[which], stream)
             self._launch(length, stream)
@@ -190,17 +190,17 @@ class _Worker:
         return results
 
     def on_host(self, images: np.ndarray, wanted: list[str]) -> dict[str, np.ndarray]:
-        """Compute images in host memory; while the GPU computes a part, the next is brought in and the last out."""
+        """Compute images in host memory, overlapping transfers with computation."""
         runner, device = self.runner, self.device
         check_images(images, runner.input_shape)
-        self._settle()
-        self._reserve(min(len(images), runner.most))
+        self._wait_for_pending()
+        self._reserve(min(len(images), runner.max_batch))
         described = {name: runner.outputs[name] for name in wanted}
         results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in described.items()}
-        last: tuple[_Slot, slice] | None = None
-        for turn, which in enumerate(blocks(len(images), runner.most)):
+        last: tuple[_Staging, slice] | None = None
+        for turn, which in enumerate(blocks(len(images), runner.max_batch)):
             slot, length = self.slots[turn % 2], which.stop - which.start
-            # The GPU computes the last part meanwhile.
+            # Meanwhile the GPU computes the previous part.
             slot.pixels[:length] = images[which]
             device.copy(slot.staged[:length], slot.pixels[:length], self.upload)
             device.synchronize(self.upload)
@@ -220,53 +220,53 @@ class _Worker:
         return {name: self.device.empty((length, *shape), dtype, stream) for name, (shape, dtype) in described.items()}
 
     def _reserve(self, length: int) -> None:
-        """Grow the buffers, which have the same addresses until they grow again."""
+        """Grow the buffers; their addresses are constant until they grow again."""
         if length <= self.capacity:
             return
         if self.pending is not None:
             self.device.synchronize(self.pending)
         self.graphs.clear()
-        capacity = min(self.runner.most, max(self.runner.launched(length), 2 * self.capacity))
+        capacity = min(self.runner.max_batch, max(self.runner.padded_batch(length), 2 * self.capacity))
         shape, device = (capacity, *self.runner.input_shape), self.device
         self.pixels, self.outputs = device.empty(shape, "uint8", self.compute), self._outputs(capacity, self.compute)
         self.slots = [
-            _Slot(
+            _Staging(
                 device.pinned(shape, "uint8"),
                 device.empty(shape, "uint8", self.compute),
                 {name: device.pinned((capacity, *rest), dtype) for name, (rest, dtype) in self.runner.outputs.items()},
             )
             for _ in range(2)
         ]
-        # The memory may come from an array that work on this stream still uses.
+        # The allocator may reuse memory that pending work on this stream still reads.
         device.synchronize(self.compute)
         self.capacity = capacity
 
     def _launch(self, length: int, stream: Any) -> None:
-        size = self.runner.launched(length)
+        size = self.runner.padded_batch(length)
         if size in self.graphs:
             self.graphs[size][0](stream)
             return
-        captured = self.runner.captures and len(self.graphs) < MOST_GRAPHS
-        enqueue = self.lane.bind(size, self.pixels, self.outputs, repeated=True, captured=captured)
+        captured = self.runner.captures and len(self.graphs) < MAX_GRAPHS
+        enqueue = self.context.bind(size, self.pixels, self.outputs, repeated=True, captured=captured)
         enqueue(stream)
         if captured:
             self._capture(size, enqueue, stream)
 
     def _capture(self, size: int, enqueue: Enqueue, stream: Any) -> None:
-        """Keep as a CUDA graph what has just run, as NVIDIA asks for, in this shape."""
-        # What was enqueued may lie on another stream, and a lane works on one at a time.
+        """Capture a CUDA graph, after a run with the same shape, as NVIDIA requires."""
+        # The previous work may be on another stream, and a context works on one at a time.
         self.device.synchronize(stream)
-        # torch captures one graph at a time.
-        with _capturing:
+        # torch can capture only one graph at a time.
+        with _capture_lock:
             try:
                 self.graphs[size] = self.device.capture(lambda: enqueue(self.compute), self.compute), enqueue
-            except Exception as problem:  # Each library has errors of its own.
+            except Exception as problem:  # Each library has its own error types.
                 if self.runner.captures:
-                    _LOG.warning("no CUDA graph could be captured (%s); batches are enqueued each time", problem)
+                    _LOG.warning("no CUDA graph could be captured (%s); batches run without graphs", problem)
                 self.runner.captures = False
 
 
-def _collect(results: dict[str, np.ndarray], part: tuple[_Slot, slice] | None) -> None:
+def _collect(results: dict[str, np.ndarray], part: tuple[_Staging, slice] | None) -> None:
     if part is not None:
         slot, which = part
         for name, result in results.items():

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the reference for numerics. Runs fp32, and int8 from the Q/DQ graph."""
+"""ONNX Runtime on the CPU, the reference for numerics: fp32, and int8 from the Q/DQ graph."""
 
 from importlib.metadata import version as package_version
 
@@ -16,12 +16,12 @@ def version() -> str:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return the precisions that it runs natively on CPUs."""
+    """Return the precisions with native CPU kernels."""
     return ("fp32", "int8")
 
 
 def devices() -> tuple[str, ...]:
-    """Return ``cpu``, on which alone it is run."""
+    """Return ``cpu``, the only supported device."""
     return ("cpu",)
 
 
@@ -29,7 +29,7 @@ layers = None
 
 
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
-    """Open a session on an ONNX graph; see the package's description."""
+    """Open a session on an ONNX graph; see `base.GraphRuntime`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

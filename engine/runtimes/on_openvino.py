@@ -1,4 +1,4 @@
-"""OpenVINO: the CPU's default. Runs fp32, int8, and bf16 where the processor has it."""
+"""OpenVINO, the default on CPUs: fp32, int8, and bf16 if the processor supports it."""
 
 import threading
 from functools import cache
@@ -16,8 +16,8 @@ PACKAGE = "openvino"
 INSTALL = "pip install openvino"
 
 CHUNK = 4
-"""Images that a stream computes at once."""
-MOST_COPIED = 2
+"""Images per inference request."""
+MAX_CHUNKED_OUTPUTS = 2
 
 
 @cache
@@ -34,50 +34,50 @@ def version() -> str:
 
 @cache
 def precisions() -> tuple[Precision, ...]:
-    """Return the precisions that the CPU plugin runs natively on this processor."""
+    """Return the precisions that the CPU plugin supports natively on this processor."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     names: dict[str, Precision] = {"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"}
     return tuple(ours for theirs, ours in names.items() if theirs in capabilities)
 
 
 def devices() -> tuple[str, ...]:
-    """Return OpenVINO's devices here, in lower case."""
+    """Return OpenVINO's devices on this machine, in lower case."""
     return tuple(name.lower() for name in _core().available_devices)
 
 
-def _body(precision: Precision) -> str:
-    """Return what the layers run in that are not quantized: the narrowest float, for int8."""
+def _inference_precision(precision: Precision) -> str:
+    """Return the float type of unquantized layers; for int8 the narrowest one."""
     if precision == "int8":
         return "bf16" if "bf16" in precisions() else "f32"
     return {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision]
 
 
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
-    """Compile an ONNX graph; see the package's description."""
+    """Compile an ONNX graph; see `base.GraphRuntime`."""
     return compile_model(read(graph), precision, device)
 
 
 def read(graph: bytes) -> Any:
     """Return an ONNX graph as an ``openvino.Model``."""
     model = onnx.load_from_string(graph)
-    # It copies pixel by pixel and input by input: few long pieces are faster than many short ones.
+    # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
     chain_concats(offset_around_concats(model))
     return _core().read_model(model.SerializeToString())
 
 
 def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
-    """Compile an ``openvino.Model``, when it first runs.
+    """Compile an ``openvino.Model`` on its first run.
 
-    One image runs on all cores. Several run side by side, in chunks of `CHUNK` images on one stream
-    a core or so: their layers' outputs stay in the caches, and cores wait less for one another.
+    A single image runs on all cores. Several run concurrently, in chunks of `CHUNK` images on about one
+    stream per core: activations stay in the caches, and cores wait less for each other.
     """
-    # Whoever asks for many tensors observes them: chunks would have to be copied together.
-    side_by_side = len(model.outputs) <= MOST_COPIED
+    # Graphs with many outputs observe tensors, and copying their chunks together would be slow.
+    chunked = len(model.outputs) <= MAX_CHUNKED_OUTPUTS
     models: dict[str, Any] = {}
     lock, local = threading.Lock(), threading.local()
 
     def requests(hint: str) -> list[Any]:
-        # A request holds the buffers of one call: each thread has its own.
+        # A request holds the buffers of a call, so each thread has its own.
         if not hasattr(local, hint):
             with lock:
                 if hint not in models:
@@ -89,54 +89,54 @@ def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Comp
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         images = np.ascontiguousarray(images)
-        if len(images) > 1 and side_by_side:
-            return _side_by_side(requests("THROUGHPUT"), images)
+        if len(images) > 1 and chunked:
+            return _run_chunks(requests("THROUGHPUT"), images)
         outputs = requests("LATENCY")[0].infer({0: images}, share_inputs=True, share_outputs=True)
-        return [outputs[place] for place in range(len(outputs))]
+        return [outputs[index] for index in range(len(outputs))]
 
     return run
 
 
-def _side_by_side(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
-    """Run chunks of images on several requests at once; return the outputs of all."""
+def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
+    """Run chunks of images on several requests concurrently; return the joined outputs."""
     chunk = min(CHUNK, -(-len(images) // len(requests)))
     starts = range(0, len(images), chunk)
     results: list[np.ndarray] = []
 
-    def collect(place: int) -> None:
-        request = requests[place % len(requests)]
+    def collect(index: int) -> None:
+        request = requests[index % len(requests)]
         request.wait()
         for number, tensor in enumerate(request.output_tensors):
             if len(results) <= number:
                 results.append(np.empty((len(images), *tensor.data.shape[1:]), tensor.data.dtype))
-            results[number][starts[place] : starts[place] + chunk] = tensor.data
+            results[number][starts[index] : starts[index] + chunk] = tensor.data
 
-    for place, start in enumerate(starts):
-        if place >= len(requests):
-            collect(place - len(requests))
-        requests[place % len(requests)].start_async({0: images[start : start + chunk]}, share_inputs=True)
-    for place in range(max(0, len(starts) - len(requests)), len(starts)):
-        collect(place)
+    for index, start in enumerate(starts):
+        if index >= len(requests):
+            collect(index - len(requests))
+        requests[index % len(requests)].start_async({0: images[start : start + chunk]}, share_inputs=True)
+    for index in range(max(0, len(starts) - len(requests)), len(starts)):
+        collect(index)
     return results
 
 
 def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Layer]:
-    """Return name, type and precision of every layer that is executed, constants left out."""
+    """Return name, type and precision of every executed layer, except constants."""
     found: list[Layer] = []
     for layer in _compiled(read(graph), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
-        told = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
-        if told["layerType"] not in ("Input", "Const", "Output"):
+        info = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
+        if info["layerType"] not in ("Input", "Const", "Output"):
             found.append(
                 {
                     "name": layer.get_friendly_name(),
-                    "type": told["layerType"],
-                    "precision": told["runtimePrecision"],
-                    "kernel": told["primitiveType"],
+                    "type": info["layerType"],
+                    "precision": info["runtimePrecision"],
+                    "kernel": info["primitiveType"],
                 }
             )
     return found
 
 
 def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
-    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _body(precision)}
+    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _inference_precision(precision)}
     return _core().compile_model(model, device.upper(), options)

@@ -1,4 +1,4 @@
-"""NVIDIA TensorRT 10 and 11; and what its sibling TensorRT-RTX shares with it."""
+"""NVIDIA TensorRT 10 and 11, and the code shared with TensorRT-RTX."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -17,16 +17,16 @@ from .tensorrt_run import PlanRunner
 
 
 class NvidiaRuntime:
-    """One of NVIDIA's libraries as a runtime; its methods are the functions of a runtime module.
+    """One of NVIDIA's libraries as a runtime; its methods implement `PlanRuntime`.
 
     Parameters
     ----------
     name, package, install : str
-        As the user names it, as Python imports it, and the line that installs it.
+        Runtime name, Python package, and the command that installs it.
     distributions : sequence of str
-        What it may be installed as.
+        Names of distributions that provide it.
     libraries : sequence of str
-        For distributions that are placeholders: those that hold the libraries.
+        For placeholder distributions: those that contain the libraries.
     """
 
     PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -43,26 +43,26 @@ class NvidiaRuntime:
         return self._library().__version__ if found is None else package_version(found)
 
     def precisions(self) -> tuple[Precision, ...]:
-        """Return the precisions that this machine runs."""
+        """Return the precisions that this machine supports."""
         return self.PRECISIONS if self.why_not() is None else ()
 
     def devices(self) -> tuple[str, ...]:
-        """Return ``cuda``, the current GPU; ``cuda:1`` and so on are taken too."""
+        """Return ``cuda``, the current GPU; ``cuda:1`` and so on are also accepted."""
         return ("cuda",) if self.why_not() is None else ()
 
     def buildable(self) -> tuple[Precision, ...]:
-        """Return the precisions that can be built here for a target, without its GPU."""
+        """Return the precisions that can be built for a target without its GPU."""
         return self.PRECISIONS if self.targets() else ()
 
     def targets(self) -> tuple[str, ...]:
-        """Return the GPU architectures that can be built for without a GPU, such as ``sm89``."""
+        """Return the GPU architectures, such as ``sm89``, that can be built for without a GPU."""
         try:
             return known_targets(self._library())
         except MissingPackageError:
             return ()
 
     def why_not(self) -> str | None:
-        """Return why plans cannot run here, or None if they can."""
+        """Return why plans cannot run on this machine, or None if they can."""
         if find_spec(self.package) is not None and not has_nvidia_driver():
             return "no NVIDIA driver (libcuda.so.1) on this machine"
         try:
@@ -71,7 +71,7 @@ class NvidiaRuntime:
         except AurevoirError as problem:
             return str(problem)
         if known and capability not in known:
-            return f"the GPU here is {capability}; this library has {', '.join(known)}"
+            return f"this machine's GPU is {capability}; this library supports {', '.join(known)}"
         return None
 
     def build(
@@ -86,14 +86,14 @@ class NvidiaRuntime:
         timing_cache: Path | None = None,
         progress: bool = False,
     ) -> bytes:
-        """Build a plan from a graph whose body has the types of the precision; see `build_plan`.
+        """Build a plan from a graph in the types of the precision; see `build_plan`.
 
         Raises
         ------
         UsageError
-            If the library does not do the precision or build for the target.
+            If the library does not support the precision or the target.
         AurevoirError
-            If it cannot build here, or not this graph.
+            If it cannot build on this machine, or cannot build this graph.
         MissingPackageError
             If it is not installed.
         """
@@ -114,12 +114,12 @@ class NvidiaRuntime:
             )
 
     def native_cache(self, graph: bytes, pixels: Any, batch: int, progress: bool = False) -> bytes:
-        """Calibrate by TensorRT 10's own calibrator on the GPU of this machine; see `tensorrt_calibrator`."""
+        """Calibrate with TensorRT 10's calibrator on this machine's GPU; see `tensorrt_calibrator`."""
         from .tensorrt_calibrator import native_cache
 
         trt = self._library()
         if reason := self.why_not():
-            raise AurevoirError(f"method 'native' calibrates on a GPU: {reason}")
+            raise AurevoirError(f"method 'native' needs an NVIDIA GPU: {reason}")
         return native_cache(trt, graph, pixels, open_device(), batch, progress)
 
     def load(self, plan: bytes, device: str = "cuda") -> PlanRunner:
@@ -140,8 +140,8 @@ class NvidiaRuntime:
         found = _installed(self.distributions)
         if found is not None and self.libraries and _installed(self.libraries) is None:
             return (
-                f"{found} is installed without its libraries: the wheel on PyPI is a placeholder that fetches them "
-                "from NVIDIA's own package index, which must be reachable when it is installed"
+                f"{found} is installed without its libraries: the wheel on PyPI is a placeholder that downloads them "
+                "from NVIDIA's own package index; reinstall it where that is reachable"
             )
         if found is None and find_spec(self.package) is None:
             return f"runtime {self.name!r} is not installed; install it with: {self.install}"

@@ -1,4 +1,4 @@
-"""NVIDIA TensorRT-RTX: TensorRT for GeForce and workstation GPUs, which builds for them on any machine."""
+"""NVIDIA TensorRT-RTX: TensorRT for GeForce and workstation GPUs, with ahead-of-time builds on any machine."""
 
 from .on_tensorrt import NvidiaRuntime
 

@@ -1,4 +1,4 @@
-"""torch, on the CPU and on CUDA: fp32, bf16, and fp16 on CUDA, from the same ONNX graph."""
+"""torch on CPU and CUDA: fp32, bf16, and on CUDA fp16, from the same ONNX graph."""
 
 from importlib.metadata import version as package_version
 from typing import Any
@@ -20,17 +20,17 @@ def version() -> str:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return the precisions that torch runs here; it has no int8 kernels for the Q/DQ graph."""
+    """Return the precisions that torch supports on this machine; it has no int8 kernels for the Q/DQ graph."""
     import torch
 
     return ("fp32", "fp16", "bf16") if torch.cuda.is_available() else ("fp32", "bf16")
 
 
 def devices() -> tuple[str, ...]:
-    """Return the CUDA devices, where there are any, and ``cpu``."""
+    """Return the CUDA devices, if any, and ``cpu``."""
     import torch
 
-    gpus = [f"cuda:{place}" for place in range(torch.cuda.device_count())]
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return (*(["cuda"] if gpus else []), *gpus, "cpu")
 
 
@@ -38,9 +38,9 @@ layers = None
 
 
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
-    """Load an ONNX graph into torch; see the package's description.
+    """Load an ONNX graph into torch; see `base.GraphRuntime`.
 
-    A graph with a float16 body is computed in the types that it has, any other in those of the precision.
+    A graph with a float16 body keeps its types; any other is computed in the type of the precision.
     """
     import torch
 
@@ -53,10 +53,10 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
         return _on_host(network)
     from .torch_run import TorchRunner
 
-    place = open_device(device, ["torch"])
-    # Images are channels last as they come; weights that are spare cuDNN a copy of both.
+    gpu = open_device(device, ["torch"])
+    # Images are channels last; channels-last weights spare cuDNN from converting both.
     network = network.to(device).to(memory_format=torch.channels_last)
-    return TorchRunner(network, _input_shape(model), place)
+    return TorchRunner(network, _input_shape(model), gpu)
 
 
 def _on_host(network: Any) -> Compiled:

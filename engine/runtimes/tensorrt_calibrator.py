@@ -1,4 +1,4 @@
-"""TensorRT 10's own int8 calibrator, which 11 has removed: for thresholds to compare with ours."""
+"""TensorRT 10's int8 calibrator, removed in 11, as a baseline for our thresholds."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from .tensorrt_plan import nvidia_errors, parsed_network, set_batches
 
 
 def native_cache(trt: Any, graph: bytes, pixels: np.ndarray, device: Device, batch: int, progress: bool) -> bytes:
-    """Calibrate a float32 graph by ``IInt8EntropyCalibrator2``.
+    """Calibrate a float32 graph with ``IInt8EntropyCalibrator2``.
 
     Parameters
     ----------
     trt : module
         TensorRT 10.
     graph : bytes
-        ONNX, of one uint8 input of shape (batch, height, width, 3).
+        ONNX with one uint8 input of shape (batch, height, width, 3).
     pixels : uint8 array of shape (n, height, width, 3)
-        Whole batches of them are used.
+        Only whole batches are used.
     device : Device
     batch : int
     progress : bool
-        Show a bar on stderr.
+        Whether to show a progress bar on stderr.
 
     Returns
     -------
@@ -35,14 +35,14 @@ def native_cache(trt: Any, graph: bytes, pixels: np.ndarray, device: Device, bat
     Raises
     ------
     UsageError
-        If this version has no calibrator, or there is no whole batch.
+        If this version has no calibrator, or there are fewer images than a batch.
     AurevoirError
-        If TensorRT cannot calibrate this graph; the message holds its own words.
+        If TensorRT cannot calibrate this graph; the message contains its errors.
     """
     if not hasattr(trt, "IInt8EntropyCalibrator2"):
-        raise UsageError(f"method 'native' is TensorRT 10's; {trt.__version__} has no calibrator. Use 'entropy', ours")
+        raise UsageError(f"method 'native' is TensorRT 10's; {trt.__version__} has no calibrator; use 'entropy'")
     if len(pixels) < batch:
-        raise UsageError(f"{len(pixels)} calibration images are no whole batch of {batch}; give more")
+        raise UsageError(f"{len(pixels)} calibration images are fewer than a batch of {batch}; give more")
 
     class Calibrator(trt.IInt8EntropyCalibrator2):
         def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""From an ONNX graph to a serialized plan, with NVIDIA's own builder: TensorRT 10, 11 and TensorRT-RTX.
+"""Build serialized plans from ONNX graphs with TensorRT 10, TensorRT 11 and TensorRT-RTX.
 
-The functions take the imported module as `trt`; what one version lacks is asked of it, not looked up
-by its number.
+The functions take the imported module as `trt`, and detect what it supports by its attributes, not by
+its version number.
 """
 
 import json
@@ -36,25 +36,25 @@ def build_plan(
     timing_cache: Path | None = None,
     progress: bool = False,
 ) -> bytes:
-    """Build a plan from an ONNX graph; every tensor keeps the type that the graph gives it.
+    """Build a plan from an ONNX graph, strongly typed: tensors keep their types in the graph.
 
     Parameters
     ----------
     trt : module
         ``tensorrt`` or ``tensorrt_rtx_bindings``.
     graph : bytes
-        ONNX, of one uint8 input of shape (batch, height, width, 3).
+        ONNX with one uint8 input of shape (batch, height, width, 3).
     batches : (int, int, int)
-        The smallest, the usual and the largest batch.
+        Minimum, optimal and maximum batch size.
     target : str, optional
-        The GPU architecture to build for, such as ``sm89``; None is the GPU of this machine.
+        The GPU architecture to build for, such as ``sm89``; by default this machine's GPU.
     workspace : int, optional
-        Bytes of device memory that one layer may take for scratch; None leaves it to the library.
+        Maximum GPU workspace per layer, in bytes; by default the library's limit.
     timing_cache : path, optional
-        A file of kernel timings, read where it exists and written after the build, so that the next
-        build need not time them again.
+        Timing cache file, read if it exists and updated after the build, so that later builds are
+        faster.
     progress : bool
-        Show bars on stderr.
+        Whether to show progress bars on stderr.
 
     Returns
     -------
@@ -63,12 +63,12 @@ def build_plan(
     Raises
     ------
     UsageError
-        If the batches are not in order, or the library does not build for the target.
+        If the batch sizes are not in order, or the library does not support the target.
     AurevoirError
-        If the library refuses the graph or cannot build it; the message holds its own words.
+        If the library rejects the graph or cannot build it; the message contains its errors.
     """
     if not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise UsageError(f"batches {batches}; give the smallest, the usual and the largest, such as {BATCHES}")
+        raise UsageError(f"batches {batches} are not in order; give minimum, optimal and maximum, such as {BATCHES}")
     capability = None if target is None else _capability(trt, target)
     with nvidia_errors(trt) as errors:
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -78,7 +78,7 @@ def build_plan(
         set_batches(builder, network, config, batches)
         _set_options(trt, config, capability, workspace)
         timings = None if timing_cache is None else _read_timings(config, timing_cache)
-        # It has to live until the plan is built.
+        # It must live until the plan is built.
         monitor = _progress_monitor(trt) if progress else None
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -91,18 +91,18 @@ def build_plan(
 
 
 def parsed_network(trt: Any, graph: bytes, flags: int) -> tuple[Any, Any, Any]:
-    """Return a builder, its network of an ONNX graph, and the parser, to be kept while the network is used.
+    """Parse an ONNX graph; return builder, network and parser, which must live as long as the network.
 
     Raises
     ------
     AurevoirError
-        If the parser refuses the graph.
+        If the parser rejects the graph.
     """
     builder = trt.Builder(nvidia_log(trt))
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, nvidia_log(trt))
     if not parser.parse(graph):
-        raise AurevoirError(_refusal(parser))
+        raise AurevoirError(_parser_message(parser))
     return builder, network, parser
 
 
@@ -114,13 +114,13 @@ def known_targets(trt: Any) -> tuple[str, ...]:
 
 
 def describe_plan(trt: Any, engine: Any) -> list[Layer]:
-    """Return ``name``, ``type`` and ``precision`` of each layer; None for what the plan does not tell.
+    """Return ``name``, ``type`` and ``precision`` of each layer; None if the plan does not report it.
 
     Parameters
     ----------
     trt : module
     engine : trt.ICudaEngine
-        Deserialized, which needs its GPU.
+        A deserialized engine, which requires its GPU.
     """
     inspector = engine.create_engine_inspector()
     report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -131,15 +131,15 @@ def _described(layer: Any) -> Layer:
     if isinstance(layer, str):
         return {"name": layer, "type": None, "precision": None}
     output = (layer.get("Outputs") or [{}])[0]
-    # The key is from before 11; its value holds the memory layout too.
+    # The key before TensorRT 11; its value includes the memory layout.
     precision = output.get("Datatype", output.get("Format/Datatype"))
     return {"name": layer.get("Name"), "type": layer.get("LayerType"), "precision": precision}
 
 
 def nvidia_log(trt: Any) -> Any:
-    """Return the ``trt.ILogger`` that hands everything to Python's logging, as ``aurevoir.tensorrt``.
+    """Return the ``trt.ILogger`` that forwards messages to the Python logger ``aurevoir.tensorrt``.
 
-    One a library, kept for ever: NVIDIA's code holds on to the first that it is given.
+    There is one per library and it is never freed, since NVIDIA's code keeps a reference to the first.
     """
     if trt not in _LOGS:
         _LOGS.setdefault(trt, _new_log(trt))
@@ -202,17 +202,17 @@ def _progress_monitor(trt: Any) -> Any:
     return Monitor()
 
 
-def _refusal(parser: Any) -> str:
-    faults = [parser.get_error(place) for place in range(parser.num_errors)]
+def _parser_message(parser: Any) -> str:
+    faults = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [
         f"node {fault.node_name()!r}, operator {fault.node_operator()}: {fault.code().name}: {fault.desc()}"
         for fault in faults
     ]
-    return "\n".join(["TensorRT does not take this network; runtime 'openvino' or 'torch' may:", *lines])
+    return "\n".join(["TensorRT does not support this network; try runtime 'openvino' or 'torch':", *lines])
 
 
 def set_batches(builder: Any, network: Any, config: Any, batches: Batches) -> Any:
-    """Add the profile of a network's batches, from the smallest to the largest, and return it."""
+    """Add an optimization profile for the batch sizes of a network, and return it."""
     profile = builder.create_optimization_profile()
     images = network.get_input(0)
     profile.set_shape(images.name, *((batch, *tuple(images.shape)[1:]) for batch in batches))
@@ -221,9 +221,9 @@ def set_batches(builder: Any, network: Any, config: Any, batches: Batches) -> An
 
 
 def _set_options(trt: Any, config: Any, capability: Any, workspace: int | None) -> None:
-    # So that `describe_plan` can tell in what precision each layer runs.
+    # For the layer precisions of `describe_plan`.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # fp32 is to be fp32: TF32 would round factors to 10 bits.
+    # TF32 would round the operands of fp32 to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -234,7 +234,7 @@ def _set_options(trt: Any, config: Any, capability: Any, workspace: int | None) 
 
 def _capability(trt: Any, target: str) -> Any:
     if not hasattr(trt, "ComputeCapability"):
-        raise UsageError(f"target {target!r}: only runtime 'tensorrt-rtx' builds for a GPU that is not here")
+        raise UsageError(f"target {target!r}: only runtime 'tensorrt-rtx' builds ahead of time for other GPUs")
     known = known_targets(trt)
     if target not in known:
         raise UsageError(f"target {target!r} is not one that this TensorRT-RTX builds for: {', '.join(known)}")
@@ -244,7 +244,7 @@ def _capability(trt: Any, target: str) -> Any:
 def _read_timings(config: Any, path: Path) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
-        LOG.warning("the timing cache %s is damaged, or of another GPU or version; it is made anew", path)
+        LOG.warning("the timing cache %s is damaged, or of another GPU or version; it is rebuilt", path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache

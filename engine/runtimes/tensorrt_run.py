@@ -1,4 +1,4 @@
-"""A plan of TensorRT or TensorRT-RTX, loaded on a GPU."""
+"""Run plans of TensorRT and TensorRT-RTX."""
 
 import threading
 import weakref
@@ -29,7 +29,7 @@ class PlanRunner(GpuRunner):
     Raises
     ------
     AurevoirError
-        If the plan is of another GPU or version, or damaged.
+        If the plan is for another GPU or version, or corrupted.
     """
 
     def __init__(self, trt: Any, plan: bytes, device: Device) -> None:
@@ -38,33 +38,35 @@ class PlanRunner(GpuRunner):
             self._runtime = trt.Runtime(nvidia_log(trt))
             self.engine = engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            mend = "a plan serves the GPU and the library version that it was built for; build it anew"
+            mend = "a plan works only on the GPU and library version it was built for; build it again"
             raise AurevoirError("\n".join([f"the plan does not load on {device.name}: {mend}", *errors]))
-        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.input = next(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
         outputs = {
             name: (tuple(engine.get_tensor_shape(name))[1:], _TYPES[engine.get_tensor_dtype(name).name])
             for name in names
             if name != self.input
         }
-        most, *shape = tuple(engine.get_tensor_profile_shape(self.input, 0)[2])
-        # TensorRT-RTX captures graphs by itself. Where contexts cannot share memory, one for each graph is too many.
+        max_batch, *shape = tuple(engine.get_tensor_profile_shape(self.input, 0)[2])
+        # TensorRT-RTX captures graphs itself. If contexts cannot share memory, one per graph would need too much.
         self.library_captures = hasattr(trt, "CudaGraphStrategy")
         captures = hasattr(trt.IExecutionContext, "set_device_memory") and not self.library_captures
         height, width, channels = shape
-        super().__init__(device, (height, width, channels), outputs, most, captures, in_place=True)
+        super().__init__(device, (height, width, channels), outputs, max_batch, captures, in_place=True)
         self._lock = threading.Lock()
 
-    def new_lane(self, stream: Any) -> "_PlanLane":
-        """Return a lane for one thread; see `GpuRunner`."""
-        return _PlanLane(self, stream)
+    def new_thread_context(self, stream: Any) -> "_PlanContext":
+        """Return the execution state of one thread; see `GpuRunner`."""
+        return _PlanContext(self, stream)
 
     def new_context(self, memory: Any, captured: bool = False) -> Any:
-        """Return an execution context that works in `memory`, and with `captured` captures CUDA graphs by itself."""
+        """Return an execution context that uses `memory`, and with `captured` captures CUDA graphs itself."""
         with self._lock, nvidia_errors(self.trt) as errors:
             context = self.engine.create_execution_context(*self._settings(captured))
         if context is None:
-            raise AurevoirError("\n".join(["TensorRT made no execution context:", *errors]))
+            raise AurevoirError(
+                "\n".join(["TensorRT created no execution context; the GPU may be out of memory:", *errors])
+            )
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(self.device.pointer(memory), self.memory_size())
         return context
@@ -81,15 +83,15 @@ class PlanRunner(GpuRunner):
         return (settings,)
 
     def memory_size(self) -> int:
-        """Return the bytes that a context needs for what lies between input and outputs."""
+        """Return the bytes that a context needs for intermediate tensors."""
         return getattr(self.engine, "device_memory_size_v2", 0)
 
 
-class _PlanLane:
-    """One thread's contexts, which share one block of memory."""
+class _PlanContext:
+    """The execution contexts of one thread, which share memory."""
 
     def __init__(self, runner: PlanRunner, stream: Any) -> None:
-        # No cycle of references: GPU memory goes when the runner goes.
+        # A weak reference avoids a cycle, so that GPU memory is freed together with the runner.
         self.runner: Any = weakref.proxy(runner)
         self.device = runner.device
         self.memory = self.device.empty((max(1, runner.memory_size()),), "uint8", stream)
@@ -99,8 +101,8 @@ class _PlanLane:
     def bind(
         self, length: int, pixels: Any, outputs: dict[str, Any], *, repeated: bool = False, captured: bool = False
     ) -> Enqueue:
-        """Return what runs the plan; see `Lane`."""
-        # A graph uses up its context: NVIDIA allows no other shape nor address in it afterwards.
+        """Return a function that runs the plan; see `ThreadContext`."""
+        # A captured context is fixed: NVIDIA allows no other shape or address afterwards.
         context = self.runner.new_context(self.memory) if captured else self._context(repeated)
         self._address(context, length, {self.runner.input: pixels, **outputs})
 

@@ -1,4 +1,4 @@
-"""An ONNX graph of a convolutional network as a torch module, run node by node."""
+"""Run the ONNX graph of a convolutional network as a torch module, node by node."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,20 +17,20 @@ Operator = Callable[..., Tensor]
 
 
 class TorchGraph(torch.nn.Module):
-    """An ONNX graph of one input as a module that returns the list of its outputs.
+    """An ONNX graph with one input as a module that returns a list of outputs.
 
     Parameters
     ----------
     model : onnx.ModelProto
     dtype : torch.dtype or None
-        What the network computes in after its normalisation; None stands for the types that the graph has.
+        Type to compute in after normalisation; None keeps the types of the graph.
     """
 
     def __init__(self, model: onnx.ModelProto, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.input, self.outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self.names = {name: f"constant_{place}" for place, name in enumerate(constants)}
+        self.names = {name: f"constant_{index}" for index, name in enumerate(constants)}
         for name, value in constants.items():
             tensor = torch.from_numpy(value.copy())
             narrow = dtype and tensor.is_floating_point() and not name.startswith("normalisation_")
@@ -53,7 +53,7 @@ class TorchGraph(torch.nn.Module):
 
 
 def _last_uses(model: onnx.ModelProto, outputs: list[str]) -> list[set[str]]:
-    """Return, for each node, the computed tensors that nothing reads after it."""
+    """Return, for each node, the computed tensors that no later node reads."""
     computed = {name for node in model.graph.node for name in node.output}
     seen, dying = set(outputs), []
     for node in reversed(model.graph.node):
@@ -65,12 +65,12 @@ def _last_uses(model: onnx.ModelProto, outputs: list[str]) -> list[set[str]]:
 def _operator(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Operator:
     if node.op_type not in _OPERATORS:
         raise AurevoirError(
-            f"the torch runtime does not know the operator {node.op_type} (node {node.name!r}); "
+            f"the torch runtime does not support the operator {node.op_type} (node {node.name!r}); "
             "use runtime 'openvino' or 'onnxruntime' for this network"
         )
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise AurevoirError(f"the torch runtime needs explicit padding; {node.op_type} {node.name!r} pads by itself")
+        raise AurevoirError(f"the torch runtime needs explicit padding; {node.op_type} {node.name!r} uses auto_pad")
     fixed = [constants[name].tolist() if name in constants else None for name in node.input]
     return _OPERATORS[node.op_type](attributes, fixed)
 
@@ -91,7 +91,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _symmetric(a: Attributes) -> list[int] | None:
-    """Return the padding of each axis, or None where the two sides differ."""
+    """Return the padding of each axis, or None if the two sides differ."""
     pads = a.get("pads", [0, 0, 0, 0])
     half = len(pads) // 2
     return list(pads[:half]) if pads[:half] == pads[half:] else None
@@ -147,7 +147,7 @@ def _gemm(a: Attributes, fixed: list[Any]) -> Operator:
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """Make a two-sided operator; the side with more dimensions, the activation, sets the dtype."""
+    """Make a binary operator that computes in the dtype of the activation, the input that is not constant."""
 
     def make(a: Attributes, fixed: list[Any]) -> Operator:
         def run(x: Tensor, y: Tensor) -> Tensor:

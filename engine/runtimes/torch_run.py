@@ -1,4 +1,4 @@
-"""A network of torch's, loaded on a GPU."""
+"""Run torch networks on a GPU."""
 
 import threading
 import weakref
@@ -12,16 +12,16 @@ from .device import Device
 from .gpu_run import Enqueue, GpuRunner
 from .torch_graph import TorchGraph
 
-MOST = 256
-"""Images of a batch: on an H200 twice as many are no more than a tenth faster, and take twice the memory."""
+MAX_BATCH = 256
+"""Largest batch: on an H200 twice as many images are at most 10 % faster, and use twice the memory."""
 
 _FINE = 64
 
 
 class TorchRunner(GpuRunner):
-    """A torch network on a GPU, a CUDA graph for each batch size; see `GpuRunner`.
+    """A torch network on a GPU, with a CUDA graph for each batch size; see `GpuRunner`.
 
-    Float32 is computed as such: without TF32, whatever the process has set, as TensorRT's fp32 is.
+    Float32 is computed without TF32, whatever the settings of the process.
 
     Parameters
     ----------
@@ -29,31 +29,31 @@ class TorchRunner(GpuRunner):
         On the device.
     input_shape : (height, width, 3)
     device : Device
-        Torch's.
+        A device through torch.
     """
 
     def __init__(self, network: TorchGraph, input_shape: tuple[int, int, int], device: Device) -> None:
         self.network = network
-        place = next(network.buffers()).device
+        gpu = next(network.buffers()).device
         with device.scope(), exact_float32():
-            found = network(torch.zeros((1, *input_shape), dtype=torch.uint8, device=place))
+            found = network(torch.zeros((1, *input_shape), dtype=torch.uint8, device=gpu))
         outputs = {
             name: (tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
             for name, value in zip(network.outputs, found, strict=True)
         }
-        super().__init__(device, input_shape, outputs, MOST, captures=True, in_place=False)
+        super().__init__(device, input_shape, outputs, MAX_BATCH, captures=True, in_place=False)
 
-    def launched(self, length: int) -> int:
-        """Return a power of two up to 64 or a multiple of 64: few sizes, of which each is a graph."""
+    def padded_batch(self, length: int) -> int:
+        """Round up to a power of two, or above 64 to a multiple of 64, to limit the number of graphs."""
         return 1 << (length - 1).bit_length() if length <= _FINE else -(-length // _FINE) * _FINE
 
-    def new_lane(self, stream: Any) -> "_TorchLane":
-        """Return a lane for one thread; see `GpuRunner`."""
-        return _TorchLane(self)
+    def new_thread_context(self, stream: Any) -> "_TorchContext":
+        """Return the execution state of one thread; see `GpuRunner`."""
+        return _TorchContext(self)
 
 
-class _TorchLane:
-    """What one thread runs: torch keeps the memory in between."""
+class _TorchContext:
+    """Execution state of one thread; torch manages its memory."""
 
     def __init__(self, runner: TorchRunner) -> None:
         self.runner: Any = weakref.proxy(runner)
@@ -61,7 +61,7 @@ class _TorchLane:
     def bind(
         self, length: int, pixels: Any, outputs: dict[str, Any], *, repeated: bool = False, captured: bool = False
     ) -> Enqueue:
-        """Return what runs the network; see `Lane`."""
+        """Return a function that runs the network; see `ThreadContext`."""
         network, device = self.runner.network, self.runner.device
 
         def enqueue(stream: Any) -> None:
@@ -76,7 +76,7 @@ class _TorchLane:
 def exact_float32() -> Iterator[None]:
     """Compute float32 without TF32, and without gradients.
 
-    The settings are the process's: changed as the first thread comes in, and set again as the last goes out.
+    The settings are global: the first thread to enter changes them, and the last to leave restores them.
     """
     _exact.enter()
     try:
@@ -87,7 +87,7 @@ def exact_float32() -> Iterator[None]:
 
 
 class _Exact:
-    """Counts who needs exact float32, and knows what the process had set before."""
+    """Counts the threads that need exact float32, and stores the previous settings."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
@@ -96,7 +96,7 @@ class _Exact:
         with self._lock:
             if not self._inside:
                 self._before = _precisions(), _readable(_allows_tf32), _readable(torch.get_float32_matmul_precision)
-                # By torch's older names first: its operators refuse settings of which the two kinds of names disagree.
+                # torch has older and newer names for these settings, and its operators fail if the two disagree.
                 torch.backends.cudnn.allow_tf32 = False
                 torch.set_float32_matmul_precision("highest")
                 _set_precisions(["ieee"] * 3)
@@ -118,18 +118,18 @@ class _Exact:
 _exact = _Exact()
 
 
-def _places() -> list[Any]:
+def _backends() -> list[Any]:
     cudnn: Any = torch.backends.cudnn
     return [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
 
 
 def _precisions() -> list[str]:
-    return [place.fp32_precision for place in _places()]
+    return [backend.fp32_precision for backend in _backends()]
 
 
 def _set_precisions(values: list[str]) -> None:
-    for place, value in zip(_places(), values, strict=True):
-        place.fp32_precision = value
+    for backend, value in zip(_backends(), values, strict=True):
+        backend.fp32_precision = value
 
 
 def _allows_tf32() -> bool:
@@ -137,7 +137,7 @@ def _allows_tf32() -> bool:
 
 
 def _readable(read: Callable[[], Any]) -> Any:
-    """Return a setting by its older name; None where the process has used the newer, after which torch refuses it."""
+    """Read a setting by its older name, or return None if torch rejects that because the newer name was used."""
     try:
         return read()
     except RuntimeError:

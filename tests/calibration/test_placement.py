@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aurevoir.calibration.placement import Shared, quantizable, shared, units
+from aurevoir.calibration.placement import ConcatGroup, concat_groups, quantizable, units
 from aurevoir.calibration.quantize import quantize
 from aurevoir.errors import UsageError
 
@@ -52,7 +52,7 @@ def dense():
 
 
 def test_the_sources_of_concatenations_share_one_scale(dense):
-    assert shared(dense) == [Shared(("r", "a", "b"), ("r", "p", "a", "pa", "b", "pab"))]
+    assert concat_groups(dense) == [ConcatGroup(("r", "a", "b"), ("r", "p", "a", "pa", "b", "pab"))]
     assert quantizable(dense) == ["p", "s", "pab"]
     assert quantizable(dense, "shared-concat") == ["r", "p", "a", "s", "b", "pab"]
     assert units(dense, "shared-concat") == [["p"], ["s"], ["pab"], ["r", "a", "b"]]
@@ -133,7 +133,7 @@ def test_concatenations_of_other_axes_and_of_constants_share_nothing():
         helper.make_node("Concat", ["t", "c"], ["k"], axis=1),
         helper.make_node("MaxPool", ["k"], ["y"], kernel_shape=[1, 1]),
     ]
-    assert shared(_model(nodes, {"c": np.zeros((1, 2, 12, 6), "float32")})) == []
+    assert concat_groups(_model(nodes, {"c": np.zeros((1, 2, 12, 6), "float32")})) == []
 
 
 def test_an_unknown_placement_is_named(dense):

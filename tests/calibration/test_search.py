@@ -1,6 +1,6 @@
 """Searches over thresholds, on objectives whose best is known."""
 
-from aurevoir.calibration.search import keep_most_signs, leave_in_float
+from aurevoir.calibration.search import leave_in_float, maximize_sign_agreement
 
 NAMES = [f"t{place}" for place in range(30)]
 
@@ -8,7 +8,9 @@ NAMES = [f"t{place}" for place in range(30)]
 def test_each_group_takes_its_best_candidate():
     candidates = {method: dict.fromkeys(NAMES, value) for method, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
     wanted = {name: 1.0 + place // 10 for place, name in enumerate(NAMES)}
-    found = keep_most_signs(candidates, lambda given: -sum(abs(given[name] - wanted[name]) for name in NAMES), groups=3)
+    found = maximize_sign_agreement(
+        candidates, lambda given: -sum(abs(given[name] - wanted[name]) for name in NAMES), groups=3
+    )
     assert found == wanted
 
 
@@ -16,7 +18,8 @@ def test_the_best_single_candidate_is_never_lost():
     candidates = {"a": dict.fromkeys(NAMES, 1.0), "b": dict.fromkeys(NAMES, 2.0)}
     # Any mixture is worse than either.
     assert (
-        keep_most_signs(candidates, lambda given: float(len(set(given.values())) == 1) * given["t0"]) == candidates["b"]
+        maximize_sign_agreement(candidates, lambda given: float(len(set(given.values())) == 1) * given["t0"])
+        == candidates["b"]
     )
 
 

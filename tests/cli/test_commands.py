@@ -187,7 +187,7 @@ def test_a_sign_agreement_out_of_reach_says_its_ceiling_before_the_search(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "mse"], "--method has no effect with precision fp32; leave it out"),
+        (["--method", "mse"], "--method has no effect with precision fp32; omit it"),
         (["--precision", "bf16", "--placement", "shared-concat"], "--placement has no effect with precision bf16"),
         (["--activation-dtype", "uint8"], "--activation-dtype has no effect with precision fp32"),
         (["--min-sign-agreement", "0.9"], "min_sign_agreement compares with fp32, and this engine is fp32"),

@@ -47,7 +47,7 @@ def test_as_many_images_calibrate_as_are_asked_for(count):
 
 def test_a_table_stands_in_for_images_and_a_foreign_one_is_refused(tiny_onnx, written_by, table):
     assert build_engine(tiny_onnx, precision="int8", calibration=table).table == table
-    with pytest.raises(AurevoirError, match="measured on graph .* calibrate anew"):
+    with pytest.raises(AurevoirError, match="measured on graph .* calibrate again"):
         build_engine(tiny_onnx, cut=written_by("Relu"), precision="int8", calibration=table)
 
 

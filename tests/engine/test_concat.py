@@ -6,7 +6,7 @@ import pytest
 
 from aurevoir.calibration.graph.edit import chain_concats
 from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
-from aurevoir.calibration.placement import PLACEMENTS, quantizable, shared
+from aurevoir.calibration.placement import PLACEMENTS, concat_groups, quantizable
 from aurevoir.calibration.quantize import ACTIVATION_DTYPES, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
 from aurevoir.engine.backbones import open_backbone
@@ -95,7 +95,7 @@ def test_padded_levels_are_right_or_refused(pooling, pixels, placement):
     for activation_dtype in ACTIVATION_DTYPES:
         engine = assemble(pooling, "int8", "openvino", table, activation_dtype=activation_dtype, placement=placement)
         if activation_dtype == "int8" and placement != "conv-inputs":
-            with pytest.raises(AurevoirError, match="take activation dtype uint8, or placement conv-inputs"):
+            with pytest.raises(AurevoirError, match="use activation dtype uint8, or placement conv-inputs"):
                 engine(pixels)
         else:
             assert np.linalg.norm(engine(pixels) - exact) < 0.05 * np.linalg.norm(exact)
@@ -157,6 +157,6 @@ def test_every_shared_tensor_is_measured_and_left_in_float_with_its_group(branch
     measured = tensor_fidelity(branching, table, pixels, placement="shared-concat")
     assert [tensor.name for tensor in measured] == [*quantizable(branching.graph, "shared-concat"), "features"]
     assert all(tensor.sqnr > 15 for tensor in measured)
-    sources = set(shared(branching.graph)[0].sources)
+    sources = set(concat_groups(branching.graph)[0].sources)
     _, left = reach_sign_agreement(branching, table, 1.0, pixels, placement="shared-concat")
     assert sources <= set(left) or sources.isdisjoint(left)

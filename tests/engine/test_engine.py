@@ -30,7 +30,7 @@ def test_images_on_a_gpu_are_refused_by_what_reads_host_memory(exported, pixels,
     # No GPU is needed to see which way they go.
     monkeypatch.setattr("aurevoir.engine.engine.on_gpu", lambda images: True)
     with pytest.raises(
-        UsageError, match=f"lie on a GPU, and this engine runs on 'cpu' by '{name}'.*or load the engine"
+        UsageError, match=f"are on a GPU, and this engine runs on 'cpu' by '{name}'.*or load the engine"
     ):
         assemble(exported, "fp32", name, device="cpu")(pixels)
 

@@ -39,7 +39,7 @@ def test_a_part_of_another_engine_is_refused(exported, table, tmp_path):
     assemble(exported, "int8", table=table).save(tmp_path / "b.engine")
     parts = {**unpack(tmp_path / "a.engine"), "model.onnx": unpack(tmp_path / "b.engine")["model.onnx"]}
     (tmp_path / "c.engine").write_bytes(pack(parts))
-    with pytest.raises(AurevoirError, match=r"part model.onnx is not the one its manifest names"):
+    with pytest.raises(AurevoirError, match=r"part model.onnx does not match its manifest"):
         load_engine(tmp_path / "c.engine")
 
 

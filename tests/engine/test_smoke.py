@@ -50,7 +50,7 @@ def test_a_crash_is_an_error_that_names_it(engine, monkeypatch, tmp_path, body, 
 
 def test_a_hang_is_given_up(engine, monkeypatch, tmp_path):
     _harmed(monkeypatch, tmp_path, "time.sleep(60)")
-    monkeypatch.setattr(smoking, "PATIENCE", 3)
+    monkeypatch.setattr(smoking, "TIMEOUT", 3)
     with pytest.raises(AurevoirError, match="no first inference within 3 s"):
         first_inference(engine)
 

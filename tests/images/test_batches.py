@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def test_only_the_last_batch_may_be_short(files, n, batch_size, lengths):
     assert [len(indices) for indices, _ in ImageFiles(files(n), SIZE, workers=2).batches(batch_size)] == lengths
 
 
-def test_bad_files_are_set_aside_and_leave_a_gap_in_the_indices(files):
+def test_bad_files_are_skipped_and_leave_a_gap_in_the_indices(files):
     paths = files(12, bad=(0, 5, 6, 11))
     images = ImageFiles(paths, SIZE, workers=3)
     found = list(images.batches(3))
@@ -79,7 +80,7 @@ def test_nothing_but_bad_files_gives_no_batch(files):
     assert len(images.skipped) == 5
 
 
-def test_a_missing_file_is_set_aside(files, tmp_path):
+def test_a_missing_file_is_skipped(files, tmp_path):
     images = ImageFiles([*files(2), tmp_path / "gone.png"], SIZE)
     indices, _ = collect(images)
     assert list(indices) == [0, 1]
@@ -218,8 +219,11 @@ def test_an_error_that_is_not_the_file_s_reaches_the_caller(files, monkeypatch):
     assert decoding_threads() == []
 
 
-def test_a_progress_bar_is_shown_on_stderr_only_where_it_has_a_name(files, capsys):
+def test_a_progress_bar_is_shown_on_a_terminal_only_where_it_has_a_name(files, capsys, monkeypatch):
     paths = files(3)
+    list(ImageFiles(paths, SIZE, description="decoding").batches())
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     list(ImageFiles(paths, SIZE).batches())
     list(ImageArray(np.zeros((3, *SIZE, 3), dtype="uint8")).batches())
     assert capsys.readouterr() == ("", "")

@@ -110,7 +110,7 @@ def test_data_normalisation_is_that_of_the_training_images(class_folder, tiny_on
     np.testing.assert_allclose(classifier.engine_.manifest.mean, pixels.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-6)
 
 
-def test_unreadable_files_are_set_aside_with_their_labels(class_folder, tiny_onnx):
+def test_unreadable_files_are_skipped_with_their_labels(class_folder, tiny_onnx):
     for name in ("blue/0.png", "red/7.png"):
         (class_folder / name).write_bytes(b"")
     (class_folder / "green" / "notes.txt").write_text("not an image")

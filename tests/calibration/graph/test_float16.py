@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.graph.float16 import OLDEST_OPSET, to_float16
-from aurevoir.calibration.graph.overflow import overflowing, with_sizes
+from aurevoir.calibration.graph.overflow import overflowing, with_magnitudes
 from aurevoir.calibration.quantize import quantize
 from aurevoir.engine.backbones import open_backbone
 from aurevoir.engine.calibrate import calibrate
@@ -211,7 +211,7 @@ def test_tensors_beyond_float16_are_found_and_kept_in_float32():
     model = _scaled(3e4)
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype("float32") * 3
     exact = _outputs(model, x)[0]
-    sized, names = with_sizes(model)
+    sized, names = with_magnitudes(model)
     del sized.graph.output[:]
     sized.graph.output.extend(helper.make_tensor_value_info(f"{name}_size", TensorProto.FLOAT, []) for name in names)
     found = overflowing(lambda x: _outputs(sized, x), names, [x, x])

@@ -11,7 +11,7 @@ from torch import nn
 
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbones import open_backbone, structure
-from aurevoir.engine.backbones.torch import TorchBackbone, set_statistics
+from aurevoir.engine.backbones.torch import TorchBackbone, set_batch_norm_statistics
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
@@ -35,7 +35,7 @@ def test_densenet169_has_all_its_layers_transitions_and_pools_as_cuts():
 
 def test_measured_cuts_equal_the_real_network():
     model = torchvision.models.densenet121(weights=None)
-    last = TorchBackbone.given(model, 224).cuts()[-1]
+    last = TorchBackbone.from_module(model, 224).cuts()[-1]
     assert last.parameters == sum(parameter.numel() for parameter in model.parameters())
     # 2.834 GMACs: torchvision's own figure in the metadata of its weights.
     assert last.macs / 1e9 == pytest.approx(torchvision.models.DenseNet121_Weights.DEFAULT.meta["_ops"], abs=0.03)
@@ -55,7 +55,7 @@ def test_measured_cuts_equal_the_real_network():
 def test_a_cut_network_gives_the_features_of_the_whole_one(name, cut, shape):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
-    backbone = TorchBackbone.given(model, 64)
+    backbone = TorchBackbone.from_module(model, 64)
     images = _images()
     exported = export_backbone(backbone, cut)
     features = assemble(exported, "fp32", "onnxruntime")(images)
@@ -74,7 +74,9 @@ def test_a_cut_network_gives_the_features_of_the_whole_one(name, cut, shape):
 
 
 def test_what_lies_behind_the_cut_is_gone():
-    exported = export_backbone(TorchBackbone.given(torchvision.models.densenet121(weights=None), 64), "denseblock1")
+    exported = export_backbone(
+        TorchBackbone.from_module(torchvision.models.densenet121(weights=None), 64), "denseblock1"
+    )
     cut = next(cut for cut in structure("densenet121", 64).cuts() if cut.name == "denseblock1")
     sizes = sum(int(np.prod(tensor.dims)) for tensor in exported.graph.graph.initializer)
     assert sizes < 1.1 * cut.parameters
@@ -83,7 +85,7 @@ def test_what_lies_behind_the_cut_is_gone():
 def test_the_callers_module_is_left_as_it_was():
     model = torchvision.models.densenet121(weights=None).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    export_backbone(TorchBackbone.given(model, 64), "denseblock1.denselayer2")
+    export_backbone(TorchBackbone.from_module(model, 64), "denseblock1.denselayer2")
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert len(list(model.features.denseblock1.children())) == 6
@@ -93,7 +95,7 @@ def test_batch_norm_statistics_are_those_of_the_images():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     images = np.random.default_rng(0).normal(2, 3, size=(32, 3, 16, 16)).astype("float32")
-    set_statistics(net, images)
+    set_batch_norm_statistics(net, images)
     with torch.inference_mode():
         out = net(torch.from_numpy(images))
     np.testing.assert_allclose(out.mean(dim=(0, 2, 3)), 0, atol=1e-2)

@@ -7,7 +7,7 @@ from aurevoir.benchmarks.harness.device import runtimes_of
 from aurevoir.cli.main import main
 from aurevoir.engine import runtimes
 from aurevoir.engine.runtimes import (
-    calibrated_for,
+    calibration_runtime,
     choose_runtime,
     narrowest_float,
     on_tensorrt,
@@ -91,10 +91,10 @@ def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
 
 def test_a_calibration_is_made_where_nothing_on_the_gpu_runs_int8(on_a_gpu):
     on_a_gpu("torch", "onnxruntime")
-    assert calibrated_for("auto") == "onnxruntime"
+    assert calibration_runtime("auto") == "onnxruntime"
     on_a_gpu("torch", "onnxruntime", "tensorrt", plans=("fp32", "fp16", "int8"))
-    assert calibrated_for("auto") == "tensorrt"
-    assert calibrated_for("onnxruntime") == "onnxruntime"
+    assert calibration_runtime("auto") == "tensorrt"
+    assert calibration_runtime("onnxruntime") == "onnxruntime"
 
 
 def test_fp16_is_not_for_torch_on_the_cpu(on_a_gpu):

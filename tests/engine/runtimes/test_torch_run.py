@@ -50,9 +50,9 @@ def test_batches_of_every_size_from_the_host_and_from_the_gpu(runner, many, want
 
 
 def test_few_sizes_are_computed_and_each_is_a_graph(runner, many, wanted):
-    sizes = {runner.launched(length) for length in range(1, runner.most + 1)}
+    sizes = {runner.padded_batch(length) for length in range(1, runner.max_batch + 1)}
     assert sizes == {1, 2, 4, 8, 16, 32, 64, 128, 192, 256}
-    assert all(0 <= runner.launched(length) - length < max(64, length) for length in range(1, 257))
+    assert all(0 <= runner.padded_batch(length) - length < max(64, length) for length in range(1, 257))
     for count in (5, 6, 7, 8, 250):
         check(runner(many[:count]), wanted, slice(count))
     # Buffers grew from 8 to 256 images: their addresses changed, and the first graph went.

@@ -11,7 +11,7 @@ from gpu_fake import Foreign
 from tensorrt_fake import MOST, fake_tensorrt
 
 from aurevoir.engine.runtimes import gpu_run, on_tensorrt
-from aurevoir.engine.runtimes.gpu_run import MOST_GRAPHS
+from aurevoir.engine.runtimes.gpu_run import MAX_GRAPHS
 from aurevoir.engine.runtimes.tensorrt_run import PlanRunner
 from aurevoir.errors import AurevoirError, UsageError
 
@@ -34,7 +34,7 @@ def test_batches_of_every_size(runner, many, wanted):
     for size, outputs in zip(sizes, results):
         _check(outputs, wanted[:size])
     _check(runner(many[::-2]), wanted[::-2])
-    assert runner.most == MOST
+    assert runner.max_batch == MOST
     assert runner.input_shape == many.shape[1:]
 
 
@@ -78,12 +78,12 @@ def test_graphs_are_captured_once_a_size_and_again_after_buffers_grow(runner, tr
 
 
 def test_few_graphs_are_kept(graphs, many, wanted, monkeypatch):
-    monkeypatch.setattr(gpu_run, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(gpu_run, "MAX_GRAPHS", 2)
     trt = fake_tensorrt()
     runner = PlanRunner(trt, graphs["fp32"], trt.device)
     for size in (8, 7, 6, 5, 8, 7, 6, 5):
         _check(runner(many[:size]), wanted[:size])
-    assert (trt.device.captured, trt.device.replayed, MOST_GRAPHS) == (2, 2, 8)
+    assert (trt.device.captured, trt.device.replayed, MAX_GRAPHS) == (2, 2, 8)
 
 
 def test_a_capture_that_fails_falls_back_with_one_warning(runner, trt, many, wanted, caplog):
@@ -173,7 +173,7 @@ def test_gpu_memory_goes_with_the_runner(trt, graphs, many):
 
 
 def test_failures_hold_nvidias_words(runner, trt, many, wanted):
-    with pytest.raises(AurevoirError, match="does not load on a fake GPU: .*build it anew\nincompatible device"):
+    with pytest.raises(AurevoirError, match="does not load on a fake GPU: .*build it again\nincompatible device"):
         PlanRunner(trt, b"of another GPU", trt.device)
     trt.refuses = True
     with pytest.raises(AurevoirError, match="did not run a batch of 2 images:\nCUDA error 700"):
