@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: bits, projections, Grams and the ridge."""
+"""Numerical kernels on arrays: bits, projections, Grams and the ridge."""

@@ -1,8 +1,8 @@
-"""Types of arrays by dtype and shape, for NumPy's arrays and CuPy's alike.
+"""Array types with dtype and shape, for NumPy and CuPy.
 
-To mypy all are NumPy's arrays, whose interface CuPy's follow. The tests check dtypes and shapes as functions are
-called (jaxtyping): within a call each word stands for one length. What a user hands over and may mistake stays
-`Array`: errors of the package's own say what is wrong with it.
+For mypy all are NumPy arrays, whose interface CuPy follows. The tests check dtypes and shapes at run time
+(jaxtyping); within a call each name has one length. Unvalidated user input is an `Array`, so that the package's
+own errors describe what is wrong with it.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ SquareCounts = Int64[_Library, "n n"]
 RowCounts = Int64[_Library, "n"]
 OtherRowCounts = Int64[_Library, "others"]
 
-# What a projection yields and a camera sees. An OPU's own camera gives bytes for intensities.
+# Outputs of projections and cameras. The intensities of an OPU are the bytes of its own camera.
 Intensities = Real[_Library, "n k"]
 Speckle = UInt8[_Library, "n k"]
 OtherSpeckle = UInt8[_Library, "others k"]
@@ -51,7 +51,7 @@ IntensitiesOfAnyShape = Real[_Library, "*shape"]
 SpeckleOfAnyShape = UInt8[_Library, "*shape"]
 Observed = Float32[_Library, "n k"] | UInt8[_Library, "n k"]
 
-# What projections are drawn from.
+# Random numbers of projections.
 RandomBytes = UInt8[_Library, "*counters 16"]
 Levels = Int8[_Library, "256"]
 GaussianRows = Int8[_Library, "rows 2 m"]

@@ -1,4 +1,4 @@
-"""Which array library an array belongs to, and the device that it is on."""
+"""Array libraries and devices of arrays."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ NUMPY = cast(ArrayLibrary, np)
 
 
 def namespace(array: Array) -> ArrayLibrary:
-    """Return the module, ``numpy`` or ``cupy``, whose array this is."""
+    """Return the array's module, ``numpy`` or ``cupy``."""
     if type(array).__module__.partition(".")[0] == "cupy":
         import cupy  # type: ignore[import-not-found, unused-ignore]
 
@@ -22,7 +22,7 @@ def namespace(array: Array) -> ArrayLibrary:
 
 
 def on_device(array: Array, device: str) -> Array:
-    """Return a NumPy array as the array library of a device has it.
+    """Move a NumPy array to a device.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def on_device(array: Array, device: str) -> Array:
     Raises
     ------
     UsageError
-        If the device is not known, or there is no such GPU.
+        If the device is unknown or not available.
     MissingPackageError
         If CuPy is not installed.
     """
@@ -44,7 +44,9 @@ def on_device(array: Array, device: str) -> Array:
     try:
         import cupy  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise MissingPackageError(f"device 'cuda' needs CuPy ({error}): pip install 'aurevoir[gpu]'") from error
+        raise MissingPackageError(
+            f"device 'cuda' needs CuPy ({error}); install it with: pip install 'aurevoir[gpu]'"
+        ) from error
     try:
         moved: Array = cupy.asarray(array)
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -53,13 +55,13 @@ def on_device(array: Array, device: str) -> Array:
 
 
 def on_host(array: Array) -> np.ndarray:
-    """Return an array of either library as NumPy's."""
+    """Return an array of either library as a NumPy array."""
     get: Callable[[], Array] | None = getattr(array, "get", None)
     return array if get is None else get()
 
 
-def wait_for(device: str) -> None:
-    """Wait for the work on the current stream of a device; see `on_device`."""
+def synchronize(device: str) -> None:
+    """Wait until the work on a device's current stream is done; see `on_device`."""
     if device != "cpu":
         import cupy  # type: ignore[import-not-found, unused-ignore]
 

@@ -1,7 +1,7 @@
-"""Signs of features as packed bits.
+"""Sign bits of features, packed.
 
-A bit is 1 where the feature is strictly positive: a ReLU's zeros are 0. Bits are packed eight to a
-byte, the first as the highest bit, as ``numpy.packbits`` does; what fills the last byte is 0.
+A bit is 1 if the feature is strictly positive, so the zeros of a ReLU are 0. Bits are packed eight to a
+byte, highest bit first, as by ``numpy.packbits``; the last byte is padded with 0.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def unpack(bits: Bits, m: int, dtype: str = "uint8") -> Features:
     return ones[:, :m].astype(dtype, copy=False)
 
 
-# CuPy's packbits and unpackbits know no axis.
+# CuPy's packbits and unpackbits have no axis argument.
 def _pack(ones: Array) -> Bits:
     xp, (n, m) = namespace(ones), ones.shape
     padded = xp.zeros((n, 8 * packed_length(m)), dtype="uint8")
@@ -51,7 +51,7 @@ def _pack(ones: Array) -> Bits:
 
 def _unpack(bits: Bits) -> Features:
     xp = namespace(bits)
-    # Not of uint8 from the start: CuPy 14 with NumPy 2.5 refuses a step of -1 there.
+    # Converted afterwards: CuPy 14 with NumPy 2.5 does not support a step of -1 for uint8.
     shifts = xp.arange(7, -1, -1).astype("uint8")
     ones: Features = (bits[:, :, None] >> shifts) & xp.uint8(1)
     return ones.reshape(len(bits), 8 * bits.shape[1])
@@ -74,5 +74,5 @@ def _ones(bits: Array) -> Array:
 
 
 def agreement(bits: Bits, others: Bits, m: int) -> float:
-    """Return the share of the m bits of each row that are equal in two packed arrays of one shape."""
+    """Return the fraction of the m bits per row that are equal in two packed arrays."""
     return 1 - int(_ones(bits ^ others).sum(dtype="int64")) / max(1, len(bits) * m)

@@ -1,4 +1,4 @@
-"""Matrix products, by the BLAS that the rest of the work uses."""
+"""Matrix products with the same BLAS as LAPACK."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from .arrays import namespace
 
 
 def product(left: Array, right: Array) -> Array:
-    """Return the matrix product of two float arrays, the left of one or two dimensions, the right of two.
+    """Return the matrix product of two float arrays; the left has one or two dimensions, the right two.
 
     Notes
     -----
-    NumPy and SciPy bring an OpenBLAS each, whose threads spin for 0.1 s after their last work. On two cores those of
-    NumPy slowed LAPACK, which is SciPy's, to a half (15 alphas, n = 750: 0.11 s, and 0.058 s without). So on the CPU
-    products are SciPy's as well. NumPy's ``x @ x.T`` alone is quicker: it computes one half of the result.
+    NumPy and SciPy each include an OpenBLAS, whose threads spin for 0.1 s after a call. On two cores, NumPy's threads
+    halved the speed of SciPy's LAPACK (15 alphas, n = 750: 0.11 s compared with 0.058 s). Products on the CPU
+    therefore also use SciPy. Only ``x @ x.T`` is faster in NumPy, which computes half of the result.
     """
     if namespace(left) is not np:
         multiplied: Array = left @ right
@@ -23,9 +23,9 @@ def product(left: Array, right: Array) -> Array:
     from scipy.linalg import get_blas_funcs
 
     (gemm,) = get_blas_funcs(("gemm",), (left, right))
-    # BLAS is column-major: it takes the transposes, as they lie in memory, and returns that of the product.
-    (first, turn_first), (second, turn_second) = (
+    # BLAS is column-major: in memory the operands are their transposes, and the result is the transposed product.
+    (first, transpose_first), (second, transpose_second) = (
         (array.T, False) if array.flags.c_contiguous else (array, True) for array in (right, left)
     )
-    transposed: Array = gemm(1.0, first, second, trans_a=turn_first, trans_b=turn_second)
+    transposed: Array = gemm(1.0, first, second, trans_a=transpose_first, trans_b=transpose_second)
     return transposed.T

@@ -1,4 +1,4 @@
-"""Cameras: intensities in, uint8 speckle out."""
+"""Cameras convert intensities to uint8 speckle."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,12 @@ import numpy as np
 from .array_types import IntensitiesOfAnyShape, SpeckleOfAnyShape
 from .arrays import namespace
 
-# Exposure puts this share of a sample's intensities above white.
+# Fraction of a sample's intensities that exposure saturates.
 _SATURATED = 1e-3
 
 
 def expose(intensities: IntensitiesOfAnyShape, gain: float) -> SpeckleOfAnyShape:
-    """Return the speckle that an 8-bit camera makes of float32 intensities: uint8 of the same shape."""
+    """Return the speckle that an 8-bit camera records of float32 intensities: uint8 of the same shape."""
     xp = namespace(intensities)
     return xp.minimum(xp.rint(intensities * xp.float32(gain)), 255).astype("uint8")
 
@@ -25,7 +25,7 @@ class Camera:
 
     @classmethod
     def exposed(cls, intensities: IntensitiesOfAnyShape) -> "Camera":
-        """Fit the exposure: one intensity of a thousand in the sample lies above white."""
+        """Set the exposure so that one in a thousand intensities of the sample saturates."""
         xp = namespace(intensities)
         white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
         return cls(255 / white if white > 0 else 1.0)
@@ -37,15 +37,15 @@ class Camera:
 
 @dataclass(frozen=True)
 class NoisyCamera(Camera):
-    """A camera that counts photons: shot noise and read-out noise, to study what they cost.
+    """A camera with shot noise and read-out noise, to study their effect.
 
     Parameters
     ----------
     gain : float
     full_well : float
-        Electrons at white; their number varies as a Poisson variable does.
+        Electrons at saturation; their number has a Poisson distribution.
     readout : float
-        Standard deviation of what reading adds, in electrons.
+        Standard deviation of the read-out noise, in electrons.
     random : numpy.random.Generator
     """
 

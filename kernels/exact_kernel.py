@@ -1,4 +1,4 @@
-"""The exact kernel of the optical projection |Rx|^2: what its Gram tends to with ever more components.
+"""The exact kernel of the optical projection |Rx|^2, the limit of its Gram for many components.
 
 For a complex Gaussian R the expected product of two outputs, E[y_i(x) y_i(x')], is proportional to
 |x|^2 |x'|^2 + <x, x'>^2 (Saade et al. 2016, arXiv:1510.06664).
@@ -17,9 +17,9 @@ def exact_kernel(overlap: Counts, norms: RowCounts, other_norms: OtherRowCounts,
     overlap : int64 array of shape (n, n')
         Inner products of the bits.
     norms, other_norms : int64 arrays of shape (n,) and (n',)
-        Numbers of ones, see `bits.popcount`.
+        Numbers of ones; see `bits.popcount`.
     out : int64 array of shape (n, n'), optional
-        Where the kernel is written; it may be `overlap` itself.
+        Output array, which may be `overlap` itself.
 
     Returns
     -------

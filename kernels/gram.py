@@ -7,13 +7,13 @@ from .memory import Budget
 
 
 def overlap(bits: Bits, others: AnyBits | None = None, budget: Budget = None) -> Counts:
-    """Count the ones that each two rows share: the exact inner products <x, x'>.
+    """Count the shared ones of every pair of rows, their exact inner products <x, x'>.
 
     Parameters
     ----------
     bits : uint8 array of shape (n, bytes)
     others : uint8 array of shape (n', bytes), optional
-        None stands for `bits` itself, at half the cost.
+        By default `bits` itself, at half the cost.
     budget : int, str or None
         Memory for the blocks of columns that a GPU unpacks; see `memory_budget`.
 
@@ -28,11 +28,13 @@ def overlap(bits: Bits, others: AnyBits | None = None, budget: Budget = None) ->
 
     Notes
     -----
-    On the CPU, vectors of 512 or 256 bits are combined and their ones counted; on a GPU, int8 tensor cores count them
-    (Triton). Without Triton columns are unpacked block by block to float32 and multiplied.
+    On the CPU this uses vector AND and popcount of 512 or 256 bits, on a GPU int8 tensor cores (Triton). Without
+    Triton, blocks of columns are unpacked to float32 and multiplied.
     """
     if others is not None and others.shape[1] != bits.shape[1]:
-        raise UsageError(f"bits of {others.shape[1]} and of {bits.shape[1]} bytes a row are not of the same features")
+        raise UsageError(
+            f"bits of {others.shape[1]} and of {bits.shape[1]} bytes per row have different numbers of features"
+        )
     return backend_for(bits).shared_ones(bits, others, budget=budget)
 
 
@@ -43,7 +45,7 @@ def gram(speckle: Speckle, budget: Budget = None) -> SquareCounts:
     ----------
     speckle : uint8 array of shape (n, k)
     budget : int, str or None
-        Memory for what a GPU widens to int8 at a time; see `memory_budget`.
+        Memory for the blocks that a GPU converts to int8; see `memory_budget`.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def gram(speckle: Speckle, budget: Budget = None) -> SquareCounts:
 
     Notes
     -----
-    By int8 dot products where the processor has them, by int8 tensor cores on a GPU (Triton), else by
-    float32 matrix products of so few columns that every sum is exact.
+    This uses int8 dot products if the processor supports them, int8 tensor cores on a GPU (Triton), and otherwise
+    float32 matrix products of blocks of columns small enough that every sum is exact.
     """
     return backend_for(speckle).gram(speckle, budget=budget)

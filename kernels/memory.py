@@ -1,4 +1,4 @@
-"""How much memory a piece of work may take, and the blocks that it goes in."""
+"""Memory budgets, and splitting work into blocks."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from .array_types import Array
 from .arrays import namespace
 
 Budget = SupportsIndex | str | None
-"""Memory for a piece of work; see `memory_budget`."""
+"""Memory limit of a computation; see `memory_budget`."""
 
 DEFAULT_BUDGET = 4 * 2**30
 FREE_SHARE = 0.8
-"""Share of a GPU's free memory that work on it may take by default; PyTorch's own pool lives in the rest."""
+"""Fraction of a GPU's free memory to use by default; the rest is left for PyTorch's pool."""
 GPU_ROWS = 2048
-"""Rows of a block that keep a GPU busy; the CPU's blocks are of few rows, which stay in its caches."""
+"""Rows per block on a GPU; blocks on the CPU are smaller, to stay in its caches."""
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -27,16 +27,16 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     Parameters
     ----------
     budget : int, str or None
-        Bytes, or text such as ``"4GiB"``. None takes the environment variable
-        ``AUREVOIR_MEMORY``, else 4 GiB: a constant, so that block sizes do not change between runs.
+        Bytes, or a string such as ``"4GiB"``. By default the environment variable
+        ``AUREVOIR_MEMORY``, or else 4 GiB, a constant so that block sizes are reproducible.
     array : array, optional
-        What the work is on. For a CuPy array the last resort is `FREE_SHARE` of the memory that its GPU
-        has free, instead of 4 GiB.
+        Array to work on. For a CuPy array the default is `FREE_SHARE` of the free memory of its GPU
+        instead of 4 GiB.
 
     Raises
     ------
     UsageError
-        If the budget is not a positive size.
+        If the budget is not a positive number of bytes.
     """
     value = os.environ.get("AUREVOIR_MEMORY") if budget is None else budget
     if value is None:
@@ -44,7 +44,7 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
     if not 1 <= size < 2**63:
-        raise UsageError(f"memory budget {value!r} is not a size; give bytes, or for example '4GiB'")
+        raise UsageError(f"memory budget {value!r} is invalid; give a number of bytes, or for example '4GiB'")
     return int(size)
 
 
@@ -61,29 +61,29 @@ def block_length(bytes_each: int, budget: int, most: int) -> int:
 
 
 def require(needed: int, budget: int, what: str, remedy: str) -> None:
-    """Refuse work that does not fit the budget before anything is allocated.
+    """Raise BudgetError if a computation does not fit the budget, before anything is allocated.
 
     Raises
     ------
     BudgetError
-        If `needed` bytes exceed the budget; the message states both, and the remedy.
+        If `needed` bytes exceed the budget; the message gives both, and the remedy.
     """
     if needed > budget:
         raise BudgetError(
-            f"{what} needs {_in_words(needed)} and the memory budget is {_in_words(budget)}; "
+            f"{what} needs {_format_bytes(needed)} and the memory budget is {_format_bytes(budget)}; "
             f"{remedy}, or raise the budget (AUREVOIR_MEMORY)"
         )
 
 
-def _in_words(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def blocks(total: int, length: int) -> list[slice]:
-    """Cut ``range(total)`` into slices of at most `length`."""
+    """Split ``range(total)`` into slices of at most `length`."""
     return [slice(start, min(start + length, total)) for start in range(0, total, length)]
 
 
 def rows_at_a_time(array: Array, on_host: int) -> int:
-    """Return the rows of a block for work done in place: `on_host` of them on the CPU, `GPU_ROWS` on a GPU."""
+    """Return the rows per block for in-place work: `on_host` on the CPU, `GPU_ROWS` on a GPU."""
     return on_host if namespace(array) is np else GPU_ROWS

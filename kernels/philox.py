@@ -1,7 +1,7 @@
-"""Philox4x32-10, a counter-based generator: what it draws depends on seed and counter alone.
+"""Philox4x32-10, a counter-based random number generator.
 
-J. K. Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). The same bits come from
-any order of blocks, any machine and any array library.
+J. K. Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). Its output depends only on
+seed and counter, whatever the order of blocks, the machine and the array library.
 """
 
 from .array_types import Array, ArrayLibrary, RandomBytes
@@ -19,15 +19,15 @@ def philox(counters: tuple[Array | int, ...], seed: int, xp: ArrayLibrary = NUMP
     Parameters
     ----------
     counters : four arrays of integers, or integers, below 2^32
-        The words of the counters; they are broadcast together.
+        Words of the counters, broadcast together.
     seed : int
-        The 64 bits of the key.
+        The key, of 64 bits.
     xp : module, optional
         ``numpy`` or ``cupy``.
 
     Returns
     -------
-    drawn : uint8 array of the common shape and a last axis of 16
+    drawn : uint8 array of the broadcast shape with an additional last axis of 16
     """
     words = [xp.asarray(word).astype("uint64") for word in xp.broadcast_arrays(*counters)]
     keys = [seed & WORD, seed >> 32 & WORD]

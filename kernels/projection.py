@@ -1,7 +1,7 @@
 """The optical random projection y = |Rx|^2 of packed bits, simulated.
 
-`Dense` draws R as the optics do; `Hadamard` replaces R by three products of a Walsh-Hadamard transform and
-random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) a row. What ever more components tend to is
+`Dense` has a Gaussian R, like the optics; `Hadamard` replaces R by three products of a Walsh-Hadamard transform
+and random signs (Yu et al. 2016, arXiv:1610.09072), in O(m log m) per row. The limit for many components is
 `exact_kernel`.
 """
 
@@ -23,7 +23,7 @@ _SAMPLE_ROWS = 64
 
 @runtime_checkable
 class Projection(Protocol):
-    """Bits of m features in, k intensities out, and what a camera sees of them."""
+    """A random projection of the bits of m features to k intensities, and their speckle."""
 
     m: int
     k: int
@@ -37,17 +37,17 @@ class Projection(Protocol):
     def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
         """Return float32 intensities of shape (n, k) for packed bits of n rows.
 
-        The memory budget is for the blocks of R that a GPU holds at a time; see `memory.memory_budget`.
+        The memory budget limits the blocks of R on a GPU; see `memory.memory_budget`.
         """
         ...
 
     def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
-        """Return what the camera sees of them: uint8 of shape (n, k)."""
+        """Return the camera's image of the intensities: uint8 of shape (n, k)."""
         return camera.expose(self.intensities(bits, budget))
 
 
 class _Simulated(Projection):
-    """A projection that a backend computes, with the rounding of an ideal camera in the same pass."""
+    """A projection that a backend computes in one pass with the rounding of an ideal camera."""
 
     def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         """Return float32 intensities, or the uint8 speckle of a camera's gain."""
@@ -58,7 +58,7 @@ class _Simulated(Projection):
         return self._compute(bits, None, budget)
 
     def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
-        """Return uint8 speckle of shape (n, k); see `Projection`. Compiled backends write no intensity."""
+        """Return uint8 speckle of shape (n, k); see `Projection`. Compiled backends do not store the intensities."""
         if type(camera) is not Camera:
             return super().speckle(bits, camera, budget)
         return self._compute(bits, camera.gain, budget)
@@ -68,15 +68,15 @@ class _Simulated(Projection):
 class Hadamard(_Simulated):
     """|H D3 H D2 H D1 x|^2 with H Walsh-Hadamard and D random signs, summed over two such chains.
 
-    The chains stand for the real and the imaginary part of R. Inputs are padded with zeros to a
-    power of two p; where k exceeds p, further independent pairs of chains follow.
+    The two chains correspond to the real and imaginary parts of R. Inputs are zero-padded to a power of
+    two p; if k exceeds p, further independent pairs of chains are used.
 
     Parameters
     ----------
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        Of the signs, drawn from a counter-based generator (Philox).
+        Seed of the signs, drawn from a counter-based generator (Philox).
     """
 
     m: int
@@ -114,15 +114,15 @@ class _RandomMatrix(_Simulated):
 
 @dataclass(frozen=True)
 class Dense(_RandomMatrix):
-    """|Rx|^2 with R complex, its parts Gaussian and quantized to int8, as a scattering medium's.
+    """|Rx|^2 with complex R whose parts are Gaussian, quantized to int8, as for a scattering medium.
 
     Parameters
     ----------
     m, k : int
         Numbers of input features and of outputs.
     seed : int
-        R is drawn from Philox4x32-10 with key `seed`, the same R whatever the blocks, the machine or the array
-        library; see `random_matrix.gaussian_rows`.
+        Key of Philox4x32-10; R does not depend on the blocks, the machine or the array library. See
+        `random_matrix.gaussian_rows`.
     """
 
     m: int
@@ -134,7 +134,7 @@ class Dense(_RandomMatrix):
 
 @dataclass(frozen=True)
 class DenseSigns(_RandomMatrix):
-    """|Rx|^2 with R complex, its parts +1 and -1 at random.
+    """|Rx|^2 with complex R whose parts are random signs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What random projections multiply by, drawn from a seed: the same whatever the machine or the array library."""
+"""Reproducible random matrices of projections, independent of the machine and the array library."""
 
 from statistics import NormalDist
 from typing import Literal
@@ -11,11 +11,11 @@ from .bits import packed_length
 from .philox import philox
 
 Entries = Literal["gaussian", "signs"]
-"""What a random matrix R holds: int8 of a Gaussian, or +1 and -1."""
+"""Entries of a random matrix R: Gaussian, quantized to int8, or random signs."""
 
 
 def gaussian_levels() -> Levels:
-    """Return the 256 values of an int8 Gaussian: medians of equally likely cells, sigma = 40."""
+    """Return the 256 levels of an int8 Gaussian with sigma 40: the medians of equiprobable intervals."""
     normal = NormalDist(sigma=40)
     return np.array([round(normal.inv_cdf((i + 0.5) / 256)) for i in range(256)], dtype="int8")
 
@@ -25,8 +25,8 @@ def gaussian_rows(which: slice, m: int, seed: int, xp: ArrayLibrary = NUMPY) -> 
 
     Notes
     -----
-    Sixteen entries of row i, columns 16 j and on, are the bytes at counter (j, i, part, 0) of Philox4x32-10
-    with key `seed`, part 0 for the real part and 1 for the imaginary; a byte is the index of a level.
+    The sixteen entries of row i from column 16 j on are the bytes at counter (j, i, part, 0) of Philox4x32-10
+    with key `seed`; part is 0 for the real and 1 for the imaginary part. Each byte is the index of a level.
     """
     drawn = _drawn(which, -(-m // 16), 0, seed, xp)
     return xp.asarray(gaussian_levels())[drawn[:, :, :m]]
@@ -37,14 +37,14 @@ def sign_rows(which: slice, m: int, seed: int, xp: ArrayLibrary = NUMPY) -> Sign
 
     Notes
     -----
-    As `gaussian_rows`, but the 128 bits at counter (j, i, part, 1) are columns 128 j and on of row i,
-    the highest bit of a byte first; a bit 1 stands for +1.
+    As in `gaussian_rows`, but the 128 bits at counter (j, i, part, 1) are the columns from 128 j on of row i,
+    highest bit first; a bit of 1 means +1.
     """
     return _drawn(which, -(-m // 128), 1, seed, xp)[:, :, : packed_length(m)]
 
 
 def _drawn(which: slice, columns: int, kind: int, seed: int, xp: ArrayLibrary) -> SignRows:
-    """Return the bytes at the counters of some rows, of shape (rows, 2, 16 columns)."""
+    """Return the random bytes of some rows, of shape (rows, 2, 16 columns)."""
     rows = xp.arange(which.start, which.stop)[:, None, None]
     return philox((xp.arange(columns), rows, xp.arange(2)[:, None], kind), seed, xp).reshape(len(rows), 2, -1)
 
@@ -55,7 +55,7 @@ def hadamard_length(m: int) -> int:
 
 
 def hadamard_signs(m: int, k: int, seed: int) -> ChainSigns:
-    """Return the signs of chains of transforms from m features to k outputs, int8 of shape (pairs, 2, 3, p)."""
+    """Return the signs of the chains of transforms, int8 of shape (pairs, 2, 3, p)."""
     p = hadamard_length(m)
     shape = (-(-k // p), 2, 3, p)
     random = np.random.Generator(np.random.Philox(key=seed))

@@ -1,7 +1,7 @@
-"""From bits to scores: a projection, its Gram and the ridge that reads it out.
+"""Readouts map bits to scores through a projection and a ridge.
 
-`fit_readout` takes packed bits and labels; what it returns scores further bits. There are three
-kinds: linear in the bits, the exact optical kernel, and linear in speckle.
+`fit_readout` fits one to packed bits and labels. There are three kinds: linear in the bits, with the
+exact optical kernel, and linear in speckle.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ Timer = Callable[[str], AbstractContextManager[object]]
 
 @runtime_checkable
 class Readout(Protocol):
-    """Scores packed bits."""
+    """Maps packed bits to scores."""
 
     @property
     def kind(self) -> str:
@@ -75,7 +75,7 @@ class BitsReadout:
 
 @dataclass(frozen=True)
 class ExactReadout:
-    """Scores by the exact kernel with the training bits: ``k(x, rows) @ coefficients + intercept``."""
+    """Scores with the exact kernel of the training bits: ``k(x, rows) @ coefficients + intercept``."""
 
     rows: TrainingBits
     coefficients: Coefficients
@@ -103,7 +103,7 @@ class SpeckleReadout:
     weights: Weights
     intercept: Intercept
     saturation: float = 0.0
-    """Share of the training speckle that is white."""
+    """Fraction of the training speckle that is saturated."""
 
     @property
     def kind(self) -> str:
@@ -131,7 +131,7 @@ def readout_on(readout: Readout, device: str) -> Readout:
 
 
 def path_on_host(path: RidgePath) -> RidgePath:
-    """Return the path with its arrays as NumPy's."""
+    """Return the path with NumPy arrays."""
     return replace(path, coefficients=on_host(path.coefficients), intercept=on_host(path.intercept))
 
 
@@ -150,34 +150,34 @@ def fit_readout(
     camera: Camera | None = None,
     timer: Timer = lambda stage: nullcontext(),
 ) -> tuple[Readout, RidgePath]:
-    """Fit a ridge on a projection of bits; leave-one-out picks alpha, and under ``auto`` the kernel.
+    """Fit a ridge on a projection of bits; leave-one-out selects alpha, and for ``auto`` the kernel.
 
     Parameters
     ----------
     bits : uint8 array of shape (n, ceil(m / 8))
     m : int
         Number of features.
-    labels : integer array of shape (n,), or of zeros and ones of shape (n, classes)
-        From 0 to ``classes - 1``; or which labels a row has, any number of them.
+    labels : integer array of shape (n,) or (n, classes)
+        From 0 to ``classes - 1``, or a multilabel indicator matrix.
     classes : int
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs"} or callable
-        ``auto`` takes the better of ``none`` and ``exact`` while their n x n system fits the
-        budget, else ``hadamard``. A callable makes another projection from (m, k, seed); where that
-        has a ``camera``, no exposure is fitted.
+        ``auto`` selects between ``none`` and ``exact`` by leave-one-out if their n x n system fits
+        the budget, and otherwise uses ``hadamard``. A callable returns a projection for (m, k, seed);
+        if that has a ``camera``, no exposure is fitted.
     n_components : int, optional
-        k of ``hadamard``, ``dense`` and a callable; None stands for m / 2.
+        Number of outputs k of ``hadamard``, ``dense`` and a callable; by default m / 2.
     alphas : array of shape (a,), optional
     seed : int
     budget : int, str or None
-        Memory; see `memory_budget`.
+        Memory limit; see `memory_budget`.
     weights : float64 array of shape (n,), optional
-        Positive weights of the rows.
+        Positive sample weights.
     search : {"auto", "all", "halving"}
-        How alpha is searched; see `dual_path`.
+        Search for alpha; see `dual_path`.
     camera : Camera, optional
-        None fits the exposure to the first rows.
+        By default the exposure is fitted to the first rows.
     timer : callable, optional
-        Called as ``timer(stage)`` around ``project``, ``gram`` and ``solve``; a context manager.
+        Called with ``project``, ``gram`` or ``solve``; returns a context manager for that stage.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def fit_readout(
     Raises
     ------
     UsageError
-        If the projection is not known, `n_components` is not positive or the seed is negative.
+        If the projection is unknown, `n_components` is not positive or the seed is negative.
     BudgetError
         If the ridge's system does not fit the budget.
     """
@@ -196,7 +196,7 @@ def fit_readout(
     if n_components is not None and n_components < 1:
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
     if seed < 0:
-        raise UsageError(f"seed {seed} must not be negative")
+        raise UsageError(f"seed {seed} is negative; give 0 or more")
     n, size = len(bits), memory_budget(budget, bits)
     if projection == "auto":
         projection = "hadamard" if _system_bytes(n, bits) > size else projection
@@ -213,7 +213,7 @@ def fit_readout(
 
 @dataclass(frozen=True)
 class _Ridge:
-    """What the ridge is to fit, and how."""
+    """Targets and options of the ridge."""
 
     targets: Targets
     alphas: ArrayLike | None
@@ -230,9 +230,9 @@ class _Ridge:
 
 
 def _system_bytes(order: int, bits: Bits) -> int:
-    """Memory of a dual or primal solve: the Gram as int64, and as float64 centred and factored.
+    """Return the memory of a dual or primal solve: the int64 Gram, and its float64 centred copy and factor.
 
-    LAPACK factors in place. On a GPU the factor is a copy, and inverting it takes half a matrix more.
+    LAPACK factors in place; on a GPU the factor is a copy, and inverting it needs a further half matrix.
     """
     matrices = 3 if namespace(bits) is np else 5
     return matrices * 8 * order**2

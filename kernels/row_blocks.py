@@ -1,7 +1,7 @@
-"""Linear maps of bits and speckle, a block of rows at a time.
+"""Linear maps of bits and speckle in blocks of rows.
 
-Speckle s is used as the signed byte s - 128. The shift is the same in every column, so whatever is
-centred afterwards is unchanged by it, and products of signed bytes are four times smaller.
+Speckle s is used as the signed byte s - 128. Centring removes this constant shift, and products of signed
+bytes are four times smaller.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ from .blas import product
 from .memory import GPU_ROWS, Budget, block_length, blocks, memory_budget
 
 RowBlocks = Callable[[], Iterator[tuple[slice, Features]]]
-"""A pass over rows: each call starts anew and yields (which rows, their values as float32)."""
+"""A pass over rows: each call starts a new pass, which yields (slice of rows, their values as float32)."""
 
-# A budget of the CPU's for passes that multiply rows by few columns: their blocks stay in the caches, and in
-# memory that is used again. Fresh memory costs them more than their arithmetic, up to ten times as much.
+# Budget for passes on the CPU that multiply rows by few columns, so that blocks stay in the caches and reuse
+# memory. Allocating new memory would take up to ten times as long as the arithmetic.
 _FEW_COLUMNS = 2**27
 
 
@@ -28,13 +28,13 @@ def signed(speckle: Speckle) -> Intensities:
 
 
 def bit_rows(bits: Bits, m: int, budget: Budget = None) -> RowBlocks:
-    """Return a pass over packed bits that unpacks a few rows at a time."""
+    """Return a pass over packed bits that unpacks blocks of rows."""
     slices = _row_slices(bits, m, few_columns(bits, budget))
     return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
 
 
 def speckle_rows(speckle: Speckle, budget: Budget = None) -> RowBlocks:
-    """Return a pass over speckle - 128, a block of rows at a time."""
+    """Return a pass over speckle - 128 in blocks of rows."""
     width = speckle.shape[1]
     return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
 
@@ -47,14 +47,14 @@ def few_columns(data: Array, budget: Budget = None) -> int:
 
 def _row_slices(data: Array, width: int, budget: Budget) -> list[slice]:
     most = max(1, len(data)) if namespace(data) is np else GPU_ROWS
-    # A block stands as float32 and, where it meets float64, once more as that.
+    # A block is held as float32 and possibly as a float64 copy.
     return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, most))
 
 
 def combine_rows(rows: RowBlocks, width: int, coefficients: Coefficients) -> Weights:
     """Return the weighted sum of rows X'c, as float64 of shape (width, c).
 
-    With the coefficients of a dual ridge these are its weights.
+    For the coefficients of a dual ridge these are the primal weights.
     """
     xp = namespace(coefficients)
     weights = xp.zeros((width, coefficients.shape[1]))

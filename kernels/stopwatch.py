@@ -1,11 +1,11 @@
-"""Where the time of a fit goes."""
+"""Measure the time of each stage of a fit."""
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from .arrays import wait_for
+from .arrays import synchronize
 
 STAGES = ("decode", "calibrate", "build", "engine", "project", "gram", "solve")
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Sums wall-clock seconds by stage.
+    """Accumulates wall-clock seconds by stage.
 
     Parameters
     ----------
     device : {"cpu", "cuda"}
-        Where stages put their work: at the end of each, ``cuda`` waits for what it began there.
+        Device of the stages; each stage on ``cuda`` ends with a synchronization.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -28,16 +28,16 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the seconds inside a ``with`` block to a stage."""
+        """Add the seconds inside a ``with`` block to a stage."""
         start = time.perf_counter()
         try:
             yield
-            wait_for(self._device)
+            synchronize(self._device)
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def waiting(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """Pass items on; what is counted is the wait for each."""
+        """Yield items, and add the time spent waiting for each to a stage."""
         iterator = iter(items)
         while True:
             with self(stage):
@@ -48,5 +48,5 @@ class Stopwatch:
             yield item
 
     def total(self) -> dict[str, float]:
-        """Return the seconds of each stage, and as ``total`` those since the start."""
+        """Return the seconds of each stage, and the ``total`` since the start."""
         return {**self.seconds, "total": time.perf_counter() - self._start}

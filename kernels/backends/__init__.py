@@ -1,7 +1,7 @@
-"""The compiled kernels: the same few functions for each kind of processor, and which of them an array goes to.
+"""Compiled kernels: the same functions for each kind of processor, and the choice of the backend for an array.
 
-`reference` states in plain array code, for NumPy and CuPy, what each function computes; `numba` computes it on the
-CPU and `triton` on NVIDIA GPUs. A backend that has nothing faster for a function takes that of the reference.
+`reference` defines each function in plain array code, for NumPy and CuPy; `numba` implements them for the CPU and
+`triton` for NVIDIA GPUs. A backend without a faster version of a function uses that of the reference.
 """
 
 from importlib.util import find_spec
@@ -31,10 +31,10 @@ BACKENDS = ("reference", "numba", "triton")
 
 
 class Backend(Protocol):
-    """What every backend computes; `reference` has the meaning of each function."""
+    """Interface of all backends; see `reference` for the definition of each function."""
 
     def shared_ones(self, bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
-        """Count the ones that each two rows of packed bits share."""
+        """Count the shared ones of every pair of rows of packed bits."""
         ...
 
     def gram(self, speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
@@ -64,21 +64,21 @@ class Backend(Protocol):
         ...
 
     def largest_magnitude(self, values: Magnitudes) -> float:
-        """Return the largest |x|; nan or infinity where one is among the values."""
+        """Return the largest |x|; nan or infinity if any value is."""
         ...
 
     def count_magnitudes(self, values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
-        """Count |x| in equal bins from 0 to `top`, and return the largest |x| that is counted."""
+        """Count |x| in equal bins from 0 to `top`, and return the largest counted |x|."""
         ...
 
 
 def has_triton() -> bool:
-    """Return whether CuPy's arrays can go through kernels in Triton, which is not made for every system."""
+    """Return whether Triton, which is not available on every system, and PyTorch are installed."""
     return find_spec("triton") is not None and find_spec("torch") is not None
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends whose packages are installed, the plainest first."""
+    """Return the names of the backends whose packages are installed, the reference first."""
     return BACKENDS if has_triton() else BACKENDS[:-1]
 
 
@@ -92,9 +92,9 @@ def get_backend(name: str) -> Backend:
     Raises
     ------
     UsageError
-        If there is no backend of that name.
+        If the backend is unknown.
     MissingPackageError
-        If the packages that it needs are not installed.
+        If its packages are not installed.
     """
     if name == "reference":
         from . import reference
@@ -107,14 +107,16 @@ def get_backend(name: str) -> Backend:
     if name != "triton":
         raise UsageError(f"backend {name!r} is not known; choose one of {', '.join(BACKENDS)}")
     if not has_triton():
-        raise MissingPackageError("backend 'triton' needs Triton and PyTorch: pip install 'aurevoir[gpu]'")
+        raise MissingPackageError(
+            "backend 'triton' needs Triton and PyTorch; install them with: pip install 'aurevoir[gpu]'"
+        )
     from .triton import backend as triton_backend
 
     return triton_backend
 
 
 def backend_for(array: Array) -> Backend:
-    """Return the fastest backend for an array: Numba's for NumPy's; for CuPy's Triton's, else the reference."""
+    """Return the fastest backend for an array: Numba for NumPy; Triton for CuPy, or else the reference."""
     if namespace(array) is np:
         return get_backend("numba")
     return get_backend("triton" if has_triton() else "reference")

@@ -1,4 +1,4 @@
-"""Every function of a backend in plain array code, for NumPy's arrays and CuPy's: what the compiled ones must equal."""
+"""Reference implementation of the backend functions in plain array code, for NumPy and CuPy."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -28,20 +28,20 @@ from ..memory import Budget, block_length, blocks, memory_budget
 from ..random_matrix import Entries, gaussian_rows, hadamard_length, sign_rows
 from ..row_blocks import signed
 
-# 1024 products of at most 128 * 128 stay within the 2^24 up to which float32 counts exactly.
+# 1024 products of at most 128 * 128 sum to at most 2^24, up to which float32 is exact.
 _EXACT_COLUMNS = 1024
 
 
 def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
-    """Count the ones that each two rows of packed bits share.
+    """Count the shared ones of every pair of rows of packed bits.
 
     Parameters
     ----------
     bits : uint8 array of shape (n, bytes)
     others : uint8 array of shape (n', bytes), optional
-        None stands for `bits` itself, at half the cost.
+        By default `bits` itself, at half the cost.
     budget : int, str or None
-        Memory for the columns that are unpacked at one time; see `memory.memory_budget`.
+        Memory for the blocks of unpacked columns; see `memory.memory_budget`.
 
     Returns
     -------
@@ -49,8 +49,7 @@ def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget =
 
     Notes
     -----
-    Columns are multiplied in float32: every partial sum is an integer below 2^24, so it is exact, in any order of
-    summation.
+    Products are computed in float32; all partial sums are integers below 2^24 and therefore exact.
     """
     xp = namespace(bits)
     rows = len(bits) + (0 if others is None else len(others))
@@ -71,7 +70,7 @@ def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
     ----------
     speckle : uint8 array of shape (n, k)
     budget : int, str or None
-        Not used: few columns are multiplied at a time, as float32 counts exactly.
+        Ignored; blocks of columns are small, so that float32 sums are exact.
 
     Returns
     -------
@@ -104,9 +103,9 @@ def dense(
     seed : int
         From 0 to 2^64 - 1.
     entries : {"gaussian", "signs"}
-        What R holds: int8 of a Gaussian, or +1 and -1; see `random_matrix`.
+        Entries of R: Gaussian, quantized to int8, or random signs; see `random_matrix`.
     gain : float, optional
-        Of the camera, ``min(255, rint(intensity * float32(gain)))``; None returns the intensities.
+        Gain of the camera, ``min(255, rint(intensity * float32(gain)))``; None returns the intensities.
     budget : int, str or None
         Memory for the blocks of R; see `memory.memory_budget`.
 
@@ -128,7 +127,7 @@ def dense(
     for which in blocks(k, block_length(80 * m, size, k)):
         part = gaussian_rows(which, m, seed, xp).astype("float32")
         real, imaginary = (xp.square(x @ part[:, axis].T) for axis in (0, 1))
-        outputs[:, which] = _seen(real + imaginary, gain)
+        outputs[:, which] = _exposed(real + imaginary, gain)
     return outputs
 
 
@@ -142,19 +141,19 @@ def dense_signs(
     count: Callable[..., Array],
     draw: Callable[..., Array],
 ) -> Observed:
-    """Project packed bits by an R of signs, through a function that counts shared ones and one that draws rows of R.
+    """Project packed bits by an R of signs, with the given functions to count shared ones and to draw rows of R.
 
     Notes
     -----
-    The ones that x shares with a row r of R count for it and the others against it: <r, x> = 2 |x & r| - |x|. What
-    fills the last byte of x is 0 and counts for neither.
+    With the bits of a row r of R, <r, x> = 2 |x & r| - |x|. The padding in the last byte of x is 0 and does not
+    contribute.
     """
     xp, ones = namespace(bits), popcount(bits)[:, None]
     outputs = xp.empty((len(bits), k), dtype="float32" if gain is None else "uint8")
     for which in blocks(k, 1024):
         part = draw(which, m, seed, xp)
         sums = (2 * count(bits, part.reshape(2 * len(part), -1), budget=budget) - ones).astype("float32")
-        outputs[:, which] = _seen(xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2]), gain)
+        outputs[:, which] = _exposed(xp.square(sums[:, ::2]) + xp.square(sums[:, 1::2]), gain)
     return outputs
 
 
@@ -167,9 +166,9 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     m, k : int
         Numbers of features and of outputs.
     signs : uint8 NumPy array of shape (pairs, 2, 3, ceil(p / 8)), p the power of two at or above m
-        `random_matrix.hadamard_signs` packed, the lowest bit first; 1 stands for +1.
+        `random_matrix.hadamard_signs` packed, lowest bit first; 1 means +1.
     gain : float, optional
-        Of the camera; None returns the intensities.
+        Gain of the camera; None returns the intensities.
 
     Returns
     -------
@@ -181,7 +180,7 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     x[:, :m] = unpack(bits, m)
     flips = 2 * np.unpackbits(signs, axis=-1, count=p, bitorder="little").astype("int8") - 1
     outputs = [sum(xp.square(_chain(x, chain)) for chain in pair) for pair in xp.asarray(flips)]
-    return _seen(xp.concatenate(outputs, axis=1)[:, :k], gain)
+    return _exposed(xp.concatenate(outputs, axis=1)[:, :k], gain)
 
 
 def _chain(x: Features, signs: Array) -> Features:
@@ -197,7 +196,7 @@ def walsh_hadamard(x: Features) -> Features:
 
     Notes
     -----
-    H of length p is a Kronecker product of small H; each is one matrix product along its own axis.
+    H of length p is a Kronecker product of small H, each applied as a matrix product along its axis.
     """
     xp = namespace(x)
     n, p = x.shape
@@ -211,7 +210,7 @@ def walsh_hadamard(x: Features) -> Features:
     return x.reshape(n, p)
 
 
-def _seen(intensities: Intensities, gain: float | None) -> Observed:
+def _exposed(intensities: Intensities, gain: float | None) -> Observed:
     return intensities if gain is None else expose(intensities, gain)
 
 
@@ -229,7 +228,7 @@ def cholesky(matrix: SquareMatrix) -> SquareMatrix:
         If the matrix is not positive definite to working precision.
     """
     if namespace(matrix) is np:
-        # Symmetric, so its transpose is the same matrix in the order that LAPACK overwrites in place.
+        # The matrix is symmetric, and LAPACK can overwrite its transpose, in Fortran order, in place.
         factor: SquareMatrix = scipy.linalg.cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
         return factor
     import cupy  # type: ignore[import-not-found, unused-ignore]
@@ -241,12 +240,12 @@ def cholesky(matrix: SquareMatrix) -> SquareMatrix:
 
 
 def largest_magnitude(values: Magnitudes) -> float:
-    """Return the largest |x| of float32 values; nan or infinity where one is among them."""
+    """Return the largest |x| of float32 values; nan or infinity if any value is."""
     return float(abs(values).max()) if values.size else 0.0
 
 
 def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
-    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan go to none.
+    """Count |x| in equal bins from 0 to `top`; values from `top` on and nan are not counted.
 
     Parameters
     ----------
@@ -259,10 +258,10 @@ def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCoun
     -------
     counts : int64 array of shape (bins,)
     largest : float
-        The largest |x| that is counted.
+        The largest counted |x|.
     """
     sizes = abs(values.reshape(-1).astype("float32"))
-    # 2^128 is no float32: there infinity alone is left out.
+    # 2^128 is not a float32: there only infinity is excluded.
     counted = sizes[sizes < np.float32(top if top <= float(np.finfo("float32").max) else np.inf)]
     index = (counted * np.float32(bins / top)).astype("int64").clip(0, bins - 1)
     return namespace(values).bincount(index, minlength=bins), float(counted.max()) if counted.size else 0.0

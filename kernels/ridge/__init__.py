@@ -1,18 +1,17 @@
-"""Ridge classification in closed form: leave-one-out picks alpha.
+"""Ridge classification in closed form; leave-one-out selects alpha.
 
-Targets are +1 for a row's own class and -1 elsewhere; the intercept is not penalised. With weights
-s of the rows (1 where none are given), S = diag(s), u = sqrt(s) / |sqrt(s)|, rows less their weighted
-mean and times sqrt(s), K the Gram of those rows, X the rows themselves and Y the targets treated
-alike,
+Targets are +1 for a row's own class and -1 elsewhere; the intercept is not penalised. With sample
+weights s (by default 1), S = diag(s), u = sqrt(s) / |sqrt(s)|, X the rows minus their weighted mean, times
+sqrt(s), K the Gram of X, and Y the targets centred and scaled in the same way,
 
     dual:    c = (K + alpha I)^-1 Y,        residual_i = c_i / (G_ii - u_i^2 / alpha) / sqrt(s_i)
     primal:  w = (X'X + alpha I)^-1 X'Y,    residual_i = (y_i - f(x_i)) / (1 - h_i)
 
-where G = (K + alpha I)^-1 and h is the diagonal of the hat matrix. Both residuals are those of a
-fit without row i (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025; u_i^2 / alpha is the share of the
-free intercept). It is never subtracted here: G is taken of K + alpha I + t uu', t > 0, which moves
-only the eigenvalue of u, and what remains to subtract, u_i^2 / (alpha + t), stays small, so that a
-tiny alpha costs the residuals no digits.
+where G = (K + alpha I)^-1 and h is the diagonal of the hat matrix. Both residuals equal those of a
+fit without row i (Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025; u_i^2 / alpha is due to the unpenalised
+intercept). To avoid cancellation for small alpha, u_i^2 / alpha is not subtracted directly: G is computed
+from K + alpha I + t uu' with t > 0, which changes only the eigenvalue of u, and the remaining term
+u_i^2 / (alpha + t) stays small.
 """
 
 from .dual import SEARCHES, dual_path

@@ -1,4 +1,4 @@
-"""The dual ridge: leave-one-out picks alpha, from one Gram; see `ridge`."""
+"""The dual ridge, with alpha selected by leave-one-out from one Gram; see `ridge`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,17 +18,17 @@ from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, refine
 
 SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
-# A climb looks at three alphas: no more are not worth a search.
+# Hill climbing scores three alphas, so a search over no more than three gains nothing.
 _CLIMBED = 3
-# So few rows are solved in no time by what rounds least.
+# Systems of so few rows are solved quickly by the most accurate method.
 _FEW_ROWS = 64
-# Below the first, nothing is won by float32; beyond the second, eigenvectors and the factors of small alphas, which
-# they fail, cost more than factors alone.
+# Below the first, float32 gains nothing; above the second, an eigendecomposition, which also needs factors for
+# small alphas, costs more than factors alone.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 4096
-# Rows of a Gram that the CPU centres at a time, within its caches.
+# Rows per block for centring a Gram within the CPU's caches.
 _BLOCK = 64
-# Where float64 is this many times slower, factors in float32 pay for their refinement: on consumer GPUs 32 to 64; on
-# an H100 or H200 it is 2, and both take 0.2 s at n = 19,363.
+# If float64 is slower by this factor, float32 factors with refinement are faster. The ratio is 32 to 64 on consumer
+# GPUs, and 2 on an H100 or H200, where both take 0.2 s at n = 19,363.
 _SLOW_DOUBLE = 8
 
 
@@ -40,25 +40,25 @@ def dual_path(
     search: str = "auto",
     multilabel: bool = False,
 ) -> RidgePath:
-    """Solve the dual for every alpha, or for the one that a search on fewer rows leaves, from one Gram.
+    """Solve the dual ridge for every alpha, or for those of a search, from one Gram.
 
     Parameters
     ----------
     gram : integer or float array of shape (n, n)
-        Inner products of the rows, or any positive semi-definite kernel of them; not centred.
+        Uncentred inner products of the rows, or any positive semi-definite kernel of them.
     targets : float64 array of shape (n, c)
         See `one_vs_rest`.
     alphas : array of shape (a,), optional
-        None takes `default_alphas` of the centred Gram.
+        By default `default_alphas` of the centred Gram.
     weights : float64 array of shape (n,), optional
-        Positive weights of the rows, in the fit and in what leave-one-out counts.
+        Positive sample weights, for the fit and for leave-one-out.
     search : {"auto", "all", "halving"}
-        ``all`` scores every alpha on all rows. ``halving`` scores every alpha on a quarter of them,
-        the best four on a half, and on all rows the best of those and its neighbours, until these
-        are worse than it; ``auto`` does so from 2048 rows.
+        ``all`` scores every alpha on all rows. ``halving`` scores every alpha on a quarter of the rows
+        and the best four on half of them, then climbs from the best one on all rows until both its
+        neighbours are worse; ``auto`` uses it from 2048 rows on.
     multilabel : bool
-        Whether a row may have several labels or none. Then the least leave-one-out error picks
-        alpha, and the accuracy is the share of labels whose sign is right.
+        Whether a row may have several labels or none. Alpha is then selected by the leave-one-out
+        error, and the accuracy is the fraction of labels whose sign is correct.
 
     Returns
     -------
@@ -68,14 +68,14 @@ def dual_path(
     Raises
     ------
     UsageError
-        If an alpha or a weight cannot be used, or `search` is not known.
+        If an alpha or a weight is invalid, or `search` is unknown.
     DataError
         If the Gram is not finite, or the system is singular at every alpha.
 
     Notes
     -----
-    Large systems are factored in float32 and their solutions refined to float64; an alpha where that
-    does not converge is factored in float64.
+    Large systems are factored in float32 and refined to float64; if that does not converge for an alpha,
+    it is factored in float64.
     """
     if search not in SEARCHES:
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
@@ -83,7 +83,7 @@ def dual_path(
     alphas = checked_alphas(alphas, system.scale)
     halving = search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS)
     if halving and len(alphas) > _CLIMBED:
-        start = _promising(gram, targets, alphas, weights, multilabel)
+        start = _halving_start(gram, targets, alphas, weights, multilabel)
         path = best_path(alphas, _climb(system, alphas, start, multilabel))
     else:
         path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
@@ -91,8 +91,8 @@ def dual_path(
     return replace(path, coefficients=coefficients, intercept=system.target_means - product(system.means, coefficients))
 
 
-def _promising(gram: Gram, targets: Targets, alphas: Alphas, weights: Array | None, multilabel: bool) -> int:
-    """Return the index of the alpha that leave-one-out prefers on a half of the rows."""
+def _halving_start(gram: Gram, targets: Targets, alphas: Alphas, weights: Array | None, multilabel: bool) -> int:
+    """Return the index of the best alpha on half of the rows, by successive halving."""
     order, indices = np.random.default_rng(0).permutation(len(gram)), list(range(len(alphas)))
     for share, kept in ((4, 4), (2, 1)):
         rows = namespace(gram).asarray(np.sort(order[: max(2, len(gram) // share)]))
@@ -105,9 +105,9 @@ def _promising(gram: Gram, targets: Targets, alphas: Alphas, weights: Array | No
 
 
 def _climb(system: "_Dual", alphas: Alphas, start: int, multilabel: bool) -> Iterator[Scored]:
-    """Yield what leave-one-out says at `start` and at ever further alphas until its neighbours are worse than the best.
+    """Yield scores by hill climbing from `start`, until both neighbours of the best alpha are worse.
 
-    The best alpha of fewer rows may lie next to that of all rows, above all where rows outnumber features.
+    The best alpha on fewer rows may differ from that on all rows, especially if rows outnumber features.
     """
     order = np.argsort(alphas, kind="stable").tolist()
     low = high = position = order.index(start)
@@ -126,7 +126,7 @@ def _climb(system: "_Dual", alphas: Alphas, start: int, multilabel: bool) -> Ite
 
 
 class _Dual:
-    """The centred and weighted system of the dual; see the head of this module."""
+    """The centred and weighted system of the dual; see `ridge`."""
 
     def __init__(self, gram: Gram, targets: Targets, weights: Array | None) -> None:
         xp, n = namespace(gram), checked_rows(len(gram))
@@ -151,7 +151,7 @@ class _Dual:
         self.targets = (targets - self.target_means) * self.roots
 
     def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
-        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        """Yield (index, leave-one-out score, solution) for every alpha whose system is not singular."""
         for index, solution, diagonal in self._solved(alphas, indices):
             share = namespace(solution).square(self.constant) / (alphas[index] + self.shift)
             residuals = solution / (diagonal - share)[:, None] / self.roots
@@ -177,12 +177,12 @@ class _Dual:
             yield index, exact.solve(self.targets[:, None])[:, 0], exact.inverse_diagonals()[:, 0]
 
     def _fast(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
-        """Yield what costs less than a factor in float64 an alpha, to be refined, for what is `pending` by then."""
+        """Yield solvers that are cheaper than float64 factors, to be refined, for the alphas still `pending`."""
         n, on_host = len(self.matrix), namespace(self.matrix) is np
         if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
             yield list(pending), EighSolver(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
-        # A factor keeps digits of small alphas that eigenvectors in float32 lose. The smaller the alpha the fewer it
-        # keeps: after one that it fails, the rest is float64's.
+        # For small alphas a factor is more accurate than eigenvectors in float32, but its accuracy falls with alpha:
+        # after the first failure, the rest is solved in float64.
         single = n >= _SINGLE_ROWS and (on_host or _double_is_slow())
         for index in sorted(pending, key=lambda each: alphas[each], reverse=True) if single else ():
             try:
@@ -194,8 +194,8 @@ class _Dual:
 
 
 def _double_is_slow() -> bool:
-    """Return whether the current GPU computes in float64 so much slower that float32 with refinement wins."""
+    """Return whether float64 is so slow on the current GPU that float32 with refinement is faster."""
     import cupy  # type: ignore[import-not-found, unused-ignore]
 
-    # Where the driver does not say, float64 is taken to be slow: refinement is right on every GPU.
+    # If the driver does not report the ratio, assume that float64 is slow; refinement is correct on every GPU.
     return bool(cupy.cuda.Device().attributes.get("SingleToDoublePrecisionPerfRatio", _SLOW_DOUBLE) >= _SLOW_DOUBLE)

@@ -1,4 +1,4 @@
-"""What a ridge is given: targets, alphas and weights, and what is wrong with them."""
+"""Targets, alphas and weights of a ridge, and their validation."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,40 +17,40 @@ def one_vs_rest(labels: Labels, classes: int) -> Targets:
 def default_alphas(mean_eigenvalue: float) -> Alphas:
     """Return 15 alphas from 1e-5 to 1e2 times the mean eigenvalue of the centred Gram.
 
-    A scale of the data's own: the same classifier results whatever the units of the features.
+    Scaled to the data, so that the classifier does not depend on the units of the features.
     """
     return np.logspace(-5, 2, 15) * (mean_eigenvalue or 1.0)
 
 
 def spread(scale: Array, size: Array) -> float:
-    """Return the mean eigenvalue, 0 where it is no more than what rounding leaves of rows that are all alike."""
+    """Return the mean eigenvalue, or 0 if it is only the rounding error of identical rows."""
     return 0.0 if float(scale) < 1e-13 * float(size) else float(scale)
 
 
 def checked_rows(n: int) -> int:
-    """Return the number of rows; refuse fewer than leave-one-out needs."""
+    """Return the number of rows; raise DataError if there are too few for leave-one-out."""
     if n < 2:
         raise DataError(f"{n} row(s) to train on; leave-one-out needs at least 2")
     return n
 
 
 def checked_alphas(alphas: ArrayLike | None, scale: float) -> Alphas:
-    """Return alphas as float64 of shape (a,), by default those of a mean eigenvalue; refuse unusable ones."""
+    """Return alphas as float64 of shape (a,), by default for a mean eigenvalue; raise UsageError if invalid."""
     if not np.isfinite(scale):
-        raise DataError("the Gram holds nan or inf; check the features for values that are not finite")
+        raise DataError("the Gram contains nan or inf; check the features for values that are not finite")
     if alphas is None:
         return default_alphas(scale)
     alphas = np.atleast_1d(np.asarray(alphas, dtype="float64"))
     if alphas.ndim != 1 or alphas.size == 0 or not np.all(np.isfinite(alphas) & (alphas >= 0)):
-        raise UsageError(f"alphas {alphas} must be finite numbers, none negative, at least one of them")
+        raise UsageError(f"alphas {alphas} must be one or more finite, non-negative numbers")
     return alphas
 
 
 def checked_weights(weights: Array | None, n: int, xp: ArrayLibrary) -> RowWeights:
-    """Return the weights of n rows as float64, 1 each by default; refuse unusable ones."""
+    """Return the weights of n rows as float64, by default 1; raise UsageError if invalid."""
     if weights is None:
         return xp.ones(n)
     weights = xp.asarray(weights, dtype="float64")
     if weights.shape != (n,) or not bool((xp.isfinite(weights) & (weights > 0)).all()):
-        raise UsageError(f"weights of shape {weights.shape} must be {n} positive finite numbers, one a row")
+        raise UsageError(f"weights of shape {weights.shape} must be {n} positive finite numbers, one per row")
     return weights

@@ -7,7 +7,7 @@ from ..array_types import Array, SquareMatrix
 from ..arrays import namespace
 from ..backends import backend_for, reference
 
-# Triangles up to these orders are inverted by substitution, and multiplied with their zeros; larger ones by halves.
+# Up to these orders, triangles are inverted by substitution and multiplied as full matrices; larger ones recursively.
 _INVERTED_WHOLE, _MULTIPLIED_WHOLE = 1024, 2048
 
 
@@ -40,7 +40,7 @@ def _by_lapack(matrix: SquareMatrix) -> SquareMatrix:
 def _by_halves(matrix: SquareMatrix) -> SquareMatrix:
     factor = backend_for(matrix).cholesky(matrix)
     if not factor.flags.c_contiguous:
-        # CuPy's products are written row by row: by columns `_invert` takes 0.114 s and not 0.086 (H200, n = 19,363).
+        # CuPy writes products in C order: in Fortran order `_invert` takes 0.114 s, not 0.086 s (H200, n = 19,363).
         matrix[:] = factor
         factor = matrix
     _invert(factor)
@@ -48,9 +48,9 @@ def _by_halves(matrix: SquareMatrix) -> SquareMatrix:
 
 
 def _invert(lower: SquareMatrix) -> None:
-    """Invert a lower triangle on a GPU, in place: that of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
+    """Invert a lower triangle on a GPU, in place: the inverse of [A 0; B C] is [A^-1 0; -C^-1 B A^-1 C^-1].
 
-    CuPy has no trtri, and cuSOLVER's takes twice as long as these products (H200, n = 19,363).
+    CuPy has no trtri, and that of cuSOLVER takes twice as long as these products (H200, n = 19,363).
     """
     if len(lower) <= _INVERTED_WHOLE:
         from cupyx.scipy.linalg import solve_triangular  # type: ignore[import-not-found, unused-ignore]
@@ -72,7 +72,7 @@ def _quarters(lower: SquareMatrix) -> tuple[Array, Array, Array]:
 
 
 def _multiply_from_the_left(lower: Array, right: Array) -> None:
-    """Put ``lower @ right`` into `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
+    """Store ``lower @ right`` in `right`: [A 0; B C] [X; Y] = [A X; B X + C Y]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         right[:] = lower @ right
         return
@@ -84,7 +84,7 @@ def _multiply_from_the_left(lower: Array, right: Array) -> None:
 
 
 def _multiply_from_the_right(left: Array, lower: Array) -> None:
-    """Put ``left @ lower`` into `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
+    """Store ``left @ lower`` in `left`: [X Y] [A 0; B C] = [X A + Y B, Y C]."""
     if len(lower) <= _MULTIPLIED_WHOLE:
         left[:] = left @ lower
         return

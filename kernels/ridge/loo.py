@@ -7,33 +7,33 @@ from ..arrays import namespace
 
 
 class LooScore:
-    """Leave-one-out accuracy and error at one alpha, summed over blocks of rows."""
+    """Leave-one-out accuracy and error at one alpha, accumulated over blocks of rows."""
 
     def __init__(self, multilabel: bool) -> None:
         self._multilabel = multilabel
-        self._right = self._squares = self._weight = 0.0
+        self._correct = self._squares = self._weight = 0.0
 
     def add(self, targets: Targets, residuals: Targets, weights: RowWeights) -> None:
-        """Count rows by their leave-one-out residuals, of shape (rows, c)."""
+        """Add rows with leave-one-out residuals of shape (rows, c)."""
         xp = namespace(residuals)
         predicted = targets - residuals
         if self._multilabel:
-            right = ((predicted > 0) == (targets > 0)).mean(axis=1)
+            correct = ((predicted > 0) == (targets > 0)).mean(axis=1)
         else:
-            right = predicted.argmax(axis=1) == targets.argmax(axis=1)
-        self._right += float(weights @ right.astype("float64"))
+            correct = predicted.argmax(axis=1) == targets.argmax(axis=1)
+        self._correct += float(weights @ correct.astype("float64"))
         self._squares += float(weights @ xp.square(residuals).mean(axis=1))
         self._weight += float(weights.sum())
 
     @property
     def finite(self) -> bool:
-        """Whether every residual is a finite number."""
+        """Whether all residuals are finite."""
         return bool(np.isfinite(self._squares))
 
     @property
     def accuracy(self) -> float:
-        """Share of rows, or of labels, that are right."""
-        return self._right / self._weight
+        """Fraction of rows, or of labels, that are correct."""
+        return self._correct / self._weight
 
     @property
     def error(self) -> float:
@@ -42,5 +42,5 @@ class LooScore:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """Sorts alphas: the greater, the better."""
+        """Sort key of alphas; greater is better."""
         return (-self.error,) if self._multilabel else (self.accuracy, -self.error)

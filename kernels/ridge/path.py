@@ -1,4 +1,4 @@
-"""What leave-one-out says of every alpha, and the solution at the best."""
+"""Leave-one-out scores of every alpha, and the solution at the best one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ Scored = tuple[int, LooScore, Array]
 
 @dataclass(frozen=True)
 class RidgePath:
-    """What leave-one-out says of every alpha, and the solution at the best.
+    """Leave-one-out scores of every alpha, and the solution at the best one.
 
     Attributes
     ----------
     alphas : float64 array of shape (a,)
     loo_accuracies : float64 array of shape (a,)
-        Share of rows that a fit without them labels rightly; nan where the system is singular, or
-        where a search skipped the alpha.
+        Leave-one-out accuracy of each alpha; nan if the system is singular or the search skipped the
+        alpha.
     loo_errors : float64 array of shape (a,)
         Mean squared leave-one-out residual; nan likewise.
     best : int
-        Where the accuracy is highest; among equals, where the error is least. With several labels
-        a row, where the error is least.
+        Index of the alpha with the highest accuracy, and among equals the smallest error. For
+        multilabel targets, the smallest error.
     coefficients : float64 array of shape (n, c) or (k, c)
         Dual: weights of the training rows, which sum to zero. Primal: weights of the features.
     intercept : float64 array of shape (c,)
@@ -53,7 +53,7 @@ class RidgePath:
 
 
 def best_path(alphas: Alphas, scored: Iterable[Scored]) -> RidgePath:
-    """Return the path of the alphas that were scored; refuse one without any."""
+    """Return the path of the scored alphas; raise DataError if there are none."""
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)
     best, kept = -1, None
@@ -65,6 +65,6 @@ def best_path(alphas: Alphas, scored: Iterable[Scored]) -> RidgePath:
         raise DataError(
             f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
         )
-    # On its own and in C order, as it will be read from a file: products then round alike.
+    # A copy in C order, as when read from a file, so that products round identically.
     kept = namespace(kept).ascontiguousarray(kept)
     return RidgePath(alphas, accuracies, errors, best, kept, kept[0])

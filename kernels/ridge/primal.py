@@ -1,4 +1,4 @@
-"""The primal ridge: leave-one-out picks alpha, from sums over the rows; see `ridge`."""
+"""The primal ridge, with alpha selected by leave-one-out from sums over the rows; see `ridge`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,20 +27,20 @@ def primal_path(
     weights: Array | None = None,
     multilabel: bool = False,
 ) -> RidgePath:
-    """Solve the primal for every alpha from the sums of the rows; leave-one-out streams the rows.
+    """Solve the primal ridge for every alpha from sums over rows; leave-one-out streams the rows.
 
     Parameters
     ----------
     sums : RowSums
-        Of the same rows, targets and weights.
+        Sums of the same rows, targets and weights.
     rows : callable
-        Starts a pass over the rows, in blocks of shape (rows, k). On the CPU there is one pass, on a
-        GPU one an alpha.
+        Starts a pass over the rows, in blocks of shape (rows, k). The CPU needs one pass, a GPU one per
+        alpha.
     targets : float64 array of shape (n, c)
     alphas : array of shape (a,), optional
     weights : float64 array of shape (n,), optional
     multilabel : bool
-        As `dual_path`.
+        See `dual_path`.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def primal_path(
     Raises
     ------
     UsageError, DataError
-        As `dual_path`.
+        See `dual_path`.
     """
     checked_rows(len(targets))
     system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
@@ -61,7 +61,7 @@ def primal_path(
 
 
 class _Primal:
-    """The centred system of the primal; see the head of this module."""
+    """The centred system of the primal; see `ridge`."""
 
     def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights) -> None:
         self.rows, self.targets, self.weights = rows, targets, weights
@@ -70,7 +70,7 @@ class _Primal:
         self.covariance, self.cross = sums.centred()
 
     def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
-        """Yield (index, leave-one-out, solution) for every alpha whose system is not singular."""
+        """Yield (index, leave-one-out score, solution) for every alpha whose system is not singular."""
         for chosen, solver in self._solvers(alphas, indices):
             solutions = solver.solve(self.cross[:, None])
             scores = [LooScore(multilabel) for _ in chosen]
@@ -96,6 +96,6 @@ class _Primal:
 
 
 def _freedom(leverages: Array) -> Array:
-    # A row whose leverage is 1 is fitted whatever its target: nothing is left to divide.
+    # A row of leverage 1 is fitted exactly, so its leave-one-out residual is undefined.
     xp = namespace(leverages)
     return xp.where(1 - leverages > _LEAST_FREEDOM, 1 - leverages, xp.nan)

@@ -1,10 +1,10 @@
-"""(A + alpha I)^-1 of a symmetric A: by Cholesky for one alpha, by one eigendecomposition for many.
+"""Solvers with (A + alpha I)^-1 of a symmetric A: Cholesky for one alpha, an eigendecomposition for many.
 
-Measured on two cores (AVX-512, OpenBLAS), seconds: at n = 3000 Cholesky with its inverse 0.13 in float32
-and 0.23 in float64, an alpha each; an eigendecomposition 1.1 and 2.2, once. So seven alphas or more are
-solved by eigendecomposition. In float32 that keeps fewer digits of small alphas than a factor does, and where it
-fails a factor is taken as well; at n = 6000, outside the caches, it takes 10.6 and a factor 0.88. So from n = 4096, for
-few alphas, and on a GPU, where eigendecompositions are slow, Cholesky.
+On two cores (AVX-512, OpenBLAS) at n = 3000, Cholesky with its inverse takes 0.13 s in float32 and 0.23 s in
+float64 per alpha, and one eigendecomposition 1.1 s and 2.2 s. So seven or more alphas use an eigendecomposition.
+In float32 it is less accurate than a factor for small alphas, and a factor is computed where it fails; at
+n = 6000, outside the caches, it takes 10.6 s and a factor 0.88 s. So Cholesky is used from n = 4096 on, for few
+alphas, and on GPUs, where eigendecompositions are slow.
 """
 
 from typing import Protocol, runtime_checkable
@@ -28,7 +28,7 @@ from ..blas import product
 from .inverse_factor import inverse_factor
 
 MANY_ALPHAS = 7
-# The diagonal of a Cholesky factor spreads like the root of the condition number; past 1e13 hardly a digit is left.
+# The range of a Cholesky factor's diagonal is about the root of the condition number; beyond 1e13 no digits are left.
 _WIDEST_SPREAD = 3e6
 
 
@@ -52,14 +52,14 @@ class Solver(Protocol):
 
 
 class CholeskySolver:
-    """One alpha: the inverse of the Cholesky factor.
+    """Solver for one alpha, with the inverse of the Cholesky factor.
 
     Parameters
     ----------
     matrix : float64 array of shape (n, n), symmetric
     alpha : float
     dtype : {"float64", "float32"}
-        Of the factor.
+        Precision of the factor.
 
     Raises
     ------
@@ -94,20 +94,20 @@ class CholeskySolver:
 
 
 def _squared_columns(matrix: SquareMatrix) -> Array:
-    """Return the squared length of each column, with no matrix of squares in between."""
+    """Return the squared norm of each column, without a temporary matrix of squares."""
     xp = namespace(matrix)
     return np.einsum("ij,ij->j", matrix, matrix) if xp is np else xp.square(xp.linalg.norm(matrix, axis=0))
 
 
 class EighSolver:
-    """Many alphas: the eigenvalues and eigenvectors of the matrix. On the CPU only.
+    """Solver for many alphas, with the eigendecomposition of the matrix; on the CPU only.
 
     Parameters
     ----------
     matrix : float64 array of shape (n, n), symmetric
     alphas : float64 array of shape (a,)
     dtype : {"float64", "float32"}
-        Of the decomposition. Where an alpha leaves no digit, its results are nan.
+        Precision of the decomposition. Results of alphas without accurate digits are nan.
     """
 
     def __init__(self, matrix: SquareMatrix, alphas: Alphas, dtype: str = "float64") -> None:
@@ -138,28 +138,28 @@ class EighSolver:
         return product(np.square(rotated), self._inverses)
 
 
-# A first correction so small means that the digits that leave-one-out needs are right.
+# A first correction below this means that the digits that leave-one-out needs are correct.
 _TRUSTED = 1e-4
-# Each correction gains as many digits as the one before: after one so small the solution has float64's.
+# Each correction gains equally many digits: after one below this, the solution is accurate to float64.
 _SETTLED = 1e-6
 _STEPS = 6
 
 
 def refine(matrix: SquareMatrix, solver: Solver, targets: Targets) -> tuple[Solutions, Array]:
-    """Solve in float64 with a solver of fewer digits, by iterative refinement.
+    """Solve in float64 with a less accurate solver, by iterative refinement.
 
     Parameters
     ----------
     matrix : float64 array of shape (n, n)
     solver : Solver
-        In float32.
+        Solver in float32.
     targets : float64 array of shape (n, c)
 
     Returns
     -------
     solutions : float64 array of shape (n, a, c)
     trusted : bool array of shape (a,)
-        Where the solver is good to four digits and the refinement has converged.
+        Whether the solver is accurate to four digits and the refinement converged.
     """
     xp, (n, c) = namespace(matrix), targets.shape
     alphas = xp.asarray(solver.alphas)

@@ -1,4 +1,4 @@
-"""Sums over rows of speckle, the sufficient statistics of the primal ridge; those of two sets of rows add up."""
+"""Sums over rows of speckle, the additive sufficient statistics of the primal ridge."""
 
 from dataclasses import dataclass, fields
 
@@ -15,8 +15,8 @@ from ..row_blocks import signed
 class RowSums:
     """Sums over rows x of speckle - 128 and their targets y.
 
-    Without weights all are integers and exact: the sums of several sets of rows add up, bit for
-    bit and in any order, to those of all their rows. With weights they are float64.
+    Without weights all sums are exact integers: adding the sums of several sets of rows, in any order,
+    gives exactly the sums of all rows. With weights they are float64.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class RowSums:
         ----------
         speckle : uint8 array of shape (n, k)
         targets : array of shape (n, c)
-            Integers, such as those of `ridge.one_vs_rest`.
+            Integer values, such as those of `ridge.one_vs_rest`.
         weights : float64 array of shape (n,), optional
         budget : int, str or None
             Memory for a block of rows; see `memory_budget`.
@@ -96,13 +96,13 @@ class RowSums:
         """
         if self.crosses.shape != other.crosses.shape:
             raise DataError(
-                f"sums of {self.crosses.shape} and of {other.crosses.shape} components and targets do not "
-                "add up; make both with one projection and one list of classes"
+                f"sums of {self.crosses.shape} and of {other.crosses.shape} components and targets cannot "
+                "be added; compute both with the same projection and classes"
             )
         return RowSums(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def centred(self) -> tuple[FeatureProducts, FeatureCrosses]:
-        """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of rows and targets less their means, as float64."""
+        """Return X'X, of shape (k, k), and X'Y, of shape (k, c), of centred rows and targets, as float64."""
         means = self.sums / self.weight
         covariance = self.products.astype("float64")
         for which in blocks(len(covariance), rows_at_a_time(covariance, 256)):

@@ -1,4 +1,4 @@
-"""The functions of a backend, by Numba where that is faster than the reference; see `reference` for their meaning."""
+"""Backend functions in Numba, if faster than the reference; see `reference` for their definitions."""
 
 from ...array_types import Bits, Counts, Observed, OtherBits, PackedChainSigns, Speckle, SquareCounts
 from ...memory import Budget
@@ -13,17 +13,17 @@ from .magnitudes import count_magnitudes, largest_magnitude
 
 __all__ = ["cholesky", "count_magnitudes", "dense", "gram", "hadamard", "largest_magnitude", "shared_ones"]
 
-# Shorter transforms, of fewer values than a vector holds, are left to NumPy.
+# Transforms shorter than a vector use NumPy.
 _LEAST_LENGTH = 16
 
 
 def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
-    """Count shared ones; nothing is unpacked, so the budget is not used."""
+    """Count shared ones; nothing is unpacked, so the budget is ignored."""
     return products.shared_ones(bits, others)
 
 
 def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
-    """Return exact inner products, by int8 dot products where the processor has them."""
+    """Return exact inner products, with int8 dot products if the processor supports them."""
     return products.gram(speckle) if products.has_dot_product() else plain_gram(speckle)
 
 
@@ -37,14 +37,14 @@ def dense(
     *,
     budget: Budget = None,
 ) -> Observed:
-    """Project bits by a random matrix, of which a Gaussian one is never held."""
+    """Project bits by a random matrix; a Gaussian one is never stored."""
     if entries == "signs":
         return dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
     return dense_kernel.dense(bits, k, seed, gaussian_levels(), gain)
 
 
 def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
-    """Project bits by Walsh-Hadamard transforms, each row within the caches."""
+    """Project bits by Walsh-Hadamard transforms, one row at a time within the caches."""
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
         return plain_hadamard(bits, m, k, signs, gain)
     return hadamard_kernel.hadamard(bits, signs, k, gain)

@@ -1,7 +1,7 @@
-"""|Rx|^2 of packed bits in exact integers, with R drawn on the way and never held.
+"""|Rx|^2 of packed bits in exact integers, with R generated on the fly and never stored.
 
-Eight columns of R have 256 partial sums, one for each byte of bits that may meet them: a table of
-them turns eight multiplications into one addition (Arlazarov et al. 1970, "four Russians").
+Eight columns of R have 256 partial sums, one for each value of a byte of bits: a table of these
+replaces eight multiplications by one addition (Arlazarov et al. 1970, "four Russians").
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
 from .outputs import outputs
 
-# 16 outputs, each with its real and its imaginary part: 32 sums of 16 bits.
+# 16 outputs with real and imaginary parts: 32 sums of 16 bits.
 _OUTPUTS = 16
 _LANES = 2 * _OUTPUTS
 _NARROW, _WIDE = ir.VectorType(I16, _LANES), ir.VectorType(I32, _LANES)
 # 16 bytes are drawn at a time: two tables.
 _COLUMNS = 16
-# So many bytes of bits, eight values of at most 127 each, fit a sum of 16 bits.
+# The sums of this many bytes of bits, eight values of at most 127 each, fit in 16 bits.
 _FLUSH = 32
-# The sums of so many rows stay in the second cache, and outweigh the tables that they share.
+# The sums of this many rows fit in the L2 cache, and amortize the cost of the shared tables.
 _ROWS = 8192
 
 _M0, _M1 = (np.uint64(value) for value in MULTIPLIERS)
@@ -33,7 +33,7 @@ _W0, _W1 = (np.uint32(value) for value in KEY_STEPS)
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _make_table(typing_context: Any, columns: Any, table: Any) -> Any:
-    """Write the 256 sums of 8 x 32 int8 at `columns`; the first column stands for a byte's highest bit."""
+    """Write the 256 sums of 8 x 32 int8 at `columns`; the first column is a byte's highest bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         first, out = arguments
@@ -56,7 +56,7 @@ def _make_table(typing_context: Any, columns: Any, table: Any) -> Any:
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _add_entries(typing_context: Any, codes: Any, others: Any, tables: Any, sums: Any, rows: Any) -> Any:
-    """Add to each row's 32 int16 sums the entries of two tables at its two bytes."""
+    """Add the table entries of each row's two bytes to its 32 int16 sums."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         *both, first, out, count = arguments
@@ -79,7 +79,7 @@ def _add_entries(typing_context: Any, codes: Any, others: Any, tables: Any, sums
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _flush(typing_context: Any, sums: Any, totals: Any, rows: Any) -> Any:
-    """Add the int16 sums to the int32 totals, and start the sums at zero again."""
+    """Add the int16 sums to the int32 totals, and reset the sums to zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         narrow, wide, count = arguments
@@ -116,7 +116,7 @@ def _philox(
 
 @njit(cache=True, nogil=True)
 def _draw(block: int, first: int, key: tuple[np.uint32, np.uint32], levels: np.ndarray, columns: np.ndarray) -> None:
-    """Draw 16 columns of R for 16 outputs, both parts; see `philox.philox` and `projection.Dense`."""
+    """Draw 16 columns of R for both parts of 16 outputs; see `philox.philox` and `projection.Dense`."""
     words = np.empty((4, _LANES), dtype=np.uint32)
     for lane in range(_LANES):
         row, part = np.uint32(first + lane % _OUTPUTS), np.uint32(lane // _OUTPUTS)
@@ -180,7 +180,7 @@ def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float |
     for start in range(0, len(bits), _ROWS):
         rows = slice(start, start + _ROWS)
         block = bits[rows]
-        # Two tables at a time need an even number of bytes; those that are added are 0 and add nothing.
+        # Two tables are used at a time, so the number of bytes is padded with zeros to an even number.
         codes = np.zeros((bits.shape[1] + bits.shape[1] % 2, len(block)), dtype="uint8")
         codes[: bits.shape[1]] = block.T
         _dense(codes, _key(seed), levels, np.float32(gain or 0), intensities[rows], speckle[rows])

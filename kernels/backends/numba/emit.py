@@ -1,4 +1,4 @@
-"""Pieces of LLVM code for the loops that Numba does not turn into vector instructions by itself."""
+"""Emit LLVM code for loops that Numba does not vectorize itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def store(builder: Any, value: Any, address: Any) -> None:
 def loop(
     builder: Any, count: Any, step: int, starts: list[Any], body: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
-    """Emit a loop from 0 to `count`, at least one iteration, that carries values; return the last of them."""
+    """Emit a loop from 0 to `count`, with at least one iteration and carried values; return the final values."""
     before, head, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.branch(head)
     builder.position_at_end(head)

@@ -1,4 +1,4 @@
-"""What the processor can do, and what of it Numba uses."""
+"""Instruction sets of the processor, and those that Numba uses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from numba.core import config
 
 
 def numba_features() -> Mapping[str, bool]:
-    """Return which instructions Numba compiles to: the processor's, unless the environment names others.
+    """Return the instruction sets that Numba uses: the processor's, unless the environment overrides them.
 
-    Code that needs another one ends the process when it is compiled.
+    Compiling code that needs any other one aborts the process.
     """
     settings: Any = config
     if settings.CPU_FEATURES is not None:
@@ -20,6 +20,6 @@ def numba_features() -> Mapping[str, bool]:
 
 
 def has_int8_dot_product() -> bool:
-    """Return whether the processor multiplies unsigned by signed bytes and sums in 32 bits (VNNI or better)."""
+    """Return whether the processor has dot products of bytes with 32-bit sums (VNNI or better)."""
     features = get_host_cpu_features()
     return any(features.get(name) for name in ("avx512vnni", "avxvnni", "amx-int8", "dotprod", "i8mm"))

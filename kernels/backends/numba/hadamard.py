@@ -1,4 +1,4 @@
-"""The three-block Walsh-Hadamard projection of packed bits, each row within the caches."""
+"""The three-block Walsh-Hadamard projection of packed bits, one row at a time within the caches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ _FLOATS = ir.VectorType(F32, _LANES)
 
 
 def _mask(builder: Any, address: Any) -> Any:
-    """Load 16 bits as a vector of them, the lowest first."""
+    """Load 16 bits as a vector, lowest first."""
     return builder.bitcast(load(builder, address, I16), ir.VectorType(I1, _LANES))
 
 
@@ -25,7 +25,7 @@ def _shuffled(builder: Any, values: Any, indices: list[int]) -> Any:
 
 
 def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
-    """Transform a list of vectors, of a power of two, lane by lane."""
+    """Transform a list of vectors elementwise; its length is a power of two."""
     half = 1
     while half < len(values):
         values = [
@@ -38,7 +38,7 @@ def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _expand(typing_context: Any, bits: Any, values: Any, vectors: Any) -> Any:
-    """Write packed bits, the highest of a byte first, as float32 zeros and ones."""
+    """Write packed bits, highest first, as float32 zeros and ones."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, target, count = arguments
@@ -56,7 +56,7 @@ def _expand(typing_context: Any, bits: Any, values: Any, vectors: Any) -> Any:
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _within_vectors(typing_context: Any, values: Any, signs: Any, vectors: Any) -> Any:
-    """Give float32 values their signs, a bit 0 for -1, and transform every 16 of them."""
+    """Apply signs to float32 values, with bit 0 for -1, and transform every 16 values."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data, flips, count = arguments
@@ -78,7 +78,7 @@ def _within_vectors(typing_context: Any, values: Any, signs: Any, vectors: Any) 
 
 
 def _between_vectors(radix: int) -> Callable[..., Any]:
-    """Return what transforms every `radix` vectors that lie `stride` vectors apart."""
+    """Return a function that transforms `radix` vectors with a distance of `stride` vectors."""
 
     @intrinsic  # type: ignore[misc, unused-ignore]
     def transform(typing_context: Any, values: Any, stride: Any, vectors: Any) -> Any:
@@ -114,7 +114,7 @@ _by_sixteen, _by_eight, _by_four, _by_two = (_between_vectors(radix) for radix i
 
 @njit(cache=True, nogil=True)
 def _transform(values: int, signs: int, vectors: int) -> None:
-    """Give values their signs and transform them in place, not normalised."""
+    """Apply signs to values and transform them in place, unnormalised."""
     _within_vectors(values, signs, vectors)  # type: ignore[call-arg]
     stride = 1
     while stride * 16 <= vectors:
@@ -164,9 +164,9 @@ def _hadamard(
 def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
     """Project packed bits by chains of transforms of at least 16 values; see `reference.hadamard`."""
     intensities, speckle = outputs(len(bits), k, gain)
-    # Two bytes are read at a time.
+    # Bytes are read in pairs.
     whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)
-    # Three transforms, each 1 / sqrt(p), and a square: a power of two, so that nothing is rounded.
+    # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
     scale = np.float32(float(8 * signs.shape[3]) ** -3)
     _hadamard(whole, signs, scale, np.float32(gain or 0), intensities, speckle)
     return intensities if gain is None else speckle

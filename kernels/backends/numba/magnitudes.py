@@ -1,4 +1,4 @@
-"""Magnitudes of float32 values: the largest, and how many fall into each bin."""
+"""Magnitudes of float32 values: the largest, and histograms."""
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -8,7 +8,7 @@ _SIGN_OFF = np.uint32(0x7FFFFFFF)
 
 @njit(parallel=True, cache=True, nogil=True)
 def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
-    # Without its sign bit a float32 orders as an integer does, nan and infinity above all numbers.
+    # Without the sign bit, float32 values order like integers, with nan and infinity above all numbers.
     largest = np.zeros(parts, dtype=np.uint32)
     length = -(-bits.size // parts)
     for part in prange(parts):
@@ -24,7 +24,7 @@ def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
 def _count_magnitudes(
     values: np.ndarray, top: np.float32, gain: np.float32, bins: int, parts: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    # Two tables a part: neighbouring values often fall into one bin, and would wait for each other.
+    # Two histograms per part, because consecutive increments of the same bin would stall.
     counts = np.zeros((parts, 2, bins), dtype=np.int64)
     largest = np.zeros(parts, dtype=np.float32)
     length = -(-values.size // parts)
@@ -48,9 +48,9 @@ def largest_magnitude(values: np.ndarray) -> float:
 
 
 def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
-    """Count |x| in equal bins, and return the largest that is counted; see `reference.count_magnitudes`."""
+    """Count |x| in equal bins, and return the largest counted; see `reference.count_magnitudes`."""
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
-    # 2^128 is no float32.
+    # 2^128 is not a float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)
     counts, largest = _count_magnitudes(flat, limit, np.float32(bins / top), bins, get_num_threads())
     return counts, float(largest.max())

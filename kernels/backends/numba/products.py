@@ -1,4 +1,4 @@
-"""Inner products of rows of bytes, by the processor's vector instructions: of packed bits, and of speckle."""
+"""Inner products of rows of packed bits and of speckle, with vector instructions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from .features import numba_features
 _FEATURES = numba_features()
 _BYTES = 64 if _FEATURES.get("avx512f") else 32
 _DOT_PRODUCT = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or bool(_FEATURES.get("avxvnni"))
-# Four rows against four columns: sixteen sums and eight operands stay in registers.
+# The 16 sums and 8 operands of four rows and four columns fit in registers.
 _SIDE = 4
-# Two tiles of rows, a chunk of bytes each, stay in the nearer caches; a chunk's sums fit 32 bits.
+# Chunks of two tiles of rows fit in the inner caches, and the sums of a chunk in 32 bits.
 _TILE, _CHUNK = 64, 2048
 
 
 def has_dot_product() -> bool:
-    """Return whether the dot product of bytes that is used here (VNNI) is among Numba's instructions."""
+    """Return whether Numba can use dot products of bytes (VNNI)."""
     return _DOT_PRODUCT
 
 
@@ -30,8 +30,8 @@ def _emit_tile(
 ) -> None:
     """Emit the 4 x 4 sums over two sets of four rows, written as int32.
 
-    The arguments are the addresses of the rows, their length in bytes and where the sums go; ``prepare``
-    changes what is loaded of the second four, ``add(sum, own, others)`` is one step.
+    The arguments are the addresses of the rows, their length in bytes and the output address; ``prepare``
+    transforms the values of the second four rows, and ``add(sum, own, others)`` is one step.
     """
     *rows, length, out = arguments
     total = builder.module.declare_intrinsic(
@@ -58,11 +58,11 @@ _TILE_SIGNATURE = types.void(*[types.intp] * 10)
 def _dot_products(
     typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
 ) -> Any:
-    """Multiply uint8 rows a to d by rows e to h less 128."""
+    """Multiply uint8 rows a to d by rows e to h minus 128."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not _DOT_PRODUCT:
-            # It is compiled together with `_shared_counts` and never called here: LLVM would end the process.
+            # Compiled together with `_shared_counts` but never called; the instruction would make LLVM abort.
             return context.get_dummy_value()
         vector, bytes_ = ir.VectorType(I32, _BYTES // 4), ir.VectorType(I8, _BYTES)
         step = builder.module.declare_intrinsic(
@@ -130,7 +130,7 @@ def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.nda
 
 
 def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.ndarray | None = None) -> np.ndarray:
-    """Return the products of all rows, less `shift` a column; without `right` those of `left`, each pair once."""
+    """Return the products of all rows, minus `shift` per column; without `right`, `left` with itself, symmetrically."""
     others, k = left if right is None else right, left.shape[1]
     rows, columns = (-(-len(side) // _TILE) for side in (left, others))
     pairs = np.tri(rows, columns, dtype=bool) if right is None else np.ones((rows, columns), dtype=bool)
@@ -151,16 +151,16 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
 
 
 def _padded(data: np.ndarray) -> np.ndarray:
-    """Return a few columns and zeros, which add nothing to any product, as one vector a row."""
+    """Return columns zero-padded to one vector per row."""
     return np.pad(data, ((0, 0), (0, _BYTES - data.shape[1])))
 
 
 def shared_ones(bits: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Count the ones that each two rows of packed bits share; see `reference.shared_ones`."""
+    """Count the shared ones of every pair of rows of packed bits; see `reference.shared_ones`."""
     return _summed(True, bits, others)
 
 
 def gram(speckle: np.ndarray) -> np.ndarray:
     """Return exact inner products, on a processor that `has_dot_product`; see `reference.gram`."""
-    # Rows are multiplied by rows less 128, so that 128 times the sum of one is still to be taken away.
+    # Rows are multiplied by rows minus 128, so 128 times the sum of a row remains to be subtracted.
     return _summed(False, speckle, None, 128 * (speckle.sum(axis=1, dtype="int64") - 128 * speckle.shape[1]))

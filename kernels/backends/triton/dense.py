@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""Packed bits through a random matrix R held as int8, a block of rows at a time."""
+"""Project packed bits by blocks of rows of a random matrix R, stored as int8."""
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -26,7 +26,7 @@ def _expose(
     real, imaginary = tl.split(product.to(tl.float32).reshape(ROWS, COLUMNS // 2, 2))
     values = real * real + imaginary * imaginary
     if CAMERA:
-        # At 2^23 the last bit of a float32 is 1: adding it rounds halves to even, as rint does.
+        # At 2^23 the last bit of a float32 is 1, so adding it rounds half to even, like rint.
         values = ((tl.minimum(values * gain, 255.0) + 8388608.0) - 8388608.0).to(tl.uint8)
     row = (top + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     column = (side // 2 + tl.arange(0, COLUMNS // 2))[None, :]
@@ -43,24 +43,24 @@ def dense(
     *,
     budget: Budget = None,
 ) -> Observed:
-    """Project packed bits by a random complex matrix R; see `reference.dense`, whose results these are to the last bit.
+    """Project packed bits by a random complex matrix R; results equal `reference.dense` bit for bit.
 
     Parameters
     ----------
     bits, m, k, seed, entries, gain
-        As `reference.dense`.
+        See `reference.dense`.
     budget : int, str or None
-        Memory for the blocks of R and of rows held as int8; see `memory.memory_budget`.
+        Memory for the blocks of R and of rows, as int8; see `memory.memory_budget`.
 
     Raises
     ------
     UsageError
-        If the entries are not known, or the seed has more than 64 bits.
+        If the entries are unknown, or the seed has more than 64 bits.
     """
     if entries not in ("gaussian", "signs"):
         raise UsageError(f"entries {entries!r} of a projection are not known; choose gaussian or signs")
     if not 0 <= seed < 2**64:
-        raise UsageError(f"seed {seed} must lie between 0 and 2^64 - 1")
+        raise UsageError(f"seed {seed} must be between 0 and 2^64 - 1")
     xp, n = namespace(bits), len(bits)
     outputs = xp.zeros((n, k), dtype="float32" if gain is None else "uint8")
     if 0 in (n, k, m):

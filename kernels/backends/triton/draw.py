@@ -29,7 +29,7 @@ def _draw_kernel(matrix, levels, seed, first, width, SIGNS: tl.constexpr, COUNTE
 
 
 def draw_rows(xp: ArrayLibrary, which: slice, width: int, seed: int, entries: Entries) -> Array:
-    """Draw rows of R as int8 of shape (2 rows, width): of each its real part, then its imaginary part."""
+    """Draw rows of R as int8 of shape (2 rows, width), alternating real and imaginary parts."""
     matrix = xp.empty((2 * (which.stop - which.start), width), dtype="int8")
     levels, signs = as_tensor(xp.asarray(gaussian_levels())), int(entries == "signs")
     counters = CHUNK // (128 if signs else 16)

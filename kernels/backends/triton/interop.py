@@ -1,4 +1,4 @@
-"""CuPy's arrays and streams as PyTorch, and so Triton, knows them."""
+"""Share CuPy's arrays and streams with PyTorch, and thereby with Triton."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ...arrays import namespace
 
 
 def as_tensor(array: Array) -> Any:
-    """Return the array as Triton knows it, without a copy."""
+    """Return the array as a PyTorch tensor, without a copy."""
     from torch.utils.dlpack import from_dlpack
 
     return from_dlpack(array)
@@ -19,7 +19,7 @@ def as_tensor(array: Array) -> Any:
 
 @contextmanager
 def stream_of(array: Array) -> Iterator[None]:
-    """Make CuPy's device and stream those that Triton, which asks PyTorch, launches on."""
+    """Use CuPy's device and stream in PyTorch, and thereby for Triton's launches."""
     if namespace(array) is np:
         yield
         return

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""Inner products of rows: of packed bits, and of speckle."""
+"""Inner products of rows of packed bits and of speckle."""
 
 from collections.abc import Callable
 
@@ -13,14 +13,14 @@ from .interop import stream_of
 from .tiles import launch
 from .widen import whole_lines, widen_bits, widen_speckle
 
-# Products of signed bytes reach 2^14, so that int32 holds 131,071 of them: here whole tiles.
+# Products of signed bytes are at most 2^14, so int32 can sum 131,071 of them; rounded down to whole tiles.
 _MOST_TERMS = 131_071 // 128 * 128
 
 
 @triton.jit
 def tile_origin(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return the first row and the first column of the program's tile."""
-    # Eight tiles high: programs that run together share the rows that they read, in the L2 cache.
+    # Grouped by eight rows of tiles, so that concurrent programs share rows in the L2 cache.
     row, column = tl.swizzle2d(tl.program_id(1), tl.program_id(0), tl.num_programs(1), tl.num_programs(0), 8)
     return row * ROWS, column * COLUMNS
 
@@ -58,7 +58,7 @@ def _multiply(
 
 
 def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget = None) -> Counts:
-    """Count shared ones; see `reference.shared_ones`. The budget is for the columns held as int8 at one time."""
+    """Count shared ones; see `reference.shared_ones`. The budget limits the blocks of columns as int8."""
     return _inner_products(widen_bits, 8, bits, others, budget)
 
 
@@ -70,7 +70,7 @@ def gram(speckle: Speckle, others: OtherSpeckle | None = None, *, budget: Budget
 def _inner_products(
     widen: Callable[[Array], Array], each: int, left: Array, right: Array | None, budget: Budget
 ) -> Array:
-    """Multiply the rows of two arrays, whose every column `widen` makes `each` columns of int8."""
+    """Multiply the rows of two arrays after `widen`, which converts each column to `each` columns of int8."""
     xp = namespace(left)
     n, others_n = len(left), len(left if right is None else right)
     sums, products = xp.zeros((n, others_n), dtype="int64"), xp.empty((n, others_n), dtype="int32")

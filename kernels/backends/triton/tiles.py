@@ -1,4 +1,4 @@
-"""What one program of a product multiplies, on which GPU, and how it is launched."""
+"""Tile sizes of products, by GPU, and their launch."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-untyped, imp
 from ...array_types import Array
 from .interop import as_tensor
 
-# Contracted to fused multiply-adds, intensities and speckle would not be NumPy's.
+# With fused multiply-adds, intensities and speckle would differ from NumPy's.
 UNFUSED = {"enable_fp_fusion": False}
 
 
 class Tile(NamedTuple):
-    """What one program multiplies: rows by columns of the result, `depth` columns of the operands at a time."""
+    """Tile of one program: rows and columns of the result, and `depth` columns of the operands per step."""
 
     rows: int
     columns: int
@@ -33,9 +33,9 @@ class Tile(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, **UNFUSED}
 
 
-# Hopper is short of bandwidth from its L2 cache, so its tile is the largest whose sums its registers hold:
-# 128 in each thread of two warpgroups. Four stages of 48 KiB, brought by the tensor memory accelerator, fill its
-# shared memory. Elsewhere three stages of 16 KiB, which every GPU from Ampere on has.
+# Hopper is limited by its L2 bandwidth, so its tile is the largest whose sums fit in registers, 128 per thread of
+# two warpgroups. Four stages of 48 KiB, loaded by the tensor memory accelerator, fill its shared memory. Other GPUs
+# use three stages of 16 KiB, which fit from Ampere on.
 LARGE = Tile(128, 256, 128, warps=8, stages=4, tma=True)
 SMALL = Tile(128, 128, 64, warps=4, stages=3, tma=False)
 
@@ -45,7 +45,7 @@ def chosen_tile() -> Tile:
     import torch
 
     major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
-    # Descriptors made in the kernel, as `tile_product` makes them, ask for memory from an allocator from Hopper on.
+    # From Hopper on, descriptors created in the kernel, as in `tile_product`, would need a memory allocator.
     return LARGE if major in (9, 10) else SMALL._replace(tma=major >= 9)
 
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""Packed bits and speckle as rows of int8, whole lines of them."""
+"""Convert packed bits and speckle to rows of int8, padded to whole lines."""
 
 import numpy as np
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -10,13 +10,13 @@ from ...arrays import namespace
 from .interop import as_tensor
 from .tiles import UNFUSED
 
-# Rows of int8 are whole lines of 128 bytes; a program widens or draws 64 of them, 64 bytes a thread.
+# Rows of int8 are whole lines of 128 bytes; a program converts or draws 64 lines, 64 bytes per thread.
 LINE, CHUNK = 128, 64 * 128
 
 
 @triton.jit
 def unpack_bytes(packed, BYTES: tl.constexpr):
-    """Return the bits of packed bytes, the highest first, as int32."""
+    """Return the bits of packed bytes, highest first, as int32."""
     shifts = 7 - tl.arange(0, 8)
     return ((packed.to(tl.int32)[:, None] >> shifts[None, :]) & 1).reshape(8 * BYTES)
 
@@ -41,7 +41,7 @@ def padded(width: int) -> int:
 
 
 def widen_bits(bits: Array) -> Array:
-    """Return packed bits as zeros and ones, int8, zeros up to a whole number of lines."""
+    """Return packed bits as int8 zeros and ones, zero-padded to whole lines."""
     xp, (n, length) = namespace(bits), bits.shape
     ones = xp.empty((n, padded(8 * length)), dtype="int8")
     grid = (n, triton.cdiv(ones.shape[1], CHUNK))
@@ -53,7 +53,7 @@ def widen_bits(bits: Array) -> Array:
 
 
 def widen_speckle(speckle: Array) -> Array:
-    """Return speckle - 128 as int8, zeros up to a whole number of lines."""
+    """Return speckle - 128 as int8, zero-padded to whole lines."""
     xp, (n, length) = namespace(speckle), speckle.shape
     rows = xp.empty((n, padded(length)), dtype="int8")
     xp.bitwise_xor(speckle, np.uint8(0x80), out=rows.view("uint8")[:, :length])
