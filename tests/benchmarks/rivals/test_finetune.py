@@ -1,5 +1,6 @@
 """Backprop's recipes: what each trains, that a killed run goes on as if it had not been, and what is refused."""
 
+import os
 import subprocess
 import sys
 from collections import OrderedDict
