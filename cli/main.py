@@ -30,6 +30,9 @@ COMMANDS = {
 }
 
 
+_VERBOSE = ("build", "calibrate", "fit", "bench")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -44,6 +47,8 @@ def parser_for(command: str | None, name: str | None = None) -> argparse.Argumen
         own = commands.add_parser(each, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if each != "bench":
             own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        if each in _VERBOSE:
+            own.add_argument("--verbose", action="store_true", help="show the log of NVIDIA's builder on stderr")
         if each == command:
             _module(each).add_arguments(own, *([name] if each == "bench" else []))
     return parser
@@ -63,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, name, *_ = [*(word for word in arguments if not word.startswith("-")), None, None]
     args = parser_for(command, name).parse_args(arguments)
+    _show_logs(getattr(args, "verbose", False))
     try:
         result = _module(args.command).run(args)
         _show(args, result)
@@ -74,6 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"aurevoir {args.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_logs(verbose: bool) -> None:
+    import logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
 
 
 def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 array_checks.install()
 
+from aurevoir.cli.bench import describe  # noqa: E402
 from aurevoir.cli.main import main  # noqa: E402
 from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
 
@@ -160,11 +161,12 @@ def class_folder(tmp_path) -> Path:
 
 @pytest.fixture
 def bench(capsys):
-    """Run a benchmark in this process; return (exit code, parsed stdout or None, stderr)."""
+    """Run a benchmark in this process; return (exit code, parsed stdout or None, what people read: text and stderr)."""
 
     def run(*arguments):
         code = main(["bench", *(str(argument) for argument in arguments), "--json"])
         out, err = capsys.readouterr()
-        return code, json.loads(out) if out.startswith("{") else None, err
+        result = json.loads(out) if out.startswith("{") else None
+        return code, result, err if result is None else f"{describe(result)}\n{err}"
 
     return run

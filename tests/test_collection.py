@@ -15,6 +15,7 @@ class Without(PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name.partition(".")[0] in {BLOCKED} else super().find_spec(name, path, target)
 
+Without.__name__ = PathFinder.__name__  # jaxtyping finds it by its name
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 

@@ -8,9 +8,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from tqdm import tqdm
-
 from ...engine.timing import alternate, ratios, spread
+from ...progress import progress_bar
 from ..contract import Row
 
 Run = Callable[..., Any]
@@ -63,7 +62,7 @@ def prepare(
     description : str, optional
         Of the progress bar; None means no bar.
     """
-    for each in (bar := tqdm(contestants, desc=description, disable=description is None)):
+    for each in (bar := progress_bar(contestants, desc=description, show=description is not None)):
         bar.set_postfix_str(each.name)
         with each.row.attempt():
             run = each.make()

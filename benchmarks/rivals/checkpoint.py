@@ -24,7 +24,9 @@ def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[s
         other = [name for name, value in identity.items() if found[name] != value]
     except Exception as error:  # unpickling, zip and file errors share no base class
         reason = str(error).partition("\n")[0]
-        raise AurevoirError(f"{path} is not a checkpoint of this trainer ({reason}); remove it to train anew") from None
+        raise AurevoirError(
+            f"{path} is not a checkpoint of this trainer ({reason}); remove it to train again"
+        ) from None
     if other:
         raise AurevoirError(
             f"{path} is the checkpoint of a run with another {' and '.join(other)}; remove it or name another file"

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import DataError, MissingPackageError, UsageError
+from ...progress import progress_bar
 from .strategies import Strategy, named_strategy
 from .training_images import ImageSource, LabelledImages, classes_of, digest_of, encode, split
 
@@ -214,7 +215,7 @@ class _Run:
             self._start_stage(number)
         start = time.perf_counter()
         name = f"epoch {number + 1}/{limit}"
-        with tqdm(total=len(self.train.indices), desc=name, unit="img", disable=not self.verbose) as bar:
+        with progress_bar(total=len(self.train.indices), desc=name, unit="img", show=self.verbose) as bar:
             train_loss = self._train(np.random.default_rng([self.seed, number]), bar)
             valid_loss, accuracy = _evaluate(self.network, self.valid, self.batch_size)
             bar.set_postfix(train_loss=train_loss, valid_loss=valid_loss, accuracy=accuracy)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...kernels.bits import unpack
 from ...kernels.camera import Camera
 from ...kernels.memory import block_length, blocks, memory_budget
 from ...kernels.stopwatch import Stopwatch
+from ...progress import progress_bar
 
 COMPONENTS = 25_088
 ALPHAS = np.concatenate([np.linspace(1, 9, 5) * 10**power for power in (6, 7, 8)])
@@ -79,7 +79,7 @@ def train_posts_way(
         test_rows = test_speckle.astype("float32")
     alphas = (ALPHAS * k / COMPONENTS).tolist()
     accuracies = []
-    for alpha in tqdm(alphas, desc="RidgeClassifier", unit="alpha"):
+    for alpha in progress_bar(alphas, desc="RidgeClassifier", unit="alpha"):
         with watch["train"]("solve"):
             model = RidgeClassifier(alpha=alpha).fit(rows, labels)
         with watch["test"]("solve"):
@@ -101,7 +101,7 @@ def _project(
         "test": (test_bits, np.empty((len(test_bits), k), "uint8")),
     }
     columns = block_length(2 * 4 * m, memory_budget() // 8, k)
-    with tqdm(total=k, desc="NumPy projection", unit="component") as bar:
+    with progress_bar(total=k, desc="NumPy projection", unit="component") as bar:
         for which in blocks(k, columns):
             width = which.stop - which.start
             with watch["draw"]("project"):

@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...calibration.fidelity import relative_error, sign_agreement
 from ...calibration.thresholds import METHODS, Method
@@ -22,6 +21,7 @@ from ...engine.sample import sample_images
 from ...engine.timing import ratios
 from ...images.batches import ImageFiles, collect
 from ...images.sources import class_folders
+from ...progress import progress_bar
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from ..harness.contestants import Contestant, running, take_turns
 from ..harness.engines import Engines, open_network
@@ -83,7 +83,7 @@ def _measure(backbone: str, args: argparse.Namespace) -> list[Row]:
     data = _photographs(args.data, opened.size, args.splits) if args.data else None
     reference, seconds = _reference(contestants[0].make(), test, pixels)
     agreements = {}
-    for each in (bar := tqdm(contestants, desc=name)):
+    for each in (bar := progress_bar(contestants, desc=name)):
         bar.set_postfix_str(each.name)
         with each.row.attempt():
             made = each.make()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ...engine import timing
 from ...engine.backbones.base import Backbone, Cut
@@ -22,6 +21,7 @@ from ...images.batches import ImageArray
 from ...kernels.arrays import on_device, on_host
 from ...kernels.readout import fit_readout
 from ...kernels.stopwatch import Stopwatch
+from ...progress import progress_bar
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.datasets import Dataset, add_data_arguments, caption, chosen_images, load_dataset, network_of
@@ -146,7 +146,7 @@ def _sweep(depths: _Depths, precision: str) -> tuple[Row, list[Row]]:
         for row in rows:
             row.error = sweep.error
         return sweep, rows
-    for row, engine, part in zip(tqdm(rows, desc=f"{precision} cuts"), made.each, parts, strict=True):
+    for row, engine, part in zip(progress_bar(rows, desc=f"{precision} cuts"), made.each, parts, strict=True):
         with row.attempt():
             if args.device != "cpu":
                 # There kernels are compiled for the sizes of each cut.
@@ -201,7 +201,7 @@ def _alone(engine: Engine, pixels: np.ndarray) -> float:
 
 def _backprop(depths: _Depths, backbone: Backbone) -> list[Row]:
     rows = depths.rows("backprop", "fp32")
-    for row in (bar := tqdm(rows, desc="backprop")):
+    for row in (bar := progress_bar(rows, desc="backprop")):
         bar.set_postfix_str(row["cut"])
         with row.attempt():
             row.note(**_train(row["cut"], depths, backbone))

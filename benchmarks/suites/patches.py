@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ...engine.build import build_engine
 from ...engine.engine import Engine
@@ -17,6 +16,7 @@ from ...images.batches import ImageFiles
 from ...kernels.gram import overlap
 from ...kernels.ridge import dual_path
 from ...kernels.stopwatch import Stopwatch
+from ...progress import progress_bar
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.splits import paired, standard_error
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Result:
     engine = build_engine(args.backbone, precision=args.precision, calibration=args.calibration)
     data = _embed(engine, boxed, classes, args.scales)
     splits, precisions = [], []
-    for seed in tqdm(range(args.seeds), desc="splits"):
+    for seed in progress_bar(range(args.seeds), desc="splits"):
         split, found = _measure(data, engine.features, args.projection, seed)
         splits.append(split)
         precisions.append(found)
@@ -91,7 +91,7 @@ def _embed(engine: Engine, boxed: BoxedImages, classes: np.ndarray, scales: Sequ
     files = ImageFiles(boxed.paths, size, description="whole images")
     kept, whole = embed_bits(engine, files, watches[WHOLE])
     truth, patches, labels = np.zeros((len(kept), len(classes)), dtype=bool), [], []
-    for index, image in enumerate(tqdm(kept, desc="patches", unit="img")):
+    for index, image in enumerate(progress_bar(kept, desc="patches", unit="img")):
         boxes = boxed.boxes[image]
         columns = np.searchsorted(classes, boxes.classes)
         truth[index, columns] = True

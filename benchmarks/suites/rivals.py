@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from tqdm import tqdm
 
 from ...engine import timing
 from ...engine.backbones.base import Backbone
@@ -22,6 +21,7 @@ from ...engine.engine import Engine
 from ...engine.timing import alternate, ratios, spread
 from ...images.sources import LabelledPaths, class_folders
 from ...kernels.stopwatch import Stopwatch
+from ...progress import progress_bar
 from ...transfer.classifier import OpticalClassifier
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.datasets import GENERATED, at_most, decode_timed, generated_images
@@ -211,7 +211,7 @@ def _measure(data: str, splits: Sequence[Split], rivals: Sequence[tuple[Row, Riv
     """Train every rival on every split, then let those of the last split infer in turns."""
     rows = [Row({"data": data, **row.cells}) for row, _ in rivals]
     found: list[list[tuple[float, Trained]]] = [[] for _ in rivals]
-    with tqdm(total=len(splits) * len(rivals), desc=data, unit="training") as bar:
+    with progress_bar(total=len(splits) * len(rivals), desc=data, unit="training") as bar:
         for split in splits:
             for (_, rival), row, trained in zip(rivals, rows, found, strict=True):
                 bar.set_postfix_str(row["rival"])

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from tqdm import tqdm
 
 from ...engine import timing
 from ...engine.engine import Engine
@@ -24,6 +23,7 @@ from ...kernels.arrays import on_device, on_host
 from ...kernels.bits import agreement
 from ...kernels.readout import fit_readout
 from ...kernels.stopwatch import Stopwatch
+from ...progress import progress_bar
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.datasets import Dataset, add_data_arguments, caption, chosen_images, load_dataset, network_of
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> Result:
     engines = Engines.export(backbone, args.cut, chosen_images(data.train.pixels, args.calibration_images, args.seed))
     work, exported = _Work(data, engines, args), engines.exported
     contestants = [_Contestant(row) for row in _rows(args)]
-    for each in (bar := tqdm(contestants, desc="prepare")):
+    for each in (bar := progress_bar(contestants, desc="prepare")):
         bar.set_postfix_str(each.name)
         with each.row.attempt():
             _prepare(each, work)
@@ -167,7 +167,7 @@ def _prepare(contestant: _Contestant, work: _Work) -> None:
 def _take_turns(contestants: Sequence[_Contestant], work: _Work) -> None:
     torch_row = next(each for each in contestants if each.name == "torch fp32")
     turns = [contestant for _ in range(work.args.rounds) for contestant in contestants]
-    for each in (bar := tqdm(turns, desc="turns")):
+    for each in (bar := progress_bar(turns, desc="turns")):
         bar.set_postfix_str(each.name)
         if each.row.error is None:
             time.sleep(timing.PAUSE)

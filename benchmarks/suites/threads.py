@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ...engine.engine import Engine
+from ...progress import progress_bar
 from ..contract import Benchmark, Json, Result, Row
 from ..harness.datasets import procedural_images
 from ..harness.engines import Engines, open_network
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> Result:
     alone = len(batches) * args.batch / (time.perf_counter() - start)
     different, lock = [], threading.Lock()
     memory = [(0, resident_megabytes())]
-    with tqdm(total=args.calls, desc=f"{args.threads} threads") as bar:
+    with progress_bar(total=args.calls, desc=f"{args.threads} threads") as bar:
 
         def call(number: int) -> None:
             features = engine(batches[number % DISTINCT])

@@ -23,6 +23,8 @@ from .base import Batches, Layer
 BATCHES: Batches = (1, 16, 64)
 
 LOG = logging.getLogger("aurevoir.tensorrt")
+"""Messages of NVIDIA's libraries."""
+_NOTES = logging.getLogger("aurevoir.engine")
 _LOGS: dict[Any, Any] = {}
 
 
@@ -244,7 +246,7 @@ def _capability(trt: Any, target: str) -> Any:
 def _read_timings(config: Any, path: Path) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
-        LOG.warning("the timing cache %s is damaged, or of another GPU or version; it is rebuilt", path)
+        _NOTES.warning("the timing cache %s is damaged, or of another GPU or version; it is rebuilt", path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache

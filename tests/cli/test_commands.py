@@ -220,6 +220,14 @@ def test_fit_takes_every_engine_option_and_has_builds_guards(call, tiny_onnx, cl
     assert fitted["sign_agreement"] > 0.9
 
 
+def test_what_nvidias_builder_logs_is_shown_on_request_only(tiny_onnx, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    command = [sys.executable, "-m", "aurevoir", "build", tiny_onnx, "--target", "sm89", "--out", tmp_path / "e.engine"]
+    logged = [subprocess.run([*command, *more], capture_output=True, check=True).stderr for more in ([], ["--verbose"])]
+    assert logged[0] == b""
+    assert len(logged[1].splitlines()) > 3
+
+
 def test_bench_writes_its_rows_and_its_figure(call, tiny_onnx, class_folder, tmp_path):
     out, figure = tmp_path / "c.json", tmp_path / "c.png"
     images = ["--calibration", class_folder, "--test", class_folder, "--calibration-images", "8", "--test-images", "8"]

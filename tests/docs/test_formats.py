@@ -33,7 +33,8 @@ def test_an_engine_file(engine_file, pixels):
         members = {item.filename: (item.compress_type, item.date_time) for item in archive.infolist()}
         parts = {name: archive.read(name) for name in members}
     assert set(members.values()) == {(zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
-    assert set(parts) == {"manifest.json", "model.onnx", "calibration.json"}
+    assert set(parts) == {"manifest.json", "model.onnx", "calibration.json", "speeds.json"}
+    assert "int8" in json.loads(parts.pop("speeds.json"))
     manifest = json.loads(parts.pop("manifest.json"))
     assert manifest["parts"] == {name: sha256(part) for name, part in parts.items()}
     assert manifest["input_shape"] == list(pixels.shape[1:])

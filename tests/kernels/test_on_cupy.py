@@ -103,7 +103,7 @@ def test_an_inverse_by_halves_is_the_inverse(cupy, n, dtype, monkeypatch):
     )
 
 
-def test_a_singular_system_is_told_on_a_gpu_and_not_computed_with(cupy):
+def test_a_singular_system_is_reported_on_a_gpu_and_not_computed_with(cupy):
     # CuPy's own Cholesky says nothing of its failures unless asked.
     gram, targets = np.ones((600, 600)), one_vs_rest(np.arange(600) % 2, 2)
     arrays = cupy.asarray(gram), cupy.asarray(targets)

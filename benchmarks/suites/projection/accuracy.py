@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
 from ....errors import UsageError
 from ....kernels.bits import unpack
@@ -20,6 +19,7 @@ from ....kernels.camera import Camera, NoisyCamera
 from ....kernels.memory import Budget, memory_budget, require
 from ....kernels.projection import Dense, Projection, expose_sample
 from ....kernels.readout import PROJECTORS, Projector
+from ....progress import progress_bar
 from ....transfer.opu import opu_projector
 from ...contract import Cells, Json, Result, Row
 from ...harness.labelled_bits import Choose, LabelledBits, fit_splits, photographs
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> Result:
 def _measure(data: LabelledBits, args: argparse.Namespace, memory: int) -> list[Row]:
     cells = list(_cells(data, args.components, args.noise_components, memory))
     rows = []
-    for own, projection in (bar := tqdm(cells, desc=data.name)):
+    for own, projection in (bar := progress_bar(cells, desc=data.name)):
         bar.set_postfix_str(f"{own['projection']} k={own['k']}")
         row = Row({"data": data.name, "images": len(data.labels), "m": data.m} | own)
         with row.attempt():

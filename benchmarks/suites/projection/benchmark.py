@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ....kernels.bits import unpack
 from ....kernels.gram import overlap
 from ....kernels.memory import memory_budget, require
 from ....kernels.readout import PROJECTORS
+from ....progress import progress_bar
 from ....transfer.opu import SimulatedOpu
 from ...contract import Benchmark, Cells, Json, Result, Row
 from ...harness.contestants import Contestant, measure, prepare
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> Result:
     memory = memory_budget(args.memory)
     with threads(args.threads) as count:
         steps = [(m, task) for m in args.sizes for task in (_projections, _grams)]
-        for m, contestants in (bar := tqdm(steps, desc="sizes")):
+        for m, contestants in (bar := progress_bar(steps, desc="sizes")):
             bar.set_postfix_str(f"m={m}")
             rows += _timed(list(contestants(args, m, memory)), args.repeats)
     peaks = _note_peaks(rows)

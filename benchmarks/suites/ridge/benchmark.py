@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ....errors import BudgetError, UsageError
 from ....kernels.gram import gram, overlap
 from ....kernels.memory import memory_budget, require
 from ....kernels.ridge import dual_path, one_vs_rest
 from ....kernels.ridge.solvers import CholeskySolver
+from ....progress import progress_bar
 from ...contract import Benchmark, Json, Result, Row, reason
 from ...harness.contestants import Contestant, measure, prepare
 from ...harness.labelled_bits import photographs
@@ -116,7 +116,7 @@ def _measure_scaling(args: argparse.Namespace) -> list[Row]:
         steps.append((middle, max(8, args.features // part), args.components, "m"))
         steps.append((middle, args.features, max(8, args.features // 2 // part), "k"))
     rows: list[Row] = []
-    for n, m, k, over in (bar := tqdm(steps, desc="scaling")):
+    for n, m, k, over in (bar := progress_bar(steps, desc="scaling")):
         bar.set_postfix_str(f"n={n} m={m} k={k}")
         common = {"part": "growth", "over": over, "n": n, "m": m, "k": k, "group": "aurevoir"}
         try:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from ....kernels.bits import popcount
 from ....kernels.exact_kernel import exact_kernel
@@ -11,6 +10,7 @@ from ....kernels.gram import gram, overlap
 from ....kernels.projection import Hadamard, expose_sample, project
 from ....kernels.ridge import RidgePath, dual_path, one_vs_rest
 from ....kernels.row_blocks import signed
+from ....progress import progress_bar
 from ...contract import Cells, Json, Row
 from ...harness.labelled_bits import LabelledBits
 from ...harness.splits import paired
@@ -27,7 +27,7 @@ def compare_choices(data: LabelledBits, components: int) -> list[Row]:
         row = Row({"part": "choice", "data": data.name, "projection": kind, "images": len(data.labels), "m": data.m})
         row.note(k=components if kind == "hadamard" else None)
         with row.attempt():
-            splits = tqdm(range(len(data.parts)), desc=f"{data.name} {kind}")
+            splits = progress_bar(range(len(data.parts)), desc=f"{data.name} {kind}")
             row.note(**_summary([_split(data, kind, components, seed) for seed in splits], len(data.parts[0][0])))
         rows.append(row)
     return rows

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks.harness import engines
 from aurevoir.benchmarks.suites import depth
 from aurevoir.cli.main import main
+from aurevoir.engine.build import EngineBuilder
 
 CUTS = ["features.3", "features.5", "features.12"]
 SMALL = ["--backbone", "squeezenet1_1", "--size", "64", "--sample", "4", "--calibration-images", "8"]
@@ -55,14 +55,14 @@ def test_accuracy_of_a_cut_is_that_of_its_engine_alone(bench, tiny_onnx, written
 
 
 def test_what_fails_keeps_its_rows(bench, tiny_onnx, class_folder, monkeypatch):
-    assemble = engines.assemble
+    build = EngineBuilder.build
 
-    def broken(exported, precision, *rest, **options):
-        if precision == "int8":
+    def broken(self, spec):
+        if spec.precision == "int8":
             raise RuntimeError("no int8\nhere")
-        return assemble(exported, precision, *rest, **options)
+        return build(self, spec)
 
-    monkeypatch.setattr(engines, "assemble", broken)
+    monkeypatch.setattr(EngineBuilder, "build", broken)
     given = ["--data", class_folder, "--backbone", tiny_onnx, "--count", "2", "--precisions", "fp32", "int8"]
     monkeypatch.setattr(depth, "_LEAST_FEATURES", 1)
     code, result, err = bench("depth", *given)

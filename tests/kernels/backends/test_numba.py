@@ -10,7 +10,7 @@ from aurevoir.kernels.backends.numba.dense import dense
 from aurevoir.kernels.backends.numba.features import numba_features
 
 
-def test_numba_s_instructions_are_those_that_it_is_told_of(monkeypatch):
+def test_numba_s_instructions_are_those_that_it_is_set_to_use(monkeypatch):
     monkeypatch.setattr(config, "CPU_FEATURES", "")
     assert not any(numba_features().values())
     monkeypatch.setattr(config, "CPU_FEATURES", "+avx2,-avx512f")

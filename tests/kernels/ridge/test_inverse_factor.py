@@ -36,11 +36,11 @@ def test_a_gpu_inverts_by_halves(n, dtype):
 
 
 @pytest.mark.gpu
-def test_what_is_not_positive_definite_is_told_on_a_gpu():
+def test_what_is_not_positive_definite_is_reported_on_a_gpu():
     with pytest.raises(np.linalg.LinAlgError):
         inverse_factor(on_device(-np.eye(700), "cuda"))
 
 
-def test_what_is_not_positive_definite_is_told():
+def test_what_is_not_positive_definite_is_reported():
     with pytest.raises(np.linalg.LinAlgError):
         inverse_factor(-np.eye(7))

@@ -26,14 +26,14 @@ def passes(X, length=4):
     return lambda: ((slice(i, i + length), X[i : i + length]) for i in range(0, len(X), length))
 
 
-def statistics(X, targets, weights=None):
-    """What `RowSums.of` sums of bytes, of any numbers."""
+def row_sums(X, targets, weights=None):
+    """The sums of `RowSums.of`, of any numbers instead of bytes."""
     s = np.ones(len(X)) if weights is None else np.asarray(weights)
     return RowSums(s.sum(), s @ X, X.T @ (s[:, None] * X), X.T @ (s[:, None] * targets), s @ targets)
 
 
 def primal(X, targets, alphas=None, weights=None, **options):
-    return primal_path(statistics(X, targets, weights), passes(X), targets, alphas, weights, **options)
+    return primal_path(row_sums(X, targets, weights), passes(X), targets, alphas, weights, **options)
 
 
 def dual(X, targets, alphas=None, weights=None, **options):
@@ -227,7 +227,7 @@ def test_one_alpha_may_be_a_number(solve):
 @quick
 def test_primal_does_not_depend_on_the_blocks(seed, length):
     X, _, targets = problem(seed, 30, 6)
-    a, b = (primal_path(statistics(X, targets), passes(X, by), targets, [0.1, 10.0]) for by in (length, 30))
+    a, b = (primal_path(row_sums(X, targets), passes(X, by), targets, [0.1, 10.0]) for by in (length, 30))
     np.testing.assert_allclose(a.coefficients, b.coefficients, atol=1e-10)
     np.testing.assert_allclose(a.loo_errors, b.loo_errors, rtol=1e-9)
 
@@ -412,7 +412,7 @@ def test_weights_that_are_none_are_refused(solve, weights):
         if solve is dual:
             dual(X, targets, weights=weights)
         else:
-            primal_path(statistics(X, targets), passes(X), targets, weights=weights)
+            primal_path(row_sums(X, targets), passes(X), targets, weights=weights)
 
 
 @both

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -49,7 +50,8 @@ def test_a_build_differs_by_target_and_largest_batch(rtx):
 
 
 @pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
-def test_progress_timing_cache_and_workspace(rtx, tmp_path, capsys):
+def test_progress_timing_cache_and_workspace(rtx, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     timings = tmp_path / "timings"
     options = {"target": "sm89", "workspace": 2**28, "timing_cache": timings, "progress": True}
     assert on_tensorrt_rtx.build(_network(), "fp32", **options)
