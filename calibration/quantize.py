@@ -203,14 +203,14 @@ def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProt
     return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=axis)]
 
 
-def _round_weights(weights: np.ndarray, most: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
+def _round_weights(weights: np.ndarray, limit: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 levels and the float32 scale of each output channel.
 
     Levels are rounded so that the sum of every kernel changes by at most half a level (Guo et al. 2022,
     arXiv:2202.07471, section 3.2): neighbouring pixels are similar, so mainly the sum of a kernel's
     rounding errors matters.
     """
-    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), most)
+    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
     exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
     kernels = exact.reshape(*weights.shape[:2], -1)
     error = np.rint(kernels) - kernels
@@ -218,7 +218,7 @@ def _round_weights(weights: np.ndarray, most: int = LEVELS) -> tuple[np.ndarray,
     # Move entries by one level to correct the sum, starting with the largest rounding errors.
     rank = np.argsort(np.argsort(-error * np.sign(surplus), axis=2, kind="stable"), axis=2, kind="stable")
     levels = np.rint(kernels) - np.sign(surplus) * (rank < np.abs(surplus))
-    return np.clip(levels, -most, most).astype("int8").reshape(weights.shape), scales
+    return np.clip(levels, -limit, limit).astype("int8").reshape(weights.shape), scales
 
 
 def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weight: str) -> None:

@@ -85,14 +85,14 @@ class CalibrationTable:
             *(name for node in model.graph.node for name in node.output),
         }
         strange = [name for name in self.thresholds if name not in tensors]
-        what = (
+        reason = (
             f"{len(strange)} of its {len(self.thresholds)} tensors are not in this graph (first: {strange[0]}): "
             "another backbone or cut"
             if strange
             else "the tensors have the same names: another cut, weights or normalisation"
         )
         raise AurevoirError(
-            f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}; {what}; "
+            f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}; {reason}; "
             "calibrate again"
         )
 

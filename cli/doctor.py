@@ -52,5 +52,5 @@ def _line(item: dict[str, Any]) -> str:
     ahead = f"; builds ahead of time for {', '.join(item['targets'])}" if item["targets"] else ""
     if item["available"]:
         return f"{head} runs {', '.join(item['precisions'])} on {', '.join(item['devices'])}{ahead}"
-    mend = "" if item["targets"] else f"; {item['install']}"
-    return f"{head} does not run here: {item['why_not']}{mend}{ahead}"
+    remedy = "" if item["targets"] else f"; {item['install']}"
+    return f"{head} does not run here: {item['why_not']}{remedy}{ahead}"

@@ -97,9 +97,11 @@ def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:
     from ..errors import ThresholdMissedError
 
     for name in ("accuracy", "sign_agreement", "speedup"):
-        least, found = getattr(args, f"min_{name}", None), result.get(name)
+        minimum, found = getattr(args, f"min_{name}", None), result.get(name)
         option = f"--min-{name.replace('_', '-')}"
-        if least is not None and found is None:
-            raise ThresholdMissedError(f"{name.replace('_', ' ')} was not measured, so {option} {least} is not reached")
-        if least is not None and found is not None and found < least:
-            raise ThresholdMissedError(f"{name.replace('_', ' ')} {found:.4g} is below {option} {least}")
+        if minimum is not None and found is None:
+            raise ThresholdMissedError(
+                f"{name.replace('_', ' ')} was not measured, so {option} {minimum} is not reached"
+            )
+        if minimum is not None and found is not None and found < minimum:
+            raise ThresholdMissedError(f"{name.replace('_', ' ')} {found:.4g} is below {option} {minimum}")

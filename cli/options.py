@@ -26,7 +26,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")
-    group.add_argument("--calibration", metavar="DIR", help="for int8: calibration images, or a calibration table")
+    group.add_argument("--calibration", metavar="DIR", help="calibration images, or for int8 a calibration table")
     group.add_argument(
         "--calibration-images",
         type=positive,
@@ -65,7 +65,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--min-sign-agreement",
         type=fraction,
         metavar="T",
-        help="for int8: keep as few layers in floating point as needed for this sign agreement with fp32; "
+        help="minimum sign agreement with fp32: int8 keeps as few layers in floating point as needed; "
         "exit with code 4 if it is not reached",
     )
     group.add_argument(

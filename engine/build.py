@@ -306,18 +306,18 @@ class EngineBuilder:
         self, spec: EngineSpec, table: CalibrationTable, peer: Engine, make: Callable[[CalibrationTable], Engine]
     ) -> CalibrationTable:
         """Return a table without the tensors that must stay in floating point for `min_sign_agreement`."""
-        least, held_out = spec.min_sign_agreement, self.sample[1]
-        if least is None or held_out is None:
+        target, held_out = spec.min_sign_agreement, self.sample[1]
+        if target is None or held_out is None:
             return table
         with self._stages("calibrate"):
             ceiling = with_fidelity(peer, self.exported, held_out).manifest.sign_agreement or 0.0
-            if ceiling < least:
+            if ceiling < target:
                 raise ThresholdMissedError(
-                    f"min_sign_agreement {least} is out of reach: with every layer in {peer.precision} the sign "
+                    f"min_sign_agreement {target} is out of reach: with every layer in {peer.precision} the sign "
                     f"agreement with fp32 is {ceiling:.4f}; give at most that, or precision fp32"
                 )
             reached, left = reach_sign_agreement(
-                self.exported, table, least, held_out, make, self.progress, spec.placement
+                self.exported, table, target, held_out, make, self.progress, spec.placement
             )
         return reached if left else table
 

@@ -88,12 +88,12 @@ def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engi
 
 def _check_weights(engine: Engine, path: Path) -> None:
     """Raise AurevoirError if products of the int8 weights would overflow on this processor."""
-    most = weight_levels(engine.runtime)
+    limit = weight_levels(engine.runtime)
     # Older files do not record the levels, which were always 127.
-    if engine.precision == "int8" and (engine.manifest.weight_levels or LEVELS) > most:
+    if engine.precision == "int8" and (engine.manifest.weight_levels or LEVELS) > limit:
         raise AurevoirError(
             f"{path} was built on a processor with an int8 dot product (VNNI), and this one has none: products of "
-            f"weights beyond {most} overflow in {engine.runtime}; build it again on this machine"
+            f"weights beyond {limit} overflow in {engine.runtime}; build it again on this machine"
         )
 
 

@@ -70,6 +70,6 @@ def expand(images: Iterable[Path | str]) -> list[Path]:
 def _existing_folder(folder: Path | str) -> Path:
     root = Path(folder)
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"{root} {what}; give the path of a folder of images")
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"{root} {problem}; give the path of a folder of images")
     return root

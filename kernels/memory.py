@@ -55,12 +55,12 @@ def _free_on_gpu() -> int:
     return int(FREE_SHARE * (free + cupy.get_default_memory_pool().free_bytes()))
 
 
-def block_length(bytes_each: int, budget: int, most: int) -> int:
-    """Return how many items of `bytes_each` fit the budget: at least 1, at most `most`."""
-    return max(1, min(most, budget // max(1, bytes_each)))
+def block_length(bytes_each: int, budget: int, limit: int) -> int:
+    """Return how many items of `bytes_each` fit the budget: at least 1, at most `limit`."""
+    return max(1, min(limit, budget // max(1, bytes_each)))
 
 
-def require(needed: int, budget: int, what: str, remedy: str) -> None:
+def require(needed: int, budget: int, description: str, remedy: str) -> None:
     """Raise BudgetError if a computation does not fit the budget, before anything is allocated.
 
     Raises
@@ -70,7 +70,7 @@ def require(needed: int, budget: int, what: str, remedy: str) -> None:
     """
     if needed > budget:
         raise BudgetError(
-            f"{what} needs {_format_bytes(needed)} and the memory budget is {_format_bytes(budget)}; "
+            f"{description} needs {_format_bytes(needed)} and the memory budget is {_format_bytes(budget)}; "
             f"{remedy}, or raise the budget (AUREVOIR_MEMORY)"
         )
 

@@ -46,9 +46,9 @@ def few_columns(data: Array, budget: Budget = None) -> int:
 
 
 def _row_slices(data: Array, width: int, budget: Budget) -> list[slice]:
-    most = max(1, len(data)) if namespace(data) is np else GPU_ROWS
+    limit = max(1, len(data)) if namespace(data) is np else GPU_ROWS
     # A block is held as float32 and possibly as a float64 copy.
-    return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, most))
+    return blocks(len(data), block_length(12 * width, memory_budget(budget, data) // 8, limit))
 
 
 def combine_rows(rows: RowBlocks, width: int, coefficients: Coefficients) -> Weights:

@@ -141,9 +141,9 @@ class SimulatedOpu(_LightonmlProjection):
     def opu(self) -> Any:
         """The lightonml ``OPU``; its ``device.random_matrix`` is R, of shape (m in whole bytes, k)."""
         features = 8 * packed_length(self.m)
-        what = f"drawing the {features} x {self.k} matrix of {self.kind!r}"
-        mend = "lower n_components or use projection='dense'"
-        require(24 * features * self.k, memory_budget(self.budget), what, mend)
+        description = f"drawing the {features} x {self.k} matrix of {self.kind!r}"
+        remedy = "lower n_components or use projection='dense'"
+        require(24 * features * self.k, memory_budget(self.budget), description, remedy)
         make = _lightonml().OPU
         from lightonml.internal.simulated_device import SimulatedOpuDevice
 

@@ -90,8 +90,8 @@ def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
         if builds_plans(name) and (reason := plan_runtime(name).why_not()):
             raise UsageError(f"runtime {name!r} runs nothing on this machine: {reason}")
         others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
-        mend = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
-        raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {mend}")
+        remedy = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
+        raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {remedy}")
     return module
 
 
@@ -155,7 +155,7 @@ def choose_runtime(
     if on_gpu and candidates is on_gpu:
         raise UsageError(_not_on_gpu(precision, on_gpu, on_host))
     where = f"on device {device!r} of this machine" if device else "on this machine"
-    raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists what runs here")
+    raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists the precisions of each runtime")
 
 
 def calibration_runtime(name: str) -> RuntimeName:
@@ -182,12 +182,12 @@ def _not_on_gpu(precision: str, on_gpu: Sequence[RuntimeName], on_host: Sequence
     """Return the message that no installed runtime supports a precision on the GPU."""
     runs = "; ".join(f"{name} runs {', '.join(runtime(name).precisions())}" for name in on_gpu)
     others = [name for name in on_host if name not in on_gpu and precision in runtime(name).precisions()]
-    mends = [f"choose another precision ({runs})"]
+    remedies = [f"choose another precision ({runs})"]
     if precision in ("fp16", "int8"):
-        mends.append(f"install TensorRT ({runtime('tensorrt').INSTALL})")
+        remedies.append(f"install TensorRT ({runtime('tensorrt').INSTALL})")
     if others:
-        mends.append(f"choose a runtime that uses the CPU ({', '.join(others)})")
-    return f"no runtime installed here runs {precision} on this machine's GPU; {', or '.join(mends)}"
+        remedies.append(f"choose a runtime that uses the CPU ({', '.join(others)})")
+    return f"no runtime installed here runs {precision} on this machine's GPU; {', or '.join(remedies)}"
 
 
 def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
@@ -250,7 +250,7 @@ def narrowest_float(name: str, device: str | None = None) -> Precision:
 
 
 def takes_unsigned(name: str) -> bool:
-    """Return whether uint8 activations, which have twice the levels, cost no speed in a runtime.
+    """Return whether a runtime supports uint8 activations, with twice the levels, without loss on this processor.
 
     TensorRT supports only signed activations; for processors without VNNI see `weight_levels`.
     """

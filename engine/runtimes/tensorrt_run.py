@@ -38,8 +38,8 @@ class PlanRunner(GpuRunner):
             self._runtime = trt.Runtime(nvidia_log(trt))
             self.engine = engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            mend = "a plan works only on the GPU and library version it was built for; build it again"
-            raise AurevoirError("\n".join([f"the plan does not load on {device.name}: {mend}", *errors]))
+            remedy = "a plan works only on the GPU and library version it was built for; build it again"
+            raise AurevoirError("\n".join([f"the plan does not load on {device.name}: {remedy}", *errors]))
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.input = next(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
         outputs = {

@@ -113,8 +113,8 @@ class EighSolver:
     def __init__(self, matrix: SquareMatrix, alphas: Alphas, dtype: str = "float64") -> None:
         self.alphas = alphas
         copy = np.asfortranarray(matrix, dtype=dtype)
-        own = copy is not matrix and not np.may_share_memory(copy, matrix)
-        values, self._vectors = scipy.linalg.eigh(copy, driver="evd", overwrite_a=own, check_finite=False)
+        is_copy = copy is not matrix and not np.may_share_memory(copy, matrix)
+        values, self._vectors = scipy.linalg.eigh(copy, driver="evd", overwrite_a=is_copy, check_finite=False)
         shifted = values[:, None].astype("float64") + alphas
         regular = shifted.min(axis=0) * _WIDEST_SPREAD**2 > shifted.max(axis=0)
         self._inverses = np.where(regular, 1 / np.where(shifted == 0, 1, shifted), np.nan).astype(dtype)

@@ -1,1 +1,1 @@
-"""Kernels for the CPU, compiled by Numba; see `reference` for what they compute."""
+"""Kernels for the CPU, compiled by Numba; see `reference` for their definitions."""

@@ -29,13 +29,13 @@ def _count_magnitudes(
     largest = np.zeros(parts, dtype=np.float32)
     length = -(-values.size // parts)
     for part in prange(parts):
-        most = np.float32(0)
+        maximum = np.float32(0)
         for index in range(part * length, min((part + 1) * length, values.size)):
             size = abs(values[index])
             if size < top:
-                most = max(most, size)
+                maximum = max(maximum, size)
                 counts[part, index & 1, min(np.int64(size * gain), np.int64(bins - 1))] += 1
-        largest[part] = most
+        largest[part] = maximum
     return counts.sum(axis=0).sum(axis=0), largest
 
 
