@@ -55,7 +55,7 @@ class CalibrationTable:
             schema = content.pop("schema")
             table = cls(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise AurevoirError(f"not a calibration table: {error}") from None
+            raise AurevoirError(f"not a calibration table: {error}; make one with `aurevoir calibrate`") from None
         if schema != SCHEMA:
             raise AurevoirError(
                 f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}; calibrate again"

@@ -57,7 +57,7 @@ def read_cache(data: bytes) -> Cache:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise AurevoirError(
-            f"not a calibration cache: byte {error.start} is not UTF-8 text; an engine or another binary file?"
+            f"not a calibration cache: byte {error.start} is not UTF-8 text; give a cache file of TensorRT"
         ) from None
     # Not splitlines, which also splits at separators that may occur in tensor names.
     lines = [line.removesuffix("\r") for line in text.split("\n")]

@@ -86,7 +86,7 @@ def calibrate(
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
     if held_out is None:
-        raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}")
+        raise UsageError(f"method 'sign' needs at least 4 calibration images, not {len(pixels)}; give more")
     candidates = {name: choose_thresholds(histograms, name) for name in METHODS}
     with progress_bar(desc="sign", unit="engine", show=progress) as bar:
         evaluate = _evaluator(exported, table, held_out, _maker(exported, placement), bar.update)

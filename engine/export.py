@@ -45,7 +45,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf, checker and file errors have no common base class
-        raise AurevoirError(f"{path} is not a valid ONNX model: {_first_line(error)}") from None
+        raise AurevoirError(f"{path} is not a valid ONNX model: {_first_line(error)}; export it again") from None
     if _opset(model) < OLDEST_OPSET:
         model = onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
     image_input(model)

@@ -111,7 +111,9 @@ def _normalization(
         raise UsageError(f"normalization {normalization!r} is not known; give 'imagenet', 'data' or (mean, std)")
     mean, std = (tuple(float(value) for value in part) for part in normalization)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UsageError(f"normalization {normalization!r} must be 3 means and 3 positive deviations in [0, 1]")
+        raise UsageError(
+            f"normalization {normalization!r} must be 3 means and 3 positive standard deviations in [0, 1]"
+        )
     return mean, std
 
 

@@ -78,7 +78,8 @@ def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engi
     runtime = choose_runtime(runtime, made.precision, family, device)
     if runtime not in family:
         raise AurevoirError(
-            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not take; build it again"
+            f"{path} was built for {made.runtime}, whose {made.precision} graph {runtime} does not support; "
+            "build it again"
         )
     if runtime == made.runtime:
         return engine

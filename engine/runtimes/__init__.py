@@ -88,7 +88,7 @@ def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
         raise MissingPackageError(f"runtime {name!r} is not installed; install it with: {module.INSTALL}")
     if precision not in module.precisions():
         if builds_plans(name) and (reason := plan_runtime(name).why_not()):
-            raise UsageError(f"runtime {name!r} runs nothing on this machine: {reason}")
+            raise UsageError(f"runtime {name!r} cannot run on this machine: {reason}")
         others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
         remedy = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
         raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {remedy}")
@@ -209,7 +209,7 @@ def choose_builder(name: str, precision: str, target: str) -> RuntimeName:
         raise MissingPackageError(f"runtime {chosen!r} is not installed; install it with: {module.INSTALL}")
     if target not in module.targets():
         known = ", ".join(module.targets()) or "none"
-        raise UsageError(f"target {target!r} is not one that runtime {chosen!r} builds for without its GPU: {known}")
+        raise UsageError(f"target {target!r} is not one that runtime {chosen!r} builds for ahead of time: {known}")
     if precision not in module.buildable():
         raise UsageError(f"runtime {chosen!r} builds {', '.join(module.buildable())} for {target}, not {precision}")
     return chosen

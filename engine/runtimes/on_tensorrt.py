@@ -101,7 +101,7 @@ class NvidiaRuntime:
             raise UsageError(f"runtime {self.name!r} runs {', '.join(self.PRECISIONS)}, not {precision!r}")
         trt = self._library()
         if target is None and (reason := self.why_not()):
-            raise AurevoirError(f"runtime {self.name!r} builds without a target for the GPU that is here: {reason}")
+            raise AurevoirError(f"runtime {self.name!r} needs this machine's GPU to build without a target: {reason}")
         with nullcontext() if target else open_device(device).scope():
             return build_plan(
                 trt,

@@ -126,4 +126,4 @@ class _PlanContext:
             for name, array in arrays.items():
                 good = context.set_tensor_address(name, self.device.pointer(array)) and good
         if not good:
-            raise AurevoirError("\n".join([f"TensorRT does not take a batch of {length} images:", *errors]))
+            raise AurevoirError("\n".join([f"TensorRT does not accept a batch of {length} images:", *errors]))

@@ -70,7 +70,10 @@ def _operator(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Operato
         )
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise AurevoirError(f"the torch runtime needs explicit padding; {node.op_type} {node.name!r} uses auto_pad")
+        raise AurevoirError(
+            f"the torch runtime does not support auto_pad ({node.op_type} {node.name!r}); export the network with "
+            "explicit padding, or use another runtime"
+        )
     fixed = [constants[name].tolist() if name in constants else None for name in node.input]
     return _OPERATORS[node.op_type](attributes, fixed)
 

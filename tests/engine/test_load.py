@@ -69,5 +69,5 @@ def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(expo
     # As torch's were written once: a float graph is no float16 plan.
     Engine(replace(engine.manifest, runtime="torch"), made.graph).save(tmp_path / "old.engine")
     monkeypatch.setattr("aurevoir.engine.load.choose_runtime", lambda name, *rest: name)
-    with pytest.raises(AurevoirError, match="whose fp16 graph tensorrt does not take"):
+    with pytest.raises(AurevoirError, match="whose fp16 graph tensorrt does not support"):
         load_engine(tmp_path / "old.engine", runtime="tensorrt")

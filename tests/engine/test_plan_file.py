@@ -68,7 +68,7 @@ def test_an_engine_is_built_for_a_gpu_that_is_not_here(tiny_onnx, pixels, tmp_pa
 
 @pytest.mark.skipif(has_nvidia_driver(), reason="there is a GPU")
 def test_a_plan_does_not_load_without_a_gpu(path):
-    with pytest.raises(UsageError, match="runtime 'tensorrt-rtx' runs nothing on this machine: no NVIDIA driver"):
+    with pytest.raises(UsageError, match="runtime 'tensorrt-rtx' cannot run on this machine: no NVIDIA driver"):
         load_engine(path)
 
 
@@ -97,7 +97,7 @@ def test_a_plan_of_another_gpu_or_version_is_refused_or_rebuilt(path, gpu, pixel
 
 
 def test_graphs_of_one_family_of_runtimes_are_not_run_by_the_other(path, tiny_onnx, tmp_path, gpu):
-    with pytest.raises(AurevoirError, match="built for tensorrt-rtx, whose int8 graph onnxruntime does not take"):
+    with pytest.raises(AurevoirError, match="built for tensorrt-rtx, whose int8 graph onnxruntime does not support"):
         load_engine(path, runtime="onnxruntime")
     build_engine(tiny_onnx, out=tmp_path / "fp32.engine")
     assert load_engine(tmp_path / "fp32.engine", runtime="tensorrt-rtx").runtime == "tensorrt-rtx"

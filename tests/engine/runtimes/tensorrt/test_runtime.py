@@ -60,7 +60,7 @@ def test_tensorrt_builds_neither_without_a_gpu_nor_for_another(trt, graphs, monk
     monkeypatch.setattr(on_tensorrt, "import_module", lambda name: trt)
     monkeypatch.setattr(on_tensorrt, "find_spec", lambda name: object())
     monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: False)
-    with pytest.raises(AurevoirError, match="builds without a target for the GPU that is here: no NVIDIA driver"):
+    with pytest.raises(AurevoirError, match="needs this machine's GPU to build without a target: no NVIDIA driver"):
         on_tensorrt.build(graphs["fp32"], "fp32")
     with pytest.raises(UsageError, match="target 'sm89': only runtime 'tensorrt-rtx'"):
         on_tensorrt.build(graphs["fp32"], "fp32", target="sm89")
