@@ -416,9 +416,9 @@ def _one_image(folder):
 @pytest.mark.parametrize(
     ("harm", "options", "code", "message"),
     [
-        (_empty, [], 1, "holds no class folders"),
-        (_one_class, [], 1, "holds one class only, 'green'"),
-        (_one_image, [], 1, "class 'red' holds one image"),
+        (_empty, [], 1, "contains no class folders"),
+        (_one_class, [], 1, "contains only one class, 'green'"),
+        (_one_image, [], 1, "class 'red' has only one image"),
         (lambda folder: _empty(folder / "red"), [], 1, "the class folder .*red is empty"),
         (shutil.rmtree, [], 2, "photos does not exist"),
         (None, ["--backbone", "resnet51"], 2, "backbone 'resnet51' is not a torchvision model .* resnet50"),
@@ -434,7 +434,7 @@ def _one_image(folder):
         ),
         (None, ["--projection", "lens"], 2, "projection 'lens' is not known"),
         (None, ["--projection", "opu"], 3, "need.* lightonml|needs LightOn's hardware"),
-        (None, ["--components", "0"], 2, "0 is not at least 1"),
+        (None, ["--components", "0"], 2, "0 is less than 1"),
         (None, ["--test", "nowhere"], 2, "nowhere does not exist"),
         (None, ["--engine", "nowhere"], 2, "engine nowhere does not exist"),
         (None, ["--seed", "x"], 2, "invalid int value: 'x'"),
@@ -527,7 +527,7 @@ def test_doctor_tells_a_placeholder_from_a_library(call, text, monkeypatch):
     _, result, _ = call("doctor", "--json")
     row = next(row for row in result["runtimes"] if row["name"] == "tensorrt")
     assert not row["available"]
-    assert "placeholder that fetches them from NVIDIA's own package index" in row["why_not"]
+    assert "placeholder that downloads them from NVIDIA's own package index" in row["why_not"]
     assert "placeholder" in text("doctor")
 
 

@@ -133,7 +133,7 @@ def test_an_activation_dtype_that_tensorrt_does_not_take_is_named(tiny_onnx, pix
         ({"precision": "int8"}, "int8 needs calibration images"),
         ({"precision": "int8", "method": "guess"}, "calibration method 'guess' is not known"),
         ({"normalization": "cifar"}, "normalization 'cifar' is not known"),
-        ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive deviations"),
+        ({"normalization": ((0, 0, 0), (1, 1, 0))}, "3 means and 3 positive standard deviations"),
         ({"normalization": "data"}, "normalization 'data' needs images"),
         ({"activation_dtype": "u4"}, "activation dtype 'u4' is not known; choose one of auto, int8, uint8"),
         ({"resize": "pad"}, "resize 'pad' is not known"),

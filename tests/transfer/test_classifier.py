@@ -151,9 +151,9 @@ def test_the_memory_budget_is_kept(digits):
     [
         ({"projection": "optical"}, UsageError, "projection 'optical' is not known; choose one of auto, none"),
         ({"n_components": 0}, UsageError, "n_components 0 must be at least 1"),
-        ({"alphas": [-1.0]}, UsageError, "must be finite numbers, none negative"),
+        ({"alphas": [-1.0]}, UsageError, "must be one or more finite, non-negative numbers"),
         ({"resize": "pad"}, UsageError, "resize 'pad' is not known"),
-        ({"memory_budget": "much"}, UsageError, "memory budget 'much' is not a size"),
+        ({"memory_budget": "much"}, UsageError, "memory budget 'much' is invalid"),
     ],
 )
 def test_a_wrong_parameter_is_named(digits, options, error, message):
@@ -223,7 +223,7 @@ def test_several_labels_an_image_are_learnt(digits, tmp_path):
     assert abs(classifier.loo_accuracy_ - (predicted == labels[400:]).mean()) < 0.05
     classifier.save(tmp_path / "model")
     np.testing.assert_array_equal(load(tmp_path / "model").predict(X[400:]), predicted)
-    with pytest.raises(UsageError, match="class_weight is for one label an image"):
+    with pytest.raises(UsageError, match="class_weight does not support multilabel targets"):
         OpticalClassifier(class_weight="balanced").fit(X[:400], labels[:400])
 
 

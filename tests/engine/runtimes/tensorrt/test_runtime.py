@@ -18,7 +18,7 @@ def test_without_a_driver_nothing_runs(rtx, monkeypatch):
 def test_a_gpu_that_rtx_has_no_kernels_for(rtx, trt, monkeypatch):
     monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(on_tensorrt, "open_device", lambda name="cuda": trt.device)
-    assert "GPU here is sm00" in on_tensorrt_rtx.why_not()
+    assert "this machine's GPU is sm00" in on_tensorrt_rtx.why_not()
     trt.device.capability = "sm89"
     assert on_tensorrt_rtx.why_not() is None
 
@@ -42,7 +42,7 @@ def _installed(monkeypatch, versions, problem):
     ("versions", "reason"),
     [
         ({}, "not installed; install it with: pip install tensorrt"),
-        ({"tensorrt": "11.4"}, "placeholder that fetches them from NVIDIA's own"),
+        ({"tensorrt": "11.4"}, "placeholder that downloads them from NVIDIA's own"),
         ({"tensorrt-cu12": "10.9"}, "tensorrt-cu12 is installed without its libraries"),
         ({"tensorrt": "11.4", "tensorrt-cu13-libs": "11.4"}, "does not load: libnvinfer.so.11"),
     ],
