@@ -430,7 +430,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path,
     same(finetune(tiny(), *colours(), QUICK, checkpoint=path), finetune(tiny(), *colours(), QUICK))
 
 
-def test_progress_is_shown_on_stderr_when_asked_for(capsys):
+def test_progress_is_shown_on_stderr_when_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     finetune(tiny(), *colours(), QUICK, epochs=2)
     assert capsys.readouterr() == ("", "")
     finetune(tiny(), *colours(), QUICK, epochs=2, verbose=True)
