@@ -36,9 +36,7 @@ def load(name: str) -> "Benchmark":
 
 def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
     parser.add_argument("--out", metavar="F.json", help="write the result as JSON")
-    parser.add_argument(
-        "--report", metavar="F.html", help="write the result as an HTML page; see `aurevoir bench report`"
-    )
+    parser.add_argument("--report", metavar="F.html", help="write the result as HTML; see `aurevoir bench report`")
     if plots:
         parser.add_argument("--plot", metavar="F.png", help="plot the result")
 

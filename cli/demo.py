@@ -21,15 +21,9 @@ CALIBRATION_IMAGES = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--per-class", type=positive, default=60, help="images per class (default: 60)")
-    parser.add_argument(
-        "--runtime", default="auto", help="runtime of the engines (default: auto, the best for the device)"
-    )
-    parser.add_argument(
-        "--device", help="device for engines and ridge: cpu or cuda (default: cuda if a runtime supports it)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed for the images, the split and random weights (default: 0)"
-    )
+    parser.add_argument("--runtime", default="auto", help="runtime of the engines (default: the device's best)")
+    parser.add_argument("--device", help="cpu or cuda, for engines and ridge (default: cuda if supported)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of images, split and random weights (default: 0)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -112,10 +106,7 @@ def _ridge_device(device: str) -> str:
     if not device.startswith("cuda"):
         return "cpu"
     if not has_cupy():
-        print(
-            "CuPy is not installed, so the ridge runs on the CPU; to use the GPU: pip install 'aurevoir[gpu]'",
-            file=sys.stderr,
-        )
+        print("the ridge runs on the CPU: CuPy is not installed (pip install 'aurevoir[gpu]')", file=sys.stderr)
         return "cpu"
     return "cuda"
 

@@ -12,9 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("engine", help="an engine file (see `aurevoir build`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument(
-        "--out", required=True, metavar="F.npz", help="output file for the paths and bits (or features)"
-    )
+    parser.add_argument("--out", required=True, metavar="F.npz", help="output file of paths and bits (or features)")
     parser.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
     add_rebuild(parser)
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", metavar="DIR", help="folder of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument(
-        "--backbone", default="densenet169", help="torchvision name or ONNX file (default: densenet169)"
+        "--backbone", default="densenet169", help="torchvision name or ONNX file (default: %(default)s)"
     )
     parser.add_argument("--engine", metavar="F", help="an engine file to use instead of a backbone")
     parser.add_argument(
@@ -22,10 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto (default), none, exact, hadamard, dense, dense-signs, opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(
-        "--components",
-        type=positive,
-        metavar="K",
-        help="number of random projection components (default: half the number of features)",
+        "--components", type=positive, metavar="K", help="number of projection outputs (default: half the features)"
     )
     parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this test accuracy")
     add_engine_options(parser)

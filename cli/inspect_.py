@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("engine", help="an engine file")
-    parser.add_argument(
-        "--layers", action="store_true", help="list every layer with the precision that it runs in on this machine"
-    )
+    parser.add_argument("--layers", action="store_true", help="list every layer with its precision on this machine")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,27 +12,17 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the truncated network and its int8 calibration."""
     group = parser.add_argument_group("network")
     group.add_argument("--cut", help="where to truncate the network (see `aurevoir cuts`)")
-    group.add_argument(
-        "--weights", default="default", help="default, random, or a .pth or .safetensors file (default: default)"
-    )
+    group.add_argument("--weights", default="default", help="default, random, or a .pth or .safetensors file")
     group.add_argument("--size", type=positive, help="input height and width (default: the backbone's)")
+    group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")
     group.add_argument(
-        "--resize", default="stretch", help="stretch, or crop to keep the aspect ratio (default: stretch)"
-    )
-    group.add_argument(
-        "--normalization",
-        default="imagenet",
-        help="imagenet, or data for the statistics of the images (default: imagenet)",
+        "--normalization", default="imagenet", help="imagenet (default), or data: statistics of the images"
     )
     group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")
     group.add_argument("--calibration", metavar="DIR", help="calibration images, or for int8 a calibration table")
     group.add_argument(
-        "--calibration-images",
-        type=positive,
-        default=128,
-        metavar="N",
-        help="number of calibration images (default: 128)",
+        "--calibration-images", type=positive, default=128, metavar="N", help="how many images (default: 128)"
     )
     group.add_argument(
         "--method",
@@ -56,11 +46,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
     )
     group.add_argument("--device", help="device of the engine, such as cpu or cuda (default: the runtime's first)")
-    group.add_argument(
-        "--activation-dtype",
-        default="auto",
-        help="for int8: auto, int8 (required by TensorRT) or uint8 (default: auto)",
-    )
+    group.add_argument("--activation-dtype", default="auto", help="for int8: auto (default), int8 or uint8")
     group.add_argument(
         "--min-sign-agreement",
         type=fraction,
