@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """List the cuts; no weights are downloaded."""
-    from ..engine.backbones import structure
+    from ..engine.backbone import structure
 
     network = structure(args.backbone, args.size)
     cuts, default = network.cuts(), _default(network)

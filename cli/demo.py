@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _backbone(seed: int) -> "tuple[Backbone, str | None]":
-    from ..engine.backbones import open_backbone
+    from ..engine.backbone import open_backbone
     from ..errors import AurevoirError
 
     try:

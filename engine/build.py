@@ -18,7 +18,7 @@ from ..images.decode import Resize, check_resize
 from ..images.sources import expand
 from ..kernels.stopwatch import Stopwatch
 from .assemble import assemble, with_fidelity, with_speed
-from .backbones import open_backbone
+from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine

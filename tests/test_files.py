@@ -5,7 +5,7 @@ import pytest
 
 from aurevoir import load_engine
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError
 

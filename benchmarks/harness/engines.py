@@ -11,7 +11,7 @@ from ...calibration.graph.edit import digest
 from ...calibration.placement import Placement, quantizable
 from ...calibration.table import CalibrationTable
 from ...calibration.thresholds import Method
-from ...engine.backbones import open_backbone
+from ...engine.backbone import open_backbone
 from ...engine.backbones.base import Backbone
 from ...engine.build import EngineBuilder
 from ...engine.engine import Engine

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...engine.backbones import open_backbone
+from ...engine.backbone import open_backbone
 from ...engine.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneLike
 from ...engine.backbones.torch import TorchBackbone, _truncate
 from ...errors import UsageError

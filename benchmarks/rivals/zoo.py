@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ...engine.backbones import open_backbone
+from ...engine.backbone import open_backbone
 from ...engine.backbones.base import Backbone
 from ...errors import AurevoirError
 from ..contract import Row

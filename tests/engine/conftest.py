@@ -3,7 +3,7 @@
 import pytest
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.engine.float_graph import export_backbone
 

@@ -14,7 +14,7 @@ from aurevoir.calibration.table import pixels_digest
 from aurevoir.calibration.thresholds import METHODS
 from aurevoir.calibration.trt_cache import write_cache
 from aurevoir.engine.assemble import assemble, with_fidelity
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, read_table, tensor_fidelity
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.sample import hold_out

@@ -9,7 +9,7 @@ from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
 from aurevoir.calibration.placement import PLACEMENTS, concat_groups, quantizable
 from aurevoir.calibration.quantize import ACTIVATION_DTYPES, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, tensor_fidelity
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.runtimes import on_openvino, runtime

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.export import fold_batch_norms, prepare, read_onnx
 from aurevoir.engine.float_graph import export_backbone
 

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.float_graph import export_backbone, export_cuts
 from aurevoir.engine.multi_cut import join
 from aurevoir.kernels.bits import unpack

@@ -75,7 +75,7 @@ def test_what_fails_keeps_its_rows(bench, tiny_onnx, class_folder, monkeypatch):
 
 
 def test_default_cuts_lie_evenly_up_to_the_last_layer():
-    from aurevoir.engine.backbones import structure
+    from aurevoir.engine.backbone import structure
 
     cuts = structure("densenet169").cuts()
     chosen = depth._even_in_size([cut for cut in cuts if cut.features >= 2048], 10)

@@ -10,7 +10,7 @@ from aurevoir.calibration.fidelity import relative_error, sign_agreement
 from aurevoir.calibration.graph.float16 import OLDEST_OPSET, to_float16
 from aurevoir.calibration.graph.overflow import overflowing, with_magnitudes
 from aurevoir.calibration.quantize import quantize
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.sample import sample_images

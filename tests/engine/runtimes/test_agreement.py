@@ -5,7 +5,7 @@ import pytest
 from onnx import numpy_helper
 
 from aurevoir.engine.assemble import assemble, quantized_graph
-from aurevoir.engine.backbones import open_backbone
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.runtimes import RUNTIMES, installed, runtime

@@ -1,0 +1,73 @@
+"""Open backbones: torchvision models, torch modules and ONNX files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .backbones.base import Backbone, BackboneLike
+from .backbones.onnx import OnnxBackbone
+
+if TYPE_CHECKING:
+    from .backbones.torch import TorchBackbone
+
+
+def open_backbone(
+    backbone: BackboneLike, weights: str | Path = "default", size: int | None = None, seed: int = 0
+) -> Backbone:
+    """Open a backbone.
+
+    Parameters
+    ----------
+    backbone : str, path, torch.nn.Module or Backbone
+        A torchvision name, an ONNX file, or a module, which keeps its weights.
+    weights : {"default", "random"} or path
+        torchvision's pretrained weights, seeded random ones, or a ``.pth`` or ``.safetensors`` file.
+        ONNX files contain their own.
+    size : int, optional
+        Input height and width; by default those of the backbone's training.
+    seed : int
+        Seed for random weights.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, a file does not exist, or weights are given for an ONNX file.
+    """
+    if isinstance(backbone, str | Path):
+        if not _is_file(backbone):
+            return _torch().from_name(str(backbone), str(weights), size, seed)
+        if str(weights) != "default":
+            raise UsageError(
+                f"weights {str(weights)!r} cannot be loaded into {backbone}, which holds its own; omit them"
+            )
+        return OnnxBackbone(Path(backbone), size)
+    return backbone if isinstance(backbone, Backbone) else _torch().from_module(backbone, size)
+
+
+def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
+    """Open a backbone only to list its cuts; no weights are downloaded or generated."""
+    if isinstance(backbone, str | Path) and not _is_file(backbone):
+        return _torch().structure(str(backbone), size)
+    return open_backbone(backbone, size=size)
+
+
+def _is_file(backbone: str | Path) -> bool:
+    """Return whether a backbone is an ONNX file rather than a torchvision name, which is an identifier.
+
+    Raises
+    ------
+    UsageError
+        If it is neither an identifier nor an existing file.
+    """
+    name = str(backbone)
+    if name.isidentifier() or name.endswith(".onnx"):
+        return not name.isidentifier()
+    if not Path(name).is_file():
+        raise UsageError(f"backbone {name!r} is neither a torchvision name nor an existing file; check the path")
+    return True
+
+
+def _torch() -> "type[TorchBackbone]":
+    from .backbones.torch import TorchBackbone
+
+    return TorchBackbone
