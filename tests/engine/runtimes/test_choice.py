@@ -43,7 +43,7 @@ def test_torch_runs_floats_on_the_gpu_and_int8_is_refused_with_what_would_run_it
         choose_runtime("auto", "int8")
     assert str(caught.value) == (
         "no runtime installed here runs int8 on this machine's GPU; choose another precision (torch runs fp32, fp16, "
-        f"bf16), or install TensorRT ({on_tensorrt.INSTALL}), or name a runtime to use the CPU (onnxruntime)"
+        f"bf16), or install TensorRT ({on_tensorrt.INSTALL}), or choose a runtime that uses the CPU (onnxruntime)"
     )
     assert choose_runtime("auto", "int8", device="cpu") == "onnxruntime"
     assert choose_runtime("onnxruntime", "int8") == "onnxruntime"
