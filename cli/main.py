@@ -7,6 +7,7 @@ module of the given command is imported, and it imports heavy packages only when
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -76,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AurevoirError as error:
         print(f"aurevoir {args.command}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has left; what Python would still flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"aurevoir {args.command}: interrupted", file=sys.stderr)
         return 130
@@ -90,7 +95,7 @@ def _show_logs(verbose: bool) -> None:
 
 
 def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    print(json.dumps(result) if args.json else _module(args.command).describe(result))
+    print(json.dumps(result) if args.json else _module(args.command).describe(result), flush=True)
 
 
 def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:

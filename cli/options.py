@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import UsageError
 
-_INT8_OPTIONS = ("method", "activation_dtype", "placement")
+_INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
 from .float_graph import Exported, export_backbone
-from .runtimes import check_device, choose_builder, choose_runtime, default_device, narrowest_float
+from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
 from .smoke import first_inference
@@ -190,7 +190,7 @@ class EngineBuilder:
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
         self._images = _expanded(self.calibration.data) if own else data
-        self._data = self._images if data is None else data
+        self._data = data
         self._tables: dict[str, CalibrationTable] = {}
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
@@ -234,13 +234,16 @@ class EngineBuilder:
             return export_backbone(self.backbone, self.network.cut, pixels, normalization, resize)
 
     def _normalization(self) -> Normalization:
-        if self.network.normalization != "data" or self._data is None:
+        if self.network.normalization != "data":
             return self.network.normalization
-        if isinstance(self._data, np.ndarray):
-            images: ImageArray | ImageFiles = ImageArray(self._data)
+        data = self.sample[0] if self._data is None else self._data
+        if data is None:
+            return "data"
+        if isinstance(data, np.ndarray):
+            images: ImageArray | ImageFiles = ImageArray(data)
         else:
             resize, description = check_resize(self.network.resize), "normalization" if self.progress else None
-            images = ImageFiles(self._data, self.backbone.size, resize, description=description)
+            images = ImageFiles(data, self.backbone.size, resize, description=description)
         with self._stages("decode"):
             return channel_statistics(images.batches())
 
@@ -287,7 +290,7 @@ class EngineBuilder:
             engine = self._finish(make(table), spec)
         if table is not None and not ahead:
             peer = assembled(narrowest_float(runtime, spec.device), runtime)
-            reached = self._reduced_table(spec, table, peer, make)
+            reached = self._reduced_table(spec, table, engine, peer, make)
             with self._stages("build"):
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)
@@ -303,15 +306,21 @@ class EngineBuilder:
         return engine
 
     def _reduced_table(
-        self, spec: EngineSpec, table: CalibrationTable, peer: Engine, make: Callable[[CalibrationTable], Engine]
+        self,
+        spec: EngineSpec,
+        table: CalibrationTable,
+        engine: Engine,
+        peer: Engine,
+        make: Callable[[CalibrationTable], Engine],
     ) -> CalibrationTable:
         """Return a table without the tensors that must stay in floating point for `min_sign_agreement`."""
         target, held_out = spec.min_sign_agreement, self.sample[1]
         if target is None or held_out is None:
             return table
         with self._stages("calibrate"):
-            ceiling = with_fidelity(peer, self.exported, held_out).manifest.sign_agreement or 0.0
-            if ceiling < target:
+            measured = (with_fidelity(each, self.exported, held_out).manifest for each in (peer, engine))
+            ceiling = next(measured).sign_agreement or 0.0
+            if ceiling < target and (next(measured).sign_agreement or 0.0) < target:
                 raise ThresholdMissedError(
                     f"min_sign_agreement {target} is out of reach: with every layer in {peer.precision} the sign "
                     f"agreement with fp32 is {ceiling:.4f}; give at most that, or precision fp32"
@@ -340,6 +349,8 @@ def _runtime(spec: EngineSpec) -> str:
         return choose_builder(spec.runtime, spec.precision, spec.plan.target)
     runtime = choose_runtime(spec.runtime, spec.precision, device=spec.device)
     check_device(runtime, spec.device or default_device(runtime))
+    if not builds_plans(runtime) and spec.plan != PlanSpec():
+        raise UsageError(f"workspace, timing_cache and batches have no effect with runtime {runtime!r}; leave them out")
     return runtime
 
 

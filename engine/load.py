@@ -123,8 +123,8 @@ def read_engine(path: Path | str) -> Engine:
         If it is corrupted or not an engine file of this schema.
     """
     parts = unpack(Path(path))
-    manifest, digests = read_manifest(parts.pop(MANIFEST, b"{}"), path)
-    speeds = json.loads(parts.pop(SPEEDS, b"{}"))
+    manifest, digests, speeds = read_manifest(parts.pop(MANIFEST, b"{}"), path)
+    speeds |= json.loads(parts.pop(SPEEDS, b"{}"))
     for name, data in parts.items():
         if digests.get(name) != hashlib.sha256(data).hexdigest():
             raise AurevoirError(f"{path}: part {name} does not match its manifest; build it again")

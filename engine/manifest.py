@@ -11,7 +11,7 @@ from ..errors import AurevoirError
 from ..images.decode import Resize
 from .runtimes.base import Precision, RuntimeName
 
-SCHEMA = "aurevoir-engine/2"
+SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **asdict(self), "parts": digests}, indent=1).encode()
 
 
-def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]]:
-    """Return a manifest and the digests of the other parts; error messages name `source`.
+def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str], dict[str, float]]:
+    """Return a manifest, the digests of the other parts, and speeds, which earlier versions kept here.
+
+    Error messages name `source`.
 
     Raises
     ------
@@ -88,13 +90,13 @@ def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]
     """
     content: dict[str, Any] = json.loads(data)
     schema, digests = content.pop("schema", None), content.pop("parts", {})
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, EARLIER):
         raise AurevoirError(
             f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}; build it again"
         )
-    # Earlier versions kept the speeds here, and called the activation dtype a dialect.
-    content.pop("images_per_second", None)
+    speeds = content.pop("images_per_second", {})
+    # Earlier versions called the activation dtype a dialect.
     content.setdefault("activation_dtype", {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None)))
     for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
         content[name] = tuple(content[name])
-    return Manifest(**content), digests
+    return Manifest(**content), digests, speeds

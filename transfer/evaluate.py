@@ -98,7 +98,9 @@ def evaluate(classifier: "OpticalClassifier", data: LabelledPaths) -> Evaluation
     files = classifier.image_files(data.paths)
     strange = sorted(set(data.labels) - set(classifier.classes_.tolist()))
     if strange:
-        raise DataError(f"class {strange[0]!r} is not one of the model's classes: {', '.join(classifier.classes_)}")
+        raise DataError(
+            f"class {strange[0]!r} is not one of the model's classes: {', '.join(map(str, classifier.classes_))}"
+        )
     indices, scores = classifier.score_images(files)
     if not len(indices):
         raise DataError(f"none of the {len(files)} test files is a readable image; check the folder")

@@ -25,7 +25,8 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
         return found.paths, np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
-    return X, np.asarray(y)
+    # Paths as NumPy holds them are no pixels.
+    return X.tolist() if getattr(getattr(X, "dtype", None), "kind", "") == "U" else X, np.asarray(y)
 
 
 def is_indicator(y: np.ndarray) -> bool:

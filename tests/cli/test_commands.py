@@ -13,8 +13,10 @@ import onnx
 import pytest
 from PIL import Image
 
+from aurevoir import OpticalClassifier
 from aurevoir.cli.main import COMMANDS, main
 from aurevoir.engine.engine import Engine
+from aurevoir.images.sources import class_folders
 
 
 @pytest.fixture
@@ -189,6 +191,7 @@ def test_a_sign_agreement_out_of_reach_says_its_ceiling_before_the_search(
     [
         (["--method", "mse"], "--method has no effect with precision fp32; omit it"),
         (["--precision", "bf16", "--placement", "shared-concat"], "--placement has no effect with precision bf16"),
+        (["--prefer-faster"], "--prefer-faster has no effect with precision fp32"),
         (["--activation-dtype", "uint8"], "--activation-dtype has no effect with precision fp32"),
         (["--min-sign-agreement", "0.9"], "min_sign_agreement compares with fp32, and this engine is fp32"),
     ],
@@ -551,6 +554,22 @@ def test_every_command_prints_help(call, command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: aurevoir {command}")
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly(root):
+    result = str(root / "benchmarks" / "results" / "ridge.json")
+    command = [sys.executable, "-m", "aurevoir", "bench", "compare", result, result, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+def test_classes_that_are_numbers_are_named_where_a_folder_has_others(call, tiny_onnx, class_folder, tmp_path):
+    found = class_folders(class_folder)
+    labels = np.unique(found.labels, return_inverse=True)[1]
+    OpticalClassifier(tiny_onnx).fit(found.paths, labels).save(tmp_path / "model")
+    code, _, err = call("evaluate", tmp_path / "model", class_folder)
+    assert (code, "class 'blue' is not one of the model's classes: 0, 1, 2" in _message(err)) == (1, True)
 
 
 def test_the_module_runs_as_a_program():

@@ -8,7 +8,7 @@ import pytest
 
 from aurevoir import build_engine, load_engine
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.sample import calibration_sample, hold_out
+from aurevoir.engine.sample import calibration_sample, hold_out, sample_images
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 
@@ -108,6 +108,9 @@ def test_int8_of_a_pretrained_network_keeps_the_signs(resnet, data):
 
 
 def test_data_normalisation_takes_the_images_own_statistics(tiny_onnx, pixels):
+    few = build_engine(tiny_onnx, normalization="data", calibration=pixels, calibration_images=3, smoke=False).manifest
+    held = sample_images(pixels, pixels.shape[1:3], 4)
+    assert any(np.allclose(few.mean, np.delete(held, k, 0).reshape(-1, 3).mean(axis=0) / 255) for k in range(4))
     made = build_engine(tiny_onnx, normalization="data", calibration=pixels[:3]).manifest
     np.testing.assert_allclose(made.mean, pixels[:3].reshape(-1, 3).mean(axis=0) / 255, rtol=1e-6)
     np.testing.assert_allclose(made.std, pixels[:3].reshape(-1, 3).std(axis=0) / 255, rtol=1e-6)
@@ -138,6 +141,7 @@ def test_an_activation_dtype_that_tensorrt_does_not_take_is_named(tiny_onnx, pix
         ({"activation_dtype": "u4"}, "activation dtype 'u4' is not known; choose one of auto, int8, uint8"),
         ({"resize": "pad"}, "resize 'pad' is not known"),
         ({"device": "npu9"}, "device 'npu9'"),
+        ({"workspace": 5}, "workspace, timing_cache and batches have no effect with runtime 'openvino'"),
         ({"calibration": "nowhere"}, "nowhere does not exist"),
     ],
 )

@@ -1,11 +1,13 @@
 """Engine files give the same engine back, also on another runtime, and are refused where it would be wrong."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from aurevoir import load_engine
+from aurevoir import build_engine, load_engine
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.runtimes import on_torch
@@ -71,3 +73,18 @@ def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(expo
     monkeypatch.setattr("aurevoir.engine.load.choose_runtime", lambda name, *rest: name)
     with pytest.raises(AurevoirError, match="whose fp16 graph tensorrt does not support"):
         load_engine(tmp_path / "old.engine", runtime="tensorrt")
+
+
+def test_an_engine_file_of_the_schema_before_is_read(tiny_onnx, pixels, tmp_path):
+    built = build_engine(tiny_onnx, precision="int8", calibration=pixels, runtime="onnxruntime", smoke=False)
+    parts = built.parts()
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+    content = json.loads(built.manifest.to_json(digests))
+    dtype = content.pop("activation_dtype")
+    content |= {"schema": "aurevoir-engine/2", "dialect": {"int8": "s8", "uint8": "u8"}[dtype]}
+    content["images_per_second"] = {"int8": 2.0, "fp32": 1.0}
+    (tmp_path / "old.engine").write_bytes(pack({"manifest.json": json.dumps(content).encode(), **parts}))
+    old = load_engine(tmp_path / "old.engine")
+    assert old.manifest == built.manifest
+    assert old.images_per_second == {"int8": 2.0, "fp32": 1.0}
+    np.testing.assert_array_equal(old.bits(pixels), built.bits(pixels))

@@ -99,6 +99,17 @@ def test_a_calibration_table_stands_in_for_images(class_folder, tiny_onnx, tmp_p
         OpticalClassifier(tiny_onnx, precision="int8", calibration="none.json").fit(class_folder)
 
 
+@pytest.mark.parametrize("options", [{}, {"precision": "int8", "normalization": "data"}])
+def test_paths_in_an_array_are_paths(class_folder, tiny_onnx, options):
+    found = class_folders(class_folder)
+    by_array, by_list = (
+        OpticalClassifier(tiny_onnx, smoke=False, **options).fit(paths, found.labels)
+        for paths in (np.array([str(path) for path in found.paths]), found.paths)
+    )
+    assert by_array.engine_.to_bytes() == by_list.engine_.to_bytes()
+    assert by_array.alpha_ == by_list.alpha_
+
+
 def test_data_normalisation_is_that_of_the_training_images(class_folder, tiny_onnx):
     classifier = OpticalClassifier(tiny_onnx, normalization="data").fit(class_folder)
     pixels = np.stack(
