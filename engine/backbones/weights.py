@@ -1,5 +1,7 @@
 """Load weights for torchvision models: pretrained, or from a file."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,9 @@ def pretrained(name: str) -> "nn.Module":
     from torchvision.models import get_model
 
     try:
-        module: nn.Module = get_model(name, weights="DEFAULT")
+        # torch.hub prints the address that it downloads from on stdout.
+        with redirect_stdout(sys.stderr):
+            module: nn.Module = get_model(name, weights="DEFAULT")
     except Exception as error:  # urllib, socket, hash and file errors share no base class
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "

@@ -466,13 +466,16 @@ def test_weights_that_cannot_be_fetched_give_one_line_and_are_not_replaced(call,
     import torch.hub
 
     def fail(*args, **kwargs):
+        print("Downloading")
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     code, _, err = call("fit", class_folder, "--backbone", "squeezenet1_1")
     assert code == 1
-    assert "the pretrained weights of squeezenet1_1 could not be fetched (OSError: no route to host)" in _message(err)
+    noted, message = err.splitlines()
+    assert noted == "Downloading"
+    assert "the pretrained weights of squeezenet1_1 could not be fetched (OSError: no route to host)" in message
 
 
 def test_missed_thresholds_exit_with_four(call, tiny_onnx, class_folder, tmp_path):
