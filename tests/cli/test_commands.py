@@ -466,7 +466,7 @@ def test_weights_that_cannot_be_fetched_give_one_line_and_are_not_replaced(call,
     import torch.hub
 
     def fail(*args, **kwargs):
-        print("Downloading")
+        sys.stdout.write("Downloading\n")
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
