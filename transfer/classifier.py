@@ -330,7 +330,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(known)}")
         if self.projection in OPUS:
             require_opu(self.projection)
-        self._resize = check_resize(self.resize)
+        check_resize(self.resize)
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
