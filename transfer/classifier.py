@@ -89,7 +89,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Images for int8 thresholds, or a calibration table; by default the training images.
     calibration_images : int
         Number of calibration images.
-    method : {"percentile", "entropy", "mse", "max"}
+    method : {"percentile", "entropy", "mse", "max", "sign", "native"}
         Calibration method.
     normalization : {"imagenet", "data"} or (mean, std)
     size : int, optional
