@@ -89,7 +89,7 @@ def _calibration(table: "CalibrationTable | None") -> dict[str, Any] | None:
 
 def describe(result: dict[str, Any]) -> str:
     """Format one field per line."""
-    shown = {name: value for name, value in result.items() if name not in ("parts", "layers") and value}
+    shown = {name: value for name, value in result.items() if name not in ("parts", "layers", "dialect") and value}
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
     lines += [

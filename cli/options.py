@@ -20,7 +20,9 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")
-    group.add_argument("--calibration", metavar="DIR", help="calibration images, or for int8 a calibration table")
+    group.add_argument(
+        "--calibration", metavar="DIR", help="calibration images; to build int8 also a calibration table"
+    )
     group.add_argument(
         "--calibration-images", type=positive, default=128, metavar="N", help="how many images (default: 128)"
     )

@@ -277,7 +277,7 @@ class EngineBuilder:
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
-                "min_sign_agreement needs 4 or more images to measure on; give a folder of images (calibration=...)"
+                "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
         exported = self.exported
         table = self.table(spec.placement) if spec.precision == "int8" else None
@@ -318,9 +318,8 @@ class EngineBuilder:
         if target is None or held_out is None:
             return table
         with self._stages("calibrate"):
-            measured = (with_fidelity(each, self.exported, held_out).manifest for each in (peer, engine))
-            ceiling = next(measured).sign_agreement or 0.0
-            if ceiling < target and (next(measured).sign_agreement or 0.0) < target:
+            ceiling = with_fidelity(peer, self.exported, held_out).manifest.sign_agreement or 0.0
+            if ceiling < target > (with_fidelity(engine, self.exported, held_out).manifest.sign_agreement or 0.0):
                 raise ThresholdMissedError(
                     f"min_sign_agreement {target} is out of reach: with every layer in {peer.precision} the sign "
                     f"agreement with fp32 is {ceiling:.4f}; give at most that, or precision fp32"

@@ -72,7 +72,7 @@ def calibrate(
     """
     check_method(method)
     if pixels is None or not len(pixels):
-        raise UsageError("int8 needs calibration images or a calibration table; give a folder (calibration=...)")
+        raise UsageError("int8 needs calibration images or a calibration table; give a folder as calibration")
     names = quantizable(exported.graph, placement)
     if not names:
         raise AurevoirError("the graph contains no convolution to quantize; use precision fp32 or bf16")

@@ -13,7 +13,7 @@ from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
 from ..files import unpack
 from .engine import MANIFEST, SPEEDS, Engine
-from .manifest import read_manifest
+from .manifest import read_manifest, read_speeds
 from .runtimes import (
     check_device,
     choose_runtime,
@@ -124,7 +124,7 @@ def read_engine(path: Path | str) -> Engine:
     """
     parts = unpack(Path(path))
     manifest, digests, speeds = read_manifest(parts.pop(MANIFEST, b"{}"), path)
-    speeds |= json.loads(parts.pop(SPEEDS, b"{}"))
+    speeds = read_speeds(parts.pop(SPEEDS, json.dumps(speeds).encode()), path)
     for name, data in parts.items():
         if digests.get(name) != hashlib.sha256(data).hexdigest():
             raise AurevoirError(f"{path}: part {name} does not match its manifest; build it again")

@@ -1,6 +1,7 @@
 """The manifest of an engine file."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **asdict(self), "parts": digests}, indent=1).encode()
 
 
-def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str], dict[str, float]]:
+def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str], Any]:
     """Return a manifest, the digests of the other parts, and speeds, which earlier versions kept here.
 
     Error messages name `source`.
@@ -86,17 +87,44 @@ def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]
     Raises
     ------
     AurevoirError
-        If its schema is not supported.
+        If it is not a manifest, or its schema is not supported.
     """
-    content: dict[str, Any] = json.loads(data)
+    content = _object(data, f"the manifest of {source}")
     schema, digests = content.pop("schema", None), content.pop("parts", {})
     if schema not in (SCHEMA, EARLIER):
         raise AurevoirError(
             f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}; build it again"
         )
     speeds = content.pop("images_per_second", {})
-    # Earlier versions called the activation dtype a dialect.
-    content.setdefault("activation_dtype", {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None)))
-    for name in ("input_shape", "mean", "std", "in_float", "in_float32"):
-        content[name] = tuple(content[name])
-    return Manifest(**content), digests, speeds
+    if schema == EARLIER:
+        content["activation_dtype"] = {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None))
+    try:
+        tuples = {name: tuple(content[name]) for name in ("input_shape", "mean", "std", "in_float", "in_float32")}
+        return Manifest(**content | tuples), dict(digests), speeds
+    except (KeyError, TypeError, ValueError) as error:
+        raise AurevoirError(f"the manifest of {source} has wrong fields ({error}); build it again") from None
+
+
+def read_speeds(data: bytes, source: object) -> dict[str, float]:
+    """Return images per second by precision; error messages name `source`.
+
+    Raises
+    ------
+    AurevoirError
+        If they are not finite numbers by name.
+    """
+    speeds = _object(data, f"the speeds of {source}")
+    for name, value in speeds.items():
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise AurevoirError(f"the speeds of {source}: {value!r} of {name} is not a number; build it again")
+    return speeds
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise AurevoirError(f"{what} is not JSON ({error}); build it again") from None
+    if not isinstance(content, dict):
+        raise AurevoirError(f"{what} is a {type(content).__name__}, not a JSON object; build it again")
+    return content

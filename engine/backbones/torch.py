@@ -118,7 +118,7 @@ class TorchBackbone:
         if self.needs_images:
             if images is None or len(images) == 0:
                 raise UsageError(
-                    "random weights need images to compute batch-norm statistics; give some (calibration=...)"
+                    "random weights need images to compute batch-norm statistics; give a folder as calibration"
                 )
             set_batch_norm_statistics(truncated, images)
         return prepare(_export(truncated, self.size, names))

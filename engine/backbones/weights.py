@@ -32,7 +32,7 @@ def pretrained(name: str) -> "nn.Module":
     except Exception as error:  # urllib, socket, hash and file errors share no base class
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
-            "give a .pth or .safetensors file, or weights 'random'"
+            "give a .pth or .safetensors file, or 'random', as weights"
         ) from None
     return module
 

@@ -204,10 +204,13 @@ def test_an_option_without_effect_is_refused(call, tiny_onnx, class_folder, tmp_
 
 
 def test_fit_refuses_options_of_an_engine_that_is_built(call, tiny_onnx, class_folder, tmp_path):
-    assert call("build", tiny_onnx, "--out", tmp_path / "e.engine")[0] == 0
+    built = ["--precision", "int8", "--calibration", class_folder, "--out", tmp_path / "e.engine"]
+    assert call("build", tiny_onnx, *built)[0] == 0
     for option in (["--cut", "x"], ["--precision", "int8"], ["--backbone", tiny_onnx], ["--device", "cpu"]):
         code, _, err = call("fit", class_folder, "--engine", tmp_path / "e.engine", *option)
         assert (code, f"{option[0]} has no effect with a built engine" in _message(err)) == (2, True), err
+    code, fitted, err = call("fit", class_folder, "--engine", tmp_path / "e.engine", "--json")
+    assert (code, fitted["images_per_second"]) == (0, {}), err
     code, _, err = call("fit", class_folder, "--backbone", tiny_onnx, "--projection", "exact", "--components", "9")
     assert (code, "--components has no effect with projection exact" in _message(err)) == (2, True)
 

@@ -88,3 +88,36 @@ def test_an_engine_file_of_the_schema_before_is_read(tiny_onnx, pixels, tmp_path
     assert old.manifest == built.manifest
     assert old.images_per_second == {"int8": 2.0, "fp32": 1.0}
     np.testing.assert_array_equal(old.bits(pixels), built.bits(pixels))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("manifest.json", b"{", "the manifest of .* is not JSON"),
+        ("manifest.json", b"[]", "the manifest of .* is a list, not a JSON object"),
+        ("manifest.json", b'{"schema": "aurevoir-engine/3"}', "the manifest of .* has wrong fields"),
+        ("manifest.json", b'{"schema": "aurevoir-engine/9"}', "of schema 'aurevoir-engine/9'"),
+        ("speeds.json", b"nothing", "the speeds of .* is not JSON"),
+        ("speeds.json", b"[1]", "the speeds of .* is a list, not a JSON object"),
+        ("speeds.json", b'{"int8": "fast"}', "'fast' of int8 is not a number"),
+        ("speeds.json", b'{"int8": NaN}', "nan of int8 is not a number"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(exported, tmp_path, name, data, message):
+    assemble(exported, "fp32").save(tmp_path / "e.engine")
+    (tmp_path / "e.engine").write_bytes(pack(unpack(tmp_path / "e.engine") | {name: data}))
+    with pytest.raises(AurevoirError, match=message):
+        load_engine(tmp_path / "e.engine")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stranger": 1}, {"input_shape": 5}, {"parts": 5}, {"mean": None}, {"activation_dtype": "", "dialect": ""}],
+)
+def test_a_manifest_with_other_fields_is_refused(exported, tmp_path, wrong):
+    assemble(exported, "fp32").save(tmp_path / "e.engine")
+    parts = unpack(tmp_path / "e.engine")
+    content = json.loads(parts["manifest.json"]) | wrong
+    (tmp_path / "e.engine").write_bytes(pack(parts | {"manifest.json": json.dumps(content).encode()}))
+    with pytest.raises(AurevoirError, match="has wrong fields .*; build it again"):
+        load_engine(tmp_path / "e.engine")
