@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 BLOCKED = ("openvino", "lightonml", "lightonopu", "tensorrt", "tensorrt_rtx_bindings", "nncf")
+# What checks the code and builds its pages.
+BLOCKED += ("beartype", "mypy", "sphinx", "numpydoc", "myst_parser", "furo")
 SITE = f"""
 import sys
 from importlib.machinery import PathFinder

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
-import beartype
 from jaxtyping import install_import_hook
+
+try:
+    import beartype
+except ImportError:  # a machine with a GPU has what runs on it, and not always what checks it
+    beartype = None
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 # Read by compilers, which know no decorators; their `backend.py` is plain Python.
 COMPILED = ("numba", "triton")
 
 # An int is a float here, as it is to mypy.
-typechecker = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+typechecker = beartype and beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 def checked_modules() -> list[str]:
@@ -21,5 +25,6 @@ def checked_modules() -> list[str]:
 
 
 def install() -> None:
-    """Check the arguments and results of every kernel that is imported from now on."""
-    install_import_hook(checked_modules(), "array_checks.typechecker")
+    """Check the arguments and results of every kernel that is imported from now on, where beartype is installed."""
+    if beartype:
+        install_import_hook(checked_modules(), "array_checks.typechecker")

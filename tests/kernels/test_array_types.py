@@ -13,6 +13,8 @@ from aurevoir.kernels.gram import gram, overlap
 from aurevoir.kernels.ridge import RidgePath, dual_path, one_vs_rest
 from aurevoir.kernels.row_blocks import score_rows, speckle_rows
 
+pytest.importorskip("beartype")
+
 BITS = np.zeros((4, 3), dtype="uint8")
 
 
