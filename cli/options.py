@@ -12,7 +12,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the truncated network and its int8 calibration."""
     group = parser.add_argument_group("network")
     group.add_argument("--cut", help="where to truncate the network (see `aurevoir cuts`)")
-    group.add_argument("--weights", default="default", help="default, random, or a .pth or .safetensors file")
+    group.add_argument(
+        "--weights",
+        default="default",
+        help="default (torchvision's, downloaded once), random, or a .pth or .safetensors file",
+    )
     group.add_argument("--size", type=positive, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")
     group.add_argument(
