@@ -83,8 +83,8 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
     except AurevoirError as error:
         if error.exit_code != 1:
             raise
-        note = f"{error}\nusing random weights of seed {seed}, with batch-norm statistics from the images"
-        print(note, file=sys.stderr)
+        note = f"random weights of seed {seed}, with batch-norm statistics from the images, because {error}"
+        print(f"note: {note}", file=sys.stderr)
         return open_backbone(BACKBONE, "random", seed=seed), note
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import aurevoir
 from aurevoir.cli.main import COMMANDS, parser_for
 
-project, author, release = "aurevoir", "the aurevoir authors", aurevoir.__version__
+project, author, release = "aurevoir", "the aurevoir developers", aurevoir.__version__
+copyright = "2026, the aurevoir developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc"]
 exclude_patterns = ["_build", "figures"]
 html_theme, html_title = "furo", f"aurevoir {release}"

@@ -21,6 +21,7 @@ from .engines import open_network
 
 GENERATED = "generated"
 GENERATED_PER_CLASS = 60
+PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,20 @@ def network_of(args: argparse.Namespace) -> Backbone:
     return open_network(args.backbone, args.weights, args.size, args.seed)
 
 
+def folder_name(folder: str | Path) -> str:
+    """Return the name of a data set in a folder; a part, such as ``ants/train``, has its parent's name."""
+    path = Path(folder).resolve()
+    return path.parent.name if path.name in PARTS else path.name
+
+
 def load_dataset(args: argparse.Namespace, size: tuple[int, int]) -> Dataset:
     """Decode training and test images, each part at once."""
     with _paths(args, size[0]) as parts:
         classes = sorted(set(parts[0].labels))
         train, test = (_decode(part, classes, size, name) for part, name in zip(parts, ("train", "test"), strict=True))
-    name = Path(args.data).name if args.data else GENERATED
-    return Dataset(name, classes, train[0], test[0], {**train[1], **test[1]})
+    return Dataset(
+        folder_name(args.data) if args.data else GENERATED, classes, train[0], test[0], {**train[1], **test[1]}
+    )
 
 
 @contextmanager

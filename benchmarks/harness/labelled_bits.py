@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ...kernels.memory import Budget
 from ...kernels.readout import Projector, fit_readout
 from ...transfer.embed import embed_bits
 from ..contract import Cells
+from .datasets import folder_name
 from .engines import Engines, open_network
 from .splits import Parts, over_splits, readable_splits
 
@@ -53,7 +53,7 @@ def embed_folder(engine: Engine, folder: str, splits: int) -> LabelledBits:
     labelled = class_folders(folder)
     size = (engine.input_shape[0], engine.input_shape[1])
     kept, bits = embed_bits(engine, ImageFiles(labelled.paths, size, description=f"{folder} {engine.precision}"))
-    return LabelledBits(Path(folder).name, engine.features, bits, *readable_splits(labelled, kept, splits))
+    return LabelledBits(folder_name(folder), engine.features, bits, *readable_splits(labelled, kept, splits))
 
 
 def photographs(folders: Sequence[str], backbone: str, splits: int) -> list[LabelledBits]:

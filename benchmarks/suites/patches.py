@@ -6,7 +6,6 @@ Each image and each patch passes the engine once; every split then works on the 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from ...kernels.stopwatch import Stopwatch
 from ...progress import progress_bar
 from ...transfer.embed import embed_bits
 from ..contract import Benchmark, Cells, Json, Result, Row
+from ..harness.datasets import folder_name
 from ..harness.splits import paired, standard_error
 from ..reporting.text import markdown_table, plus_minus
 from ..rivals.crops import crops, decode_whole
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> Result:
         "patches",
         _rows(np.array(precisions), data.watches),
         {
-            "data": Path(args.data).name,
+            "data": folder_name(args.data),
             "engine": repr(engine),
             "images": len(data.truth),
             "skipped": data.skipped,

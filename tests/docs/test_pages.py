@@ -93,10 +93,10 @@ def test_the_table_of_bits_and_probes_is_that_of_its_file(root):
 
 def test_the_walk_of_an_image_opens_ten_files_and_never_climbs_a_floor(root):
     page = (root / "docs" / "architecture.md").read_text()
-    floors = {name: int(row[0]) for row in re.findall(r"^\| (\d) \| `(\w+)`", page, re.MULTILINE) for name in [row[1]]}
+    layers = {name: int(row[0]) for row in re.findall(r"^\| (\d) \| `(\w+)`", page, re.MULTILINE) for name in [row[1]]}
     walk = re.findall(r"^\d+\. \*\*`([\w/.]+)`\*\*, `(?:\w+\.)?(\w+)`", page, re.MULTILINE)
     assert len(walk) == 10
     for path, function in walk:
         assert re.search(rf"^ *def {function}\(", (root / path).read_text(), re.MULTILINE), (path, function)
-    heights = [floors[path.split("/")[0]] for path, _ in walk]
+    heights = [layers[path.split("/")[0]] for path, _ in walk]
     assert heights == sorted(heights, reverse=True)

@@ -1,4 +1,4 @@
-"""The house: imports go down the floors only, and nothing heavy loads early."""
+"""Imports go down the layers only, and nothing heavy loads early."""
 
 import ast
 import fnmatch
@@ -10,8 +10,8 @@ import pytest
 
 from aurevoir.cli.main import COMMANDS
 
-# Each room may import from the rooms before it, and from itself.
-FLOORS = [
+# Each subpackage may import from those before it, and from itself.
+LAYERS = [
     "errors",
     "files",
     "progress",
@@ -58,18 +58,18 @@ def _imports(path, root, types=True):
 
 
 def _sources(root):
-    for floor in FLOORS[1:]:
-        yield from (root / floor).rglob("*.py")
+    for layer in LAYERS[1:]:
+        yield from (root / layer).rglob("*.py")
 
 
 def test_imports_go_down_the_floors_only(root):
     upward = []
     for path in _sources(root):
-        own = FLOORS.index(path.relative_to(root).parts[0])
+        own = LAYERS.index(path.relative_to(root).parts[0])
         for line, name in _imports(path, root):
-            room = name.split(".")[0]
-            if room != "__version__" and FLOORS.index(room) > own:
-                upward.append(f"{path.relative_to(root)}:{line} imports {room}")
+            package = name.split(".")[0]
+            if package != "__version__" and LAYERS.index(package) > own:
+                upward.append(f"{path.relative_to(root)}:{line} imports {package}")
     assert not upward
 
 
@@ -85,14 +85,14 @@ def _module(path, root):
 
 
 def _circles(root):
-    """Return the sets of modules, each of one room, that import each other, directly or through one another."""
+    """Return the sets of modules, each of one subpackage, that import each other, directly or through one another."""
     paths = {_module(path, root): path for path in _sources(root)}
     reached = {}
     for module, path in paths.items():
         names = [name for _, name in _imports(path, root, types=False)]
         found = {each for name in names for each in fnmatch.filter(paths, name) or [name.rpartition(".")[0]]}
-        room = [each for each in paths if each.split(".")[0] == module.split(".")[0] and each != module]
-        reached[module] = found.intersection(room)
+        package = [each for each in paths if each.split(".")[0] == module.split(".")[0] and each != module]
+        reached[module] = found.intersection(package)
     for through in paths:
         for module, known in reached.items():
             if through in known:
@@ -145,10 +145,10 @@ def test_the_test_of_names_sees_a_shadow(tmp_path):
 def test_every_room_is_on_a_floor_and_in_the_wheel(root):
     import tomllib
 
-    rooms = {path.parent.relative_to(root).parts[0] for path in root.glob("*/__init__.py")} - {"tests"}
-    assert rooms <= set(FLOORS)
+    packages = {path.parent.relative_to(root).parts[0] for path in root.glob("*/__init__.py")} - {"tests"}
+    assert packages <= set(LAYERS)
     listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {path.parent for room in rooms for path in (root / room).rglob("__init__.py")}
+    found = {path.parent for package in packages for path in (root / package).rglob("__init__.py")}
     assert {"aurevoir", *(".".join(["aurevoir", *path.relative_to(root).parts]) for path in found)} == listed
 
 
