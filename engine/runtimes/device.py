@@ -18,6 +18,7 @@ from ...errors import MissingPackageError, UsageError
 
 Shape = tuple[int, ...]
 _DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 2, 13
+_CU_STREAM_NON_BLOCKING = 1
 
 
 class Device(Protocol):
@@ -33,7 +34,10 @@ class Device(Protocol):
         """Return the caller's current stream."""
 
     def new_stream(self) -> Any:
-        """Return a stream that does not synchronize with the default stream."""
+        """Return a stream that does not synchronize with the default stream, and that nothing else uses."""
+
+    def release(self, stream: Any) -> None:
+        """Take back a stream of `new_stream` that is no longer used."""
 
     def handle(self, stream: Any) -> int:
         """Return the ``cudaStream_t`` of a stream."""
@@ -126,6 +130,7 @@ class _TorchDevice:
 
         self._torch: Any = torch
         self._pools: dict[Any, Any] = {}
+        self._spare: list[Any] = []
         self._device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
         self.name = torch.cuda.get_device_name(self._device)
         self.capability = "sm{}{}".format(*torch.cuda.get_device_capability(self._device))
@@ -140,7 +145,26 @@ class _TorchDevice:
         return self._torch.cuda.current_stream(self._device)
 
     def new_stream(self) -> Any:
-        return self._torch.cuda.Stream(self._device)
+        # torch.cuda.Stream gives 32 streams in turn, so that a 33rd is the first again.
+        try:
+            stream = self._spare.pop()
+        except IndexError:
+            return self._torch.cuda.ExternalStream(self._created_stream(), self._device)
+        stream.synchronize()
+        return stream
+
+    def _created_stream(self) -> int:
+        # The driver needs a current context, which the first call of the CUDA runtime in a thread makes.
+        self._torch.cuda.mem_get_info(self._device)
+        stream = ctypes.c_void_p()
+        code = ctypes.CDLL("libcuda.so.1").cuStreamCreate(ctypes.byref(stream), _CU_STREAM_NON_BLOCKING)
+        if code or stream.value is None:
+            raise RuntimeError(f"cuStreamCreate failed with CUDA error {code}")
+        return stream.value
+
+    def release(self, stream: Any) -> None:
+        # torch's allocator keeps the memory of a stream for that stream, so streams are used again.
+        self._spare.append(stream)
 
     def handle(self, stream: Any) -> int:
         return stream.cuda_stream
@@ -221,6 +245,9 @@ class _CupyDevice:
 
     def new_stream(self) -> Any:
         return self._cupy.cuda.Stream(non_blocking=True)
+
+    def release(self, stream: Any) -> None:
+        """Do nothing: CuPy destroys a stream with its last reference."""
 
     def handle(self, stream: Any) -> int:
         return stream.ptr

@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,7 +133,8 @@ class _Worker:
         self.runner: Any = weakref.proxy(runner)
         self.device = runner.device
         self.pending: Any = None
-        self.upload, self.compute = self.device.new_stream(), self.device.new_stream()
+        self.streams: tuple[Any, ...] = ()
+        self.upload, self.compute = self.streams = self.device.new_stream(), self.device.new_stream()
         self.context = runner.new_thread_context(self.compute)
         # Each graph with the captured function, which must live as long.
         self.graphs: dict[int, tuple[Enqueue, Enqueue]] = {}
@@ -140,6 +142,8 @@ class _Worker:
 
     def __del__(self) -> None:
         self._wait_for_pending()
+        for stream in self.streams:
+            self.device.release(stream)
 
     def _wait_for_pending(self, stream: Any = None) -> None:
         """Wait for pending work, unless it is on the next stream."""
@@ -259,7 +263,7 @@ class _Worker:
         # torch can capture only one graph at a time.
         with _capture_lock:
             try:
-                self.graphs[size] = self.device.capture(lambda: enqueue(self.compute), self.compute), enqueue
+                self.graphs[size] = self.device.capture(partial(enqueue, self.compute), self.compute), enqueue
             except Exception as problem:  # Each library has its own error types.
                 if self.runner.captures:
                     _LOG.warning("no CUDA graph could be captured (%s); batches run without graphs", problem)

@@ -55,6 +55,32 @@ def test_torch_engines_read_cuda_arrays_in_place(exported, pixels):
         np.testing.assert_allclose(engine(many[:count]), np.resize(engine(pixels), (count, engine.features)), atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_more_threads_than_torch_has_streams_share_an_engine(exported, pixels):
+    engine = assemble(exported, "fp32", "torch")
+    images = [np.roll(pixels, shift, axis=0) for shift in range(40)]
+    expected = [engine(each) for each in images]
+    met, wrong = threading.Barrier(len(images)), []
+
+    def work(turn):
+        met.wait(120)
+        for _ in range(50):
+            error = np.abs(engine(images[turn]) - expected[turn]).max()
+            if not error < 1e-5:
+                wrong.append((turn, error))
+        met.wait(120)
+
+    # The second turn uses the streams of the first again.
+    for _ in range(2):
+        threads = [threading.Thread(target=work, args=[turn]) for turn in range(len(images))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not met.broken
+    assert not wrong
+
+
 def test_threads_share_an_engine(exported, pixels):
     engine = assemble(exported, "fp32", "openvino")
     expected, wrong = engine.bits(pixels), []

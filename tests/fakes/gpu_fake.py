@@ -55,6 +55,9 @@ class Device:
         self.streams[id(stream)] = stream
         return stream
 
+    def release(self, stream):
+        assert not stream.queue
+
     def handle(self, stream):
         return id(stream)
 

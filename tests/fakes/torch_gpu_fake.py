@@ -16,7 +16,7 @@ class Device:
     name, capability = "the host", "sm00"
 
     def __init__(self):
-        self.captured, self.replayed, self.fails, self.streams = [], 0, False, 0
+        self.captured, self.replayed, self.fails, self.streams, self.spare = [], 0, False, 0, []
 
     def scope(self):
         return nullcontext()
@@ -25,8 +25,14 @@ class Device:
         return "the caller's"
 
     def new_stream(self):
+        if self.spare:
+            return self.spare.pop()
         self.streams += 1
         return self.streams
+
+    def release(self, stream):
+        assert stream not in self.spare
+        self.spare.append(stream)
 
     def on_stream(self, stream):
         return nullcontext()

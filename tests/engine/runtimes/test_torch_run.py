@@ -83,6 +83,23 @@ def test_threads_share_a_runner(runner, many, wanted):
     assert sorted(done) == [0, 100, 200]
 
 
+def test_threads_have_streams_of_their_own_which_are_used_again(runner, many, wanted):
+    def work(turn):
+        check(runner(many[:3]), wanted, slice(3))
+        met.wait(60)
+
+    for _ in range(2):
+        met = threading.Barrier(20)
+        threads = [threading.Thread(target=work, args=[turn]) for turn in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not met.broken
+        assert len(set(runner.device.captured[-20:])) == 20
+    assert sorted(runner.device.spare) == list(range(1, 41))
+
+
 def test_float32_is_computed_as_such_whatever_the_process_has_set(runner, many, monkeypatch):
     seen = []
 
