@@ -6,6 +6,7 @@ byte, highest bit first, as by ``numpy.packbits``; the last byte is padded with 
 
 import numpy as np
 
+from ..errors import UsageError
 from .array_types import Array, Bits, Features, RowCounts
 from .arrays import namespace
 from .memory import blocks
@@ -14,6 +15,15 @@ from .memory import blocks
 def packed_length(m: int) -> int:
     """Return the number of bytes that hold `m` bits."""
     return -(-m // 8)
+
+
+def check_bits(bits: Array, m: int) -> None:
+    """Raise UsageError unless an array holds packed bits of m features."""
+    if str(bits.dtype) != "uint8" or bits.ndim != 2 or m < 1 or bits.shape[1] != packed_length(m):
+        raise UsageError(
+            f"an array of dtype {bits.dtype} and shape {bits.shape} does not hold the packed bits of {m:,d} features, "
+            f"which are uint8 of shape (n, {packed_length(m)})"
+        )
 
 
 def pack_signs(features: Features) -> Bits:

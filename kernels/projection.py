@@ -12,8 +12,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..errors import UsageError
 from .array_types import Bits, Intensities, PackedChainSigns, Speckle
 from .backends import backend_for
+from .bits import check_bits
 from .camera import Camera
 from .memory import Budget, block_length, blocks, memory_budget
 from .random_matrix import Entries, hadamard_length, hadamard_signs
@@ -49,18 +51,27 @@ class Projection(Protocol):
 class _Simulated(Projection):
     """A projection that a backend computes in one pass with the rounding of an ideal camera."""
 
+    def __post_init__(self) -> None:
+        if self.m < 1 or self.k < 1 or not 0 <= self.seed < 2**64:
+            raise UsageError(
+                f"a projection of m = {self.m} features to k = {self.k} components with seed {self.seed}: "
+                "m and k must be at least 1, and the seed between 0 and 2^64 - 1"
+            )
+
     def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         """Return float32 intensities, or the uint8 speckle of a camera's gain."""
         raise NotImplementedError
 
     def intensities(self, bits: Bits, budget: Budget = None) -> Intensities:
         """Return float32 intensities of shape (n, k); see `Projection`."""
+        check_bits(bits, self.m)
         return self._compute(bits, None, budget)
 
     def speckle(self, bits: Bits, camera: Camera, budget: Budget = None) -> Speckle:
         """Return uint8 speckle of shape (n, k); see `Projection`. Compiled backends do not store the intensities."""
         if type(camera) is not Camera:
             return super().speckle(bits, camera, budget)
+        check_bits(bits, self.m)
         return self._compute(bits, camera.gain, budget)
 
 

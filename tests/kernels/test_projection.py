@@ -7,6 +7,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aurevoir.errors import UsageError
 from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera, NoisyCamera
 from aurevoir.kernels.exact_kernel import exact_kernel
@@ -208,3 +209,18 @@ def test_projecting_no_rows_yields_nothing(kind):
 def test_a_projection_is_known_by_its_three_numbers(kind):
     assert kind(20, 10, 3) == replace(kind(20, 10, 0), seed=3)
     assert kind(20, 10, 3) != kind(20, 10, 4)
+
+
+@pytest.mark.parametrize("kind", [Dense, DenseSigns, Hadamard])
+@pytest.mark.parametrize(("m", "k", "seed"), [(16, 8, 2**64), (16, 8, -1), (0, 8, 0), (16, 0, 0), (16, -8, 0)])
+def test_what_no_projection_can_have_is_refused(kind, m, k, seed):
+    with pytest.raises(UsageError, match=f"m = {m} .* k = {k} .* seed {seed}"):
+        kind(m, k, seed)
+
+
+@pytest.mark.parametrize("kind", [Dense, DenseSigns, Hadamard])
+def test_bits_of_another_number_of_features_are_refused(kind):
+    projection, bits = kind(16, 8), np.zeros((2, 7840), dtype="uint8")
+    for call in (projection.intensities, lambda bits: projection.speckle(bits, Camera(1.0))):
+        with pytest.raises(UsageError, match=r"shape \(2, 7840\) does not hold the packed bits of 16 features"):
+            call(bits)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
+from ....errors import UsageError
 from ...bits import packed_length
 from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
+from .compiled import compiled
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
 from .outputs import outputs
 
@@ -97,7 +99,7 @@ def _flush(typing_context: Any, sums: Any, totals: Any, rows: Any) -> Any:
     return types.void(types.intp, types.intp, types.intp), generate
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _philox(
     c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, key: tuple[np.uint32, np.uint32]
 ) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
@@ -114,7 +116,7 @@ def _philox(
     return c0, c1, c2, c3
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _draw(block: int, first: int, key: tuple[np.uint32, np.uint32], levels: np.ndarray, columns: np.ndarray) -> None:
     """Draw 16 columns of R for both parts of 16 outputs; see `philox.philox` and `projection.Dense`."""
     words = np.empty((4, _LANES), dtype=np.uint32)
@@ -129,7 +131,7 @@ def _draw(block: int, first: int, key: tuple[np.uint32, np.uint32], levels: np.n
             columns[column, lane] = levels[(words[column // 4, lane] >> shift) & np.uint32(0xFF)]
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _draw_signs(start: int, key: tuple[np.uint32, np.uint32], words: np.ndarray) -> None:
     rows, parts, blocks, _ = words.shape
     for row in prange(rows):
@@ -140,7 +142,7 @@ def _draw_signs(start: int, key: tuple[np.uint32, np.uint32], words: np.ndarray)
                 out[0], out[1], out[2], out[3] = drawn
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _dense(
     codes: np.ndarray,
     key: tuple[np.uint32, np.uint32],
@@ -176,6 +178,11 @@ def _dense(
 
 def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float | None = None) -> np.ndarray:
     """Project packed bits by a Gaussian R; see `reference.dense`. Levels below -127 could overflow a sum."""
+    if bits.dtype != np.uint8 or bits.ndim != 2 or not bits.shape[1] or k < 1 or levels.shape != (256,):
+        raise UsageError(
+            f"bits of dtype {bits.dtype} and shape {bits.shape}, k = {k} and levels of shape {levels.shape} do not "
+            "belong together"
+        )
     intensities, speckle = outputs(len(bits), k, gain)
     for start in range(0, len(bits), _ROWS):
         rows = slice(start, start + _ROWS)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
+from ....errors import UsageError
+from .compiled import compiled
 from .emit import F32, I1, I16, constant, load, loop, offset, store
 from .outputs import outputs
 
@@ -112,7 +114,7 @@ def _between_vectors(radix: int) -> Callable[..., Any]:
 _by_sixteen, _by_eight, _by_four, _by_two = (_between_vectors(radix) for radix in (16, 8, 4, 2))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _transform(values: int, signs: int, vectors: int) -> None:
     """Apply signs to values and transform them in place, unnormalised."""
     _within_vectors(values, signs, vectors)  # type: ignore[call-arg]
@@ -128,7 +130,7 @@ def _transform(values: int, signs: int, vectors: int) -> None:
         _by_two(values, stride, vectors)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _hadamard(
     bits: np.ndarray,
     signs: np.ndarray,
@@ -161,12 +163,24 @@ def _hadamard(
                     intensities[row, start + index] = light[index] * scale
 
 
+def _check(bits: np.ndarray, signs: np.ndarray, k: int) -> None:
+    """Raise UsageError where the compiled code would read or write outside of the arrays."""
+    length = 8 * signs.shape[-1]
+    packed = bits.ndim == 2 and 0 < 8 * bits.shape[1] <= length and bits.dtype == signs.dtype == np.uint8
+    if not packed or signs.ndim != 4 or length < _LANES or length & (length - 1) or not 0 < k <= len(signs) * length:
+        raise UsageError(
+            f"bits of dtype {bits.dtype} and shape {bits.shape}, signs of dtype {signs.dtype} and shape {signs.shape} "
+            f"and k = {k} do not belong together"
+        )
+
+
 def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
     """Project packed bits by chains of transforms of at least 16 values; see `reference.hadamard`."""
+    _check(bits, signs, k)
     intensities, speckle = outputs(len(bits), k, gain)
     # Bytes are read in pairs.
     whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)
     # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
     scale = np.float32(float(8 * signs.shape[3]) ** -3)
-    _hadamard(whole, signs, scale, np.float32(gain or 0), intensities, speckle)
+    _hadamard(whole, np.ascontiguousarray(signs), scale, np.float32(gain or 0), intensities, speckle)
     return intensities if gain is None else speckle

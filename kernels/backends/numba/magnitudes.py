@@ -1,12 +1,15 @@
 """Magnitudes of float32 values: the largest, and histograms."""
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
+
+from ....errors import UsageError
+from .compiled import compiled
 
 _SIGN_OFF = np.uint32(0x7FFFFFFF)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
     # Without the sign bit, float32 values order like integers, with nan and infinity above all numbers.
     largest = np.zeros(parts, dtype=np.uint32)
@@ -20,7 +23,7 @@ def _largest_magnitude_bits(bits: np.ndarray, parts: int) -> int:
     return result
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _count_magnitudes(
     values: np.ndarray, top: np.float32, gain: np.float32, bins: int, parts: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +52,8 @@ def largest_magnitude(values: np.ndarray) -> float:
 
 def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndarray, float]:
     """Count |x| in equal bins, and return the largest counted; see `reference.count_magnitudes`."""
+    if bins < 1 or not top > 0:
+        raise UsageError(f"{bins} bins up to {top}; both must be positive")
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
     # 2^128 is not a float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)

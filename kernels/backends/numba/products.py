@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
+from ....errors import UsageError
+from .compiled import compiled
 from .emit import I8, I32, I64, constant, load, loop, offset, store, zeros
 from .features import numba_features
 
@@ -104,7 +106,7 @@ def _shared_counts(
     return _TILE_SIGNATURE, generate
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
     (n, k), others = left.shape, len(right)
     for tile in prange(len(tiles)):
@@ -131,7 +133,12 @@ def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.nda
 
 def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.ndarray | None = None) -> np.ndarray:
     """Return the products of all rows, minus `shift` per column; without `right`, `left` with itself, symmetrically."""
-    others, k = left if right is None else right, left.shape[1]
+    others, k = left if right is None else right, left.shape[-1]
+    if left.ndim != 2 or others.ndim != 2 or others.shape[1] != k or not left.dtype == others.dtype == np.uint8:
+        raise UsageError(
+            f"rows of dtype {left.dtype} and shape {left.shape} have no exact products with rows of dtype "
+            f"{others.dtype} and shape {others.shape}; both must be uint8 of one length"
+        )
     rows, columns = (-(-len(side) // _TILE) for side in (left, others))
     pairs = np.tri(rows, columns, dtype=bool) if right is None else np.ones((rows, columns), dtype=bool)
     tiles, products = np.argwhere(pairs), np.zeros((len(left), len(others)), dtype="int64")

@@ -3,11 +3,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
+from aurevoir.errors import UsageError
 from aurevoir.kernels.backends.numba.dense import dense
 from aurevoir.kernels.backends.numba.features import numba_features
+from aurevoir.kernels.backends.numba.hadamard import hadamard
+from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes
+from aurevoir.kernels.backends.numba.products import shared_ones
 
 
 def test_numba_s_instructions_are_those_that_it_is_set_to_use(monkeypatch):
@@ -39,3 +44,93 @@ def test_sums_of_the_largest_entries_do_not_overflow():
     bits = np.full((1, 7500), 255, dtype="uint8")
     intensities = dense(bits, 16, 0, np.full(256, -127, dtype="int8"))
     np.testing.assert_array_equal(intensities, 2 * np.square(np.float32(127 * 60_000)))
+
+
+BITS = np.zeros((3, 8), dtype="uint8")
+SIGNS = np.zeros((1, 2, 3, 8), dtype="uint8")
+LEVELS = np.zeros(256, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        # More bits than the transform is long, as where a model's number of features is not that of its engine.
+        lambda: hadamard(np.zeros((3, 7840), dtype="uint8"), SIGNS, 64),
+        lambda: hadamard(BITS, SIGNS, 65),
+        lambda: hadamard(BITS, SIGNS, 0),
+        lambda: hadamard(BITS, SIGNS[0], 64),
+        lambda: hadamard(BITS[:, :1], np.zeros((1, 2, 3, 1), dtype="uint8"), 8),
+        lambda: hadamard(BITS[:, :1], np.zeros((1, 2, 3, 3), dtype="uint8"), 8),
+        lambda: hadamard(BITS[:, :0], SIGNS, 64),
+        lambda: hadamard(BITS.astype("int64"), SIGNS, 64),
+        lambda: hadamard(BITS[0], SIGNS, 64),
+        lambda: hadamard(BITS, SIGNS.astype("float32"), 64),
+        lambda: dense(BITS[:, :0], 16, 0, LEVELS),
+        lambda: dense(BITS.astype("int64"), 16, 0, LEVELS),
+        lambda: dense(BITS, 16, 0, LEVELS[:255]),
+        lambda: dense(BITS, 0, 0, LEVELS),
+        lambda: shared_ones(BITS, BITS[:, :7]),
+        lambda: shared_ones(BITS, BITS.astype("int64")),
+        lambda: shared_ones(BITS[0]),
+        lambda: count_magnitudes(np.zeros(3, dtype="float32"), 1.0, 0),
+        lambda: count_magnitudes(np.zeros(3, dtype="float32"), float("nan"), 8),
+    ],
+)
+def test_what_does_not_belong_together_never_reaches_compiled_code(call):
+    with pytest.raises(UsageError):
+        call()
+
+
+def test_signs_that_are_not_contiguous_are_read_as_they_are():
+    rng = np.random.default_rng(0)
+    bits, signs = (rng.integers(0, 256, shape, dtype="uint8") for shape in ((3, 8), (2, 2, 3, 8)))
+    np.testing.assert_array_equal(
+        hadamard(bits, np.asfortranarray(signs), 100), hadamard(bits, np.ascontiguousarray(signs), 100)
+    )
+
+
+DOUBLE = """
+import numpy as np
+import pytest
+from aurevoir.kernels.backends.numba import compiled
+FAULT
+double = compiled.compiled()(DEFINED)
+assert double(np.ones(3)).tolist() == [2, 2, 2]
+print(len(double.stats.cache_hits), double.stats.cache_path)
+"""
+
+
+@pytest.fixture
+def run_double(tmp_path):
+    (tmp_path / "source.py").write_text("def double(values):\n    return 2 * values\n")
+    (tmp_path / "cache").mkdir()
+
+    def run(fault=""):
+        code = DOUBLE.replace("FAULT", fault).replace("DEFINED", "__import__('source').double")
+        paths = [str(tmp_path), *filter(None, sys.path)]
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(paths)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    return run
+
+
+def test_a_cache_is_used_again_and_a_damaged_one_made_anew(run_double, tmp_path):
+    assert run_double()[0] == "0"
+    assert run_double()[0] == "1"
+    for ending in ("nbi", "nbc"):
+        (path,) = (tmp_path / "cache").rglob(f"*.{ending}")
+        path.write_bytes(path.read_bytes()[:-20])
+        assert run_double()[0] == "0"
+        assert run_double()[0] == "1"
+
+
+def test_functions_compile_where_no_cache_can_be_written(run_double):
+    assert run_double("compiled._Cache._impl_class._locator_classes.clear()") == ["0", "None"]
+    full = "compiled._Cache.save_overload.__globals__['FunctionCache'].save_overload = FULL"
+    raising = "def FULL(*_):\n    raise OSError(28, 'No space left on device')\n"
+    assert run_double(raising + full)[0] == "0"
+    assert run_double()[0] == "0"

@@ -1,0 +1,49 @@
+"""Compile functions, with a cache on disk that may be missing, full or damaged."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from numba import njit
+from numba.core.caching import FunctionCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Cache(FunctionCache):  # type: ignore[misc, unused-ignore]
+    """Numba's cache, without which functions are compiled anew: a fault of the disk is no fault of the caller."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # Damaged pickles raise errors of any type.
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def compiled(**options: Any) -> Callable[[Function], Function]:
+    """Return a decorator that compiles a function with Numba, without the GIL.
+
+    Parameters
+    ----------
+    **options
+        Of ``numba.njit``, except ``cache`` and ``nogil``.
+
+    Notes
+    -----
+    The machine code is cached where ``NUMBA_CACHE_DIR`` says, next to the module, or in the user's cache folder. Where
+    none of them can be written, every process compiles its own.
+    """
+
+    def decorate(function: Function) -> Function:
+        dispatcher: Any = njit(nogil=True, **options)(function)
+        with suppress(RuntimeError):
+            dispatcher._cache = _Cache(function)
+        return dispatcher  # type: ignore[no-any-return]
+
+    return decorate
