@@ -5,12 +5,16 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core import caching
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Cache(FunctionCache):  # type: ignore[misc, unused-ignore]
+# Numba's methods come without types.
+_FunctionCache: Any = caching.FunctionCache
+
+
+class _Cache(_FunctionCache):  # type: ignore[misc, unused-ignore]
     """Numba's cache, without which functions are compiled anew: a fault of the disk is no fault of the caller."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -130,7 +130,7 @@ def test_a_cache_is_used_again_and_a_damaged_one_made_anew(run_double, tmp_path)
 
 def test_functions_compile_where_no_cache_can_be_written(run_double):
     assert run_double("compiled._Cache._impl_class._locator_classes.clear()") == ["0", "None"]
-    full = "compiled._Cache.save_overload.__globals__['FunctionCache'].save_overload = FULL"
+    full = "compiled._FunctionCache.save_overload = FULL"
     raising = "def FULL(*_):\n    raise OSError(28, 'No space left on device')\n"
     assert run_double(raising + full)[0] == "0"
     assert run_double()[0] == "0"
