@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..calibration.graph.batch_norm import fold_batch_norms
 from ..calibration.graph.constants import dense, fold_constants, take_known_branches
@@ -58,16 +58,18 @@ def opset(model: ModelProto) -> int:
     return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
 
-def make_readable(model: ModelProto) -> None:
-    """Bring a model, in place, into the form that onnx's checker takes, which is narrower than what runtimes take."""
+def make_readable(model: ModelProto) -> ModelProto:
+    """Return a model in the form that onnx's checker takes, which is narrower than what runtimes take."""
     drop_initializer_inputs(model)
     model.ir_version = max(model.ir_version, _NEW_IR if model.ir_version < _OLDEST_IR else 0)
     model.graph.name = model.graph.name or "graph"
     sort_nodes(model)
+    model = _inline_functions(model)
     names: set[str] = set()
     for node in model.graph.node:
         node.name = "" if node.name in names else node.name
         names.add(node.name)
+    return model
 
 
 def drop_initializer_inputs(model: ModelProto) -> None:
@@ -107,13 +109,21 @@ def _make_dense(model: ModelProto) -> None:
 
 
 def _inline_functions(model: ModelProto) -> ModelProto:
+    """Put the nodes of a model's own functions in place of their calls."""
     if not model.functions:
         return model
-    try:
-        inlined: ModelProto = onnx.inliner.inline_local_functions(model, convert_version=True)
-    except Exception:  # the functions' nodes stay, and are refused by name if the cut needs them
-        return model
-    return inlined
+    typed = _infer_shapes(model)
+    # A function of another opset is converted, for which the inliner wants the types of weights too.
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer
+    )
+    for convert_version in (True, False):
+        try:
+            inlined: ModelProto = onnx.inliner.inline_local_functions(typed, convert_version=convert_version)
+        except Exception:  # nodes of functions that stay are refused by name if the cut needs them
+            continue
+        return inlined
+    return model
 
 
 def _drop_empty_names(model: ModelProto) -> None:
@@ -283,7 +293,6 @@ _STEPS: tuple[Callable[[ModelProto], ModelProto | None], ...] = (
     strip_metadata,
     make_readable,
     _make_dense,
-    _inline_functions,
     _drop_empty_names,
     _to_float32,
     free_batch,

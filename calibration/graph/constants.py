@@ -14,6 +14,9 @@ BATCHES = (1, 2, 512)
 MAX_GROWTH = 1 << 20
 """Constants with more elements than this, and than what they are computed from, stay computed."""
 
+_QUANTIZED_OPSET = 21
+"""The reference has no older QuantizeLinear and DequantizeLinear, which this one's include."""
+
 _ELEMENTWISE = (
     "Abs Add And Cast CastLike Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual IsNaN Less LessOrEqual Log "
     "Max Mean Min Mod Mul Neg Not Or Pow Reciprocal Relu Round Sigmoid Sign Sin Sqrt Sub Sum Tanh Where Xor"
@@ -195,6 +198,8 @@ def _run(node: NodeProto, inputs: dict[str, np.ndarray], opset: dict[str, int]) 
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in inputs.items()
     ]
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        opset = {"": _QUANTIZED_OPSET}
     names = [name for name in node.output if name]
     graph = helper.make_graph([node], "node", kinds, [helper.make_empty_tensor_value_info(name) for name in names])
     with np.errstate(all="ignore"):
