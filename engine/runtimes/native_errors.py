@@ -10,8 +10,8 @@ _LONGEST = 400
 
 # What OpenVINO and ONNX Runtime say around the reason: where in their sources, and in which layers of them.
 _FRAMES = re.compile(
-    r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:|Caught exception:?|Summary:|"
-    r"Model wasn't fully converted\.( Failed operations detailed log:)?|To facilitate the conversion .*|with a message:|"
+    r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:|Caught exception|Summary:|"
+    r"Model wasn't fully converted\.( Failed operations detailed log:)?|To facilitate the .*|with a message:|"
     r"\[ONNXRuntimeError\] : \d+ : \w+ :|\S*onnxruntime_src\S+:\d+ .*? was false\.|Non-zero status code returned while"
 )
 
