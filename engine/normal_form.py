@@ -34,7 +34,7 @@ from .export import free_batch
 
 OLDEST_OPSET = 13
 """The first opset whose QuantizeLinear has an axis."""
-_UPGRADED_OPSET = 17
+_UPGRADED_OPSET, _RESIZE_OPSET = 17, 11
 _OLDEST_IR, _NEW_IR = 4, 8
 """The first IR version that does not list initializers among the inputs, and what replaces older ones."""
 _FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -245,14 +245,40 @@ def _fold(model: ModelProto) -> None:
             return
 
 
-def _upgrade(model: ModelProto) -> ModelProto:
-    """Convert an old opset; what onnx cannot convert stays."""
+def _upgrade_where_possible(model: ModelProto) -> ModelProto:
+    try:
+        return upgrade(model)
+    except Exception:  # of the converter and of any type; `check_normal` tries again on what leads to the cut
+        return model
+
+
+def upgrade(model: ModelProto) -> ModelProto:
+    """Return a model of `OLDEST_OPSET` or newer; raises errors of many types for what cannot be converted."""
     if opset(model) >= OLDEST_OPSET:
         return model
-    try:
-        return onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
-    except Exception:  # the converter's errors have no common base class; `check_normal` refuses what it left
-        return model
+    if any(node.op_type == "Hardmax" for node in model.graph.node):
+        raise ValueError(f"Hardmax has another meaning since opset {OLDEST_OPSET}")
+    shrinking = _shrinking(model) if opset(model) < _RESIZE_OPSET else {}
+    upgraded: ModelProto = onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
+    # The converter leaves the defaults of the new Resize, which takes other pixels.
+    for node in upgraded.graph.node:
+        if node.output[0] in shrinking:
+            rounded = "ceil" if shrinking[node.output[0]] else "floor"
+            modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": rounded}
+            node.attribute.extend(helper.make_attribute(name, mode) for name, mode in modes.items())
+    return upgraded
+
+
+def _shrinking(model: ModelProto) -> dict[str, bool]:
+    """Return for the output of each Upsample or Resize whether it is smaller than the input."""
+    tensors, found = initializers(model), {}
+    for node in model.graph.node:
+        if node.op_type in ("Upsample", "Resize") and not node.domain:
+            scales = node_attribute(node, "scales", None)
+            if scales is None and node.input[1] in tensors:
+                scales = numpy_helper.to_array(tensors[node.input[1]])
+            found[node.output[0]] = scales is not None and min(scales) < 1
+    return found
 
 
 def _reshape_scalars(model: ModelProto) -> None:
@@ -299,7 +325,7 @@ _STEPS: tuple[Callable[[ModelProto], ModelProto | None], ...] = (
     _forget_shapes,
     _fold,
     _drop_dropout_modes,
-    _upgrade,
+    _upgrade_where_possible,
     _fold,
     _drop_dropout_modes,
     _skip_identities,

@@ -10,7 +10,7 @@ from ..calibration.graph.batch_norm import is_training
 from ..calibration.graph.edit import initializers, subgraphs
 from ..errors import AurevoirError, UsageError
 from .export import image_input
-from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare
+from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare, upgrade
 
 _LARGEST = (1 << 31) - (1 << 20)
 """Bytes of weights that a graph may hold; protobuf ends at 2 GiB."""
@@ -140,6 +140,12 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
             )
     if opset(model) < OLDEST_OPSET:
         model = _upgraded(model, name)
+    newest = onnx.defs.onnx_opset_version()
+    if opset(model) > newest:
+        raise AurevoirError(
+            f"{name} is of opset {opset(model)}, and the installed onnx knows {newest}; upgrade onnx, or export it with an "
+            "older opset"
+        )
     try:
         _check_graph(model)
     except Exception as error:  # the checker's errors have no common base class
@@ -160,15 +166,10 @@ def _why_not(node: NodeProto, tensors: dict[str, TensorProto]) -> str | None:
 
 def _upgraded(model: ModelProto, name: str) -> ModelProto:
     """Convert what is left of a graph that could not be converted whole."""
-    upgraded = prepare(model)
-    if opset(upgraded) >= OLDEST_OPSET:
-        return upgraded
     try:
-        onnx.version_converter.convert_version(model, OLDEST_OPSET)
-        reason = "no reason given"
+        return prepare(upgrade(model))
     except Exception as error:  # the converter's errors have no common base class
-        reason = first_line(error)
-    raise AurevoirError(
-        f"{name} is of opset {opset(model)}, which onnx cannot convert to {OLDEST_OPSET}: {reason}; export it with "
-        f"opset {OLDEST_OPSET} or newer"
-    )
+        raise AurevoirError(
+            f"{name} is of opset {opset(model)}, which onnx cannot convert to {OLDEST_OPSET}: {first_line(error)}; "
+            f"export it with opset {OLDEST_OPSET} or newer"
+        ) from None

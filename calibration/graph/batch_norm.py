@@ -19,17 +19,19 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     constants, users, taken = initializers(model), consumers(model), tensor_names(model)
     outputs = {value.name for value in model.graph.output}
     producers = {name: node for node in model.graph.node for name in node.output}
-    dead = []
+    dead: list[onnx.NodeProto] = []
     for norm in model.graph.node:
         conv = producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
-        if conv is None or conv.op_type != "Conv" or conv.output[0] in outputs:
+        if conv is None or conv.op_type != "Conv" or conv.output[0] in outputs or is_training(norm):
             continue
-        if len(users[conv.output[0]]) > 1 or any(name not in constants for name in [*conv.input[1:], *norm.input[1:]]):
+        # Identity nodes that nothing reads only keep a name.
+        aliases = [each for each in users[conv.output[0]] if each.op_type == "Identity" and not users[each.output[0]]]
+        if len(users[conv.output[0]]) > 1 + len(aliases) or outputs.intersection(each.output[0] for each in aliases):
             continue
-        if is_training(norm):
+        if any(name not in constants for name in [*conv.input[1:], *norm.input[1:]]):
             continue
         _fold(model, conv, norm, constants, taken)
-        dead.append(norm)
+        dead += [norm, *aliases]
     for norm in dead:
         model.graph.node.remove(norm)
     return model

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import build_engine
+from aurevoir.engine.normal_form import prepare
+from aurevoir.errors import AurevoirError
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -488,3 +490,237 @@ def test_a_disguised_network_is_quantized(name, tmp_path, photographs, expected)
     )
     assert np.linalg.norm(engine(photographs) - expected) < 0.1 * np.linalg.norm(expected)
     assert engine.quantized_products() == ((5, 5) if name == "empty_names" else (4, 4))
+
+
+def test_the_normal_form_is_that_of_the_plain_network(tmp_path):
+    """What only looks different becomes the same nodes."""
+    plain = [node.op_type for node in prepare(_network()).graph.node]
+    assert "BatchNormalization" not in plain
+    for name in set(DISGUISES) - {"empty_names", "reshape_to_a_computed_shape"}:
+        backbone = open_backbone(_saved(name, tmp_path), size=32)
+        found = [node.op_type for node in backbone.to_onnx(None).graph.node]
+        assert [op_type for op_type in found if op_type != "Identity"] == plain, name
+
+
+def test_a_shape_computed_from_the_batch_is_constant(tmp_path):
+    graph = open_backbone(_saved("reshape_to_a_computed_shape", tmp_path)).to_onnx(None).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    assert tensors[next(node for node in graph.node if node.op_type == "Reshape").input[1]] == [0, -1]
+
+
+def test_the_normal_form_of_a_normal_form_is_itself():
+    once = prepare(_network())
+    assert prepare(once) == once
+
+
+def test_cuts_behind_identities_and_dropouts_stay(tmp_path, photographs):
+    backbone = open_backbone(_saved("inference_dropout", tmp_path))
+    for cut in ("d1", "i1"):
+        features = build_engine(backbone, cut, runtime="onnxruntime", smoke=False)(photographs)
+        np.testing.assert_array_equal(
+            features, build_engine(backbone, "r1", runtime="onnxruntime", smoke=False)(photographs)
+        )
+
+
+def test_cuts_of_a_file_that_branches_are_before_the_branch(tmp_path):
+    """A tensor that a branch reads is not done with before it."""
+    cuts = [cut.name for cut in open_backbone(_saved_as(if_of_the_batch, tmp_path)).cuts()]
+    assert cuts[-1] == "y"
+    assert "s1" in cuts
+
+
+def test_cuts_of_several_outputs_are_those_of_the_first_and_the_outputs(tmp_path):
+    backbone = open_backbone(_saved_as(branching_outputs, tmp_path))
+    cuts = {cut.name: cut for cut in backbone.cuts()}
+    assert list(cuts) == ["n0", "r0", "s1", "p1", "side", "c2", "v", "f", "y"]
+    assert backbone.resolve(None) == "y"
+    assert cuts["side"].features == 8 * 16 * 16
+    assert cuts["side"].macs == cuts["r0"].macs == 8 * 16 * 16 * 27
+
+
+def branching_outputs(model):
+    """A second output that does not lead to the first."""
+    _before(model, "last", helper.make_node("Neg", ["r0"], ["side"]))
+    model.graph.output.append(_value("side", shape=["n", 8, 16, 16]))
+
+
+def test_constants_do_not_grow_without_bounds():
+    """A graph of a few bytes that says to fill terabytes stays as it is."""
+    model = _network()
+    _add(model, terabytes=np.array([1 << 20, 1 << 20]), tensor=np.ones((1, 1), "float32"), times=np.array([1 << 40, 1]))
+    node = helper.make_node
+    model.graph.node.extend(
+        [
+            node("ConstantOfShape", ["terabytes"], ["a"]),
+            node("Expand", ["tensor", "terabytes"], ["b"]),
+            node("Tile", ["tensor", "times"], ["c"]),
+        ]
+    )
+    model.graph.output.extend([_value("a"), _value("b"), _value("c")])
+    left = [node.op_type for node in prepare(model).graph.node][-3:]
+    assert left == ["ConstantOfShape", "Expand", "Tile"]
+
+
+@pytest.mark.parametrize(("opset", "scale"), [(7, 1.7), (7, 2.0), (9, 1.7), (9, 2.0), (10, 0.7), (10, 1.7), (10, 2.0)])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_an_old_resize_takes_the_same_pixels(tmp_path, opset, mode, scale):
+    scales = [1.0, 1.0, scale, scale]
+    if opset == 7:
+        nodes, tensors = [helper.make_node("Upsample", ["x"], ["y"], mode=mode, scales=scales)], []
+    else:
+        nodes = [helper.make_node("Upsample" if opset == 9 else "Resize", ["x", "s"], ["y"], mode=mode)]
+        tensors = [numpy_helper.from_array(np.array(scales, "float32"), "s")]
+    graph = helper.make_graph(nodes, "g", [_value("x", shape=[1, 3, 9, 9])], [_value("y")], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    converted = open_backbone(tmp_path / "x.onnx").to_onnx(None)
+    image = np.random.default_rng(0).normal(size=(1, 3, 9, 9)).astype("float32")
+    np.testing.assert_allclose(_run(converted, image), _run(model, image), atol=1e-6)
+
+
+def _run(model, image):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": image})[0]
+
+
+def _behind(name, op, *inputs, after="r1", outputs=(), domain="", **attributes):
+    """Return a disguise that puts a node between the node of a name and the tensor that it reads."""
+
+    def disguise(model):
+        new = helper.make_node(op, [after, *inputs], ["new", *outputs], domain=domain, **attributes)
+        _before(model, name, new)
+        node = _node(model, name)
+        node.input[list(node.input).index(after)] = "new"
+        if domain:
+            model.opset_import.append(helper.make_opsetid(domain, 1))
+
+    return disguise
+
+
+def training_norm(model):
+    model.opset_import[0].version = 15
+    _node(model, "norm").attribute.append(helper.make_attribute("training_mode", 1))
+    _node(model, "norm").output.extend(["running_mean", "running_variance"])
+
+
+def old_training_norm(model):
+    old(9)(model)
+    _node(model, "norm").output.extend(["m1", "v1", "m2", "v2"])
+
+
+def training_dropout(model):
+    _add(model, half=np.float32(0.5), yes=np.array(True))
+    _behind("shortcut", "Dropout", "half", "yes")(model)
+
+
+def if_of_the_batch(model):
+    _add(model, zero=np.array(0), one=np.array(1))
+    _branches(model, "alone")
+    node = helper.make_node
+    _before(
+        model,
+        "if",
+        node("Shape", ["s1"], ["size"]),
+        node("Gather", ["size", "zero"], ["count"]),
+        node("Equal", ["count", "one"], ["alone"]),
+    )
+
+
+def loop(model):
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Relu", ["state"], ["next"])], "body",
+        [_value("i", INT64, []), _value("go", TensorProto.BOOL, []), _value("state", shape=["n", 8, 16, 16])],
+        [_value("goes", TensorProto.BOOL, []), _value("next", shape=["n", 8, 16, 16])],
+    )  # fmt: skip
+    _add(model, times=np.array(3), yes=np.array(True))
+    _before(model, "shortcut", helper.make_node("Loop", ["times", "yes", "r1"], ["new"], body=body))
+    _node(model, "shortcut").input[1] = "new"
+
+
+def quantized(model):
+    _add(model, s=np.float32(0.1), z=np.int8(0))
+    _before(model, "last", helper.make_node("QuantizeLinear", ["p1", "s", "z"], ["q"]))
+    _before(model, "last", helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]))
+    _node(model, "last").input[0] = "d"
+
+
+def too_new(model):
+    model.opset_import[0].version = 999
+
+
+def two_writers(model):
+    _node(model, "relu").output[0] = "c0"
+
+
+def no_weight(model):
+    _remove(model, "w1")
+
+
+def short_data(model):
+    tensor = _tensor(model, "w1")
+    tensor.raw_data = tensor.raw_data[:-8]
+
+
+def old_hardmax(model):
+    old(9)(model)
+    _behind("shortcut", "Hardmax")(model)
+
+
+REFUSED = {
+    training_norm: "tensor 'n0' of network.onnx is computed by the operator BatchNormalization, in training mode",
+    old_training_norm: "BatchNormalization, in training mode",
+    training_dropout: "Dropout, in training mode",
+    if_of_the_batch: "tensor 'c2' .* If, whose condition",
+    loop: "tensor 'new' .* Loop, ",
+    quantized: "QuantizeLinear, which is already quantized",
+    too_new: "opset 999, and the installed onnx knows",
+    two_writers: "not a valid ONNX model: .*c0",
+    no_weight: "not a valid ONNX model: .*w1",
+    short_data: "not a valid ONNX model: .*",
+    old_hardmax: "opset 9, which onnx cannot convert to 13: Hardmax",
+    _behind("shortcut", "FusedAct", domain="com.microsoft"): "FusedAct of domain 'com.microsoft', which is not",
+    _behind("head", "Normalizer", after="f", domain="ai.onnx.ml", norm="L2"): "Normalizer of domain 'ai.onnx.ml'",
+    _behind("shortcut", "RandomNormalLike"): "RandomNormalLike, which draws random numbers",
+    _behind("shortcut", "NoSuchOperator"): "not a valid ONNX model: .*NoSuchOperator",
+}
+
+
+def _saved_as(disguise, folder):
+    model = _network()
+    disguise(model)
+    path = folder / "network.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(("disguise", "message"), REFUSED.items())
+def test_what_cannot_be_a_backbone_is_refused_by_name(disguise, message, tmp_path):
+    with pytest.raises(AurevoirError, match=message) as caught:
+        build_engine(_saved_as(disguise, tmp_path), smoke=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("disguise", [training_dropout, if_of_the_batch, loop, old_hardmax])
+def test_what_lies_before_is_read(disguise, tmp_path, photographs):
+    features = build_engine(_saved_as(disguise, tmp_path), "s1" if disguise is if_of_the_batch else "r0", smoke=False)(
+        photographs
+    )
+    assert features.shape == (12, 8 * 16 * 16)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "torch"])
+def test_what_a_runtime_refuses_is_one_line_that_names_it(runtime, tmp_path, photographs):
+    """A convolution whose weights are of other channels passes onnx's checker."""
+    model = _network()
+    _remove(model, "w2")
+    _add(model, w2=np.ones((16, 5, 3, 3), "float32"))
+    (tmp_path / "network.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(AurevoirError, match=f"runtime '{runtime}' cannot .* this network: .*channel") as caught:
+        build_engine(tmp_path / "network.onnx", runtime=runtime, smoke=False)(photographs)
+    assert "\n" not in str(caught.value)
+    if runtime == "openvino":
+        with pytest.raises(AurevoirError, match="fp32 on openvino fails in its first inference: runtime 'openvino'"):
+            build_engine(tmp_path / "network.onnx", runtime=runtime)
+        with pytest.raises(AurevoirError, match="runtime 'openvino' cannot compile this network"):
+            build_engine(tmp_path / "network.onnx", precision="int8", runtime=runtime, calibration=photographs)
