@@ -42,7 +42,8 @@ _MAX_ROUNDS = 32
 
 # Inputs that are scalars, which converters also write with shape (1,), and vectors, which they also write as scalars.
 _SCALARS = {"Clip": (1, 2), "Pad": (2,), "Range": (0, 1, 2), "Dropout": (1, 2), "Trilu": (1,), "CumSum": (1,)}
-_VECTORS = {name: (1,) for name in ("Squeeze", "Unsqueeze", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin")}
+_REDUCED = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_VECTORS = {name: (1,) for name in ("Squeeze", "Unsqueeze", *(f"Reduce{kind}" for kind in _REDUCED))}
 
 
 def prepare(model: ModelProto) -> ModelProto:
@@ -55,7 +56,7 @@ def prepare(model: ModelProto) -> ModelProto:
 
 def opset(model: ModelProto) -> int:
     """Return the version of the standard operators."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    return next((item.version for item in model.opset_import if not item.domain), 0)
 
 
 def make_readable(model: ModelProto) -> ModelProto:
@@ -63,6 +64,9 @@ def make_readable(model: ModelProto) -> ModelProto:
     drop_initializer_inputs(model)
     model.ir_version = max(model.ir_version, _NEW_IR if model.ir_version < _OLDEST_IR else 0)
     model.graph.name = model.graph.name or "graph"
+    del model.training_info[:], model.graph.quantization_annotation[:]
+    for item in [*model.opset_import, *model.graph.node]:
+        item.domain = "" if item.domain == "ai.onnx" else item.domain
     sort_nodes(model)
     model = _inline_functions(model)
     names: set[str] = set()
@@ -170,11 +174,12 @@ def _widen_attributes(node: NodeProto) -> None:
 def _forget_shapes(model: ModelProto) -> None:
     """Drop the shapes that a file gives its tensors and outputs, which may be wrong or missing, for those inferred."""
     del model.graph.value_info[:]
-    declared = copy.deepcopy(list(model.graph.output))
-    for value in model.graph.output:
+    outputs = [value for value in model.graph.output if value.type.WhichOneof("value") in (None, "tensor_type")]
+    declared = copy.deepcopy(outputs)
+    for value in outputs:
         value.type.tensor_type.ClearField("shape")
     inferred = {value.name: value for value in _infer_shapes(model).graph.output}
-    for value, before in zip(model.graph.output, declared, strict=True):
+    for value, before in zip(outputs, declared, strict=True):
         found = inferred[value.name].type.tensor_type
         known = found if found.HasField("shape") else before.type.tensor_type
         if known.HasField("shape"):

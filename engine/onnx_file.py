@@ -3,11 +3,12 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..calibration.graph.batch_norm import is_training
-from ..calibration.graph.edit import initializers, subgraphs
+from ..calibration.graph.edit import initializers, leading_to, reads, subgraphs
 from ..errors import AurevoirError, UsageError
 from .export import image_input
 from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare, upgrade
@@ -68,6 +69,8 @@ def read_onnx(path: Path) -> ModelProto:
     except Exception as error:  # the checker's errors and those of broken tensors have no common base class
         raise _invalid(path, error) from None
     image_input(model)
+    if not model.graph.output:
+        raise AurevoirError(f"{path} has no output; export the network with one")
     return model
 
 
@@ -128,9 +131,17 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
     Raises
     ------
     AurevoirError
-        If a node cannot be brought into normal form, or onnx's checker refuses the graph.
+        If a node cannot be brought into normal form, a weight is nan, an output does not depend on the image, or
+        onnx's checker refuses the graph.
     """
     tensors = initializers(model)
+    for tensor in tensors.values():
+        if tensor.data_type == TensorProto.FLOAT and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise AurevoirError(f"tensor {tensor.name!r} of {name} holds nan; export the network with finite weights")
+    image = model.graph.input[0].name
+    for value in model.graph.output:
+        if value.name != image and not any(image in reads(node) for node in leading_to(model, [value.name])):
+            raise AurevoirError(f"tensor {value.name!r} of {name} does not depend on the image; cut at another tensor")
     for node in model.graph.node:
         if why := _why_not(node, tensors):
             tensor = next(filter(None, node.output), "")
@@ -143,8 +154,8 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
     newest = onnx.defs.onnx_opset_version()
     if opset(model) > newest:
         raise AurevoirError(
-            f"{name} is of opset {opset(model)}, and the installed onnx knows {newest}; upgrade onnx, or export it with an "
-            "older opset"
+            f"{name} is of opset {opset(model)}, and the installed onnx knows {newest}; upgrade onnx, or "
+            "export it with an older opset"
         )
     try:
         _check_graph(model)
@@ -154,7 +165,7 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
 
 
 def _why_not(node: NodeProto, tensors: dict[str, TensorProto]) -> str | None:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain:
         return "which is not a standard one; export the network with standard operators"
     if node.op_type in _REFUSED:
         return _REFUSED[node.op_type]

@@ -61,7 +61,7 @@ class _Folder:
 
     def folds(self, node: NodeProto) -> bool:
         """Evaluate a node if its inputs are known; return whether initializers replace it."""
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain:
             return False
         if node.op_type == "Reshape":
             self._free(node)

@@ -71,7 +71,7 @@ class OnnxBackbone:
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
-        return self.to_onnx_at([self.resolve(cut)])
+        return check_normal(prune(self._model, [self.resolve(cut)]), self.name)
 
     def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""

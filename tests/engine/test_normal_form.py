@@ -360,6 +360,12 @@ def odd_names(model):
     _renamed(model, names)
 
 
+def named_domain(model):
+    """The standard operators' domain by its other name."""
+    for item in [*model.opset_import, *model.graph.node]:
+        item.domain = "ai.onnx"
+
+
 def no_node_names(model):
     for node in model.graph.node:
         node.name = ""
@@ -387,6 +393,13 @@ def output_without_type(model):
 def wrong_shapes(model):
     dims = model.graph.output[0].type.tensor_type.shape.dim
     dims[0].dim_value, dims[1].dim_value = 1, 1000
+
+
+def sequence_output(model):
+    """A list of tensors is a second output, as some converters write it."""
+    model.graph.node.append(helper.make_node("SplitToSequence", ["f"], ["parts"], axis=1))
+    output = model.graph.output.add(name="parts")
+    output.type.sequence_type.elem_type.tensor_type.elem_type = FLOAT
 
 
 def several_outputs(model):
@@ -436,9 +449,9 @@ DISGUISES = {
             old_initializers_not_inputs, newest, constant_nodes, computed_weights, int8_weights, sparse_weights,
             empty_names, inference_dropout, dropout_of_ratio_zero, scalars_of_shape_one, local_functions, constant_if,
             if_of_a_size, nested_ifs, reshape_to_a_computed_shape, float16, bfloat16_weights, double,
-            float16_between_casts, names_of_ours, names_of_folded_tensors, odd_names, no_node_names, one_node_name,
-            reversed_order, output_without_shape, output_without_type, wrong_shapes, several_outputs,
-            foreign_behind_the_cut, other_height_and_width,
+            float16_between_casts, names_of_ours, names_of_folded_tensors, odd_names, named_domain, no_node_names,
+            one_node_name, reversed_order, output_without_shape, output_without_type, wrong_shapes, several_outputs,
+            sequence_output, foreign_behind_the_cut, other_height_and_width,
         )
     },
 }  # fmt: skip
@@ -667,7 +680,24 @@ def old_hardmax(model):
     _behind("shortcut", "Hardmax")(model)
 
 
+def no_output(model):
+    del model.graph.output[:]
+
+
+def output_is_a_weight(model):
+    model.graph.output[0].CopyFrom(_value("w0", shape=[8, 3, 3, 3]))
+
+
+def nan_weight(model):
+    weight = numpy_helper.to_array(_tensor(model, "w1")).copy()
+    weight[3] = np.nan
+    _tensor(model, "w1").CopyFrom(numpy_helper.from_array(weight, "w1"))
+
+
 REFUSED = {
+    no_output: "has no output",
+    output_is_a_weight: "tensor 'w0' of network.onnx does not depend on the image",
+    nan_weight: "tensor 'w1' of network.onnx holds nan",
     training_norm: "tensor 'n0' of network.onnx is computed by the operator BatchNormalization, in training mode",
     old_training_norm: "BatchNormalization, in training mode",
     training_dropout: "Dropout, in training mode",
