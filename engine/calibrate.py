@@ -29,7 +29,7 @@ from .float_graph import Exported
 from .runtimes import (
     HOST_BATCH,
     calibration_runtime,
-    graph_runtime,
+    compile_graph,
     reference_runtime,
     wants_float16_body,
     weight_levels,
@@ -273,6 +273,6 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the part of a graph that computes the given tensors, in fp32 on the CPU."""
-    compiled = graph_runtime(reference_runtime()).compile(prune(graph, tensors).SerializeToString(), "fp32", "cpu")
+    compiled = compile_graph(reference_runtime(), prune(graph, tensors).SerializeToString(), "fp32")
     assert not isinstance(compiled, GpuRunner)
     return compiled

@@ -23,8 +23,8 @@ from .runtimes import (
     builds_plans,
     check_device,
     check_precision,
+    compile_graph,
     default_device,
-    graph_runtime,
     plan_runtime,
     require_runtime,
 )
@@ -217,7 +217,7 @@ class Engine:
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[output] = graph_runtime(self.runtime).compile(graph, precision, self.device)
+                self._compiled[output] = compile_graph(self.runtime, graph, precision, self.device)
             return self._compiled[output]
 
     def parts(self) -> dict[str, bytes]:

@@ -6,92 +6,18 @@ images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone 
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import (
-    constant,
-    consumers,
-    initializers,
-    node_attribute,
-    prune,
-    read_constant,
-    strip_metadata,
-)
-from ..errors import AurevoirError, UsageError
+from ..calibration.graph.edit import constant, initializers
+from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 
-OLDEST_OPSET = 13
-"""The first opset whose QuantizeLinear has an axis."""
-_UPGRADED_OPSET = 17
 
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Load and check an ONNX backbone: one float image input of shape (batch, 3, height, width).
-
-    Raises
-    ------
-    UsageError
-        If the file does not exist.
-    AurevoirError
-        If it is not a valid ONNX model with an image input.
-    """
-    if not path.is_file():
-        raise UsageError(f"backbone {path} does not exist; check the path")
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, checker and file errors have no common base class
-        raise AurevoirError(f"{path} is not a valid ONNX model: {_first_line(error)}; export it again") from None
-    if _opset(model) < OLDEST_OPSET:
-        model = onnx.version_converter.convert_version(model, _UPGRADED_OPSET)
-    image_input(model)
-    return prepare(model)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-
-
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Strip metadata, free the batch size, fold batch norms and infer shapes."""
-    model = copy.deepcopy(model)
-    strip_metadata(model)
-    _drop_initializer_inputs(model)
-    _lift_constants(model)
-    _free_batch(model)
-    model = fold_batch_norms(model)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
-    """Remove weights from the inputs, where old exporters list them."""
-    constants = initializers(model)
-    real = [value for value in model.graph.input if value.name not in constants]
-    del model.graph.input[:]
-    model.graph.input.extend(real)
-
-
-def _lift_constants(model: onnx.ModelProto) -> None:
-    """Convert Constant nodes to initializers."""
-    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
-    for node in nodes:
-        value = helper.get_node_attr_value(node, node.attribute[0].name)
-        if isinstance(value, TensorProto):
-            value = numpy_helper.to_array(value)
-        kind = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
-        constant(model, node.output[0], np.asarray(value, dtype=kind.get(node.attribute[0].name)))
-        model.graph.node.remove(node)
-
-
-def _free_batch(model: onnx.ModelProto) -> None:
+def free_batch(model: onnx.ModelProto) -> None:
+    """Give inputs and outputs a batch of any size, in place."""
     for value in [*model.graph.input, *model.graph.output]:
         if value.type.tensor_type.HasField("shape") and value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -116,50 +42,6 @@ def image_input(model: onnx.ModelProto) -> tuple[str, int | None, int | None]:
             "(batch, 3, height, width); export the network with that input"
         )
     return inputs[0].name, dims[0][2].dim_value or None, dims[0][3].dim_value or None
-
-
-def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold each BatchNormalization into the preceding convolution, if nothing else reads its output.
-
-    With g = scale / sqrt(variance + epsilon): weights become g W and the bias g (b - mean) + shift.
-    All other batch norms are kept.
-    """
-    model = copy.deepcopy(model)
-    constants, users = initializers(model), consumers(model)
-    outputs = {value.name for value in model.graph.output}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    dead = []
-    for norm in model.graph.node:
-        conv = producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
-        if conv is None or conv.op_type != "Conv" or conv.output[0] in outputs:
-            continue
-        if len(users[conv.output[0]]) > 1 or any(name not in constants for name in [*conv.input[1:], *norm.input[1:]]):
-            continue
-        _fold(model, conv, norm, constants)
-        dead.append(norm)
-    for norm in dead:
-        model.graph.node.remove(norm)
-    return prune(model, [value.name for value in model.graph.output])
-
-
-def _fold(
-    model: onnx.ModelProto, conv: onnx.NodeProto, norm: onnx.NodeProto, constants: dict[str, TensorProto]
-) -> None:
-    scale, shift, mean, variance = (read_constant(constants, name).astype("float64") for name in norm.input[1:5])
-    epsilon = node_attribute(norm, "epsilon", 1e-5)
-    gain = scale / np.sqrt(variance + epsilon)
-    weights = read_constant(constants, conv.input[1])
-    bias = read_constant(constants, conv.input[2]) if len(conv.input) > 2 else np.zeros(len(weights))
-    folded = weights * gain.reshape(-1, *[1] * (weights.ndim - 1))
-    # New names: other convolutions may share the old tensors.
-    names = [
-        constant(model, f"{norm.output[0]}_folded_weight", folded.astype("float32")),
-        constant(model, f"{norm.output[0]}_folded_bias", (gain * (bias - mean) + shift).astype("float32")),
-    ]
-    image = conv.input[0]
-    del conv.input[:]
-    conv.input.extend([image, *names])
-    conv.output[0] = norm.output[0]
 
 
 def wrap(

@@ -64,4 +64,7 @@ def _main(path: str, device: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2])
+    try:
+        _main(sys.argv[1], sys.argv[2])
+    except AurevoirError as error:
+        sys.exit(str(error))

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,45 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Return, for each tensor name, the nodes that take it as an input."""
     users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:
-        for name in node.input:
+        for name in reads(node):
             users[name].append(node)
     return users
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs among a node's attributes, as those of an If."""
+    return [graph for item in node.attribute for graph in ([item.g] if item.HasField("g") else item.graphs)]
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Return the names of a node's inputs and of what the graphs inside it read."""
+    inside = [
+        name
+        for graph in subgraphs(node)
+        for name in [*(name for each in graph.node for name in reads(each)), *(value.name for value in graph.output)]
+    ]
+    return [*node.input, *inside]
+
+
+def tensor_names(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all tensors, those of graphs inside nodes included."""
+
+    def written(graph: onnx.GraphProto) -> Iterator[str]:
+        yield from (item.name for item in [*graph.input, *graph.output, *graph.initializer])
+        for node in graph.node:
+            yield from (*node.input, *node.output)
+            for inner in subgraphs(node):
+                yield from written(inner)
+
+    return set(written(model.graph))
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """Return a name like the given one that is not taken, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
@@ -36,14 +72,14 @@ def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
     """
     outputs = list(outputs)
     kept = leading_to(model, outputs)
-    needed = {*outputs, *(name for node in kept for name in node.input)}
+    needed = {*outputs, *(name for node in kept for name in reads(node))}
     pruned = copy.deepcopy(model)
     graph = pruned.graph
     known = {value.name: value for value in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
-    _replace(graph.node, kept)
-    _replace(graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
-    _replace(graph.output, (known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in outputs))
-    _replace(graph.value_info, (value for value in model.graph.value_info if value.name in needed))
+    replace(graph.node, kept)
+    replace(graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name in needed))
+    replace(graph.output, (known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in outputs))
+    replace(graph.value_info, (value for value in model.graph.value_info if value.name in needed))
     return pruned
 
 
@@ -53,7 +89,7 @@ def leading_to(model: onnx.ModelProto, outputs: Iterable[str]) -> list[onnx.Node
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(reads(node))
     return kept[::-1]
 
 
@@ -86,7 +122,8 @@ def chain_concats(model: onnx.ModelProto) -> None:
         made.setdefault((axis, *names), node.output[0])
 
 
-def _replace(repeated: object, items: Iterable[object]) -> None:
+def replace(repeated: object, items: Iterable[object]) -> None:
+    """Replace the items of a repeated field with copies of others."""
     chosen = [copy.deepcopy(item) for item in items]
     del repeated[:]  # type: ignore[attr-defined]
     repeated.extend(chosen)  # type: ignore[attr-defined]

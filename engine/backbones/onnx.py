@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...calibration.graph.edit import initializers, prune
+from ...calibration.graph.edit import initializers, leading_to, prune, reads
 from ...errors import UsageError
-from ..export import image_input, prepare, read_onnx, tensor_shapes
+from ..export import image_input, tensor_shapes
+from ..normal_form import prepare
+from ..onnx_file import check_normal, read_onnx
 from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
 
 
@@ -27,14 +29,29 @@ class OnnxBackbone:
         if size is not None and (height or size, width or size) != (size, size):
             raise UsageError(f"input size {size} does not fit {path.name}, which takes {height} x {width} images")
         self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
+        if height is None or width is None:
+            # Shapes that are known can be folded.
+            dims = self._model.graph.input[0].type.tensor_type.shape.dim
+            dims[2].dim_value, dims[3].dim_value = self.size
+            self._model = prepare(self._model)
 
     def cuts(self) -> list[Cut]:
-        """Return the bottleneck tensors, through which all of the computation passes."""
+        """Return the tensors through which all of the computation of the first output passes, and the other outputs."""
+        shapes = tensor_shapes(self._model)
+        shapes |= {name: list(tensor.dims) for name, tensor in initializers(self._model).items()}
+        first, *others = [value.name for value in self._model.graph.output]
+        found = {cut.name: cut for cut in self._cuts_towards(first, shapes)}
+        for output in others:
+            found |= {cut.name: cut for cut in self._cuts_towards(output, shapes) if cut.name == output}
+        written = [name for node in self._model.graph.node for name in node.output]
+        return [found[name] for name in written if name in found]
+
+    def _cuts_towards(self, output: str, shapes: dict[str, list[int | None]]) -> list[Cut]:
         constants = initializers(self._model)
-        shapes = self._shapes() | {name: list(tensor.dims) for name, tensor in constants.items()}
         sizes = {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
         found, parameters, macs = [], 0, 0
-        for node, alone in _with_bottlenecks(self._model, set(constants)):
+        nodes = leading_to(self._model, [output])
+        for node, alone in _with_bottlenecks(nodes, output, {self._model.graph.input[0].name}, set(constants)):
             # Shared constants are counted once.
             parameters += sum(sizes.pop(name, 0) for name in node.input)
             macs += _macs(node, shapes)
@@ -42,12 +59,6 @@ class OnnxBackbone:
             if alone and shape and None not in shape:
                 found.append(Cut(node.output[0], int(np.prod([d or 0 for d in shape])), parameters, macs))
         return found
-
-    def _shapes(self) -> dict[str, list[int | None]]:
-        sized = prepare(self._model)
-        dims = sized.graph.input[0].type.tensor_type.shape.dim
-        dims[2].dim_value, dims[3].dim_value = self.size
-        return tensor_shapes(sized)
 
     def resolve(self, cut: str | None) -> str:
         """Return the tensor's name; None means the graph's output."""
@@ -60,22 +71,23 @@ class OnnxBackbone:
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
-        return prune(self._model, [self.resolve(cut)])
+        return check_normal(prune(self._model, [self.resolve(cut)]), self.name)
 
     def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""
-        return prune(self._model, [self.resolve(cut) for cut in cuts])
+        return check_normal(prune(self._model, [self.resolve(cut) for cut in cuts]), self.name)
 
 
-def _with_bottlenecks(model: onnx.ModelProto, constants: set[str]) -> Iterator[tuple[onnx.NodeProto, bool]]:
+def _with_bottlenecks(
+    nodes: Sequence[onnx.NodeProto], output: str, alive: set[str], constants: set[str]
+) -> Iterator[tuple[onnx.NodeProto, bool]]:
     """Yield each node, and whether its output is then the only tensor still to be read."""
-    left: dict[str, int] = {value.name: 1 for value in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
+    left: dict[str, int] = {output: 1}
+    for node in nodes:
+        for name in reads(node):
             left[name] = left.get(name, 0) + 1
-    alive = {model.graph.input[0].name}
-    for node in model.graph.node:
-        for name in node.input:
+    for node in nodes:
+        for name in reads(node):
             left[name] -= 1
             if left[name] == 0:
                 alive.discard(name)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
-from ..export import prepare
+from ..normal_form import prepare
 from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
 from .weights import load_weights, pretrained
 

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+import numpy as np
+
 from ...errors import MissingPackageError, UsageError
-from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, GraphRuntime, PlanRuntime, Precision, RuntimeName
+from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, Compiled, GraphRuntime, PlanRuntime, Precision, RuntimeName
 from .device import has_nvidia_driver, open_device
+from .gpu_run import GpuRunner
+from .native_errors import native_errors
 
 HOST_BATCH, GPU_BATCH = 16, 512
 """Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
@@ -30,6 +34,27 @@ def graph_runtime(name: str) -> GraphRuntime:
 
             return on_torch
     raise _unknown(name)
+
+
+def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
+    """Compile an ONNX graph for a graph runtime; see `GraphRuntime.compile`.
+
+    Raises
+    ------
+    AurevoirError
+        If the runtime cannot compile the graph, or later run it; the message says what it refuses.
+    """
+    module = graph_runtime(name)
+    with native_errors(name, "compile"):
+        compiled = module.compile(graph, precision, device)
+    if isinstance(compiled, GpuRunner):
+        return compiled
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with native_errors(name, "run"):
+            return compiled(images)
+
+    return run
 
 
 def plan_runtime(name: str) -> PlanRuntime:

@@ -33,7 +33,7 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised too
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> list[np.ndarray]:

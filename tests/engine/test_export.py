@@ -8,9 +8,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aurevoir.calibration.graph.batch_norm import fold_batch_norms
 from aurevoir.engine.backbone import open_backbone
-from aurevoir.engine.export import fold_batch_norms, prepare, read_onnx
 from aurevoir.engine.float_graph import export_backbone
+from aurevoir.engine.normal_form import prepare
+from aurevoir.engine.onnx_file import read_onnx
 
 
 def _run(model, feeds):
