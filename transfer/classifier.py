@@ -203,12 +203,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     @contextmanager
     def _unchanged_by_failure(self) -> Iterator[None]:
         """Restore every attribute if the block raises."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__ = before
             raise
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
@@ -321,7 +320,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             on_device(labels, self.ridge_device),
             len(self.classes_),
             opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
-            self.n_components,
+            None if self.n_components is None else int(self.n_components),
             self.alphas,
             self._seed,
             self.memory_budget,
@@ -359,6 +358,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             require_opu(self.projection)
         if self.engine is not None and not (isinstance(self.engine, Engine) or is_path(self.engine)):
             raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
+        if not (self.n_components is None or isinstance(self.n_components, int | np.integer)):
+            raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
         check_resize(self.resize)
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
@@ -370,7 +371,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.engine_ = self._build(X, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
         # An earlier fit on features may have left the names of their columns.
-        vars(self).pop("feature_names_in_", None)
+        self.__dict__.pop("feature_names_in_", None)
 
     def _build(self, X: Any, watch: Stopwatch) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""

@@ -157,7 +157,7 @@ def _as_pixels(array: np.ndarray, X: Any) -> np.ndarray:
     steps = "np.stack(X)" if isinstance(X, Sequence) else "X.numpy()" if hasattr(X, "detach") else "X"
     given, white = steps, 1 if array.size and array.max() <= 1 else 255
     if array.dtype.kind == "f":
-        steps = f"({'255 * ' if white == 1 else ''}{steps}).round().astype('uint8')"
+        steps = f"{f'(255 * {steps})' if white == 1 else steps}.round().astype('uint8')"
     elif array.dtype != np.uint8:
         steps += ".astype('uint8')"
     if array.ndim == 3 and array.shape[2] in _CHANNELS:
