@@ -76,7 +76,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
         Options of the engine; see `build_engine`.
     engine : Engine or path, optional
-        A built engine; the parameters above and `calibration` to `resize` are then ignored.
+        A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
         ``auto`` selects between the two by leave-one-out if their n x n system fits the memory budget,
@@ -216,11 +216,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : path, sequence of paths, or array
-            A folder of class folders; image files; images as uint8 of shape
+            A folder of class folders; image files, in any container of str or Path; images as uint8 of shape
             (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
         y : array-like of shape (n,) or (n, c)
             Class labels, or a multilabel indicator matrix. May be None if X is a folder, whose class
-            folders then give the labels.
+            folders then give the labels. With labels, a folder is the files under it, sorted by name.
         sample_weight : array-like of shape (n,), optional
             Weights of the images; images of weight 0 are ignored.
 
@@ -231,9 +231,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If a parameter is invalid.
+            If a parameter or X is invalid.
         DataError
-            If there are fewer than two classes, or no image of a class is usable.
+            If labels are invalid or missing, there are fewer than two classes, or no image of a class is usable.
+
+        Notes
+        -----
+        If it raises, an earlier fit stays as it was.
         """
         watch = Stopwatch(self.ridge_device)
         self._check_choices()
@@ -425,7 +429,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : path, sequence of paths, or array
-            As in `fit`.
+            As in `fit`; a folder is every file under it, sorted by name.
 
         Returns
         -------
@@ -437,6 +441,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each image or row of features, or for multilabel targets an indicator matrix.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            As in `fit`; a folder is every file under it, sorted by name.
+
+        Returns
+        -------
+        labels : array of shape (n,) of the dtype of ``classes_``, or int64 of shape (n, c)
 
         Raises
         ------
