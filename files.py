@@ -56,9 +56,13 @@ def unpack(path: Path) -> dict[str, bytes]:
     """
     if not path.is_file():
         raise UsageError(f"engine {path} does not exist; build one with `aurevoir build`")
-    data = path.read_bytes()
+    return unpack_bytes(path.read_bytes(), path)
+
+
+def unpack_bytes(data: bytes, source: object) -> dict[str, bytes]:
+    """Return the parts of an archive, or raise AurevoirError that names `source` if it is corrupted."""
     body, comment = data[:-_DIGEST_LENGTH], data[-_DIGEST_LENGTH:]
     if hashlib.sha256(body).hexdigest().encode() != comment:
-        raise AurevoirError(f"{path} is not an engine file, or a byte of it has changed; rebuild it")
+        raise AurevoirError(f"{source} is not an engine file, or a byte of it has changed; rebuild it")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

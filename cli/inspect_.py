@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or why they are not available."""
-    from ..engine.load import plan_mismatch
+    from ..engine.machine import plan_mismatch
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 

@@ -5,19 +5,22 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 
 from ..calibration.graph.edit import leading_to, prune
 from ..calibration.table import CalibrationTable
-from ..errors import UsageError
-from ..files import pack, write_atomically
+from ..errors import AurevoirError, UsageError
+from ..files import pack, unpack_bytes, write_atomically
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
-from .manifest import Manifest
+from .machine import check_machine, plan_mismatch
+from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (
     batch_size,
     builds_plans,
@@ -38,6 +41,9 @@ MANIFEST, SPEEDS = "manifest.json", "speeds.json"
 
 class Engine:
     """A truncated network in one precision on one runtime; safe to share between threads.
+
+    Its copies, deep copies and scikit-learn's clones are the engine itself. Its pickle is its engine file with its
+    device; unpickling checks that as `load_engine` checks a file.
 
     Parameters
     ----------
@@ -241,7 +247,61 @@ class Engine:
 
     def save(self, path: Path | str) -> None:
         """Write the engine file atomically; measured speeds are stored outside the hashed manifest."""
+        write_atomically(Path(path), self._file())
+
+    def _file(self) -> bytes:
         parts = self._archive()
         if self.images_per_second:
             parts[SPEEDS] = json.dumps(self.images_per_second).encode()
-        write_atomically(Path(path), pack(parts))
+        return pack(parts)
+
+    @classmethod
+    def from_parts(cls, parts: dict[str, bytes], source: object, device: str | None = None) -> "Engine":
+        """Return the engine of the parts of an engine file; error messages name `source`.
+
+        Raises
+        ------
+        AurevoirError
+            If they are corrupted or not an engine of this schema.
+        """
+        parts = dict(parts)
+        manifest, digests, speeds = read_manifest(parts.pop(MANIFEST, b"{}"), source)
+        speeds = read_speeds(parts.pop(SPEEDS, json.dumps(speeds).encode()), source)
+        for name, data in parts.items():
+            if digests.get(name) != hashlib.sha256(data).hexdigest():
+                raise AurevoirError(f"{source}: part {name} does not match its manifest; build it again")
+        table = None if "calibration.json" not in parts else CalibrationTable.from_json(parts["calibration.json"])
+        return cls(manifest, parts["model.onnx"], table, device, parts.get("plan.bin"), speeds)
+
+    def __copy__(self) -> "Engine":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Engine":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self._file(), self._device)
+
+
+_SHARED: WeakValueDictionary[tuple[bytes, str | None], Engine] = WeakValueDictionary()
+_LATEST: list[Engine] = []
+
+
+def _unpickled(file: bytes, device: str | None) -> Engine:
+    """Return the engine of a pickle, or the one that this process already has of it.
+
+    joblib sends a worker process the same engine with every task, and forgets it after the task: a worker keeps the
+    latest one, so that it is compiled once.
+    """
+    key = (hashlib.sha256(file).digest(), device)
+    engine = _SHARED.get(key)
+    if engine is None:
+        source = "the pickled engine"
+        engine = Engine.from_parts(unpack_bytes(file, source), source, device)
+        check_machine(engine, source)
+        if fault := plan_mismatch(engine):
+            raise AurevoirError(f"{source}: {fault}; load its engine file with rebuild=True, or build it again")
+        engine = _SHARED.setdefault(key, engine)
+    if parent_process() is not None:
+        _LATEST[:] = [engine]
+    return engine

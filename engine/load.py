@@ -1,30 +1,18 @@
 """Load engine files; all checks run before native code reads the file."""
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from ..calibration.graph.float16 import has_float16_body
-from ..calibration.quantize import LEVELS
-from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError
 from ..files import unpack
-from .engine import MANIFEST, SPEEDS, Engine
-from .manifest import read_manifest, read_speeds
-from .runtimes import (
-    check_device,
-    choose_runtime,
-    plan_runtime,
-    require_runtime,
-    takes_body,
-    weight_levels,
-)
+from .engine import Engine
+from .machine import check_machine, plan_mismatch
+from .runtimes import choose_runtime, takes_body
 from .runtimes import runtime as runtime_module
 from .runtimes.base import RUNTIMES
-from .runtimes.device import open_device
 
 
 def load_engine(
@@ -60,9 +48,7 @@ def load_engine(
     if runtime is not None:
         engine = _moved(engine, runtime, Path(path), device)
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan, engine.images_per_second)
-    require_runtime(engine.runtime, engine.precision)
-    check_device(engine.runtime, engine.device)
-    _check_weights(engine, Path(path))
+    check_machine(engine, path)
     if fault := plan_mismatch(engine):
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it again")
@@ -87,31 +73,6 @@ def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engi
     return Engine(moved, engine.graph, engine.table)
 
 
-def _check_weights(engine: Engine, path: Path) -> None:
-    """Raise AurevoirError if products of the int8 weights would overflow on this processor."""
-    limit = weight_levels(engine.runtime)
-    # Older files do not record the levels, which were always 127.
-    if engine.precision == "int8" and (engine.manifest.weight_levels or LEVELS) > limit:
-        raise AurevoirError(
-            f"{path} was built on a processor with an int8 dot product (VNNI), and this one has none: products of "
-            f"weights beyond {limit} overflow in {engine.runtime}; build it again on this machine"
-        )
-
-
-def plan_mismatch(engine: Engine) -> str:
-    """Describe why an engine's plan does not fit this machine; empty if it does."""
-    if engine.plan is None:
-        return ""
-    made = engine.manifest
-    version, here = plan_runtime(made.runtime).version(), open_device(engine.device).capability
-    if (version, here) == (made.runtime_version, made.target):
-        return ""
-    return (
-        f"its plan was built by {made.runtime} {made.runtime_version} for {made.target} GPUs; "
-        f"here are {made.runtime} {version} and {here}"
-    )
-
-
 def read_engine(path: Path | str) -> Engine:
     """Read and check an engine file, whether or not its runtime is installed.
 
@@ -122,17 +83,4 @@ def read_engine(path: Path | str) -> Engine:
     AurevoirError
         If it is corrupted or not an engine file of this schema.
     """
-    parts = unpack(Path(path))
-    manifest, digests, speeds = read_manifest(parts.pop(MANIFEST, b"{}"), path)
-    speeds = read_speeds(parts.pop(SPEEDS, json.dumps(speeds).encode()), path)
-    for name, data in parts.items():
-        if digests.get(name) != hashlib.sha256(data).hexdigest():
-            raise AurevoirError(f"{path}: part {name} does not match its manifest; build it again")
-    table = parts.get("calibration.json")
-    return Engine(
-        manifest,
-        parts["model.onnx"],
-        None if table is None else CalibrationTable.from_json(table),
-        plan=parts.get("plan.bin"),
-        images_per_second=speeds,
-    )
+    return Engine.from_parts(unpack(Path(path)), path)

@@ -1,6 +1,8 @@
 """OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
@@ -23,6 +24,7 @@ from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec,
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
 from ..images.decode import Resize, check_resize
+from ..images.sources import class_folders
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
@@ -31,13 +33,17 @@ from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_
 from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch
 from .embed import embed_bits
+from .evaluate import evaluate
 from .inputs import (
     as_images,
+    as_inputs,
     check_lengths,
+    checked_features,
     checked_weights,
     images_and_labels,
     is_features,
     is_indicator,
+    is_path,
     resolve_seed,
 )
 from .model import StoredModel, read, write
@@ -70,7 +76,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
         Options of the engine; see `build_engine`.
     engine : Engine or path, optional
-        A built engine; the parameters above and `calibration` to `resize` are then ignored.
+        A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
     projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
         ``auto`` selects between the two by leave-one-out if their n x n system fits the memory budget,
@@ -191,17 +197,30 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "readout_")
+
+    @contextmanager
+    def _unchanged_by_failure(self) -> Iterator[None]:
+        """Restore every attribute if the block raises."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
         """Fit the classifier.
 
         Parameters
         ----------
         X : path, sequence of paths, or array
-            A folder of class folders; image files; images as uint8 of shape
+            A folder of class folders; image files, in any container of str or Path; images as uint8 of shape
             (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
         y : array-like of shape (n,) or (n, c)
             Class labels, or a multilabel indicator matrix. May be None if X is a folder, whose class
-            folders then give the labels.
+            folders then give the labels. With labels, a folder is the files under it, sorted by name.
         sample_weight : array-like of shape (n,), optional
             Weights of the images; images of weight 0 are ignored.
 
@@ -212,21 +231,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If a parameter is invalid.
+            If a parameter or X is invalid.
         DataError
-            If there are fewer than two classes, or no image of a class is usable.
+            If labels are invalid or missing, there are fewer than two classes, or no image of a class is usable.
+
+        Notes
+        -----
+        If it raises, an earlier fit stays as it was.
         """
         watch = Stopwatch(self.ridge_device)
         self._check_choices()
-        X, y = images_and_labels(X, y)
-        if is_features(X):
-            X, y = validate_data(self, X, y, multi_output=is_indicator(y))
-        labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
-        self._seed = resolve_seed(self.random_state)
-        self.skipped_: dict[str, str] = {}
-        self._set_engine(X, labels, watch)
-        training = self._embed(X, labels, weights, watch)
-        self._fit_readout(training, self.projection, None, watch)
+        with self._unchanged_by_failure():
+            X, y = images_and_labels(X, y)
+            if is_features(X):
+                X, y = checked_features(self, X, y, multi_output=is_indicator(y))
+            check_lengths(X, y)
+            labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
+            self._seed = resolve_seed(self.random_state)
+            self.skipped_: dict[str, str] = {}
+            self._set_engine(X, labels, watch)
+            training = self._embed(X, labels, weights, watch)
+            self._fit_readout(training, self.projection, None, watch)
         return self
 
     def refit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
@@ -251,31 +276,31 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         DataError
             If a label is new.
         """
-        check_is_fitted(self, "readout_")
+        check_is_fitted(self)
         if not hasattr(self, "_training"):
             raise UsageError(
                 "a loaded model does not hold the bits of its training images; fit a new one on all images"
             )
         watch = Stopwatch(self.ridge_device)
-        X, y = images_and_labels(X, y)
-        if is_features(X):
-            X = validate_data(self, X, reset=False)
-        added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
-        bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
-        camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
-        self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
+        with self._unchanged_by_failure():
+            X, y = images_and_labels(X, y)
+            if is_features(X):
+                X = checked_features(self, X, reset=False)
+            added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
+            bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
+            camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
+            self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
         return self
 
     def _encode(self, y: Any) -> np.ndarray:
         """Set `classes_` and return labels as indices into it, or as an indicator matrix."""
-        check_classification_targets(y)
         self._multilabel = is_indicator(y)
         if self._multilabel:
             self.classes_ = np.arange(y.shape[1])
             return np.asarray(y, dtype="int64")
-        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise DataError(f"only one class, {self.classes_[0]!r}, is in the labels; give two or more")
+            raise DataError(f"only one class, {self.classes_.tolist()[0]!r}, is in the labels; give two or more")
         return labels
 
     def _encode_known(self, y: Any) -> np.ndarray:
@@ -284,9 +309,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             if labels.shape[1:] != self.classes_.shape:
                 raise DataError(f"labels of shape {labels.shape} must have {len(self.classes_)} columns, as in `fit`")
             return labels
-        y = column_or_1d(y)
-        new = np.setdiff1d(y, self.classes_)
-        if len(new):
+        known = set(self.classes_.tolist())
+        new = [label for label in np.unique(y).tolist() if label not in known]
+        if new:
             raise DataError(f"label {new[0]!s} was not among those before; fit a new classifier on all images")
         indices: np.ndarray = np.searchsorted(self.classes_, y)
         return indices
@@ -299,7 +324,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             on_device(labels, self.ridge_device),
             len(self.classes_),
             opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
-            self.n_components,
+            None if self.n_components is None else int(self.n_components),
             self.alphas,
             self._seed,
             self.memory_budget,
@@ -321,7 +346,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return 1.0
         if self._multilabel:
             raise UsageError("class_weight does not support multilabel targets; give sample_weight to `fit`")
-        weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
+        try:
+            weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
+        except ValueError as error:
+            raise UsageError(
+                f"class_weight {self.class_weight!r} is invalid; give 'balanced' or a dict of a weight a class"
+            ) from error
         return weights
 
     def _check_choices(self) -> None:
@@ -330,6 +360,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(known)}")
         if self.projection in OPUS:
             require_opu(self.projection)
+        if self.engine is not None and not (isinstance(self.engine, Engine) or is_path(self.engine)):
+            raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
+        if not (self.n_components is None or isinstance(self.n_components, int | np.integer)):
+            raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
         check_resize(self.resize)
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
@@ -338,14 +372,17 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if is_features(X):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return
-        check_lengths(X, labels)
         self.engine_ = self._build(X, watch)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
+        # An earlier fit on features may have left the names of their columns.
+        self.__dict__.pop("feature_names_in_", None)
 
     def _build(self, X: Any, watch: Stopwatch) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
+        if isinstance(self.engine, Engine):
+            return self.engine
         if self.engine is not None:
-            return self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
+            return load_engine(self.engine)
         network = NetworkSpec(**self._parameters_of(NetworkSpec), seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
         builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose)
@@ -363,7 +400,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         else:
             images = self._images(X, "train")
             indices, bits = embed_bits(self._required_engine(), images, watch)
-            self.skipped_ |= images.skipped
+            self.skipped_ = {**self.skipped_, **images.skipped}
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
         counted = weights[indices] > 0
@@ -384,7 +421,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _images(self, X: Any, description: str) -> Images:
         made = self._required_engine().manifest
-        return as_images(X, made.input_shape[:2], made.resize, description if self.verbose else None)
+        return as_images(X, made.input_shape, made.resize, description if self.verbose else None)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return ridge scores; the class with the highest score is predicted.
@@ -392,17 +429,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : path, sequence of paths, or array
-            As in `fit`.
+            As in `fit`; a folder is every file under it, sorted by name.
 
         Returns
         -------
         scores : float64 array of shape (n, c), or for two classes (n,), the scores of the second
+            For multilabel targets always of shape (n, c).
         """
         scores = self.scores(X)
-        return scores[:, 1] if len(self.classes_) == 2 else scores
+        return scores[:, 1] if len(self.classes_) == 2 and not self._multilabel else scores
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each image or row of features, or for multilabel targets an indicator matrix.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            As in `fit`; a folder is every file under it, sorted by name.
+
+        Returns
+        -------
+        labels : array of shape (n,) of the dtype of ``classes_``, or int64 of shape (n, c)
 
         Raises
         ------
@@ -417,18 +464,53 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def scores(self, X: Any) -> np.ndarray:
         """Return the scores of every class as float64 of shape (n, c), columns ordered as in ``classes_``."""
-        check_is_fitted(self, "readout_")
+        check_is_fitted(self)
+        X = as_inputs(X)
         if self.engine_ is None:
-            bits = pack_signs(validate_data(self, X, reset=False))
+            if not is_features(X):
+                raise UsageError("the classifier was trained on features; give floats of shape (n, m), not images")
+            bits = pack_signs(checked_features(self, X, reset=False))
             return self.readout_.scores(bits, self.memory_budget)
-        if isinstance(X, str | Path):
-            X = [X]
         images = self._images(X, "predict")
         _, scores = self.score_images(images)
         if images.skipped:
             path, reason = next(iter(images.skipped.items()))
             raise DataError(f"{len(images.skipped)} of {len(X)} files cannot be read; first: {path}: {reason}")
         return scores
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy on labelled images.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            As in `fit`.
+        y : array-like of shape (n,) or (n, c)
+            Labels. May be None if X is a folder of class folders: files there that cannot be read are skipped,
+            with a warning.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        accuracy : float
+            For multilabel targets, the share of images with all their labels right.
+
+        Raises
+        ------
+        DataError
+            If a class folder is unknown to the classifier, or a file of a list cannot be read.
+        """
+        check_is_fitted(self)
+        if is_path(X) and y is None:
+            if sample_weight is not None:
+                raise UsageError("sample_weight needs an order of the images; give a list of files and y, not a folder")
+            tested = evaluate(self, class_folders(Path(X)))
+            if tested.skipped:
+                path, reason = next(iter(tested.skipped.items()))
+                warnings.warn(f"{len(tested.skipped)} files cannot be read; first: {path}: {reason}", stacklevel=2)
+            return tested.accuracy
+        X, y = images_and_labels(X, y)
+        return float(super().score(X, y, sample_weight))
 
     def score_images(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
         """Score the readable images.
@@ -439,7 +521,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             Indices of the scored images; the others are in ``images.skipped``.
         scores : float64 array of shape (n, c)
         """
-        check_is_fitted(self, "readout_")
+        check_is_fitted(self)
         indices, bits = embed_bits(self._required_engine(), images)
         return indices, self.readout_.scores(bits, self.memory_budget)
 
@@ -458,11 +540,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         UsageError
             If the folder exists and is not a model folder.
         """
-        check_is_fitted(self, "readout_")
+        check_is_fitted(self)
         stored = StoredModel(
             classes=self.classes_,
             multilabel=self._multilabel,
             features=self.n_bits_,
+            feature_names=self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None,
             seed=self._seed,
             parameters={name: getattr(self, name) for name in _STORED},
             path=self.path_,
@@ -503,6 +586,8 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     classifier._multilabel, classifier._seed = stored.multilabel, stored.seed
     classifier.classes_, classifier.engine_ = stored.classes, stored.engine
     classifier.n_bits_ = classifier.n_features_in_ = stored.features
+    if stored.feature_names is not None:
+        classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
     classifier.readout_, classifier.skipped_ = stored.readout, {}
     classifier._set_path(stored.path)
     return classifier

@@ -42,6 +42,8 @@ class StoredModel:
     multilabel : bool
     features : int
         The number of features m.
+    feature_names : list of str or None
+        The columns' names, of a model that was trained on a data frame of features.
     seed : int
     parameters : dict
         Parameters of the classifier by name; the engine's are in its manifest.
@@ -54,6 +56,7 @@ class StoredModel:
     classes: np.ndarray
     multilabel: bool
     features: int
+    feature_names: list[str] | None
     seed: int
     parameters: dict[str, Any]
     path: RidgePath
@@ -115,7 +118,11 @@ def _files(model: StoredModel) -> dict[str, bytes]:
         "readout": described,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    return {_MODEL: json.dumps(content, indent=1).encode(), _CARD: _card(model).encode(), **files}
+    if model.feature_names is not None:
+        content["feature_names"] = model.feature_names
+    # A search over an array of parameters leaves NumPy's scalars in them.
+    described_json = json.dumps(content, indent=1, default=lambda scalar: scalar.item()).encode()
+    return {_MODEL: described_json, _CARD: _card(model).encode(), **files}
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -165,6 +172,7 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         classes=np.array(content["classes"], dtype=content["classes_dtype"]),
         multilabel=content["multilabel"],
         features=content["features"],
+        feature_names=content.get("feature_names"),
         seed=content["seed"],
         parameters=content["parameters"],
         path=path,

@@ -1,12 +1,17 @@
 """Engines take images of any batch length, array library and thread, and nothing else."""
 
+import copy
+import pickle
 import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.errors import UsageError
+from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 
 def test_other_array_libraries_are_taken(exported, pixels):
@@ -94,3 +99,61 @@ def test_threads_share_an_engine(exported, pixels):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(("precision", "runtime"), [("int8", "openvino"), ("fp32", "onnxruntime"), ("fp32", "torch")])
+def test_an_engine_is_pickled_as_its_file(exported, table, pixels, precision, runtime):
+    engine = assemble(exported, precision, runtime, table if precision == "int8" else None, device="cpu")
+    engine = engine.with_speeds({precision: 2.0})
+    expected = engine.bits(pixels)  # compiled: what is compiled is not pickled
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        data = pickle.dumps(engine, protocol)
+        other = pickle.loads(data)
+        assert other is not engine
+        assert (other.device, other.manifest, other.table) == ("cpu", engine.manifest, engine.table)
+        assert other.images_per_second == {precision: 2.0}
+        assert other.to_bytes() == engine.to_bytes()
+        np.testing.assert_array_equal(other.bits(pixels), expected)
+    assert pickle.loads(data) is other
+
+
+def test_a_pickle_is_checked_before_native_code(exported, monkeypatch):
+    restore, (file, device) = assemble(exported, "fp32", "openvino").__reduce__()
+    for place in (0.1, 0.5, 0.9, 0.9999):
+        changed = bytearray(file)
+        changed[int(place * len(file))] ^= 1
+        with pytest.raises(AurevoirError, match="the pickled engine is not an engine file, or a byte"):
+            restore(bytes(changed), device)
+    with pytest.raises(UsageError, match="runtime 'openvino' has no device 'GPU.7' on this machine; choose one of"):
+        restore(file, "GPU.7")
+    monkeypatch.setattr("aurevoir.engine.runtimes.installed", lambda name: False)
+    with pytest.raises(MissingPackageError, match="runtime 'openvino' is not installed"):
+        restore(file, device)
+
+
+def test_copies_of_an_engine_are_the_engine(exported):
+    engine = assemble(exported, "fp32", "openvino")
+    assert copy.copy(engine) is engine
+    assert copy.deepcopy({"engine": [engine]})["engine"][0] is engine
+    assert clone(engine, safe=False) is engine
+
+
+def _known_and_bits(engine, pixels):
+    return list(engine._compiled), engine.bits(pixels)
+
+
+def test_a_worker_process_keeps_the_engine_of_its_last_task(exported, pixels):
+    engine = assemble(exported, "fp32", "openvino")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = [pool.submit(_known_and_bits, engine, pixels).result() for _ in range(3)]
+    assert [compiled for compiled, _ in found] == [[], ["bits"], ["bits"]]
+    for _, bits in found:
+        np.testing.assert_array_equal(bits, engine.bits(pixels))
+
+
+def test_an_engine_is_pickled_by_threads_that_use_it(exported, pixels):
+    engine = assemble(exported, "fp32", "openvino")
+    expected = engine.bits(pixels)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: pickle.loads(pickle.dumps(engine)).bits(pixels), range(16)))
+    assert all(np.array_equal(result, expected) for result in results)

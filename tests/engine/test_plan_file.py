@@ -1,5 +1,6 @@
 """Engine files that hold a plan: built ahead of time for another GPU, checked before native code reads them."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,7 +49,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(on_tensorrt_rtx, "precisions", lambda: ("fp32", "fp16", "int8"))
     monkeypatch.setattr(on_tensorrt_rtx, "load", load)
     monkeypatch.setattr(on_tensorrt_rtx, "build", build)
-    for place in ("aurevoir.engine.engine", "aurevoir.engine.load", "aurevoir.engine.runtimes"):
+    for place in ("aurevoir.engine.engine", "aurevoir.engine.machine", "aurevoir.engine.runtimes"):
         monkeypatch.setattr(f"{place}.open_device", lambda name: machine)
     return machine
 
@@ -94,6 +95,16 @@ def test_a_plan_of_another_gpu_or_version_is_refused_or_rebuilt(path, gpu, pixel
     assert gpu.built == [("int8", None)]
     assert gpu.loaded == [b"new plan"]
     assert (engine.manifest.target, engine.manifest.runtime_version) == (gpu.capability, on_tensorrt_rtx.version())
+
+
+def test_a_pickle_holds_the_plan_and_is_refused_on_another_gpu(path, gpu, pixels):
+    data = pickle.dumps(load_engine(path))
+    assert pickle.loads(data)(pixels).shape == (20, 196)
+    assert gpu.loaded == [read_engine(path).plan]
+    assert not gpu.built
+    gpu.capability = "sm120"
+    with pytest.raises(AurevoirError, match="the pickled engine: its plan was built by .* here are .*sm120"):
+        pickle.loads(data)
 
 
 def test_graphs_of_one_family_of_runtimes_are_not_run_by_the_other(path, tiny_onnx, tmp_path, gpu):

@@ -1,13 +1,31 @@
 """OpticalClassifier: images and features, what it refuses, and what it promises to scikit-learn."""
 
+import copy
+import pickle
+import warnings
+from pathlib import Path
+
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import sklearn
 from PIL import Image
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.frozen import FrozenEstimator
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted
 
 from aurevoir import OpticalClassifier, build_engine, load
 from aurevoir.errors import BudgetError, DataError, UsageError
@@ -286,3 +304,276 @@ def test_refit_refuses_a_new_label_and_a_loaded_model(digits, tmp_path):
     classifier.save(tmp_path / "model")
     with pytest.raises(UsageError, match="does not hold the bits of its training images"):
         load(tmp_path / "model").refit(X, y)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_onnx):
+    return build_engine(tiny_onnx, smoke=False)
+
+
+@pytest.fixture
+def photographs(class_folder):
+    found = class_folders(class_folder)
+    return [str(path) for path in found.paths], np.array(found.labels)
+
+
+@pytest.fixture
+def by_engine(engine, photographs):
+    return OpticalClassifier(engine=engine).fit(*photographs)
+
+
+def _same(left, right, X):
+    """Whether two classifiers are the same one to a user."""
+    np.testing.assert_array_equal(left.decision_function(X), right.decision_function(X))
+    np.testing.assert_array_equal(left.predict(X), right.predict(X))
+    return left.predict(X).dtype == right.predict(X).dtype
+
+
+@pytest.mark.parametrize("kind", ["engine", "str", "path", "backbone", "loaded"])
+def test_it_is_cloned_pickled_and_copied(engine, photographs, tiny_onnx, tmp_path, kind):
+    X, y = photographs
+    engine.save(tmp_path / "e.engine")
+    given = {"engine": engine, "str": str(tmp_path / "e.engine"), "path": tmp_path / "e.engine", "loaded": engine}
+    made = OpticalClassifier(tiny_onnx, smoke=False) if kind == "backbone" else OpticalClassifier(engine=given[kind])
+    fitted = made.fit(X, y)
+    if kind == "loaded":
+        fitted.save(tmp_path / "model")
+        fitted = load(tmp_path / "model")
+    other = clone(fitted)
+    assert not hasattr(other, "classes_")
+    assert {**other.get_params(), "engine": None} == {**fitted.get_params(), "engine": None}
+    assert clone(fitted).set_params(**fitted.get_params()).fit(X, y).score(X, y) == 1
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert _same(pickle.loads(pickle.dumps(fitted, protocol)), fitted, X)
+        assert not hasattr(pickle.loads(pickle.dumps(other, protocol)), "classes_")
+    assert _same(copy.deepcopy(fitted), fitted, X)
+    for name in ("x.joblib", "x.joblib.gz"):
+        joblib.dump(fitted, tmp_path / name)
+        assert _same(joblib.load(tmp_path / name), fitted, X)
+    cloudpickle = pytest.importorskip("cloudpickle")
+    assert _same(cloudpickle.loads(cloudpickle.dumps(fitted)), fitted, X)
+
+
+def test_a_pickled_classifier_is_refitted_alike(by_engine, photographs):
+    X, y = photographs
+    other = pickle.loads(pickle.dumps(by_engine)).refit(X[:5], y[:5])
+    assert _same(other, by_engine.refit(X[:5], y[:5]), X)
+
+
+@pytest.mark.parametrize("container", [list, np.array, pd.Series, lambda X: pd.DataFrame({"path": X})])
+def test_it_is_cross_validated_with_an_engine(engine, photographs, container):
+    X, y = photographs
+    assert cross_val_score(OpticalClassifier(engine=engine), container(X), y, cv=2).tolist() == [1, 1]
+
+
+def test_it_is_searched_in_other_processes(engine, photographs, tmp_path):
+    X, y = photographs
+    grid = {"projection": ["hadamard"], "n_components": np.array([20, 40])}
+    search = GridSearchCV(OpticalClassifier(engine=engine), grid, cv=2, n_jobs=2)
+    with joblib.parallel_config(backend="loky"):
+        search.fit(X, y)
+    assert search.best_score_ > 0.9
+    assert search.best_estimator_.engine_ is engine
+    search.best_estimator_.save(tmp_path / "model")
+    assert _same(load(tmp_path / "model"), search.best_estimator_, X)
+
+
+def test_meta_estimators_of_scikit_learn_take_images(engine, photographs, by_engine):
+    X, y = photographs
+    new = OpticalClassifier(engine=engine)
+    pixels = np.stack([np.asarray(Image.open(path).resize((28, 28))) for path in X])
+    for images in (X, pixels):
+        for calibrated in (
+            CalibratedClassifierCV(new, cv=2),
+            CalibratedClassifierCV(new, cv=2, ensemble=False, method="isotonic"),
+            CalibratedClassifierCV(FrozenEstimator(by_engine)),
+        ):
+            probabilities = calibrated.fit(images, y).predict_proba(images)
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+            assert (calibrated.classes_[probabilities.argmax(axis=1)] == y).mean() > 0.9
+        pair = [("bits", new), ("exact", clone(new).set_params(projection="exact"))]
+        for several in (VotingClassifier(pair), StackingClassifier(pair, cv=2), OneVsRestClassifier(new)):
+            assert several.fit(images, y).score(images, y) > 0.9
+        assert make_pipeline("passthrough", new).fit(images, y).score(images, y) == 1
+        assert cross_val_predict(new, images, y, cv=2, method="decision_function").shape == (30, 3)
+    two = y != "red"
+    probabilities = CalibratedClassifierCV(new, cv=2).fit(pixels[two], y[two]).predict_proba(pixels)
+    assert (probabilities[:10, 0] > 0.5).all()
+    assert (probabilities[10:20, 1] > 0.5).all()
+
+
+def test_meta_estimators_of_scikit_learn_take_features(digits):
+    X, y = pd.DataFrame(digits[0][:200]).rename(columns=lambda column: f"pixel{column}"), digits[1][:200]
+    grid = {"opticalclassifier__projection": ["none", "exact"]}
+    search = GridSearchCV(make_pipeline(StandardScaler(), OpticalClassifier()), grid, cv=2).fit(X, y)
+    assert search.best_score_ > 0.7
+    fitted = OpticalClassifier().fit(X, y)
+    importances = permutation_importance(fitted, X, y, n_repeats=1, random_state=0).importances_mean
+    assert importances[0] == 0  # the corner is always black
+    assert importances.max() > 0
+    voted = VotingClassifier([("bits", OpticalClassifier()), ("floats", LogisticRegression(max_iter=5000))])
+    assert voted.fit(X, y).score(X, y) > 0.7
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = OpticalClassifier().set_fit_request(sample_weight=True).set_score_request(sample_weight=False)
+        assert cross_val_score(routed, X, y, params={"sample_weight": np.ones(200)}, cv=2).mean() > 0.7
+
+
+def test_every_method_takes_a_folder_as_fit_does(engine, class_folder, photographs):
+    X, y = photographs
+    classifier = OpticalClassifier(engine=engine).fit(class_folder)
+    for folder in (class_folder, str(class_folder)):
+        for method in ("predict", "decision_function", "scores"):
+            np.testing.assert_array_equal(getattr(classifier, method)(folder), getattr(classifier, method)(X))
+        assert classifier.score(folder) == classifier.score(X, y) == 1
+        assert classifier.score(folder, np.where(y == "red", "blue", y)) == pytest.approx(2 / 3)
+    assert classifier.predict(X[0]).tolist() == classifier.predict(Path(X[0])).tolist() == ["blue"]
+    assert not hasattr(classifier, "predict_proba")
+
+
+def test_the_score_on_a_folder_skips_what_cannot_be_read_and_refuses_other_classes(by_engine, class_folder):
+    with pytest.raises(UsageError, match="sample_weight needs an order of the images"):
+        by_engine.score(class_folder, sample_weight=np.ones(30))
+    (class_folder / "red" / "7.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"1 files cannot be read; first: .*7.png: the file is empty"):
+        assert by_engine.score(class_folder) == 1
+    with pytest.raises(DataError, match=r"1 of 30 files cannot be read; first: .*7.png"):
+        by_engine.predict(class_folder)
+    (class_folder / "red").rename(class_folder / "purple")
+    with pytest.raises(DataError, match="class 'purple' is not one of the model's classes: blue, green, red"):
+        by_engine.score(class_folder)
+    (class_folder / "nothing").mkdir()
+    with pytest.raises(UsageError, match="X is empty"):
+        by_engine.predict(class_folder / "nothing")
+
+
+def test_packed_bits_are_not_taken_for_features(engine, pixels, by_engine):
+    y, bits = np.arange(20) % 2, engine.bits(pixels)
+    by_features = OpticalClassifier().fit(engine(pixels), y)
+    for refused in (lambda: OpticalClassifier().fit(bits, y), lambda: by_features.predict(bits)):
+        with pytest.raises(UsageError, match="may be packed bits; give np.unpackbits") as error:
+            refused()
+    unpacked = eval(str(error.value).split("give ")[1].split(" for")[0], {"np": np, "X": bits, "m": engine.features})
+    np.testing.assert_array_equal(by_features.scores(unpacked), by_features.scores(engine(pixels)))
+    with pytest.raises(UsageError, match=r"X is of dtype uint8 and shape \(20, 25\), and the classifier was trained"):
+        by_engine.predict(bits)
+    for images in (pixels, ["a.png"]):
+        with pytest.raises(UsageError, match="trained on features; give floats of shape"):
+            by_features.predict(images)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["a", "b", "c"]),
+        np.array(["a", "b", "c"], dtype=object),
+        pd.Series(["a", "b", "c"]),
+        pd.Categorical(["a", "b", "c"]),
+        np.array([3, 5, 9], dtype="int8"),
+        np.array([0.0, 1.0, 2.0]),
+        np.array([False, True, True]),
+    ],
+)
+def test_predictions_are_of_the_labels_kind_also_after_loading(labels, tmp_path):
+    X, which = np.random.default_rng(0).normal(size=(60, 9)), np.arange(60) % 3
+    y = labels.take(which)
+    classifier = OpticalClassifier().fit(X, y)
+    expected = np.asarray(y)
+    assert classifier.predict(X).dtype == classifier.classes_.dtype == expected.dtype
+    assert classifier.classes_.tolist() == sorted(set(expected.tolist()))
+    assert classifier.decision_function(X).shape == ((60,) if len(classifier.classes_) == 2 else (60, 3))
+    classifier.save(tmp_path / "model")
+    assert _same(load(tmp_path / "model"), classifier, X)
+    assert _same(pickle.loads(pickle.dumps(classifier)), classifier, X)
+
+
+@pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense"])
+def test_features_with_columns_first_as_slices_of_data_frames_have_them_give_the_same(digits, projection):
+    X, y = digits[0][:100], digits[1][:100]
+    expected = OpticalClassifier(projection=projection).fit(X, y).scores(X)
+    for columns_first in (np.asfortranarray(X), pd.DataFrame(np.asfortranarray(X)).iloc[:].rename(columns=str)):
+        classifier = OpticalClassifier(projection=projection).fit(columns_first, y)
+        np.testing.assert_allclose(classifier.scores(columns_first), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_two_labels_an_image_have_two_columns_of_scores(digits):
+    X, y = digits[0][:100], digits[1][:100]
+    labels = np.stack([y % 2, y < 5], axis=1).astype(int)
+    classifier = OpticalClassifier().fit(X, labels)
+    np.testing.assert_array_equal(classifier.decision_function(X) > 0, classifier.predict(X))
+
+
+def test_a_failed_fit_leaves_the_earlier_one(by_engine, photographs, digits):
+    X, y = photographs
+    before, expected = dict(vars(by_engine)), by_engine.decision_function(X)
+    failing = [
+        lambda: by_engine.fit(X, ["a"] * 30),
+        lambda: by_engine.fit(np.zeros((30, 20, 28, 3), "uint8"), y),
+        lambda: by_engine.fit([*X[:20], *["none.png"] * 10], y),
+        lambda: by_engine.fit(pd.DataFrame(digits[0][:30]).rename(columns=str), ["a"] * 30),
+        lambda: by_engine.fit(digits[0][:30], np.arange(30) % 3, np.full(30, -1)),
+        lambda: by_engine.refit([*X[:1], "none.png"], ["red", "purple"]),
+    ]
+    for fails in failing:
+        with pytest.raises((DataError, UsageError)):
+            fails()
+        assert vars(by_engine).keys() == before.keys()
+        assert all(vars(by_engine)[name] is value for name, value in before.items())
+    np.testing.assert_array_equal(by_engine.decision_function(X), expected)
+    new = OpticalClassifier()
+    with pytest.raises(DataError):
+        new.fit(digits[0][:30], [1] * 30)
+    assert not [name for name in vars(new) if name.endswith("_")]
+
+
+def test_names_of_features_are_checked_also_after_loading(digits, tmp_path):
+    X, y = pd.DataFrame(digits[0][:100]).rename(columns=lambda column: f"pixel{column}"), digits[1][:100]
+    classifier = OpticalClassifier().fit(X, y)
+    classifier.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    for each in (classifier, loaded):
+        assert each.feature_names_in_.tolist() == X.columns.tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(each.predict(X), classifier.predict(X))
+        with pytest.raises(UsageError, match="feature names should match") as refused:
+            each.predict(X[X.columns[::-1]])
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UsageError, match="X has 3 features, but OpticalClassifier is expecting 64 features"):
+        classifier.predict(X.iloc[:, :3].to_numpy())
+
+
+def test_images_after_features_leave_no_names_of_features(digits, photographs, engine):
+    features, y = digits[0][:100], digits[1][:100]
+    classifier = OpticalClassifier(engine=engine).fit(pd.DataFrame(features).rename(columns=str), y)
+    classifier.fit(*photographs)
+    assert not hasattr(classifier, "feature_names_in_")
+    assert classifier.n_features_in_ == engine.features
+
+
+def test_scikit_learn_is_told_what_it_is(by_engine, engine):
+    check_is_fitted(by_engine)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(OpticalClassifier(engine=engine))
+    tags = get_tags(by_engine)
+    assert (tags.estimator_type, tags.classifier_tags.multi_class, tags.classifier_tags.multi_label) == (
+        "classifier",
+        True,
+        True,
+    )
+    assert (tags.input_tags.sparse, tags.input_tags.allow_nan, tags.target_tags.required) == (False, False, True)
+    assert len(repr(by_engine)) < 300
+    assert len(by_engine._repr_html_()) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_components": 2.5}, "n_components 2.5 is not an integer"),
+        ({"engine": 5}, "engine 5 is not an engine; give an Engine or the path of an engine file"),
+        ({"class_weight": "even"}, "class_weight 'even' is invalid; give 'balanced' or a dict"),
+        ({"random_state": "seed"}, "random_state 'seed' is not known; give an integer from 0 up"),
+    ],
+)
+def test_a_parameter_of_another_kind_is_named(digits, options, message):
+    with pytest.raises(UsageError, match=message):
+        OpticalClassifier(**options).fit(digits[0][:30], digits[1][:30])

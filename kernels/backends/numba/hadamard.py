@@ -179,7 +179,7 @@ def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = N
     _check(bits, signs, k)
     intensities, speckle = outputs(len(bits), k, gain)
     # Bytes are read in pairs.
-    whole = np.pad(bits, ((0, 0), (0, 1))) if bits.shape[1] % 2 else np.ascontiguousarray(bits)
+    whole = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, bits.shape[1] % 2))))
     # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
     scale = np.float32(float(8 * signs.shape[3]) ** -3)
     _hadamard(whole, np.ascontiguousarray(signs), scale, np.float32(gain or 0), intensities, speckle)

@@ -158,8 +158,8 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
 
 
 def _padded(data: np.ndarray) -> np.ndarray:
-    """Return columns zero-padded to one vector per row."""
-    return np.pad(data, ((0, 0), (0, _BYTES - data.shape[1])))
+    """Return columns zero-padded to one vector per row, row by row: np.pad keeps columns first."""
+    return np.ascontiguousarray(np.pad(data, ((0, 0), (0, _BYTES - data.shape[1]))))
 
 
 def shared_ones(bits: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
