@@ -216,7 +216,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         DataError
             If there are fewer than two classes, or no image of a class is usable.
         """
-        watch = Stopwatch(self.ridge_device)
+        watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
         X, y = images_and_labels(X, y)
         if is_features(X):

@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
-from ..images.sources import class_folders
+from ..images.labelled import labelled_images
 
 
 def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
@@ -21,7 +21,7 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
         If `y` is None and `X` is not a folder.
     """
     if isinstance(X, str | Path) and y is None:
-        found = class_folders(X)
+        found = labelled_images(X)
         return found.paths, np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
