@@ -51,11 +51,11 @@ def require_file_target(path: Path | str) -> None:
     AurevoirError
         If no space is left.
     """
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder; give the name of a file to write")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path} is not a regular file and would be replaced; give the name of a file to write")
     require_folder_target(path)
+    target = Path(path)
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "not a regular file"
+        raise UsageError(f"{path} is {kind}; give the name of a file to write")
 
 
 def require_folder_target(path: Path | str) -> None:

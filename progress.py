@@ -13,7 +13,7 @@ _INTERVAL = 30.0
 
 
 class _Lines(tqdm):
-    """A bar that prints plain lines: one every `_INTERVAL` seconds, and one at the end of what took `SLOW` or longer."""
+    """A bar that prints plain lines: one every `_INTERVAL` seconds, and one at the end of what took long."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._began = self._shown = time.time()

@@ -102,8 +102,8 @@ def _note_edge(path: "RidgePath") -> None:
         if path.alphas[order[edge]] == path.alpha and not scores[inner] >= scores[edge]:
             other = "smaller" if side == "smallest" else "larger"
             warn(
-                f"the best alpha, {path.alpha:.4g}, is the {side} of the {len(scores)} that were tried; a {other} one may "
-                f"be better: give {other} ones as well (--alphas)"
+                f"the best alpha, {path.alpha:.4g}, is the {side} of the {len(scores)} tried; a {other} one may be "
+                "better: give such as well (--alphas)"
             )
 
 

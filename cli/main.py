@@ -169,8 +169,6 @@ def _flushed(program: str, code: int, text: str | None = None) -> int:
 
 
 def _failed(program: str, message: object, code: int = 1) -> int:
-    for note in getattr(message, "__notes__", ()):
-        print(f"{program}: note: {one_line(note)}", file=sys.stderr)
     print(f"{program}: error: {one_line(str(message))}", file=sys.stderr)
     return code
 

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterable, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
@@ -208,11 +209,11 @@ def _check_figure(path: str) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
-    if (ending := os.path.splitext(path)[1].removeprefix(".").lower()) and ending not in known:
+    if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
         raise UsageError(
             f"--plot {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
         )
-    if not os.path.isdir(parent := os.path.dirname(path) or "."):
+    if not (parent := Path(path).parent).is_dir():
         raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-# Unprintable: controls, which may be commands to a terminal, and halves of surrogate pairs from names that are not UTF-8.
+# Controls, which may be commands to a terminal, and surrogates, which stand for bytes of names that are not UTF-8.
 _UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

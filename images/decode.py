@@ -1,6 +1,5 @@
 """Decode an image file to a uint8 RGB array of a given size."""
 
-import os
 import stat
 from io import BytesIO
 from pathlib import Path
@@ -54,12 +53,12 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
         decompression bomb).
     """
     try:
-        _check_file(path)
-        return _decode(path, size, resize)
+        _check_file(Path(path))
+        return _decode(Path(path), size, resize)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(_unidentified(path)) from None
+        raise UnreadableImageError(_unidentified(Path(path))) from None
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"more pixels than Pillow decodes safely: {error}; shrink the image") from None
     except OSError as error:
@@ -69,11 +68,11 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
-def _check_file(path: Path | str) -> None:
+def _check_file(path: Path) -> None:
     try:
-        status = os.stat(path)
+        status = path.stat()
     except FileNotFoundError:
-        raise UnreadableImageError("a broken link" if os.path.islink(path) else "does not exist") from None
+        raise UnreadableImageError("a broken link" if path.is_symlink() else "does not exist") from None
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
@@ -81,8 +80,8 @@ def _check_file(path: Path | str) -> None:
         raise UnreadableImageError("the file is empty")
 
 
-def _decode(path: Path | str, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    with open(path, "rb") as file:
+def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
+    with path.open("rb") as file:
         try:
             return _decode_file(file, size, resize)
         except ValueError:
@@ -130,8 +129,8 @@ def _has_heif() -> bool:
     return True
 
 
-def _unidentified(path: Path | str) -> str:
-    with open(path, "rb") as file:
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
         head = file.read(512)
     kind = "a damaged HEIC image" if is_heif(head) and _has_heif() else describe(head)
     return "not an image that Pillow can identify" + (f": {kind}" if kind else "")

@@ -1,7 +1,6 @@
 """Find files of the same content."""
 
 import hashlib
-import os
 import stat
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import combinations
@@ -58,17 +57,17 @@ def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[
 
 
 def _size(path: Path) -> int | None:
-    status = os.stat(path)
+    status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else None
 
 
 def _ends(path: Path) -> bytes:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(_ENDS)
-        file.seek(max(0, os.stat(path).st_size - _ENDS))
+        file.seek(max(0, path.stat().st_size - _ENDS))
         return hashlib.sha256(head + file.read(_ENDS)).digest()
 
 
 def _digest(path: Path) -> bytes:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

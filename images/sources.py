@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from ..errors import AurevoirWarning, DataError, UsageError
 
@@ -18,8 +18,14 @@ _JUNK = {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\
 _JUNK |= {"system volume information", "lost+found", "__pycache__"}
 _PAPERS = {"readme", "license", "licence", "copying", "notice", "changelog", "authors", "checksums", "md5sums"}
 _PAPERS |= {"sha256sums", "makefile"}
-_NO_IMAGES = set(
-    [".txt", ".md", ".rst", ".tex", ".rtf", ".doc", ".docx", ".odt", ".pdf", ".htm", ".html", ".css", ".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".names", ".data", ".log", ".md5", ".sha1", ".sha256", ".py", ".ipynb", ".sh", ".bat", ".r", ".m", ".js", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pickle", ".parquet", ".arrow", ".tfrecord", ".db", ".sqlite", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".onnx", ".pth", ".pt", ".safetensors", ".url", ".lnk", ".webloc", ".crdownload", ".part"]
+_NO_IMAGES = frozenset(
+    f".{ending}"
+    for endings in (
+        "txt md rst tex rtf doc docx odt pdf htm html css csv tsv xls xlsx json jsonl ndjson xml yaml yml toml ini cfg",
+        "conf names data log md5 sha1 sha256 py ipynb sh bat r m js npy npz mat h5 hdf5 pkl pickle parquet arrow",
+        "tfrecord db sqlite zip tar gz tgz bz2 xz 7z rar onnx pth pt safetensors url lnk webloc crdownload part",
+    )
+    for ending in endings.split()
 )
 _ANNOTATIONS = {"annotations", "annotation", "labels", "docs", "doc", "meta", "metadata", "imagesets"}
 _SPLITS = {
@@ -41,52 +47,49 @@ def list_files(folder: Path | str) -> list[Path]:
     """Return the files under a folder that may be images, sorted by name.
 
     Links to files and folders are followed; a file that several names lead to counts once, under its own name if
-    that is in the folder. Hidden files, what operating systems leave behind (``__MACOSX``, ``Thumbs.db``), documents and
-    label files are left out. What is no regular file, and a folder that cannot be listed, is kept in the list, so that
-    it is reported where it is read.
+    that is in the folder. Hidden files, what operating systems leave behind (``__MACOSX``, ``Thumbs.db``), documents
+    and label files are left out. What is no regular file, and a folder that cannot be listed, is kept in the list, so
+    that it is reported where it is read.
 
     Raises
     ------
     UsageError
         If the folder does not exist or is not a folder.
     """
-    return sorted(_walk(_existing_folder(folder)).values())
-
-
-def _walk(root: Path) -> dict[str, Path]:
-    """Return the files under a folder by their real paths."""
     found: dict[str, Path] = {}
-    folders, links, visited = [root], list[Path](), set[str]()
+    folders, links, visited = [_existing_folder(folder)], list[Path](), set[str]()
     while folders or links:
-        # Links come last, so that what they lead to keeps its own name if it is under the root.
-        if not folders:
-            link = links.pop(0)
-            if not link.is_dir():
-                found.setdefault(os.path.realpath(link), link)
-            elif not _is_loop(link):
-                folders.append(link)
+        # Links come last, so that what they lead to keeps its own name if it is under the folder.
+        if folders:
+            _visit(folders.pop(), found, folders, links, visited)
+        elif not (link := links.pop(0)).is_dir():
+            found.setdefault(os.path.realpath(link), link)
+        elif not _is_loop(link):
+            folders.append(link)
+    return sorted(found.values())
+
+
+def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: list[Path], visited: set[str]) -> None:
+    """Add a folder's files by their real paths, its folders and its links."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        found[real] = folder
+        return
+    for entry in entries:
+        is_folder, path = entry.is_dir(), Path(entry.path)
+        if _is_hidden(entry.name) or (not is_folder and _is_document(entry.name)):
             continue
-        folder = folders.pop()
-        real = os.path.realpath(folder)
-        if real in visited:
-            continue
-        visited.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            found[real] = folder
-            continue
-        for entry in entries:
-            path = Path(entry.path)
-            if _is_hidden(entry.name) or (not entry.is_dir() and _is_document(entry.name)):
-                continue
-            if entry.is_symlink():
-                links.append(path)
-            elif entry.is_dir():
-                folders.append(path)
-            else:
-                found.setdefault(os.path.join(real, entry.name), path)
-    return found
+        if entry.is_symlink():
+            links.append(path)
+        elif is_folder:
+            folders.append(path)
+        else:
+            found.setdefault(f"{real}{os.sep}{entry.name}", path)
 
 
 def _is_loop(link: Path) -> bool:
@@ -100,7 +103,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_document(name: str) -> bool:
-    stem, ending = os.path.splitext(name.lower())
+    stem, ending = Path(name.lower()).stem, Path(name.lower()).suffix
     return ending in _NO_IMAGES or (not ending and stem in _PAPERS)
 
 
@@ -157,9 +160,9 @@ def warn(message: str) -> None:
 
 def _labelled(root: Path) -> LabelledPaths:
     classes = _subfolders(root)
-    for entry in _entries(root):
-        if entry.is_symlink() and not os.path.exists(entry.path):
-            warn(f"{entry.path} is a link that leads nowhere; it is left out")
+    for each in _entries(root):
+        if each.is_symlink() and not Path(each.path).exists():
+            warn(f"{each.path} is a link that leads nowhere; it is left out")
     if not classes:
         raise DataError(
             f"{root} contains no class folders; put the images of each class in a separate folder, "
@@ -249,7 +252,7 @@ def _split_kind(name: str) -> str | None:
     if len(words) != 1:
         return None
     word = words[0] if words[0] in _SPLITS else re.sub(r"(set|data|images)$", "", words[0])
-    return cast("str | None", _SPLITS.get(word))
+    return _SPLITS.get(word)
 
 
 def _listed(splits: Mapping[str, Path]) -> str:

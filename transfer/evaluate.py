@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .classifier import OpticalClassifier
 
 TEST_SHARE = 0.2
+FEW = 5
+"""Number of test images below which their accuracy is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,12 @@ def train_and_test(
             raise DataError(f"{test} contains the class {strange[0]!r}, which is not in {data}; remove its folder")
     else:
         train, tested = split(train, seed)
+    if len(tested.paths) < FEW:
+        warn(f"the accuracy on only {len(tested.paths)} test images says little; give more images, or --test")
     if shared := shared_files(train.paths, tested.paths):
         warn(
-            f"{len(shared)} of {len(tested.paths)} test images are also training images, first {_pair(*shared[0])}: the "
-            "accuracy will be too high; remove the copies"
+            f"{len(shared)} of {len(tested.paths)} test images are also training images, first {_pair(*shared[0])}: "
+            "the accuracy will be too high; remove the copies"
         )
     return train, tested
 

@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=["cuda", "cpu"],
         default="cuda",
-        help="cuda measures (default); cpu runs the same parts without a GPU, to find out beforehand whether the data and the "
-        "packages are complete: its times mean nothing",
+        help="cuda measures (default); cpu runs the same parts without a GPU, which shows beforehand whether the data "
+        "and the packages are complete, and whose times mean nothing",
     )
     parser.add_argument(
         "--batches",
