@@ -91,7 +91,7 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
         return "no images were given (--calibration DIR)"
     if CalibrationSpec(data=args.calibration).is_table:
         return "a calibration table holds no images"
-    return "it needs 4 or more readable images (--calibration DIR)"
+    return "it needs 4 or more images (--calibration DIR)"
 
 
 def describe(result: dict[str, Any]) -> str:

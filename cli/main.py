@@ -43,6 +43,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own passes over an error.
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+        elif code := _printed(self.prog, message.removesuffix("\n")):
+            self.exit(code)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)
@@ -94,9 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             _show_notes(program)
             return _run(arguments, command, name)
-    except SystemExit as stop:
-        # argparse has printed what it had to say, or help on stdout.
-        raise SystemExit(_flushed(program, int(stop.code or 0))) from None
     except AurevoirError as error:
         return _failed(program, error, error.exit_code)
     except KeyboardInterrupt:
@@ -113,7 +117,7 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     _show_logs(getattr(args, "verbose", False))
     result = _module(args.command).run(args)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)
-    code = _flushed(f"aurevoir {args.command}", 0, text)
+    code = _printed(f"aurevoir {args.command}", text)
     _check_thresholds(args, result)
     return code
 
@@ -152,20 +156,17 @@ def _show_logs(verbose: bool) -> None:
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
 
 
-def _flushed(program: str, code: int, text: str | None = None) -> int:
-    """Print a text on stdout and return the exit code: 1, with no word, if its reader has left."""
+def _printed(program: str, text: str) -> int:
+    """Print on stdout and return the exit code: 1 if it cannot be written, with no word if its reader has left."""
     try:
-        if text is not None:
-            print(shown(text))
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(shown(text), flush=True)
     except OSError as error:
         # What Python would still flush at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"{program}: error: stdout cannot be written: {(error.strerror or '').lower()}", file=sys.stderr)
         return 1
-    return code
+    return 0
 
 
 def _failed(program: str, message: object, code: int = 1) -> int:

@@ -120,9 +120,9 @@ def _named(names: list[str], known: set[str]) -> int | None:
 
 def _delimited_rows(table: Path) -> Iterator[_Cell]:
     lines = _read(table).replace("\r\n", "\n").replace("\r", "\n")
-    rows = _split_rows(table, lines)
-    if not rows:
+    if not lines.strip():
         return
+    rows = _split_rows(table, lines)
     header = rows[0][1]
     path, label = _named(header, _PATH_NAMES), _named(header, _LABEL_NAMES)
     if path is not None and label is not None:

@@ -81,7 +81,7 @@ def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: lis
         found[real] = folder
         return
     for entry in entries:
-        is_folder, path = entry.is_dir(), Path(entry.path)
+        is_folder, path = _is_folder(entry), Path(entry.path)
         if _is_hidden(entry.name) or (not is_folder and _is_document(entry.name)):
             continue
         if entry.is_symlink():
@@ -90,6 +90,13 @@ def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: lis
             folders.append(path)
         else:
             found.setdefault(f"{real}{os.sep}{entry.name}", path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_loop(link: Path) -> bool:
@@ -208,7 +215,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _subfolders(root: Path) -> list[Path]:
     """Return the folders that may be classes, sorted by name; label files beside the images are none."""
-    found = [Path(entry.path) for entry in _entries(root) if entry.is_dir()]
+    found = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
     return [entry for entry in found if entry.name.lower() not in _ANNOTATIONS or list_files(entry)]
 
 
@@ -217,7 +224,7 @@ def _class_root(root: Path) -> Path:
     folders = _subfolders(root)
     while len(folders) == 1 and not _is_loop(folders[0]):
         inner = _subfolders(folders[0])
-        holds_images = any(not entry.is_dir() and not _is_document(entry.name) for entry in _entries(folders[0]))
+        holds_images = any(not _is_folder(entry) and not _is_document(entry.name) for entry in _entries(folders[0]))
         if holds_images or not inner or (len(inner) == 1 and not _subfolders(inner[0])):
             break
         root, folders = folders[0], inner
