@@ -108,7 +108,8 @@ def unpack(path: Path) -> dict[str, bytes]:
         If the file is corrupted or not an engine file.
     """
     if not path.is_file():
-        raise UsageError(f"engine {path} does not exist; build one with `aurevoir build`")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise UsageError(f"engine {path} {problem}; build one with `aurevoir build`")
     data = path.read_bytes()
     body, comment = data[:-_DIGEST_LENGTH], data[-_DIGEST_LENGTH:]
     if hashlib.sha256(body).hexdigest().encode() != comment:

@@ -39,8 +39,8 @@ class Stopwatch:
         finally:
             spent = time.perf_counter() - start
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-            if self._report:
-                report_stage(stage, spent)
+        if self._report:
+            report_stage(stage, spent)
 
     def waiting(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """Yield items, and add the time spent waiting for each to a stage."""
