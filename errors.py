@@ -1,4 +1,4 @@
-"""The errors that a user can fix, each with its exit code on the command line."""
+"""The errors that a user can fix, each with its exit code on the command line, and the warning."""
 
 
 class AurevoirError(Exception):
@@ -37,3 +37,7 @@ class ThresholdMissedError(AurevoirError):
 
 class BudgetError(AurevoirError, MemoryError):
     """The problem does not fit the memory budget; nothing was allocated."""
+
+
+class AurevoirWarning(UserWarning):
+    """The result may not be what the user wants; the command line shows the message as a note on stderr."""

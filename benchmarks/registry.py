@@ -17,7 +17,7 @@ SUITES = {
     "startup": "how long each command takes to print its help",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
     "depth": "accuracy and training time over the depth of the cut, and of backprop, as the post's Figures 5 and 6",
-    "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, the network, photographs to a classifier",
+    "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, networks, from photographs to a classifier",
     "rivals": "optics, linear probes and backprop on the same network and splits, and retraining of other networks",
 }
 

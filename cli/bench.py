@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..benchmarks import registry
 from ..benchmarks.registry import SUITES
 from ..benchmarks.reporting import REPORTS
+from .options import check_outputs, finite, positive, seed
 
 if TYPE_CHECKING:
     from ..benchmarks.contract import Benchmark
@@ -18,12 +19,25 @@ def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> Non
     names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
     for name, summary in {**SUITES, **REPORTS}.items():
         own = names.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        own.set_defaults(parser=own)
+        # Given here or ahead of the name: without a default of its own it leaves that one.
+        own.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
+        own.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="show the builder's log")
         if name == benchmark:
             chosen = load(name)
             chosen.add_arguments(own)
+            _bound_numbers(own, own_checks=name in ("depth", "gpu"))
             if name in SUITES:
                 _add_outputs(own, chosen.plot is not None)
+
+
+def _bound_numbers(parser: argparse.ArgumentParser, own_checks: bool) -> None:
+    """Refuse what no benchmark has a use for: integers below 1, unless it checks them itself, and infinite numbers."""
+    for action in parser._actions:
+        if action.type is int and not own_checks:
+            action.type = seed if action.dest == "seed" else positive
+        elif action.type is float:
+            action.type = finite
 
 
 def load(name: str) -> "Benchmark":
@@ -46,6 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..benchmarks.contract import write_result
 
     chosen = load(args.benchmark)
+    check_outputs(args, ("out", "report", "plot"), (args.benchmark,))
     if args.benchmark in REPORTS:
         return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)

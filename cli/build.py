@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, engine_arguments, positive
+from .options import add_engine_options, check_outputs, engine_arguments, positive
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -33,9 +33,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from ..engine.build import build_engine
+    from ..errors import UsageError
     from ..kernels.stopwatch import Stopwatch
 
-    watch = Stopwatch()
+    smallest, usual, largest = args.batches
+    if not smallest <= usual <= largest:
+        raise UsageError(f"--batches {smallest} {usual} {largest} do not grow; give MIN OPT MAX, such as 1 16 64")
+    check_outputs(args, ("out", "timing_cache"), (args.backbone,))
+    watch = Stopwatch(report=True)
     engine = build_engine(
         args.backbone,
         out=args.out,

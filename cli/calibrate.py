@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .options import add_network_options, network_arguments
+from .options import add_network_options, check_outputs, network_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from math import isfinite
     from pathlib import Path
 
-    from ..calibration.fidelity import plot_fidelity, require_plotting
+    from ..calibration.fidelity import plot_fidelity
     from ..calibration.trt_cache import write_cache
     from ..engine.assemble import check_body, quantized_graph
     from ..engine.build import EngineBuilder
@@ -52,9 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
     calibration_runtime(args.runtime)
-    if args.plot:
-        require_plotting()
-    watch = Stopwatch()
+    check_outputs(args, ("out", "cache", "onnx", "plot"), (args.backbone,))
+    watch = Stopwatch(report=True)
     network = NetworkSpec(backbone=args.backbone, seed=args.seed, **options)
     builder = EngineBuilder(network, source, stages=watch, progress=True)
     exported, (used, held_out) = builder.exported, builder.sample

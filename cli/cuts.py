@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .options import pixels
+
 if TYPE_CHECKING:
     from ..engine.backbones.base import Backbone
 
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("backbone", help="a torchvision name or an ONNX file")
-    parser.add_argument("--size", type=int, help="height and width of the input (default: the backbone's)")
+    parser.add_argument("--size", type=pixels, help="height and width of the input (default: the backbone's)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

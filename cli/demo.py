@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import positive
+from .options import positive, seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-class", type=positive, default=60, help="images per class (default: 60)")
     parser.add_argument("--runtime", default="auto", help="runtime of the engines (default: the device's best)")
     parser.add_argument("--device", help="cpu or cuda, for engines and ridge (default: cuda if supported)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of images, split and random weights (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of images, split and random weights (default: 0)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

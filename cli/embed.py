@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .options import add_rebuild, skipped_lines
+from .options import add_rebuild, check_outputs, none_readable, skipped_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +24,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from ..engine.load import load_engine
-    from ..errors import DataError
+    from ..errors import UsageError
     from ..files import write_atomically
     from ..images.batches import ImageFiles
     from ..images.sources import expand
     from ..kernels.memory import memory_budget, require
     from ..transfer.embed import embed_bits, embed_features
 
+    if Path(args.out).suffix.lower() != ".npz":
+        raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
+    check_outputs(args, ("out",), (args.engine,))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
-    files = ImageFiles(expand(args.images), made.input_shape[:2], made.resize, description="embed")
+    files = ImageFiles(expand(args.images, keep_missing=True), made.input_shape[:2], made.resize, description="embed")
     if args.features:
         needed = 4 * len(files) * engine.features
         require(
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     indices, values = (embed_features if args.features else embed_bits)(engine, files)
     seconds = time.perf_counter() - start
     if not len(indices):
-        raise DataError(f"none of the {len(files)} files is a readable image; check the paths")
+        raise none_readable(len(files), files.skipped)
     buffer = io.BytesIO()
     name = "features" if args.features else "bits"
     paths = np.array([str(files.paths[index]) for index in indices])

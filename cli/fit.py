@@ -1,16 +1,19 @@
 """``aurevoir fit``."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .build import speed_lines
-from .options import add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
+from .options import above_zero, add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
+
+if TYPE_CHECKING:
+    from ..kernels.ridge import RidgePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("data", help="a folder of class folders")
-    parser.add_argument("--test", metavar="DIR", help="folder of test images (default: a random fifth of the data)")
+    parser.add_argument("data", help="a folder of class folders, or a CSV or JSON-lines file of path and label")
+    parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument(
         "--backbone", default="densenet169", help="torchvision name or ONNX file (default: %(default)s)"
@@ -24,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--components", type=positive, metavar="K", help="number of projection outputs (default: half the features)"
     )
+    parser.add_argument(
+        "--alphas",
+        type=above_zero,
+        nargs="+",
+        metavar="A",
+        help="ridge penalties to choose from (default: 15 by the data)",
+    )
     parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this test accuracy")
     add_engine_options(parser)
 
@@ -34,21 +44,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.evaluate import evaluate, train_and_test
+    from ..transfer.model import check_target
 
     if args.engine is not None and Path(args.engine).exists():
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
     if args.projection in ("none", "exact"):
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
+    if args.out:
+        check_target(Path(args.out))
     train, test = train_and_test(args.data, args.test, args.seed)
     classifier = OpticalClassifier(
         args.backbone,
         engine=args.engine,
         projection=args.projection,
         n_components=args.components,
+        alphas=args.alphas,
         random_state=args.seed,
         verbose=True,
         **engine_arguments(args),
     ).fit(train.paths, train.labels)
+    _note_edge(classifier.path_)
     tested = evaluate(classifier, test)
     if args.out:
         classifier.save(args.out)
@@ -73,6 +88,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "timings": classifier.timings_,
         "out": args.out,
     }
+
+
+def _note_edge(path: "RidgePath") -> None:
+    """Warn if the best of the alphas is the first or last one, and better than the next one to it."""
+    from ..images.sources import warn
+
+    order = path.alphas.argsort()
+    scores = path.loo_accuracies[order]
+    if len(scores) < 2:
+        return
+    for edge, inner, side in ((0, 1, "smallest"), (-1, -2, "largest")):
+        if path.alphas[order[edge]] == path.alpha and not scores[inner] >= scores[edge]:
+            other = "smaller" if side == "smallest" else "larger"
+            warn(
+                f"the best alpha, {path.alpha:.4g}, is the {side} of the {len(scores)} tried; a {other} one may be "
+                "better: give such as well (--alphas)"
+            )
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -9,12 +9,15 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import AurevoirError
+from ..errors import AurevoirError, AurevoirWarning, UsageError
+from .text import one_line, shown
 
 COMMANDS = {
     "cuts": "list the points where a backbone can be cut",
@@ -32,11 +35,32 @@ COMMANDS = {
 
 
 _VERBOSE = ("build", "calibrate", "fit", "bench")
+TRACEBACK = "AUREVOIR_TRACEBACK"
+"""Environment variable that lets unexpected exceptions through, with their traceback."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own passes over an error.
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+        elif code := _printed(self.prog, message.removesuffix("\n")):
+            self.exit(code)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _suggestion(value, action.choices or ())
+            raise
+
+
+def _suggestion(word: Any, known: Any) -> str:
+    near = get_close_matches(str(word), [str(each) for each in known], n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parser_for(command: str | None, name: str | None = None) -> argparse.ArgumentParser:
@@ -46,8 +70,8 @@ def parser_for(command: str | None, name: str | None = None) -> argparse.Argumen
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for each, summary in COMMANDS.items():
         own = commands.add_parser(each, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if each != "bench":
-            own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        own.set_defaults(parser=own)
+        own.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
         if each in _VERBOSE:
             own.add_argument("--verbose", action="store_true", help="show the log of NVIDIA's builder on stderr")
         if each == command:
@@ -64,27 +88,65 @@ def _module(command: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 1 failed, 2 usage, 3 a missing runtime, package or device, 4 a threshold missed.
+    0 done, 1 failed, 2 usage, 3 a missing runtime, package or device, 4 a threshold missed, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, name, *_ = [*(word for word in arguments if not word.startswith("-")), None, None]
-    args = parser_for(command, name).parse_args(arguments)
-    _show_logs(getattr(args, "verbose", False))
+    program = f"aurevoir {command}" if command in COMMANDS else "aurevoir"
+    # Names of files and classes may hold what the locale cannot encode.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        result = _module(args.command).run(args)
-        _show(args, result)
-        _check_thresholds(args, result)
+        with warnings.catch_warnings():
+            _show_notes(program)
+            return _run(arguments, command, name)
     except AurevoirError as error:
-        print(f"aurevoir {args.command}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output has left; what Python would still flush at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _failed(program, error, error.exit_code)
     except KeyboardInterrupt:
-        print(f"aurevoir {args.command}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return _unexpected(program, error)
+
+
+def _run(arguments: list[str], command: str | None, name: str | None) -> int:
+    args = _parsed(arguments, command, name)
+    _show_logs(getattr(args, "verbose", False))
+    result = _module(args.command).run(args)
+    text = json.dumps(result) if args.json else _module(args.command).describe(result)
+    code = _printed(f"aurevoir {args.command}", text)
+    _check_thresholds(args, result)
+    return code
+
+
+def _parsed(arguments: list[str], command: str | None, name: str | None) -> argparse.Namespace:
+    args, unknown = parser_for(command, name).parse_known_args(arguments)
+    if unknown:
+        parser = args.parser
+        near = _suggestion(unknown[0].partition("=")[0], parser._option_string_actions)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    for option, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{option.replace('_', '-')} is an empty text; give a value")
+    return args
+
+
+def _show_notes(program: str) -> None:
+    """Show our warnings as lines on stderr; Pillow's limit on pixels is reported where a file exceeds it."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, AurevoirWarning):
+            print(f"{program}: note: {one_line(str(message))}", file=sys.stderr, flush=True)
+        else:
+            original(message, category, *where, **options)
+
+    original = warnings.showwarning
+    warnings.showwarning = show
+    warnings.simplefilter("always", AurevoirWarning)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
 
 
 def _show_logs(verbose: bool) -> None:
@@ -94,8 +156,35 @@ def _show_logs(verbose: bool) -> None:
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
 
 
-def _show(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    print(json.dumps(result) if args.json else _module(args.command).describe(result), flush=True)
+def _printed(program: str, text: str) -> int:
+    """Print on stdout and return the exit code: 1 if it cannot be written, with no word if its reader has left."""
+    try:
+        print(shown(text), flush=True)
+    except OSError as error:
+        # What Python would still flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"{program}: error: stdout cannot be written: {(error.strerror or '').lower()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _failed(program: str, message: object, code: int = 1) -> int:
+    print(f"{program}: error: {one_line(str(message))}", file=sys.stderr)
+    return code
+
+
+def _unexpected(program: str, error: Exception) -> int:
+    """Say in one line what went wrong where nobody foresaw it."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        return 1
+    if isinstance(error, MemoryError):
+        return _failed(program, f"not enough memory{f': {error}' if str(error) else ''}; give fewer or smaller images")
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return _failed(program, f"{os.fsdecode(error.filename)}: {error.strerror.lower()}")
+    what = f"{type(error).__name__}: {error}"
+    return _failed(program, f"unexpected {what}; set {TRACEBACK}=1 to see where, and report it")
 
 
 def _check_thresholds(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -1,10 +1,17 @@
 """Arguments shared by several commands."""
 
 import argparse
+import os
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
+from ..files import require_file_target
+from .text import name
 
+MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384
 _INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
 
 
@@ -17,12 +24,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="default (torchvision's, downloaded once), random, or a .pth or .safetensors file",
     )
-    group.add_argument("--size", type=positive, help="input height and width (default: the backbone's)")
+    group.add_argument("--size", type=pixels, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")
     group.add_argument(
         "--normalization", default="imagenet", help="imagenet (default), or data: statistics of the images"
     )
-    group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    group.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")
     group.add_argument(
         "--calibration", metavar="DIR", help="calibration images; to build int8 also a calibration table"
@@ -95,9 +102,9 @@ def refuse_unused(args: argparse.Namespace, names: Any, why: str, declare: Any) 
     """
     parser = argparse.ArgumentParser()
     declare(parser)
-    for name in names:
-        if getattr(args, name) != parser.get_default(name):
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with {why}; omit it")
+    for each in names:
+        if getattr(args, each) != parser.get_default(each):
+            raise UsageError(f"--{each.replace('_', '-')} has no effect with {why}; omit it")
 
 
 def add_rebuild(parser: argparse.ArgumentParser) -> None:
@@ -107,22 +114,117 @@ def add_rebuild(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def whole(text: str) -> int:
+    """Parse an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+
+
 def positive(text: str) -> int:
     """Parse a positive integer."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    value = whole(text)
+    if not 1 <= value <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"{value} is {'less than 1' if value < 1 else f'more than {MAX_COUNT:,d}'}")
+    return value
+
+
+def pixels(text: str) -> int:
+    """Parse a height and width of images."""
+    value = positive(text)
+    if value > MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{value} pixels are more than {MAX_SIZE:,d}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse a random seed, of 32 bits as NumPy and scikit-learn take it."""
+    value = whole(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and {2**32 - 1}")
+    return value
+
+
+def finite(text: str) -> float:
+    """Parse a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from None
+    if not isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 
 def fraction(text: str) -> float:
     """Parse a fraction between 0 and 1."""
-    value = float(text)
+    value = finite(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
 
 
+def check_outputs(args: argparse.Namespace, outputs: Sequence[str], inputs: Iterable[object] = ()) -> None:
+    """Check that the files that a command is to write can be written, before its work.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    outputs : names of arguments
+        Those that are missing or None are left out.
+    inputs : paths that the command reads
+
+    Raises
+    ------
+    UsageError
+        If one cannot be written, two are the same, one is also read, or a figure's ending is unknown.
+    """
+    taken: dict[str, str] = {os.path.realpath(str(path)): f"the input {path}" for path in inputs if path is not None}
+    for each in outputs:
+        path = getattr(args, each, None)
+        if path is None:
+            continue
+        option = f"--{each.replace('_', '-')}"
+        require_file_target(path)
+        if each == "plot":
+            _check_figure(path)
+        if real := taken.get(os.path.realpath(path)):
+            raise UsageError(f"{option} {path} is {real}; give another name")
+        taken[os.path.realpath(path)] = f"that of {option} too"
+
+
+def _check_figure(path: str) -> None:
+    from ..calibration.fidelity import require_plotting
+
+    require_plotting()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
+        raise UsageError(
+            f"--plot {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
+        )
+    if not (parent := Path(path).parent).is_dir():
+        raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
+
+
 def skipped_lines(skipped: dict[str, str]) -> list[str]:
     """Format one line per skipped file."""
-    return [f"skipped: {path} ({reason})" for path, reason in skipped.items()]
+    return [f"skipped: {name(path)} ({name(reason)})" for path, reason in skipped.items()]
+
+
+def none_readable(files: int, skipped: dict[str, str]) -> DataError:
+    """Return the error that no image can be read, with the reason of the first."""
+    path, reason = next(iter(skipped.items()), (None, None))
+    if path is None:
+        return DataError("there is no image file to work on; check the paths")
+    return DataError(f"none of the {files} files is a readable image; the first, {path}: {reason}")

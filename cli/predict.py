@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from .options import add_rebuild, skipped_lines
+from .options import add_rebuild, none_readable, skipped_lines
+from .text import name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..transfer.classifier import load
 
     classifier = load(args.model, rebuild=args.rebuild)
-    files = classifier.image_files(expand(args.images))
+    files = classifier.image_files(expand(args.images, keep_missing=True))
     indices, scores = classifier.score_images(files)
+    if not len(indices):
+        raise none_readable(len(files), files.skipped)
     labels = classifier.labels(scores).tolist()
     return {
         "predictions": [
@@ -33,5 +36,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Format one line per image."""
-    found = [f"{item['path']}: {item['label']} ({item['score']:+.3f})" for item in result["predictions"]]
+    found = [f"{name(item['path'])}: {name(item['label'])} ({item['score']:+.3f})" for item in result["predictions"]]
     return "\n".join([*found, *skipped_lines(result["skipped"])])

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageFiles, collect
 from ..images.decode import Resize
-from ..images.sources import expand
+from ..images.sources import expand, warn
 from .spec import HELD_OUT_IMAGES
 
 
@@ -63,8 +63,14 @@ def sample_images(
     chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
     files = ImageFiles(chosen, size, resize, description="calibration images" if progress else None)
     pixels = collect(files)[1]
+    if files.skipped:
+        path, reason = next(iter(files.skipped.items()))
+        first = f"first {path}: {reason}"
+        if not len(pixels):
+            raise AurevoirError(f"none of the {len(chosen)} calibration files is a readable image, {first}")
+        warn(f"{len(files.skipped)} of {len(chosen)} calibration files cannot be read, {first}")
     if not len(pixels):
-        raise AurevoirError(f"none of the {len(chosen)} calibration files is a readable image; give image files")
+        raise AurevoirError("there are no calibration images; give a folder that contains some")
     return pixels
 
 

@@ -1,15 +1,19 @@
 """Decode an image file to a uint8 RGB array of a given size."""
 
+import stat
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import AurevoirError, UsageError
+from .signatures import describe, is_heif, is_png, without_text
 
 Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 def check_resize(resize: str) -> Resize:
@@ -29,8 +33,10 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     Parameters
     ----------
     path : path
-        Any format that Pillow reads; only the first frame is used. EXIF rotation is applied,
-        transparency is composited on white, 16-bit and CMYK pixels are converted to 8-bit RGB.
+        Any format that Pillow reads, and HEIC where pillow-heif is installed; only the first frame is
+        used. EXIF rotation is applied, transparency is composited on white, 12-bit, 16-bit and CMYK
+        pixels are converted to 8-bit RGB; ICC profiles are not applied. What is not a regular file,
+        such as a FIFO, is not opened.
     size : (height, width)
     resize : {"stretch", "crop"}
         ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
@@ -43,28 +49,58 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     Raises
     ------
     UnreadableImageError
-        If the file is empty, truncated, not an image, or exceeds Pillow's pixel limit (a
+        If the file is missing, empty, truncated, not an image, or exceeds Pillow's pixel limit (a
         decompression bomb).
     """
     try:
+        _check_file(Path(path))
         return _decode(Path(path), size, resize)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image that Pillow can identify") from None
+        raise UnreadableImageError(_unidentified(Path(path))) from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"more pixels than Pillow decodes safely: {error}; shrink the image") from None
+    except OSError as error:
+        reason = error.strerror.lower() if error.strerror else f"{type(error).__name__}: {error}"
+        raise UnreadableImageError(reason) from None
     except Exception as error:  # Pillow's plugins raise errors of many types on corrupt files
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
-def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    if path.stat().st_size == 0:
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UnreadableImageError("a broken link" if path.is_symlink() else "does not exist") from None
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+    if status.st_size == 0:
         raise UnreadableImageError("the file is empty")
+
+
+def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
+    with path.open("rb") as file:
+        try:
+            return _decode_file(file, size, resize)
+        except ValueError:
+            # Pillow refuses PNGs whose comments or profile are larger than a limit of its own.
+            file.seek(0)
+            if not is_png(data := file.read()):
+                raise
+            return _decode_file(BytesIO(without_text(data)), size, resize)
+
+
+def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize) -> np.ndarray:
     height, width = size
-    with Image.open(path) as image:
+    with _opened(file) as image:
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
         image.load()
-        upright = _to_rgb(ImageOps.exif_transpose(image))
+        tags = getattr(image, "tag_v2", {})
+        bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
+        upright = _to_rgb(ImageOps.exif_transpose(image), bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
         if resize == "crop":
             fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
         else:
@@ -72,9 +108,37 @@ def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
         return np.asarray(fitted)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _opened(file: BinaryIO | BytesIO) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if not is_heif(file.read(12)) or not _has_heif():
+            raise
+        file.seek(0)
+        return Image.open(file)
+
+
+def _has_heif() -> bool:
+    """Return whether pillow-heif is installed; it is then registered with Pillow."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    kind = "a damaged HEIC image" if is_heif(head) and _has_heif() else describe(head)
+    return "not an image that Pillow can identify" + (f": {kind}" if kind else "")
+
+
+def _to_rgb(image: Image.Image, bits: int, negative: bool) -> Image.Image:
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = _eight_bits(image, bits, negative)
     elif image.mode == "F":
         raise UnreadableImageError("floating-point pixels have no defined white level")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -83,8 +147,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, bits: int, negative: bool) -> Image.Image:
     values = np.asarray(image).astype("int64")
     if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         raise UnreadableImageError("integer pixels beyond 16 bits")
-    return Image.fromarray((values >> 8).astype("uint8"))
+    values >>= bits - 8
+    return Image.fromarray((255 - values if negative else values).astype("uint8"))

@@ -1,11 +1,38 @@
 """List image files, with labels from class folders."""
 
 import os
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from ..errors import DataError, UsageError
+from ..errors import AurevoirWarning, DataError, UsageError
+
+Part = Literal["train", "test"]
+"""Which images of a folder with splits: the training images, or those to test on."""
+
+# What systems and people keep beside images, and what Pillow does not read in any case.
+_JUNK = {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "#recycle"}
+_JUNK |= {"system volume information", "lost+found", "__pycache__"}
+_PAPERS = {"readme", "license", "licence", "copying", "notice", "changelog", "authors", "checksums", "md5sums"}
+_PAPERS |= {"sha256sums", "makefile"}
+_NO_IMAGES = frozenset(
+    f".{ending}"
+    for endings in (
+        "txt md rst tex rtf doc docx odt pdf htm html css csv tsv xls xlsx json jsonl ndjson xml yaml yml toml ini cfg",
+        "conf names data log md5 sha1 sha256 py ipynb sh bat r m js npy npz mat h5 hdf5 pkl pickle parquet arrow",
+        "tfrecord db sqlite zip tar gz tgz bz2 xz 7z rar onnx pth pt safetensors url lnk webloc crdownload part",
+    )
+    for ending in endings.split()
+)
+_ANNOTATIONS = {"annotations", "annotation", "labels", "docs", "doc", "meta", "metadata", "imagesets"}
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
+}
 
 
 @dataclass(frozen=True)
@@ -17,51 +44,241 @@ class LabelledPaths:
 
 
 def list_files(folder: Path | str) -> list[Path]:
-    """Return every file under a folder, sorted by name, except hidden files and folders.
+    """Return the files under a folder that may be images, sorted by name.
+
+    Links to files and folders are followed; a file that several names lead to counts once, under its own name if
+    that is in the folder. Hidden files, what operating systems leave behind (``__MACOSX``, ``Thumbs.db``), documents
+    and label files are left out. What is no regular file, and a folder that cannot be listed, is kept in the list, so
+    that it is reported where it is read.
 
     Raises
     ------
     UsageError
         If the folder does not exist or is not a folder.
     """
-    root = _existing_folder(folder)
-    found = []
-    for parent, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
-    return sorted(found)
+    found: dict[str, Path] = {}
+    folders, links, visited = [_existing_folder(folder)], list[Path](), set[str]()
+    while folders or links:
+        # Links come last, so that what they lead to keeps its own name if it is under the folder.
+        if folders:
+            _visit(folders.pop(), found, folders, links, visited)
+        elif not (link := links.pop(0)).is_dir():
+            found.setdefault(os.path.realpath(link), link)
+        elif not _is_loop(link):
+            folders.append(link)
+    return sorted(found.values())
 
 
-def class_folders(folder: Path | str) -> LabelledPaths:
-    """List the files of a folder of class folders.
+def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: list[Path], visited: set[str]) -> None:
+    """Add a folder's files by their real paths, its folders and its links."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        found[real] = folder
+        return
+    for entry in entries:
+        is_folder, path = _is_folder(entry), Path(entry.path)
+        if _is_hidden(entry.name) or (not is_folder and _is_document(entry.name)):
+            continue
+        if entry.is_symlink():
+            links.append(path)
+        elif is_folder:
+            folders.append(path)
+        else:
+            found.setdefault(f"{real}{os.sep}{entry.name}", path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_loop(link: Path) -> bool:
+    """Return whether a link leads to a folder that it is in."""
+    target, place = os.path.realpath(link), os.path.realpath(link.parent)
+    return os.path.commonpath([target, place]) == target
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _is_document(name: str) -> bool:
+    stem, ending = Path(name.lower()).stem, Path(name.lower()).suffix
+    return ending in _NO_IMAGES or (not ending and stem in _PAPERS)
+
+
+def class_folders(folder: Path | str, part: Part = "train") -> LabelledPaths:
+    """List the files of a folder of class folders, with the folders' names as labels.
+
+    A folder that holds nothing but one folder of class folders stands for that one. Of a folder that holds ``train``
+    and ``val`` or ``test`` (or training, validation, testing) with class folders in each, one part is listed, with a
+    warning. A name that is not UTF-8 becomes a label with surrogate escapes, whatever the locale.
+
+    Parameters
+    ----------
+    folder : path
+    part : {"train", "test"}
+        Which part of a folder with splits.
 
     Raises
     ------
     UsageError
         If the folder does not exist.
     DataError
-        If it contains no class folder, or a class folder is empty.
+        If it contains no class folder, or a class folder is empty, or it contains splits without class folders.
     """
-    root = _existing_folder(folder)
-    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    root = _class_root(_existing_folder(folder))
+    splits = _splits_of(root)
+    if splits:
+        chosen = splits["train"] if part == "train" else test_part(splits)
+        if chosen is None:
+            raise DataError(f"{root} contains no test images, only {splits['train'].name}; give {splits['train']}")
+        warn(f"{root} contains the parts {_listed(splits)}, not classes: using {chosen}")
+        return class_folders(chosen, part)
+    return _labelled(root)
+
+
+def find_splits(folder: Path | str) -> Mapping[str, Path]:
+    """Return the parts of a folder that contains training and test images, by ``train``, ``val`` and ``test``.
+
+    Empty for a folder of class folders.
+    """
+    root = Path(folder)
+    return _splits_of(_class_root(root)) if root.is_dir() else {}
+
+
+def test_part(splits: Mapping[str, Path]) -> Path | None:
+    """Return the part to test on: ``test`` if it has labels, else ``val``."""
+    labelled = [splits[name] for name in ("test", "val") if name in splits and _subfolders(_class_root(splits[name]))]
+    return labelled[0] if labelled else None
+
+
+def warn(message: str) -> None:
+    """Issue an AurevoirWarning; the command line shows it as a note."""
+    warnings.warn(message, AurevoirWarning, stacklevel=2)
+
+
+def _labelled(root: Path) -> LabelledPaths:
+    classes = _subfolders(root)
+    for each in _entries(root):
+        if each.is_symlink() and not Path(each.path).exists():
+            warn(f"{each.path} is a link that leads nowhere; it is left out")
     if not classes:
-        raise DataError(f"{root} contains no class folders; put the images of each class in a separate folder")
-    paths, labels = [], []
-    for entry in classes:
-        files = list_files(entry)
+        raise DataError(
+            f"{root} contains no class folders; put the images of each class in a separate folder, "
+            "or give a CSV file of path and label"
+        )
+    labels = [_label(entry.name) for entry in classes]
+    _note_names(root, labels)
+    listed = [list_files(entry) for entry in classes]
+    for entry, files in zip(classes, listed, strict=True):
         if not files:
             raise DataError(f"the class folder {entry} is empty; add images to it or remove it")
-        paths += files
-        labels += [entry.name] * len(files)
-    return LabelledPaths(paths, labels)
+    return LabelledPaths(
+        [path for files in listed for path in files],
+        [label for label, files in zip(labels, listed, strict=True) for _ in files],
+    )
 
 
-def expand(images: Iterable[Path | str]) -> list[Path]:
-    """Replace each folder with the files under it; a missing path raises UsageError."""
+def _label(name: str) -> str:
+    """Return a folder's name as a label that does not depend on the locale."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _note_names(root: Path, labels: list[str]) -> None:
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(label.strip().casefold(), []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = ", ".join(map(repr, names))
+            warn(
+                f"the classes {shown} in {root} differ only in case or spaces; merge the folders if they are one class"
+            )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name, but for hidden entries; nothing if it cannot be listed."""
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    return [entry for entry in found if not _is_hidden(entry.name)]
+
+
+def _subfolders(root: Path) -> list[Path]:
+    """Return the folders that may be classes, sorted by name; label files beside the images are none."""
+    found = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
+    return [entry for entry in found if entry.name.lower() not in _ANNOTATIONS or list_files(entry)]
+
+
+def _class_root(root: Path) -> Path:
+    """Return the folder itself, or the folder of class folders or splits that alone it holds, at any depth."""
+    folders = _subfolders(root)
+    while len(folders) == 1 and not _is_loop(folders[0]):
+        inner = _subfolders(folders[0])
+        holds_images = any(not _is_folder(entry) and not _is_document(entry.name) for entry in _entries(folders[0]))
+        if holds_images or not inner or (len(inner) == 1 and not _subfolders(inner[0])):
+            break
+        root, folders = folders[0], inner
+    return root
+
+
+def _splits_of(root: Path) -> dict[str, Path]:
+    """Return the parts of a data set by kind, if a training part and another one are among the folders."""
+    folders = _subfolders(root)
+    found: dict[str, Path] = {}
+    for entry in folders:
+        if kind := _split_kind(entry.name):
+            found.setdefault(kind, entry)
+    if "train" not in found or len(found) < 2:
+        return {}
+    if _subfolders(_class_root(found["train"])):
+        return found
+    if len(found) < len(folders):
+        return {}
+    raise DataError(
+        f"{root} contains the parts {_listed(found)} instead of classes, and {found['train'].name} contains no class "
+        "folders; put the images of each class in a separate folder, or give a CSV file of path and label"
+    )
+
+
+def _split_kind(name: str) -> str | None:
+    """Return what part of a data set a folder's name says it is: ``train``, ``val``, ``test``, or None."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.casefold()) if word]
+    words = [
+        word for word in words if word not in ("set", "data", "images", "image", "imgs", "img", "split", "seg", "")
+    ]
+    if len(words) != 1:
+        return None
+    word = words[0] if words[0] in _SPLITS else re.sub(r"(set|data|images)$", "", words[0])
+    return _SPLITS.get(word)
+
+
+def _listed(splits: Mapping[str, Path]) -> str:
+    return ", ".join(path.name for path in splits.values())
+
+
+def expand(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
+    """Replace each folder with the files under it; see `list_files`.
+
+    Parameters
+    ----------
+    images : iterable of paths
+    keep_missing : bool
+        Whether a path that does not exist is kept, to be reported where it is read; else it raises UsageError.
+    """
     found: list[Path] = []
     for image in images:
         path = Path(image)
-        if not path.exists():
+        if not keep_missing and not path.exists():
             raise UsageError(f"{path} does not exist; check the path")
         found += list_files(path) if path.is_dir() else [path]
     return found
@@ -72,4 +289,6 @@ def _existing_folder(folder: Path | str) -> Path:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{root} {problem}; give the path of a folder of images")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UsageError(f"{root} cannot be listed: permission denied; change its permissions")
     return root

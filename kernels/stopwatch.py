@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..progress import report_stage
 from .arrays import synchronize
 
 STAGES = ("decode", "calibrate", "build", "engine", "project", "gram", "solve")
@@ -19,11 +20,13 @@ class Stopwatch:
     ----------
     device : {"cpu", "cuda"}
         Device of the stages; each stage on ``cuda`` ends with a synchronization.
+    report : bool
+        Whether to print a line on stderr for what takes long, where it is not a terminal.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", report: bool = False) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._device = device
+        self._device, self._report = device, report
         self._start = time.perf_counter()
 
     @contextmanager
@@ -34,7 +37,10 @@ class Stopwatch:
             yield
             synchronize(self._device)
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+        if self._report:
+            report_stage(stage, spent)
 
     def waiting(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """Yield items, and add the time spent waiting for each to a stage."""

@@ -7,7 +7,8 @@ from aurevoir import load_engine
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.float_graph import export_backbone
-from aurevoir.errors import AurevoirError
+from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.files import require_file_target, require_folder_target, write_atomically
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(engine, tmp_path, m
         engine.save(tmp_path / "e.engine")
     assert list(tmp_path.iterdir()) == [tmp_path / "e.engine"]
     assert load_engine(tmp_path / "e.engine").manifest == engine.manifest
+
+
+def test_a_link_is_followed_when_it_is_written_to(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "file")
+    write_atomically(tmp_path / "link", b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "store" / "file").read_bytes() == b"x"
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    require_file_target(tmp_path / ("x" * 255))
+    write_atomically(tmp_path / ("x" * 255), b"x")
+    with pytest.raises(UsageError, match="cannot be written: file name too long"):
+        require_file_target(tmp_path / ("x" * 256))
+
+
+def test_a_target_in_folders_that_do_not_exist_yet_is_fine_and_leaves_nothing(tmp_path):
+    require_file_target(tmp_path / "a" / "b" / "c")
+    require_folder_target(tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/a/b cannot be written: .*file is not a folder"):
+        require_file_target(tmp_path / "file" / "a" / "b")
+    with pytest.raises(UsageError, match="is a folder; give the name of a file"):
+        require_file_target(tmp_path)
+    with pytest.raises(UsageError, match="/dev/null is not a regular file"):
+        require_file_target("/dev/null")
+    require_file_target(tmp_path / "file")

@@ -24,7 +24,7 @@ from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec,
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
 from ..images.decode import Resize, check_resize
-from ..images.sources import class_folders
+from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
@@ -239,7 +239,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         -----
         If it raises, an earlier fit stays as it was.
         """
-        watch = Stopwatch(self.ridge_device)
+        watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
         with self._unchanged_by_failure():
             X, y = images_and_labels(X, y)
@@ -504,7 +504,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if is_path(X) and y is None:
             if sample_weight is not None:
                 raise UsageError("sample_weight needs an order of the images; give a list of files and y, not a folder")
-            tested = evaluate(self, class_folders(Path(X)))
+            tested = evaluate(self, labelled_images(X, "test"))
             if tested.skipped:
                 path, reason = next(iter(tested.skipped.items()))
                 warnings.warn(f"{len(tested.skipped)} files cannot be read; first: {path}: {reason}", stacklevel=2)

@@ -10,12 +10,16 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
-from ..images.sources import LabelledPaths, class_folders
+from ..images.duplicates import conflicting_labels, shared_files
+from ..images.labelled import labelled_images
+from ..images.sources import LabelledPaths, find_splits, test_part, warn
 
 if TYPE_CHECKING:
     from .classifier import OpticalClassifier
 
 TEST_SHARE = 0.2
+FEW = 5
+"""Number of test images below which their accuracy is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,11 @@ def train_and_test(
     Parameters
     ----------
     data : path
-        A folder of class folders.
+        A folder of class folders, or a table of paths and labels; see `labelled_images`. If it has parts such as
+        ``train`` and ``val``, it is trained on the first and without `test` tested on the second.
     test : path, optional
-        A folder of the same classes; by default `data` is split 80:20, stratified by class.
+        The same for test images; by default `data` is split 80:20, stratified by class. A test image that is also
+        a training image, a copy of one, or an image under two labels gives a warning.
     seed : int
         Random seed of the split.
 
@@ -61,17 +67,35 @@ def train_and_test(
         If there is only one class, a class with one image would have to be split, or `test`
         contains a class that `data` does not.
     """
-    train = class_folders(data)
+    if test is None:
+        test = test_part(find_splits(data))
+        if test is not None:
+            warn(f"testing on {test}")
+    train = labelled_images(data)
     counts = Counter(train.labels)
     if len(counts) < 2:
         raise DataError(f"{data} contains only one class, {next(iter(counts))!r}; a classifier needs two or more")
+    if conflicts := conflicting_labels(train.paths, train.labels):
+        warn(f"{len(conflicts)} images are in more than one class, first {_pair(*conflicts[0])}; keep each in one")
     if test is not None:
-        tested = class_folders(test)
+        tested = labelled_images(test, "test")
         strange = sorted(set(tested.labels) - set(counts))
         if strange:
             raise DataError(f"{test} contains the class {strange[0]!r}, which is not in {data}; remove its folder")
-        return train, tested
-    return split(train, seed)
+    else:
+        train, tested = split(train, seed)
+    if len(tested.paths) < FEW:
+        warn(f"the accuracy on only {len(tested.paths)} test images says little; give more images, or --test")
+    if shared := shared_files(train.paths, tested.paths):
+        warn(
+            f"{len(shared)} of {len(tested.paths)} test images are also training images, first {_pair(*shared[0])}: "
+            "the accuracy will be too high; remove the copies"
+        )
+    return train, tested
+
+
+def _pair(first: Path, second: Path) -> str:
+    return f"{first} and {second}" if first != second else str(first)
 
 
 def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPaths]:

@@ -17,7 +17,8 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.decode import Resize
-from ..images.sources import class_folders, list_files
+from ..images.labelled import TABLES, labelled_images
+from ..images.sources import list_files
 
 _CHANNELS = (1, 3, 4)
 
@@ -31,7 +32,7 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
         If `y` is None and `X` is not a folder, or either is invalid.
     """
     if is_path(X) and y is None:
-        found = class_folders(Path(X))
+        found = labelled_images(Path(X))
         return found.paths, np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
@@ -49,7 +50,8 @@ def as_inputs(X: Any) -> Any:
     Parameters
     ----------
     X : path, sequence of paths, images or features
-        A path is a file or, for a folder, the files under it in the order of `list_files`. A sequence is a list, a
+        A path is a file or, for a folder, the files under it in the order of `list_files`, or for a table of paths
+        and labels those of `labelled_images`. A sequence is a list, a
         tuple, a one-dimensional array, or a column of a data frame. Images are an array or tensor of uint8 of
         shape (n, height, width, channels), or a sequence of such images of one shape.
 
@@ -65,6 +67,8 @@ def as_inputs(X: Any) -> Any:
     """
     if is_path(X):
         path = Path(X)
+        if path.suffix.lower() in TABLES and path.is_file():
+            return labelled_images(path).paths
         return _not_empty(list_files(path)) if path.is_dir() else [path]
     _refuse_containers(X)
     if hasattr(X, "columns"):

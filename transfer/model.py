@@ -8,6 +8,7 @@ README.md             the model card
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from safetensors.numpy import save as save_arrays
 from ..engine.engine import Engine
 from ..engine.load import load_engine
 from ..errors import AurevoirError, UsageError
+from ..files import TEMPORARY, require_folder_target
 from ..kernels.camera import Camera
 from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
@@ -74,10 +76,10 @@ def write(model: StoredModel, folder: Path) -> None:
     UsageError
         If the folder exists and is not a model folder.
     """
-    if folder.exists() and not (folder / _MODEL).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not a model folder; choose another name or remove it")
+    check_target(folder)
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
     try:
         for name, data in _files(model).items():
             (temporary / name).write_bytes(data)
@@ -87,9 +89,24 @@ def write(model: StoredModel, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_target(folder: Path) -> None:
+    """Check that a model folder can be written.
+
+    Raises
+    ------
+    UsageError
+        If the folder exists and is not a model folder, or nothing can be written there.
+    """
+    if os.path.ismount(folder):
+        raise UsageError(f"{folder} is a mount point, which cannot be replaced; give a folder in it")
+    require_folder_target(folder)
+    if folder.exists() and not (folder / _MODEL).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not a model folder; choose another name or remove it")
+
+
 def _replace(source: Path, target: Path) -> None:
     if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
         target.replace(old / "replaced")
         source.replace(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -122,7 +139,9 @@ def _files(model: StoredModel) -> dict[str, bytes]:
         content["feature_names"] = model.feature_names
     # A search over an array of parameters leaves NumPy's scalars in them.
     described_json = json.dumps(content, indent=1, default=lambda scalar: scalar.item()).encode()
-    return {_MODEL: described_json, _CARD: _card(model).encode(), **files}
+    # A class folder's name may not be UTF-8.
+    card = _card(model).encode(errors="backslashreplace")
+    return {_MODEL: described_json, _CARD: card, **files}
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -38,16 +38,39 @@ ROW = "row: "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
-    parser.add_argument("--data", type=Path, default=Path("gpu-data"), help="the folder that --prepare made (gpu-data)")
-    parser.add_argument("--prepare", type=Path, metavar="DIR", help="make the folder of data and measure nothing")
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="of --prepare: a folder of class folders")
-    parser.add_argument("--networks", type=Path, nargs="+", default=[], metavar="F.onnx", help="of --prepare: others")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=[], help="(default: all)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu rehearses it (default: cuda)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128, 256, 512], help="images of a batch")
-    parser.add_argument("--images", type=int, default=4096, help="in host memory (default: 4096)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("gpu-data"), help="the folder that --prepare made (default: gpu-data)"
+    )
+    parser.add_argument("--prepare", type=Path, metavar="DIR", help="make that folder and stop; needs no GPU")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="for --prepare: a folder of class folders")
+    parser.add_argument(
+        "--networks", type=Path, nargs="+", default=[], metavar="F.onnx", help="for --prepare: more networks"
+    )
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=[], help="what to measure (default: all)")
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cuda measures (default); cpu runs the same parts without a GPU, which shows beforehand whether the data "
+        "and the packages are complete, and whose times mean nothing",
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[1, 16, 128, 256, 512],
+        help="batch sizes to time (default: 1 16 128 256 512)",
+    )
+    parser.add_argument("--images", type=int, default=4096, help="images to time engines on (default: 4096)")
     parser.add_argument("--memory", help="budget of the ridge (default: what the GPU has free)")
-    parser.add_argument("--full-size", type=int, nargs=3, metavar=("N", "M", "K"), default=POST_SIZE, help="the post's")
+    parser.add_argument(
+        "--full-size",
+        type=int,
+        nargs=3,
+        metavar=("N", "M", "K"),
+        default=POST_SIZE,
+        help="images, features and components of the ridge (default: the post's)",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:

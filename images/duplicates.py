@@ -1,0 +1,73 @@
+"""Find files of the same content."""
+
+import hashlib
+import stat
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+_ENDS = 8192
+
+
+def shared_files(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Return the files of `second` that are in `first` as well, each with the one there.
+
+    Two files are the same if both names lead to one file, or their content is the same.
+    """
+    known = dict.fromkeys(first)
+    found = []
+    for group in same_files([*known, *(path for path in second if path not in known)]):
+        inside = [path for path in group if path in known]
+        found += [(inside[0], path) for path in group if path not in known and inside]
+    return sorted([*found, *((path, path) for path in second if path in known)], key=lambda pair: pair[1])
+
+
+def conflicting_labels(paths: Sequence[Path], labels: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Return pairs of files of the same content under different labels, one pair for each such content."""
+    by_path: dict[Path, set[str]] = {}
+    for path, label in zip(paths, labels, strict=True):
+        by_path.setdefault(path, set()).add(label)
+    found = [(path, path) for path, own in by_path.items() if len(own) > 1]
+    for group in same_files(list(by_path)):
+        pair = next((pair for pair in combinations(group, 2) if by_path[pair[0]] != by_path[pair[1]]), None)
+        found += [pair] if pair else []
+    return found
+
+
+def same_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield the groups of two or more paths whose files have the same content; unreadable files are in no group.
+
+    Only files of the same size are read: first their ends, and if these agree, all.
+    """
+    for alike in _groups(paths, _size):
+        for similar in _groups(alike, _ends):
+            yield from _groups(similar, _digest)
+
+
+def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[list[Path]]:
+    groups: dict[Hashable, list[Path]] = {}
+    for path in paths:
+        try:
+            value = key(path)
+        except OSError:
+            continue
+        if value is not None:
+            groups.setdefault(value, []).append(path)
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _size(path: Path) -> int | None:
+    status = path.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else None
+
+
+def _ends(path: Path) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(_ENDS)
+        file.seek(max(0, path.stat().st_size - _ENDS))
+        return hashlib.sha256(head + file.read(_ENDS)).digest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
