@@ -13,7 +13,7 @@ from ..calibration.graph.edit import digest, prune
 from ..calibration.graph.overflow import overflowing, with_magnitudes
 from ..calibration.histograms import Run, observe, with_means
 from ..calibration.placement import Placement, quantizable, units, weighted
-from ..calibration.quantize import dequantized, quantize
+from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
@@ -68,14 +68,13 @@ def calibrate(
     UsageError
         If there are no images, or the method or placement is unknown.
     AurevoirError
-        If the graph contains no convolution, or an activation is not finite.
+        If the graph contains nothing to quantize, or a weight or an activation is not finite.
     """
     check_method(method)
     if pixels is None or not len(pixels):
         raise UsageError("int8 needs calibration images or a calibration table; give a folder as calibration")
+    check_products(exported.graph)
     names = quantizable(exported.graph, placement)
-    if not names:
-        raise AurevoirError("the graph contains no convolution to quantize; use precision fp32 or bf16")
     if method == NATIVE:
         return _calibrated_natively(exported, pixels, progress)
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
@@ -197,13 +196,14 @@ def tensor_fidelity(
     list of TensorFidelity
         In graph order, ending with ``features``.
     """
-    names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
     name = calibration_runtime(runtime)
     activation_dtype, levels = resolve_activation_dtype("auto", name), weight_levels(name)
     low = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
+    after = dequantized(low)
+    names = [name for name in quantizable(exported.graph, placement) if name in after]
     runs = [
         _compile(graph, [*tensors, "features"])
-        for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))
+        for graph, tensors in ((exported.graph, names), (low, [after[name] for name in names]))
     ]
     meters = {name: FidelityMeter() for name in [*names, "features"]}
     with progress_bar(total=len(pixels), desc="fidelity", unit="img", show=progress) as bar:

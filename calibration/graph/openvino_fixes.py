@@ -5,11 +5,11 @@ import onnx
 from onnx import TensorProto
 
 from ...errors import AurevoirError
-from .edit import constant, initializers, merged, node_attribute
+from .edit import constant, fresh_name, initializers, merged, node_attribute, tensor_names
 
 _MOVES = {"Concat", "MaxPool"}
 _PASSED = _MOVES | {"QuantizeLinear", "DequantizeLinear"}
-_PRODUCTS = {"Conv", "Gemm", "MatMul"}
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -41,7 +41,7 @@ def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
     moved = [node for node in pairs if node.output[0] in near and node.input[2] in signed]
     if moved:
         _refuse_padding(model, {node.output[0] for node in moved if node.op_type == "DequantizeLinear"})
-        zero = constant(model, "offset_zero", np.array(128, "uint8"))
+        zero = constant(model, fresh_name(tensor_names(model), "offset_zero"), np.array(128, "uint8"))
         for node in moved:
             node.input[2] = zero
     return model
