@@ -39,7 +39,9 @@ _LEAST_SCALE = float(np.finfo("float32").tiny)
 """Smaller scales, and smaller products of the scales of an activation and its weights, are lost in float32."""
 
 _MOST_BIAS = 2.0**30
-"""Most levels of a bias: ONNX Runtime rounds the biases of integer products to int32, in units of both scales."""
+"""Most levels of a bias: ONNX Runtime rounds the biases of integer products to int32, in units of both scales. Where it
+is more, as for channels whose weights have died, the scale of the weights is raised, to float16's range at most."""
+_MOST_BIAS_AND_WEIGHT = _MOST_BIAS * 2.0**15
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,15 @@ def quantize(
     quantized = copy.deepcopy(model)
     names = tensor_names(model)
     context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels, names)
+    quantizable = [node for node in weighted(model) if node.input[0] in context.thresholds]
+    for node in quantizable:
+        least = 255 * _largest_bias(context, node, 1).max() / _MOST_BIAS_AND_WEIGHT
+        context.thresholds[node.input[0]] = max(context.thresholds[node.input[0]], float(least))
     groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
     context.raised.update((unsigned & _after_batch_norms(model, levels)) - levels)
-    products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
+    products = {node.output[0] for node in quantizable}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
         if node.output[0] in products:
@@ -248,14 +254,19 @@ def _weight_nodes(
 
 def _least_scales(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
     """Return the smallest scale of each output channel whose products with the activation's scale can be computed."""
-    bias = node.input[2] if len(node.input) > 2 else ""
-    largest: np.ndarray | float = 0.0
-    if bias in context.constants:
-        values = np.abs(read_constant(context.constants, bias).astype("float64"))
-        # One value for all channels, or rows of channels: of a Gemm, or the groups of a ConvTranspose.
-        largest = values.max() if values.shape[-1:] in ((), (1,)) else values.reshape(-1, channels).max(axis=0)
     activation = float(_activation_scale(context, node.input[0]))
-    return np.maximum(np.full(channels, largest) / _MOST_BIAS, _LEAST_SCALE) / activation
+    return np.maximum(_largest_bias(context, node, channels) / _MOST_BIAS, _LEAST_SCALE) / activation
+
+
+def _largest_bias(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
+    """Return the largest magnitude of a product's constant bias by output channel, or of all if `channels` is 1."""
+    name = node.input[2] if len(node.input) > 2 else ""
+    if name not in context.constants:
+        return np.zeros(channels)
+    bias = np.abs(read_constant(context.constants, name).astype("float64"))
+    # Of one value for all channels, or rows of channels: of a Gemm, or the groups of a ConvTranspose.
+    rows = bias.reshape(-1, channels if bias.shape[-1:] not in ((), (1,)) else 1)
+    return np.broadcast_to(rows.max(axis=0, initial=0), channels)
 
 
 def _round_weights(

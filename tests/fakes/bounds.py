@@ -62,8 +62,8 @@ def images(count=4, seed=0):
 def bound(exact, quantized, pixels, slack):
     """Return the features of a float graph, and how far from them those of its Q/DQ graph may be.
 
-    Walks the Q/DQ graph with the values of the float graph and the largest error of each. Q adds half a level; it saturates
-    at no less than any value, so clipping adds nothing. `slack` is the relative rounding of what is computed in floats.
+    Walks the Q/DQ graph with the values of the float graph and the largest error of each. Q adds half a level; with
+    thresholds by method ``max`` clipping adds nothing. `slack` is the relative rounding of what is computed in floats.
     """
     exact, quantized = (prune(model, ["features"]) for model in (exact, quantized))
     floats, constants = initializers(exact), initializers(quantized)
@@ -144,44 +144,40 @@ def _linear(node, x, w):
 def _simple(node, inputs, lists):
     """The operators that are not products, each with its effect on values and errors."""
     (x, e), kind = inputs[0], node.op_type
-    y, f = inputs[1] if len(inputs) > 1 else (0.0, 0.0)
-    match kind:
-        case "QuantizeLinear":
-            return x, e + y / 2
-        case "DequantizeLinear" if node.input[2] and lists[0] is not None:
-            axis = [1] * x.ndim
-            axis[node_attribute(node, "axis", 1)] = -1
-            return x * y.reshape(axis), x * 0
-        case "DequantizeLinear" | "Cast" | "Identity":
+    if kind in _LINEAR:
+        function = _LINEAR[kind]
+        return function(node, lists, x), function(node, lists, e)
+    if kind == "DequantizeLinear":
+        if lists[0] is None:
             return x, e
-        case "Transpose":
-            return tuple(part.permute(node_attribute(node, "perm", None)) for part in (x, e))
-        case "Reshape":
-            shape = [length or x.shape[axis] for axis, length in enumerate(lists[1])]
-            return x.reshape(shape), e.reshape(shape)
-        case "Flatten":
-            return x.flatten(1), e.flatten(1)
-        case "Concat":
-            axis = node_attribute(node, "axis", 1)
-            return tuple(torch.cat(parts, axis) for parts in zip(*inputs, strict=True))
-        case "Add":
-            return x + y, e + f
-        case "Mul":
-            return x * y, x.abs() * f + (y.abs() if torch.is_tensor(y) else abs(y)) * e + e * f
-        case "Relu":
-            return x.relu(), e
-        case "Neg":
-            return -x, e
-        case "Sigmoid":
-            return x.sigmoid(), e / 4
-        case "MaxPool":
-            size = node_attribute(node, "kernel_shape", None)
-            return functional.max_pool2d(x, size, 1), functional.max_pool2d(e, size, 1)
-        case "GlobalAveragePool":
-            return x.mean((2, 3), keepdim=True), e.mean((2, 3), keepdim=True)
-        case "BatchNormalization":
-            scale, shift, mean, variance = (part.reshape(-1, 1, 1) for part, _ in inputs[1:5])
-            gain = scale / (variance + 1e-5).sqrt()
-            # An unfolded norm is computed as gain x + (shift - gain mean), whose terms may be large and cancel.
-            return gain * (x - mean) + shift, gain.abs() * e
-    raise NotImplementedError(kind)
+        shape = [-1 if axis == node_attribute(node, "axis", 1) else 1 for axis in range(x.ndim)]
+        return x * inputs[1][0].reshape(shape), e
+    if kind == "Concat":
+        axis = node_attribute(node, "axis", 1)
+        return tuple(torch.cat(parts, axis) for parts in zip(*inputs, strict=True))
+    if kind == "BatchNormalization":
+        scale, shift, mean, variance = (part.reshape(-1, 1, 1) for part, _ in inputs[1:5])
+        gain = scale / (variance + 1e-5).sqrt()
+        return gain * (x - mean) + shift, gain.abs() * e
+    return _ERRORS[kind](x, e, *(inputs[1] if len(inputs) > 1 else ()))
+
+
+_LINEAR = {
+    "Cast": lambda node, lists, x: x,
+    "Identity": lambda node, lists, x: x,
+    "Transpose": lambda node, lists, x: x.permute(node_attribute(node, "perm", None)),
+    "Reshape": lambda node, lists, x: x.reshape([n or x.shape[axis] for axis, n in enumerate(lists[1])]),
+    "Flatten": lambda node, lists, x: x.flatten(1),
+    "MaxPool": lambda node, lists, x: functional.max_pool2d(x, node_attribute(node, "kernel_shape", None), 1),
+    "GlobalAveragePool": lambda node, lists, x: x.mean((2, 3), keepdim=True),
+}
+"""What maps values and their errors alike."""
+
+_ERRORS = {
+    "QuantizeLinear": lambda x, e, scale, _: (x, e + scale / 2),
+    "Relu": lambda x, e: (x.relu(), e),
+    "Neg": lambda x, e: (-x, e),
+    "Sigmoid": lambda x, e: (x.sigmoid(), e / 4),
+    "Add": lambda x, e, y, f: (x + y, e + f),
+    "Mul": lambda x, e, y, f: (x * y, x.abs() * f + y.abs() * e + e * f),
+}
