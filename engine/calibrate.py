@@ -37,6 +37,7 @@ from .runtimes import (
 from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
+from .smoke import first_calibration
 
 Make = Callable[[CalibrationTable], Engine]
 """Assembles an int8 engine from a table."""
@@ -48,6 +49,7 @@ def calibrate(
     method: Method = "percentile",
     progress: bool = False,
     placement: Placement = "conv-inputs",
+    smoke: bool = False,
 ) -> CalibrationTable:
     """Run the float graph on images and choose the threshold of every tensor to quantize.
 
@@ -62,6 +64,8 @@ def calibrate(
     progress : bool
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         A table for either of the last two covers all placements.
+    smoke : bool
+        Run the observed graph once in a child process first, so that a native crash raises an error.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def calibrate(
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with progress_bar(total=len(seen), desc="calibrate", unit="img", show=progress) as bar:
-        histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
+        histograms, means = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
     table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
@@ -256,10 +260,12 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
     return block_length(8 * values, memory_budget() // 4, HOST_BATCH)
 
 
-def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]) -> Run:
+def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any], smoke: bool) -> Run:
     # Only convolutions have bias correction, so only their inputs' means are computed.
     averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
     extended, means = with_means(graph, averaged)
+    if smoke:
+        first_calibration(prune(extended, [*names, *means]).SerializeToString(), reference_runtime())
     compiled = _compile(extended, [*names, *means])
 
     def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
