@@ -38,6 +38,9 @@ _KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identi
 _LEAST_SCALE = float(np.finfo("float32").tiny)
 """Smaller scales, and smaller products of the scales of an activation and its weights, are lost in float32."""
 
+_MOST_ACTIVATION = 2.0**100
+"""OpenVINO computes the width of a tensor's range in float32, which overflows at larger magnitudes."""
+
 _MOST_BIAS = 2.0**30
 """Most levels of a bias: ONNX Runtime rounds the biases of integer products to int32, in units of both scales. Where it
 is more, as for channels whose weights have died, the scale of the weights is raised, to float16's range at most."""
@@ -91,7 +94,8 @@ def quantize(
     UsageError
         If the activation dtype or placement is unknown.
     AurevoirError
-        If the graph contains nothing to quantize with these thresholds, or weights are nan or infinite.
+        If the graph contains nothing to quantize with these thresholds, weights are nan or infinite, or activations
+        too large.
     """
     check_placement(placement)
     if activation_dtype not in ACTIVATION_DTYPES:
@@ -99,6 +103,11 @@ def quantize(
             f"activation dtype {activation_dtype!r} is not known; choose one of {', '.join(ACTIVATION_DTYPES)}"
         )
     check_products(model)
+    for name, threshold in thresholds.items():
+        if not threshold <= _MOST_ACTIVATION:
+            raise AurevoirError(
+                f"tensor {name} reaches {threshold:.3g}, and int8 takes {_MOST_ACTIVATION:.3g} at most; use fp32"
+            )
     unsigned = nonnegative(model) if activation_dtype == "uint8" else set()
     quantized = copy.deepcopy(model)
     names = tensor_names(model)
