@@ -188,6 +188,23 @@ def nested_concatenations(net):
     return net.add("Conv", net.add("Concat", pool, pool, axis=1), net.weights(4, 38, 1, 1), net.weights(4))
 
 
+def concatenated_tokens(net):
+    tokens = net.add("Transpose", net.reshape(_stem(net), 0, 4, SIZE * SIZE), perm=[0, 2, 1])
+    tokens = net.add("MatMul", tokens, net.weights(4, 4))
+    more = net.add("Concat", net.add("Neg", tokens), tokens, axis=1)
+    return net.add("MatMul", more, net.weights(4, 6))
+
+
+def concatenated_rows(net):
+    rows = net.add("Gemm", net.reshape(_stem(net), 0, 4 * SIZE * SIZE), net.weights(256, 6))
+    return net.add("Gemm", net.add("Concat", rows, net.add("Relu", rows), axis=1), net.weights(12, 5), net.weights(5))
+
+
+def concatenation_before_a_transposed_convolution(net):
+    signed = net.add("Conv", "x", net.weights(4, 3, 1, 1))
+    return net.add("ConvTranspose", net.add("Concat", signed, signed, axis=1), net.weights(8, 4, 3, 3), strides=[2, 2])
+
+
 def names_like_ours(net):
     weights, bias = net.constant(net.weights(4, 3, 3, 3), "w"), net.constant(net.weights(4), "w_scale")
     first = net.add("Conv", "x", weights, bias, name="w_dequantized", pads=[1] * 4)
@@ -224,6 +241,9 @@ INT8 = {
     read_twice_and_in_float: 3,
     an_output_that_is_quantized: 2,
     nested_concatenations: 3,
+    concatenated_tokens: 3,
+    concatenated_rows: 3,
+    concatenation_before_a_transposed_convolution: 2,
     names_like_ours: 2,
 }
 
