@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError
+from .graph.edit import fresh_name, tensor_names
 
 BINS = 4096
 """Number of bins; the range is a power of two, so at least half of the bins are below the maximum."""
@@ -18,8 +20,8 @@ BINS = 4096
 _LEAST_TOP = 2.0**-100
 
 Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
-"""Runs the float graph on b uint8 images; returns the observed tensors, and channel means of shape (b, channels, 1, 1),
-by name."""
+"""Runs the float graph on b uint8 images; returns the observed tensors, and channel means of shape (rows, channels,
+1, ...), by name. A tensor may have another number of rows than there are images."""
 
 
 def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
@@ -29,10 +31,10 @@ def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.Model
     -------
     model : onnx.ModelProto
     means : list of str
-        Names of the new tensors, of shape (batch, channels, 1, 1).
+        Names of the new tensors, of shape (rows, channels, 1, ...).
     """
-    model = copy.deepcopy(model)
-    means = [f"{name}_mean" for name in names]
+    model, taken = copy.deepcopy(model), tensor_names(model)
+    means = [fresh_name(taken, f"{name}_mean") for name in names]
     model.graph.node.extend(
         helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in zip(names, means, strict=True)
     )
@@ -123,6 +125,7 @@ def observe(
     """
     histograms = {name: Histogram() for name in names}
     sums: dict[str, np.ndarray] = {}
+    rows: Counter[str] = Counter()
     images = 0
     for pixels in batches:
         images += len(pixels)
@@ -133,7 +136,9 @@ def observe(
             except AurevoirError as error:
                 raise AurevoirError(f"tensor {name}: {error}") from None
         for name, channel_means in means.items():
-            sums[name] = sums.get(name, 0) + channel_means.sum(axis=(0, 2, 3), dtype="float64")
+            per_row = channel_means.reshape(channel_means.shape[:2])
+            sums[name] = sums.get(name, 0) + per_row.sum(axis=0, dtype="float64")
+            rows[name] += len(per_row)
     if images == 0:
         raise AurevoirError("no image to calibrate on could be read; give a folder of images")
-    return histograms, {name: (total / images).tolist() for name, total in sums.items()}
+    return histograms, {name: (total / rows[name]).tolist() for name, total in sums.items()}

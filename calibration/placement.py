@@ -9,6 +9,9 @@ import onnx
 from ..errors import UsageError
 from .graph.edit import initializers, leading_to, merged, node_attribute
 
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators whose inputs are quantized."""
+
 Placement = Literal["conv-inputs", "concat-inputs", "shared-concat"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 """``conv-inputs`` quantizes the inputs of convolutions and of matrix products with constant weights.
@@ -41,19 +44,28 @@ def check_placement(placement: str) -> Placement:
 
 
 def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes whose inputs are quantized: Conv, Gemm and MatMul on a computed tensor and constant weights.
+    """Yield the nodes whose inputs are quantized: `PRODUCTS` of a computed tensor and constant float32 weights.
 
-    Only nodes that the first output depends on are included, which in an engine's graph excludes the
-    packing of bits.
+    Products of two computed tensors, of constants from the left, of stacks of matrices and of transposed activations
+    stay in floating point. Only nodes that the first output depends on are included, which in an engine's graph
+    excludes the packing of bits.
     """
     constants = initializers(model)
-    ranks = {name: len(tensor.dims) for name, tensor in constants.items()}
     for node in leading_to(model, [model.graph.output[0].name]):
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in PRODUCTS or node.input[0] in constants or node.input[1] not in constants:
             continue
-        usual = node.op_type == "Conv" or (ranks.get(node.input[1]) == 2 and not node_attribute(node, "transA", 0))
-        if usual and node.input[0] not in constants and node.input[1] in constants:
+        weights = constants[node.input[1]]
+        usual = node.op_type.startswith("Conv") or (len(weights.dims) == 2 and not node_attribute(node, "transA", 0))
+        if usual and weights.data_type == onnx.TensorProto.FLOAT:
             yield node
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """Return the axis of a product's weights that its output channels are on; each channel has a scale.
+
+    In a ConvTranspose with groups, channels of the same index in each group share one.
+    """
+    return 0 if node.op_type == "Conv" or node_attribute(node, "transB", 0) else 1
 
 
 def concat_groups(model: onnx.ModelProto) -> list[ConcatGroup]:
@@ -66,12 +78,19 @@ def concat_groups(model: onnx.ModelProto) -> list[ConcatGroup]:
     produced = {node.output[0] for node in moving}
     joined = {node.output[0] for node in moving if node.op_type == "Concat"}
     groups = merged([*node.input, node.output[0]] for node in moving)
-    constants = initializers(model)
+    left = initializers(model).keys() | _integers(model)
     return [
         ConcatGroup(tuple(name for name in group if name not in produced), tuple(group))
         for group in groups
-        if not joined.isdisjoint(group) and constants.keys().isdisjoint(group)
+        if not joined.isdisjoint(group) and left.isdisjoint(group)
     ]
+
+
+def _integers(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors that are known to be of another type than float32."""
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {name for name, kind in types.items() if kind not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)}
 
 
 def quantizable(model: onnx.ModelProto, placement: Placement = "conv-inputs") -> list[str]:

@@ -19,8 +19,8 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError, UsageError
-from .graph.edit import constant, initializers, node_attribute, prune, read_constant
-from .placement import ConcatGroup, Placement, check_placement, concat_groups, weighted
+from .graph.edit import constant, fresh_name, initializers, node_attribute, prune, read_constant, tensor_names
+from .placement import PRODUCTS, ConcatGroup, Placement, check_placement, concat_groups, output_axis, weighted
 
 ActivationDtype = Literal["int8", "uint8"]
 ACTIVATION_DTYPES: tuple[ActivationDtype, ...] = get_args(ActivationDtype)
@@ -35,6 +35,18 @@ _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
 _KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat", "Add", "Mul"}
 
 
+_LEAST_SCALE = float(np.finfo("float32").tiny)
+"""Smaller scales, and smaller products of the scales of an activation and its weights, are lost in float32."""
+
+_MOST_ACTIVATION = 2.0**100
+"""OpenVINO computes the width of a tensor's range in float32, which overflows at larger magnitudes."""
+
+_MOST_BIAS = 2.0**30
+"""Most levels of a bias: ONNX Runtime rounds the biases of integer products to int32, in units of both scales. Where it
+is more, as for channels whose weights have died, the scale of the weights is raised, to float16's range at most."""
+_MOST_BIAS_AND_WEIGHT = _MOST_BIAS * 2.0**15
+
+
 @dataclass(frozen=True)
 class _Context:
     model: onnx.ModelProto
@@ -42,9 +54,14 @@ class _Context:
     thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
     unsigned: set[str]
-    weight_levels: int = LEVELS
+    weight_levels: int
+    names: set[str]
     raised: set[str] = field(default_factory=set)
-    done: set[str] = field(default_factory=set)
+    made: dict[object, str] = field(default_factory=dict)
+    """Dequantized tensors, by the name of an activation, or the name, axis and scales of weights."""
+
+    def add(self, name: str, value: np.ndarray) -> str:
+        return constant(self.model, fresh_name(self.names, name), value)
 
 
 def quantize(
@@ -55,7 +72,7 @@ def quantize(
     placement: Placement = "conv-inputs",
     weight_levels: int = LEVELS,
 ) -> onnx.ModelProto:
-    """Return a copy of a float graph whose convolutions and constant matrix products read int8.
+    """Return a copy of a float graph whose convolutions and constant matrix products read int8; see `weighted`.
 
     Parameters
     ----------
@@ -77,21 +94,33 @@ def quantize(
     UsageError
         If the activation dtype or placement is unknown.
     AurevoirError
-        If the graph contains nothing to quantize with these thresholds.
+        If the graph contains nothing to quantize with these thresholds, weights are nan or infinite, or activations
+        too large.
     """
     check_placement(placement)
     if activation_dtype not in ACTIVATION_DTYPES:
         raise UsageError(
             f"activation dtype {activation_dtype!r} is not known; choose one of {', '.join(ACTIVATION_DTYPES)}"
         )
+    check_products(model)
+    for name, threshold in thresholds.items():
+        if not threshold <= _MOST_ACTIVATION:
+            raise AurevoirError(
+                f"tensor {name} reaches {threshold:.3g}, and int8 takes {_MOST_ACTIVATION:.3g} at most; use fp32"
+            )
     unsigned = nonnegative(model) if activation_dtype == "uint8" else set()
     quantized = copy.deepcopy(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels)
+    names = tensor_names(model)
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels, names)
+    quantizable = [node for node in weighted(model) if node.input[0] in context.thresholds]
+    for node in quantizable:
+        least = 255 * _largest_bias(context, node, 1).max() / _MOST_BIAS_AND_WEIGHT
+        context.thresholds[node.input[0]] = max(context.thresholds[node.input[0]], float(least))
     groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
     context.raised.update((unsigned & _after_batch_norms(model, levels)) - levels)
-    products = {node.output[0] for node in weighted(model) if node.input[0] in context.thresholds}
+    products = {node.output[0] for node in quantizable}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
         if node.output[0] in products:
@@ -99,8 +128,8 @@ def quantize(
         elif node.op_type in ("Concat", "MaxPool"):
             nodes += _quantize_moved(context, node, sources)
         nodes.append(node)
-    if not context.done:
-        raise AurevoirError("the graph contains no convolution to quantize; use precision fp32 or bf16")
+    if not context.made:
+        raise AurevoirError("no tensor that the graph could quantize has a threshold; calibrate again")
     nodes = [copy.deepcopy(node) for node in nodes]
     del quantized.graph.node[:]
     quantized.graph.node.extend(nodes)
@@ -117,9 +146,25 @@ def _after_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
     return {node.output[0] for node in model.graph.node if node.op_type == "Relu" and node.input[0] in norms}
 
 
-def dequantized(name: str) -> str:
-    """Return the name of a quantized tensor after its Q and DQ."""
-    return f"{name}_dequantized"
+def check_products(model: onnx.ModelProto) -> None:
+    """Raise AurevoirError if a graph has no product to quantize, or constants of one are nan or infinite."""
+    if next(weighted(model), None) is None:
+        raise AurevoirError(
+            "the graph contains no convolution to quantize and no matrix product with constant weights; "
+            "use precision fp32 or bf16"
+        )
+    constants = initializers(model)
+    for node in model.graph.node:
+        for name in node.input if node.op_type in (*PRODUCTS, "BatchNormalization") else ():
+            if name in constants and not np.isfinite(read_constant(constants, name)).all():
+                raise AurevoirError(f"weights {name} are nan or infinite; give the network's trained weights")
+
+
+def dequantized(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the name after Q and DQ of each activation that a graph quantizes, by its name before them."""
+    before = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    after = (node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in before)
+    return {before[node.input[0]]: node.output[0] for node in after}
 
 
 def nonnegative(model: onnx.ModelProto) -> set[str]:
@@ -137,7 +182,7 @@ def nonnegative(model: onnx.ModelProto) -> set[str]:
 
 def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     low = node.input[1] if len(node.input) > 1 else ""
-    return low in constants and float(read_constant(constants, low)) >= 0
+    return low in constants and bool((read_constant(constants, low) >= 0).all())
 
 
 def _prepare_concat_groups(context: _Context, model: onnx.ModelProto, placement: Placement) -> list[ConcatGroup]:
@@ -160,57 +205,90 @@ def _quantize_moved(context: _Context, node: onnx.NodeProto, sources: set[str]) 
     for index, name in enumerate(node.input):
         if name in sources:
             nodes += _activation_nodes(context, name)
-            node.input[index] = dequantized(name)
+            node.input[index] = context.made[name]
     return nodes
 
 
 def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Let a convolution or matrix product read dequantized inputs; return the nodes to add before it."""
     activation, weight = node.input[0], node.input[1]
-    axis = 0 if node.op_type == "Conv" or node_attribute(node, "transB", 0) else 1
-    nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis)]
-    node.input[0], node.input[1] = dequantized(activation), dequantized(weight)
+    axis = output_axis(node)
+    weights = np.swapaxes(read_constant(context.constants, weight), 0, axis)
+    levels, scales = _round_weights(weights, context.weight_levels, _least_scales(context, node, len(weights)))
+    nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis, levels, scales)]
+    node.input[0] = context.made[activation]
+    node.input[1] = context.made[weight, axis, scales.tobytes()]
     if node.op_type == "Conv" and activation in context.means:
-        _correct_bias(context, node, activation, weight)
+        error = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
+        nodes += _correct_bias(context, node, error, np.asarray(context.means[activation]))
     return nodes
 
 
 def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
-    if name in context.done:
+    if name in context.made:
         return []
-    context.done.add(name)
-    zero_point = int(name in context.raised)
-    levels, kind = (255 - zero_point, "uint8") if name in context.unsigned else (LEVELS, "int8")
-    scale = constant(context.model, f"{name}_scale", _scales(np.array(context.thresholds[name]), levels))
-    zero = constant(context.model, f"{name}_zero", np.array(zero_point, dtype=kind))
-    return [
-        helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_quantized"]),
-        helper.make_node("DequantizeLinear", [f"{name}_quantized", scale, zero], [dequantized(name)]),
-    ]
-
-
-def _weight_nodes(context: _Context, name: str, axis: int) -> list[onnx.NodeProto]:
-    if name in context.done:
-        return []
-    context.done.add(name)
-    weights = np.swapaxes(read_constant(context.constants, name), 0, axis)
-    levels, scales = _round_weights(weights, context.weight_levels)
+    zero_point, scale = int(name in context.raised), _activation_scale(context, name)
+    kind = "uint8" if name in context.unsigned else "int8"
     inputs = [
-        constant(context.model, f"{name}_quantized", np.swapaxes(levels, 0, axis)),
-        constant(context.model, f"{name}_scale", scales),
-        constant(context.model, f"{name}_zero", np.zeros(len(levels), dtype="int8")),
+        context.add(f"{name}_scale", scale),
+        context.add(f"{name}_zero", np.array(zero_point, dtype=kind)),
     ]
-    return [helper.make_node("DequantizeLinear", inputs, [dequantized(name)], axis=axis)]
+    levels = fresh_name(context.names, f"{name}_quantized")
+    context.made[name] = fresh_name(context.names, f"{name}_dequantized")
+    return [
+        helper.make_node("QuantizeLinear", [name, *inputs], [levels]),
+        helper.make_node("DequantizeLinear", [levels, *inputs], [context.made[name]]),
+    ]
 
 
-def _round_weights(weights: np.ndarray, limit: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 levels and the float32 scale of each output channel.
+def _activation_scale(context: _Context, name: str) -> np.ndarray:
+    levels = 255 - int(name in context.raised) if name in context.unsigned else LEVELS
+    return _scales(np.array(context.thresholds[name]), levels)
+
+
+def _weight_nodes(
+    context: _Context, name: str, axis: int, levels: np.ndarray, scales: np.ndarray
+) -> list[onnx.NodeProto]:
+    key = (name, axis, scales.tobytes())
+    if key in context.made:
+        return []
+    inputs = [
+        context.add(f"{name}_quantized", np.swapaxes(levels, 0, axis)),
+        context.add(f"{name}_scale", scales),
+        context.add(f"{name}_zero", np.zeros(len(levels), dtype="int8")),
+    ]
+    context.made[key] = fresh_name(context.names, f"{name}_dequantized")
+    return [helper.make_node("DequantizeLinear", inputs, [context.made[key]], axis=axis)]
+
+
+def _least_scales(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
+    """Return the smallest scale of each output channel whose products with the activation's scale can be computed."""
+    activation = float(_activation_scale(context, node.input[0]))
+    return np.maximum(_largest_bias(context, node, channels) / _MOST_BIAS, _LEAST_SCALE) / activation
+
+
+def _largest_bias(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
+    """Return the largest magnitude of a product's constant bias by output channel, or of all if `channels` is 1."""
+    name = node.input[2] if len(node.input) > 2 else ""
+    if name not in context.constants:
+        return np.zeros(channels)
+    bias = np.abs(read_constant(context.constants, name).astype("float64"))
+    # Of one value for all channels, or rows of channels: of a Gemm, or the groups of a ConvTranspose.
+    rows = bias.reshape(-1, channels if bias.shape[-1:] not in ((), (1,)) else 1)
+    return np.broadcast_to(rows.max(axis=0, initial=0), channels)
+
+
+def _round_weights(
+    weights: np.ndarray, limit: int = LEVELS, least: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 levels and the float32 scale, `least` or more, of each output channel (axis 0).
 
     Levels are rounded so that the sum of every kernel changes by at most half a level (Guo et al. 2022,
     arXiv:2202.07471, section 3.2): neighbouring pixels are similar, so mainly the sum of a kernel's
     rounding errors matters.
     """
-    scales = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
+    natural = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
+    scales = np.maximum(natural, least).astype("float32")
     exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
     kernels = exact.reshape(*weights.shape[:2], -1)
     error = np.rint(kernels) - kernels
@@ -221,21 +299,29 @@ def _round_weights(weights: np.ndarray, limit: int = LEVELS) -> tuple[np.ndarray
     return np.clip(levels, -limit, limit).astype("int8").reshape(weights.shape), scales
 
 
-def _correct_bias(context: _Context, conv: onnx.NodeProto, activation: str, weight: str) -> None:
-    """Correct the bias for the error of the rounded weights on the mean input, sum (W - Wq) E[x]."""
-    weights = read_constant(context.constants, weight)
-    levels, scales = _round_weights(weights, context.weight_levels)
-    lost = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
-    per_input = lost.reshape(*weights.shape[:2], -1).sum(axis=2, dtype="float64")
+def _correct_bias(context: _Context, conv: onnx.NodeProto, error: np.ndarray, mean: np.ndarray) -> list[onnx.NodeProto]:
+    """Correct the bias for the error of the rounded weights on the mean input, sum (W - Wq) E[x]; return new nodes."""
     groups = node_attribute(conv, "group", 1)
-    mean = np.asarray(context.means[activation]).reshape(groups, -1)
-    missing = np.einsum("goc,gc->go", per_input.reshape(groups, -1, weights.shape[1]), mean).reshape(-1)
-    bias = read_constant(context.constants, conv.input[2]) if len(conv.input) > 2 else 0
-    corrected = constant(context.model, f"{conv.output[0]}_corrected_bias", (bias + missing).astype("float32"))
+    if mean.shape != (groups * error.shape[1],):
+        raise AurevoirError(
+            f"the calibration table has means of shape {mean.shape} for the {groups * error.shape[1]} channels of "
+            f"{conv.name or conv.output[0]}; calibrate again"
+        )
+    per_input = error.reshape(*error.shape[:2], -1).sum(axis=2, dtype="float64").reshape(groups, -1, error.shape[1])
+    missing = np.einsum("goc,gc->go", per_input, mean.reshape(groups, -1)).reshape(-1)
+    if not np.isfinite(missing).all():
+        return []
+    bias = conv.input[2] if len(conv.input) > 2 else ""
     del conv.input[2:]
-    conv.input.append(corrected)
+    if bias and bias not in context.constants:
+        shift = context.add(f"{conv.output[0]}_correction", missing.astype("float32"))
+        conv.input.append(fresh_name(context.names, f"{conv.output[0]}_corrected_bias"))
+        return [helper.make_node("Add", [bias, shift], [conv.input[2]])]
+    known = read_constant(context.constants, bias) if bias else 0
+    conv.input.append(context.add(f"{conv.output[0]}_corrected_bias", (known + missing).astype("float32")))
+    return []
 
 
 def _scales(thresholds: np.ndarray, levels: int) -> np.ndarray:
-    """Return float32 scales, the sizes of one level; 1 for tensors of zeros."""
-    return np.where(thresholds > 0, thresholds / levels, 1.0).astype("float32")
+    """Return float32 scales, the sizes of one level; 1 for tensors of zeros, or too small for float32."""
+    return np.where(thresholds >= levels * _LEAST_SCALE, thresholds / levels, 1.0).astype("float32")

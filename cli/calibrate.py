@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     builder = EngineBuilder(network, source, stages=watch, progress=True)
     exported, (used, held_out) = builder.exported, builder.sample
     assert used is not None
-    table = builder.table(placement)
+    table = builder.table(placement, smoke=True)
     write_atomically(Path(args.out), table.to_json().encode())
     if args.cache:
         write_atomically(Path(args.cache), write_cache(table.thresholds))

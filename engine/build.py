@@ -26,7 +26,7 @@ from .float_graph import Exported, export_backbone
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
-from .smoke import first_inference
+from .smoke import first_batches, first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
 
 Stages = Callable[[str], AbstractContextManager[None]]
@@ -247,23 +247,28 @@ class EngineBuilder:
         with self._stages("decode"):
             return channel_statistics(images.batches())
 
-    def table(self, placement: Placement = "conv-inputs") -> CalibrationTable:
-        """Return the calibration table for a placement; one for ``shared-concat`` covers all placements."""
+    def table(self, placement: Placement = "conv-inputs", smoke: bool = False) -> CalibrationTable:
+        """Return the calibration table for a placement; one for ``shared-concat`` covers all placements.
+
+        With `smoke`, a native crash in calibration raises an error; see `calibrate.calibrate`.
+        """
         tables = self._tables
         if "shared-concat" in tables:
             return tables["shared-concat"]
         if placement not in tables:
-            tables[placement] = self._loaded_table() if self.calibration.is_table else self._calibrated(placement)
+            tables[placement] = (
+                self._loaded_table() if self.calibration.is_table else self._calibrated(placement, smoke)
+            )
         return tables[placement]
 
     def _loaded_table(self) -> CalibrationTable:
         data = self.calibration.data
         return data if isinstance(data, CalibrationTable) else read_table(Path(data), self.exported)
 
-    def _calibrated(self, placement: Placement) -> CalibrationTable:
+    def _calibrated(self, placement: Placement, smoke: bool) -> CalibrationTable:
         exported, pixels = self.exported, self.sample[0]
         with self._stages("calibrate"):
-            return calibrate(exported, pixels, self.calibration.method, self.progress, placement)
+            return calibrate(exported, pixels, self.calibration.method, self.progress, placement, smoke)
 
     def build(self, spec: EngineSpec) -> Engine:
         """Build one engine.
@@ -280,7 +285,7 @@ class EngineBuilder:
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
         exported = self.exported
-        table = self.table(spec.placement) if spec.precision == "int8" else None
+        table = self.table(spec.placement, spec.smoke) if spec.precision == "int8" else None
         with self._stages("build"):
             keep = keep_in_float32(exported, runtime, spec.precision, used)
             assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, keep_float32=keep)
@@ -336,6 +341,8 @@ class EngineBuilder:
         peers: Mapping[str, Engine] = {peer.precision: peer}
         if mixed is not None:
             peers, engine = {**peers, "int8 throughout": engine}, mixed
+        if spec.smoke:
+            first_batches(engine, *peers.values())
         engine = with_speed(engine, peers, self.progress)
         speeds = engine.images_per_second
         if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:

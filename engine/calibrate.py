@@ -13,7 +13,7 @@ from ..calibration.graph.edit import digest, prune
 from ..calibration.graph.overflow import overflowing, with_magnitudes
 from ..calibration.histograms import Run, observe, with_means
 from ..calibration.placement import Placement, quantizable, units, weighted
-from ..calibration.quantize import dequantized, quantize
+from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
@@ -37,6 +37,7 @@ from .runtimes import (
 from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
+from .smoke import first_calibration
 
 Make = Callable[[CalibrationTable], Engine]
 """Assembles an int8 engine from a table."""
@@ -48,6 +49,7 @@ def calibrate(
     method: Method = "percentile",
     progress: bool = False,
     placement: Placement = "conv-inputs",
+    smoke: bool = False,
 ) -> CalibrationTable:
     """Run the float graph on images and choose the threshold of every tensor to quantize.
 
@@ -62,26 +64,27 @@ def calibrate(
     progress : bool
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         A table for either of the last two covers all placements.
+    smoke : bool
+        Run the observed graph once in a child process first, so that a native crash raises an error.
 
     Raises
     ------
     UsageError
         If there are no images, or the method or placement is unknown.
     AurevoirError
-        If the graph contains no convolution, or an activation is not finite.
+        If the graph contains nothing to quantize, or a weight or an activation is not finite.
     """
     check_method(method)
     if pixels is None or not len(pixels):
         raise UsageError("int8 needs calibration images or a calibration table; give a folder as calibration")
+    check_products(exported.graph)
     names = quantizable(exported.graph, placement)
-    if not names:
-        raise AurevoirError("the graph contains no convolution to quantize; use precision fp32 or bf16")
     if method == NATIVE:
         return _calibrated_natively(exported, pixels, progress)
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with progress_bar(total=len(seen), desc="calibrate", unit="img", show=progress) as bar:
-        histograms, means = observe(_observer(exported.graph, names, bar.update), names, batches)
+        histograms, means = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
     table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
@@ -197,13 +200,14 @@ def tensor_fidelity(
     list of TensorFidelity
         In graph order, ending with ``features``.
     """
-    names = [name for name in quantizable(exported.graph, placement) if name in table.thresholds]
     name = calibration_runtime(runtime)
     activation_dtype, levels = resolve_activation_dtype("auto", name), weight_levels(name)
     low = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
+    after = dequantized(low)
+    names = [name for name in quantizable(exported.graph, placement) if name in after]
     runs = [
         _compile(graph, [*tensors, "features"])
-        for graph, tensors in ((exported.graph, names), (low, [dequantized(name) for name in names]))
+        for graph, tensors in ((exported.graph, names), (low, [after[name] for name in names]))
     ]
     meters = {name: FidelityMeter() for name in [*names, "features"]}
     with progress_bar(total=len(pixels), desc="fidelity", unit="img", show=progress) as bar:
@@ -256,10 +260,12 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
     return block_length(8 * values, memory_budget() // 4, HOST_BATCH)
 
 
-def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any]) -> Run:
+def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any], smoke: bool) -> Run:
     # Only convolutions have bias correction, so only their inputs' means are computed.
     averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
     extended, means = with_means(graph, averaged)
+    if smoke:
+        first_calibration(prune(extended, [*names, *means]).SerializeToString(), reference_runtime())
     compiled = _compile(extended, [*names, *means])
 
     def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

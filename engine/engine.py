@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from ..calibration.graph.edit import leading_to, prune
+from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
 from ..files import pack, unpack_bytes, write_atomically
@@ -122,7 +123,7 @@ class Engine:
         for node in nodes:
             if node.op_type == "DequantizeLinear" or (node.op_type == "Cast" and node.input[0] in integers):
                 integers.update(node.output)
-        products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+        products = [node for node in nodes if node.op_type in PRODUCTS]
         return sum(node.input[0] in integers for node in products), len(products)
 
     def __call__(self, images: Any) -> Any:

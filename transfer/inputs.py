@@ -51,9 +51,9 @@ def as_inputs(X: Any) -> Any:
     ----------
     X : path, sequence of paths, images or features
         A path is a file or, for a folder, the files under it in the order of `list_files`, or for a table of paths
-        and labels those of `labelled_images`. A sequence is a list, a
-        tuple, a one-dimensional array, or a column of a data frame. Images are an array or tensor of uint8 of
-        shape (n, height, width, channels), or a sequence of such images of one shape.
+        and labels those of `labelled_images`. A sequence is a list, a tuple, a one-dimensional array, or a column
+        of a data frame. Images are an array or tensor of uint8 of shape (n, height, width, channels), or a sequence
+        of such images of one shape.
 
     Returns
     -------
@@ -66,10 +66,7 @@ def as_inputs(X: Any) -> Any:
         If they are neither; the message says what to change.
     """
     if is_path(X):
-        path = Path(X)
-        if path.suffix.lower() in TABLES and path.is_file():
-            return labelled_images(path).paths
-        return _not_empty(list_files(path)) if path.is_dir() else [path]
+        return _at_path(Path(X))
     _refuse_containers(X)
     if hasattr(X, "columns"):
         return _from_frame(X)
@@ -81,6 +78,13 @@ def as_inputs(X: Any) -> Any:
     if array.dtype == object and array.ndim == 1:
         return _from_sequence(_not_empty(array.tolist()))
     return _not_empty(_as_pixels(array, X)) if array.ndim > 2 else array
+
+
+def _at_path(path: Path) -> list[Path]:
+    if path.is_dir():
+        return list(_not_empty(list_files(path)))
+    table = path.suffix.lower() in TABLES and path.is_file()
+    return list(labelled_images(path).paths) if table else [path]
 
 
 def _refuse_containers(X: Any) -> None:

@@ -148,6 +148,21 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     return name
 
 
+def tensor_names(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all tensors of a graph."""
+    graph = model.graph
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    return names.union(value.name for value in (*graph.input, *graph.output, *graph.initializer))
+
+
+def fresh_name(taken: set[str], name: str) -> str:
+    """Return a name, with underscores after it if it is taken, and add it to the taken ones."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
     """Return the value of an initializer."""
     return numpy_helper.to_array(tensors[name])

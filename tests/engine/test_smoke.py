@@ -20,11 +20,12 @@ def engine(tiny_onnx):
     return build_engine(tiny_onnx, smoke=False)
 
 
-def _harmed(monkeypatch, tmp_path, body):
-    """Let every interpreter that starts from here on do `body` when it first infers."""
+def _harmed(monkeypatch, tmp_path, body, what="e.Engine.__call__"):
+    """Let every interpreter that starts from here on do `body` when it first infers, or calls `what`."""
     (tmp_path / "sitecustomize.py").write_text(
-        f"import os, signal, sys, time\nimport aurevoir.engine.engine as e\ndef harm(self, images):\n    {body}\n"
-        "e.Engine.__call__ = harm\n"
+        f"import os, signal, sys, time\nimport aurevoir.engine.engine as e\n"
+        "import aurevoir.engine.runtimes.on_openvino as openvino\n"
+        f"def harm(*arguments):\n    {body}\n{what} = harm\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
@@ -69,6 +70,19 @@ def test_a_build_that_crashes_leaves_no_file(tiny_onnx, monkeypatch, tmp_path):
     with pytest.raises(AurevoirError, match="SIGABRT"):
         build_engine(tiny_onnx, out=tmp_path / "e.engine")
     assert not (tmp_path / "e.engine").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("openvino.compile", r"calibration on openvino crashes in its first inference \(SIGFPE\)"),
+        ("e.Engine.bits", r"timing int8 on openvino and \w+ on openvino crashes in its first inference \(SIGFPE\)"),
+    ],
+)
+def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, monkeypatch, tmp_path, what, message):
+    _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGFPE)", what)
+    with pytest.raises(AurevoirError, match=message):
+        build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels)
 
 
 def test_a_program_that_embeds_python_uses_its_interpreter(engine, monkeypatch):
