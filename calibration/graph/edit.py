@@ -148,13 +148,6 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     return name
 
 
-def tensor_names(model: onnx.ModelProto) -> set[str]:
-    """Return the names of all tensors of a graph."""
-    graph = model.graph
-    names = {name for node in graph.node for name in (*node.input, *node.output)}
-    return names.union(value.name for value in (*graph.input, *graph.output, *graph.initializer))
-
-
 def fresh_name(taken: set[str], name: str) -> str:
     """Return a name, with underscores after it if it is taken, and add it to the taken ones."""
     while name in taken:
