@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
-    files = ImageFiles(expand(args.images), made.input_shape[:2], made.resize, description="embed")
+    height, width, channels = made.input_shape
+    files = ImageFiles(expand(args.images), (height, width), made.resize, description="embed", channels=channels)
     if args.features:
         needed = 4 * len(files) * engine.features
         require(

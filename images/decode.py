@@ -1,4 +1,4 @@
-"""Decode an image file to a uint8 RGB array of a given size."""
+"""Decode an image file to a uint8 array of a given size, RGB or grayscale."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,11 +19,20 @@ def check_resize(resize: str) -> Resize:
     return resize
 
 
+def check_channels(channels: int) -> None:
+    """Raise UsageError unless image files can be decoded to so many channels: 3 or 1."""
+    if channels not in (1, 3):
+        raise UsageError(
+            f"the network takes images of {channels} channels, and files are decoded to RGB or grayscale; give uint8 "
+            f"arrays of shape (n, height, width, {channels}) instead of files"
+        )
+
+
 class UnreadableImageError(AurevoirError):
     """A file is not a readable image; the message gives the reason."""
 
 
-def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
+def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", channels: int = 3) -> np.ndarray:
     """Decode an image file and resize it.
 
     Parameters
@@ -35,10 +44,12 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     resize : {"stretch", "crop"}
         ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
         crops the centre.
+    channels : {3, 1}
+        RGB, or grayscale as Pillow converts to it (ITU-R 601 luma).
 
     Returns
     -------
-    pixels : uint8 array of shape (height, width, 3)
+    pixels : uint8 array of shape (height, width, channels)
 
     Raises
     ------
@@ -47,7 +58,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
         decompression bomb).
     """
     try:
-        return _decode(Path(path), size, resize)
+        pixels = _decode(Path(path), size, resize, "L" if channels == 1 else "RGB")
+        return pixels if pixels.ndim == 3 else pixels[..., None]
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -56,7 +68,7 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
-def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
+def _decode(path: Path, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
     if path.stat().st_size == 0:
         raise UnreadableImageError("the file is empty")
     height, width = size
@@ -64,7 +76,7 @@ def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
         image.load()
-        upright = _to_rgb(ImageOps.exif_transpose(image))
+        upright = _to_rgb(ImageOps.exif_transpose(image)).convert(mode)
         if resize == "crop":
             fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
         else:

@@ -74,8 +74,8 @@ def is_features(X: Any) -> bool:
     return not (getattr(X, "ndim", 0) == 4 or getattr(getattr(X, "dtype", None), "kind", "") == "U")
 
 
-def as_images(X: Any, size: tuple[int, int], resize: Any, description: str | None) -> Images:
-    """Return files or pixels as batches for an engine.
+def as_images(X: Any, shape: tuple[int, int, int], resize: Any, description: str | None) -> Images:
+    """Return files or pixels as batches for an engine of that input shape.
 
     Raises
     ------
@@ -86,4 +86,4 @@ def as_images(X: Any, size: tuple[int, int], resize: Any, description: str | Non
         return ImageArray(X, description)
     if is_features(X):
         raise UsageError("the classifier was trained on images; give files or uint8 of shape (n, height, width, 3)")
-    return ImageFiles(list(X), size, resize, description=description)
+    return ImageFiles(list(X), shape[:2], resize, description=description, channels=shape[2])

@@ -9,24 +9,34 @@ import onnx
 
 from ...calibration.graph.edit import initializers, prune
 from ...errors import UsageError
-from ..export import image_input, prepare, read_onnx, tensor_shapes
-from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
+from ..export import prepare, read_onnx, tensor_shapes
+from ..onnx_input import carried_preprocessing, image_size, takes_pixels
+from .base import DEFAULT_SIZE, Cut, unknown_cut
 
 
 class OnnxBackbone:
-    """A backbone from an ONNX file; it is cut at tensors."""
+    """A backbone from an ONNX file; it is cut at tensors.
+
+    Attributes
+    ----------
+    channel_order : {"RGB", "BGR"}
+    takes_pixels : bool
+        Whether the file takes uint8 pixels, and normalises them itself.
+    """
 
     needs_images = False
     weights = "given"
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.name = path.name
-        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._model = read_onnx(path)
-        _, height, width = image_input(self._model)
+        height, width = image_size(self._model)
         if size is not None and (height or size, width or size) != (size, size):
             raise UsageError(f"input size {size} does not fit {path.name}, which takes {height} x {width} images")
         self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
+        own = carried_preprocessing(self._model, self.size)
+        self.mean, self.std, self.channel_order = own.mean, own.std, own.channel_order
+        self.takes_pixels = takes_pixels(self._model)
 
     def cuts(self) -> list[Cut]:
         """Return the bottleneck tensors, through which all of the computation passes."""
