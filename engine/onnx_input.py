@@ -57,7 +57,7 @@ def standard_input(model: onnx.ModelProto) -> onnx.ModelProto:
     lengths = [dim.dim_value or None for dim in axes] or [None] * 4
     height, width = (lengths[other] for other in (1, 2, 3) if other != axis)
     names = ["batch", channels, height or "height", width or "width"]
-    if kind == TensorProto.UINT8 and _only_cast(users, image.name):
+    if _only_cast(users, image.name):
         kind = TensorProto.FLOAT
     shape = onnx.TypeProto()
     shape.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, names))

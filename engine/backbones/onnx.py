@@ -10,6 +10,7 @@ import onnx
 from ...calibration.graph.edit import initializers, prune
 from ...errors import UsageError
 from ..export import prepare, read_onnx, tensor_shapes
+from ..free_batch import free_batch
 from ..onnx_input import carried_preprocessing, image_size, takes_pixels
 from .base import DEFAULT_SIZE, Cut, unknown_cut
 
@@ -70,11 +71,11 @@ class OnnxBackbone:
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
-        return prune(self._model, [self.resolve(cut)])
+        return free_batch(prune(self._model, [self.resolve(cut)]), self.size)
 
     def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""
-        return prune(self._model, [self.resolve(cut) for cut in cuts])
+        return free_batch(prune(self._model, [self.resolve(cut) for cut in cuts]), self.size)
 
 
 def _with_bottlenecks(model: onnx.ModelProto, constants: set[str]) -> Iterator[tuple[onnx.NodeProto, bool]]:
