@@ -45,9 +45,8 @@ class Inferred:
             if prod(tensor.dims) <= _SMALL:
                 self.values[tensor.name] = numpy_helper.to_array(tensor)
 
-    def set_shape(self, name: str, shape: list[int], kind: int | None = None) -> None:
-        """Set a tensor's shape, and its element type unless that is known."""
-        kind = self.types[name].tensor_type.elem_type if kind is None else kind
+    def set_shape(self, name: str, shape: list[int], kind: int) -> None:
+        """Set a tensor's shape and element type."""
         self.types[name] = helper.make_tensor_type_proto(kind, shape)
 
     def set_value(self, name: str, value: np.ndarray) -> None:
@@ -98,4 +97,5 @@ class Inferred:
         inputs = [helper.make_value_info(name, self.types[name]) for name in names]
         output = helper.make_value_info(node.output[0], self.types[node.output[0]])
         model = helper.make_model(helper.make_graph([node], "value", inputs, [output]), opset_imports=self._opsets)
-        return np.asarray(ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})[0])
+        outputs = ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})
+        return next(np.asarray(value) for value in outputs)
