@@ -200,12 +200,11 @@ class _Walk:
         kept = before is not None and after is not None and prod(before) == prod(after) and len(node.output) == 1
         if before is None or after is None or not kept or not self._keeps_order(node):
             return False
-        inner = self._inner(before, self.rows[node.input[0]])
         fitting = [self._reshaped(node.input[0], after, axis) for axis in range(len(after))]
         # Products contract the last axis, and normalisations work along it.
         chosen = min(
             (rows for rows in fitting if rows is not None),
-            key=lambda rows: (rows.axis == len(after) - 1, rows.outer, self._inner(after, rows) != inner, rows.axis),
+            key=lambda rows: (rows.axis == len(after) - 1, rows.outer, rows.axis),
             default=None,
         )
         self._reshape(node, node.input[0], chosen)

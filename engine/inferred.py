@@ -10,11 +10,7 @@ from ..calibration.graph.edit import node_attribute
 
 _SMALL = 4096
 """Values of larger tensors are not followed: they are no shapes."""
-_COMPUTED = (
-    *("Add", "Sub", "Mul", "Div", "Mod", "Floor", "Ceil", "Neg", "Max", "Min", "Cast", "Identity", "Gather", "Slice"),
-    *("Concat", "Unsqueeze", "Squeeze", "Reshape", "Range", "Where", "Equal", "ConstantOfShape", "ReduceProd"),
-    "Expand",
-)
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
 class Inferred:
@@ -87,15 +83,20 @@ class Inferred:
             if whole is not None:
                 part = slice(node_attribute(node, "start", 0), node_attribute(node, "end", None))
                 self.values[node.output[0]] = np.array(whole[part], "int64")
-        elif node.op_type in _COMPUTED and all(name in self.values for name in node.input if name):
-            self.values[node.output[0]] = self._evaluated(node)
+        elif node.op_type not in _RANDOM and all(name in self.values for name in node.input if name):
+            value = self._evaluated(node)
+            if value is not None:
+                self.values[node.output[0]] = value
 
-    def _evaluated(self, node: onnx.NodeProto) -> np.ndarray:
+    def _evaluated(self, node: onnx.NodeProto) -> np.ndarray | None:
         from onnx.reference import ReferenceEvaluator
 
         names = list(dict.fromkeys(name for name in node.input if name))
         inputs = [helper.make_value_info(name, self.types[name]) for name in names]
         output = helper.make_value_info(node.output[0], self.types[node.output[0]])
         model = helper.make_model(helper.make_graph([node], "value", inputs, [output]), opset_imports=self._opsets)
-        outputs = ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})
+        try:
+            outputs = ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})
+        except Exception:  # what the evaluator cannot compute stays unknown
+            return None
         return next(np.asarray(value) for value in outputs)
