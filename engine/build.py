@@ -310,7 +310,9 @@ class EngineBuilder:
     def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:
         engine.build_plan(spec.plan, self.progress)
         if spec.smoke and spec.plan.target is None:
-            first_inference(engine)
+            # Images that were decoded for other purposes are real ones at no cost.
+            pixels = self.sample[0] if "sample" in self.__dict__ else None
+            first_inference(engine, self.exported.graph, pixels)
         return engine
 
     def _reduced_table(

@@ -8,31 +8,51 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 
+from ..calibration.fidelity import relative_error
+from ..calibration.graph.edit import prune
 from ..errors import AurevoirError
 from .engine import Engine
 from .load import load_engine
+from .runtimes import graph_runtime, installed
+from .runtimes.gpu_run import GpuRunner
 
 TIMEOUT = 600
 """Seconds to wait for a first inference."""
+IMAGES = 3
+TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.4, "int8": 0.8}
+"""Largest |features - float features| / |float features| of an image; measured on real networks on CPUs: up to 1e-6 in
+fp32, 0.1 in bf16, 0.3 in int8."""
+BATCH_TOLERANCES = {"fp32": 0.001, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
+"""The same between an image inside a batch and alone; kernels for other batches round otherwise, on CPUs by 1e-6."""
+_PEERS = ("onnxruntime", "openvino")
 
 
-def first_inference(engine: Engine) -> None:
-    """Run an engine once on noise, in a child process.
+def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels: np.ndarray | None = None) -> None:
+    """Run an engine in a child process: on an image alone, inside a batch, and compared with the float graph.
 
     Parameters
     ----------
     engine : Engine
+    graph : onnx.ModelProto, optional
+        The float graph that the engine was made of; by default its own.
+    pixels : uint8 array of shape (n, height, width, channels), optional
+        Images to run it on; by default drawn ones.
 
     Raises
     ------
     AurevoirError
-        If the process crashes, hangs or fails, or a feature is nan or infinite.
+        If the process crashes, hangs or fails, a feature is nan or infinite, an image alone has other features than
+        inside a batch, or the features are far from those of the float graph.
     """
     name = f"{engine.precision} on {engine.runtime}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "smoke.engine"
         engine.save(path)
+        np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
+        if graph is not None and engine.precision not in ("fp32", "bf16"):
+            path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
         command = [_python(), "-m", __name__, str(path), engine.device]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
@@ -49,6 +69,18 @@ def first_inference(engine: Engine) -> None:
         raise AurevoirError(f"{name} fails in its first inference: {last or f'exit code {done.returncode}'}")
 
 
+def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarray:
+    """Return images to run an engine on: given ones, or drawn ones, which are not alike."""
+    if pixels is not None and len(pixels) >= IMAGES:
+        return pixels[:: len(pixels) // IMAGES][:IMAGES]
+    from ..images.procedural import PATTERNS, draw
+
+    height, width, channels = shape
+    patterns = [PATTERNS[name] for name in ("rings", "bricks", "clouds")]
+    drawn = np.stack([draw(each, max(height, width), np.random.default_rng(0)) for each in patterns])
+    return np.ascontiguousarray(drawn[:, :height, :width, np.arange(channels) % 3])
+
+
 def _python() -> str:
     """Return the interpreter; in a program that embeds Python, `sys.executable` is that program."""
     if Path(sys.executable or "").name.startswith("python"):
@@ -56,12 +88,45 @@ def _python() -> str:
     return str(Path(sys.exec_prefix) / "bin" / "python3")
 
 
-def _main(path: str, device: str) -> None:
+def _main(path: Path, device: str) -> None:
     engine = load_engine(path, device)
-    features = engine(np.random.default_rng(0).integers(0, 256, (2, *engine.input_shape), dtype="uint8"))
-    if not np.isfinite(features).all():
-        sys.exit(f"{np.isnan(features).sum()} features are nan and {np.isinf(features).sum()} infinite")
+    images = np.load(path.with_suffix(".npy"))
+    alone = np.asarray(engine(images[:1]))
+    among = np.asarray(engine(np.roll(images, -1, axis=0)))
+    if not (np.isfinite(alone).all() and np.isfinite(among).all()):
+        sys.exit(f"{np.isnan(among).sum()} features are nan and {np.isinf(among).sum()} infinite")
+    error, limit = relative_error(among[-1:], alone), BATCH_TOLERANCES[engine.precision]
+    if error > limit:
+        sys.exit(
+            f"the features of an image inside a batch of {len(images)} differ from those of the same image alone by "
+            f"{error:.2g} of their size (at most {limit}): the network mixes the images of a batch; export it with a "
+            "dynamic batch"
+        )
+    expected, peer = _expected(path, engine, images[:1])
+    known = expected is not None and expected.any()
+    error, limit = relative_error(alone, np.asarray(expected)) if known else 0.0, TOLERANCES[engine.precision]
+    if error > limit:
+        sys.exit(
+            f"the features differ from those of the float graph on {peer} by {error:.2g} of their size (at most "
+            f"{limit}); use another runtime or precision, or for int8 other calibration images"
+        )
+
+
+def _expected(path: Path, engine: Engine, images: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Return the features by the float graph on a reference runtime, or None where that cannot tell anything."""
+    peer = next((name for name in _PEERS if installed(name)), None)
+    own = path.with_suffix(".onnx")
+    same = engine.precision == "fp32" and peer == engine.runtime
+    if peer is None or same or not (own.exists() or engine.precision in ("fp32", "bf16")):
+        return None, ""
+    graph = prune(onnx.load(own) if own.exists() else onnx.load_from_string(engine.graph), ["features"])
+    try:
+        run = graph_runtime(peer).compile(graph.SerializeToString(), "fp32", "cpu")
+        assert not isinstance(run, GpuRunner)
+        return np.array(run(images)[0]), peer
+    except Exception:  # what the reference does not take cannot be compared with it
+        return None, ""
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2])
+    _main(Path(sys.argv[1]), sys.argv[2])
