@@ -112,7 +112,10 @@ def _saved(folder, nodes, constants, batch):
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), folder / "x.onnx")
+    feeds = {"x": np.zeros((batch if isinstance(batch, int) else 1, 3, 16, 16), "float32")}
+    shape = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)[0].shape
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, shape))
+    onnx.save(model, folder / "x.onnx")
     return folder / "x.onnx"
 
 
@@ -131,14 +134,16 @@ def _compared(path, batch):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_batch_of_one_is_freed_wherever_it_is_written(tmp_path, name, fixed):
     features, expected = _compared(_saved(tmp_path, *GRAPHS[name], fixed), 1)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    assert features.shape == expected.shape
+    assert np.linalg.norm(features - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", OF_SEVERAL)
 def test_a_batch_of_several_is_freed(tmp_path, name):
     nodes, constants, batch = OF_SEVERAL[name]
     features, expected = _compared(_saved(tmp_path, nodes, constants, batch), batch)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    assert features.shape == expected.shape
+    assert np.linalg.norm(features - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
