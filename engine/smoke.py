@@ -21,9 +21,9 @@ from .runtimes.gpu_run import GpuRunner
 TIMEOUT = 600
 """Seconds to wait for a first inference."""
 IMAGES = 3
-TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.4, "int8": 0.8}
-"""Largest |features - float features| / |float features| of an image; measured on real networks on CPUs: up to 1e-6 in
-fp32, 0.1 in bf16, 0.3 in int8."""
+TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.4, "int8": 0.95}
+"""Largest |features - float features| / |float features| of an image; measured on CPUs: up to 1e-6 in fp32, 0.1 in
+bf16, and in int8 0.3 with real weights and 0.5 with random ones (MobileNetV3)."""
 BATCH_TOLERANCES = {"fp32": 0.001, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
 """The same between an image inside a batch and alone; kernels for other batches round otherwise, on CPUs by 1e-6."""
 _PEERS = ("onnxruntime", "openvino")
