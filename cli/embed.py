@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_outputs(args, ("out",), (args.engine,))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
-    files = ImageFiles(expand(args.images, keep_missing=True), made.input_shape[:2], made.resize, description="embed")
+    height, width, channels = made.input_shape
+    paths = expand(args.images, keep_missing=True)
+    files = ImageFiles(paths, (height, width), made.resize, description="embed", channels=channels)
     if args.features:
         needed = 4 * len(files) * engine.features
         require(

@@ -27,7 +27,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=pixels, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")
     group.add_argument(
-        "--normalization", default="imagenet", help="imagenet (default), or data: statistics of the images"
+        "--normalization",
+        default="auto",
+        help="auto (default: the network's own), imagenet, data (statistics of the images), none (pixels from 0 to "
+        "255), unit (0 to 1), symmetric (-1 to 1), caffe, or numbers as MEANS/STDS, such as 0.5,0.5,0.5/0.5,0.5,0.5; "
+        "with :bgr behind for networks that take BGR",
     )
     group.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")

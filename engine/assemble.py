@@ -83,7 +83,7 @@ def assemble(
         precision,
         runtime,
         runtime_module(runtime).version(),
-        (*exported.size, 3),
+        exported.input_shape,
         exported.features,
         exported.mean,
         exported.std,
@@ -94,6 +94,7 @@ def assemble(
         tuple(keep_float32) if halved else (),
         levels if precision == "int8" else None,
         target,
+        channel_order=exported.channel_order,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device)
 

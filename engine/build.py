@@ -23,11 +23,12 @@ from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
 from .float_graph import Exported, export_backbone
+from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
 from .smoke import first_batches, first_inference
-from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, Normalization, PlanSpec
+from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 
 Stages = Callable[[str], AbstractContextManager[None]]
 """Returns a context manager for a stage: ``decode``, ``calibrate`` or ``build``."""
@@ -43,7 +44,7 @@ def build_engine(
     calibration: Any = None,
     calibration_images: int = CALIBRATION_IMAGES,
     method: Method = "percentile",
-    normalization: Normalization = "imagenet",
+    normalization: Normalization = "auto",
     size: int | None = None,
     resize: Resize = "stretch",
     seed: int = 0,
@@ -80,8 +81,10 @@ def build_engine(
         Number of images for thresholds and batch-norm statistics; up to 32 others are held out to
         measure the fidelity.
     method : {"percentile", "entropy", "mse", "max", "sign", "native"}
-    normalization : {"imagenet", "data"} or (mean, std)
-        Mean and standard deviation of pixels scaled to [0, 1].
+    normalization : str, (mean, std) or (mean, std, channel order)
+        ``auto`` is the network's own: that of torchvision's weights, what an ONNX file says or does itself, else
+        ImageNet's. ``imagenet``, ``data``, ``none``, ``unit``, ``symmetric``, ``caffe`` and numbers are described in
+        `preprocessing.resolve`.
     size : int, optional
         Input height and width; by default the backbone's.
     resize : {"stretch", "crop"}
@@ -210,14 +213,14 @@ class EngineBuilder:
 
     @cached_property
     def sample(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Calibration and held-out images: uint8 arrays of shape (n, height, width, 3), or None."""
+        """Calibration and held-out images: uint8 arrays of shape (n, height, width, channels), or None."""
         if self._images is None:
             return None, None
         calibration, network = self.calibration, self.network
         with self._stages("decode"):
             return calibration_sample(
                 self._images,
-                self.backbone.size,
+                self._input_shape,
                 calibration.images,
                 check_resize(network.resize),
                 network.seed,
@@ -234,18 +237,23 @@ class EngineBuilder:
             return export_backbone(self.backbone, self.network.cut, pixels, normalization, resize)
 
     def _normalization(self) -> Normalization:
-        if self.network.normalization != "data":
-            return self.network.normalization
+        """Return the normalization, with ``data`` measured on all training images."""
         data = self.sample[0] if self._data is None else self._data
-        if data is None:
-            return "data"
+        if data is None or not from_data(self.network.normalization):
+            return self.network.normalization
+        shape = self._input_shape
         if isinstance(data, np.ndarray):
             images: ImageArray | ImageFiles = ImageArray(data)
         else:
             resize, description = check_resize(self.network.resize), "normalization" if self.progress else None
-            images = ImageFiles(data, self.backbone.size, resize, description=description)
+            images = ImageFiles(data, shape[:2], resize, description=description, channels=shape[2])
         with self._stages("decode"):
-            return channel_statistics(images.batches())
+            measured = channel_statistics(images.batches())
+        return resolve(self.network.normalization, Preprocessing(*measured), lambda: measured)
+
+    @property
+    def _input_shape(self) -> tuple[int, int, int]:
+        return (*self.backbone.size, len(self.backbone.mean))
 
     def table(self, placement: Placement = "conv-inputs", smoke: bool = False) -> CalibrationTable:
         """Return the calibration table for a placement; one for ``shared-concat`` covers all placements.
@@ -307,7 +315,9 @@ class EngineBuilder:
     def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:
         engine.build_plan(spec.plan, self.progress)
         if spec.smoke and spec.plan.target is None:
-            first_inference(engine)
+            # Images that were decoded for other purposes are real ones at no cost.
+            pixels = self.sample[0] if "sample" in self.__dict__ else None
+            first_inference(engine, self.exported.graph, pixels)
         return engine
 
     def _reduced_table(

@@ -34,7 +34,7 @@ from .runtimes import (
 )
 from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
-from .runtimes.gpu_run import GpuRunner, check_images
+from .runtimes.gpu_run import GpuRunner, check_images, check_rows
 from .spec import PlanSpec
 
 MANIFEST, SPEEDS = "manifest.json", "speeds.json"
@@ -83,7 +83,7 @@ class Engine:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and 3."""
+        """Height, width and channels."""
         return self.manifest.input_shape
 
     @property
@@ -131,8 +131,9 @@ class Engine:
 
         Parameters
         ----------
-        images : uint8 array of shape (batch, height, width, 3)
-            RGB. A NumPy array, or any array with DLPack or the array interface.
+        images : uint8 array of shape (batch, height, width, channels)
+            RGB, or the channels that the network was made for. A NumPy array, or any array with DLPack or the array
+            interface.
 
         Returns
         -------
@@ -143,6 +144,8 @@ class Engine:
         ------
         UsageError
             If the dtype or the shape does not match.
+        AurevoirError
+            If the network returns another number of rows than there are images.
         """
         return self._run("features", images, "float32", self.features)
 
@@ -173,7 +176,9 @@ class Engine:
         images = self._checked(images)
         results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), self.batch_size):
-            results[which] = run(images[which])[0]
+            rows = run(images[which])[0]
+            check_rows(len(rows), which.stop - which.start)
+            results[which] = rows
         return results
 
     def build_plan(self, plan: PlanSpec | None = None, progress: bool = False) -> None:

@@ -5,60 +5,38 @@ images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone 
 """
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import constant, initializers
+from ..calibration.graph.edit import constant
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
+from .preprocessing import Preprocessing
 
 
-def free_batch(model: onnx.ModelProto) -> None:
-    """Give inputs and outputs a batch of any size, in place."""
+def declare_batch(model: onnx.ModelProto) -> None:
+    """Declare a batch of any size on inputs and outputs, in place."""
     for value in [*model.graph.input, *model.graph.output]:
         if value.type.tensor_type.HasField("shape") and value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
 
 
-def image_input(model: onnx.ModelProto) -> tuple[str, int | None, int | None]:
-    """Return name, height and width of the image input; a dynamic size is None.
-
-    Raises
-    ------
-    AurevoirError
-        If there is not exactly one float input of shape (batch, 3, height, width).
-    """
-    constants = initializers(model)
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    dims = [list(value.type.tensor_type.shape.dim) for value in inputs]
-    floats = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in inputs)
-    if len(inputs) != 1 or not floats or len(dims[0]) != 4 or dims[0][1].dim_value != 3:
-        raise AurevoirError(
-            f"the ONNX model's inputs {[value.name for value in inputs]} are not one float32 image of shape "
-            "(batch, 3, height, width); export the network with that input"
-        )
-    return inputs[0].name, dims[0][2].dim_value or None, dims[0][3].dim_value or None
-
-
 def wrap(
     model: onnx.ModelProto,
     size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    before: Preprocessing,
 ) -> onnx.ModelProto:
     """Add normalisation before a backbone, and flattening and sign bits after it.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Float image (batch, 3, height, width) to one feature tensor.
+        Float image (batch, channels, height, width) to one feature tensor.
     size : (height, width)
-    mean, std : sequences of 3 floats
-        Per channel, for pixels scaled to [0, 1].
+    before : Preprocessing
 
     Returns
     -------
@@ -69,14 +47,15 @@ def wrap(
     graph = wrapped.graph
     image, feature_map = graph.input[0].name, graph.output[0].name
     m = feature_count(model, size)
-    before = _normalisation_nodes(wrapped, image, np.array(mean), np.array(std))
-    after = [helper.make_node("Flatten", [feature_map], ["features"], axis=1), *_bit_nodes(wrapped, m)]
-    nodes = [*before, *copy.deepcopy(list(graph.node)), *after]
+    first = _normalisation_nodes(wrapped, image, before)
+    after = [*_feature_nodes(model, feature_map), *_bit_nodes(wrapped, m)]
+    nodes = [*first, *copy.deepcopy(list(graph.node)), *after]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
-    graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *size, 3]))
+    graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *size, len(before.mean)]))
     graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", m]))
     graph.output.append(helper.make_tensor_value_info("bits", TensorProto.UINT8, ["batch", packed_length(m)]))
+    wrapped.ClearField("metadata_props")
     graph.name, wrapped.producer_name, wrapped.producer_version = "aurevoir", "aurevoir", ""
     onnx.checker.check_model(wrapped)
     return onnx.shape_inference.infer_shapes(wrapped)
@@ -111,15 +90,28 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     }
 
 
-def _normalisation_nodes(model: onnx.ModelProto, image: str, mean: np.ndarray, std: np.ndarray) -> list[onnx.NodeProto]:
-    gain = constant(model, "normalisation_gain", (1 / (255 * std)).reshape(1, 3, 1, 1).astype("float32"))
-    shift = constant(model, "normalisation_shift", (-mean / std).reshape(1, 3, 1, 1).astype("float32"))
+def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:
+    mean, std = np.array(before.mean), np.array(before.std)
+    gain = constant(model, "normalisation_gain", (1 / (255 * std)).reshape(1, -1, 1, 1).astype("float32"))
+    shift = constant(model, "normalisation_shift", (-mean / std).reshape(1, -1, 1, 1).astype("float32"))
+    ordered, reordering = "images_channels", []
+    if before.channel_order == "BGR":
+        ordered, order = "images_ordered", constant(model, "channel_order", np.array([2, 1, 0]))
+        reordering = [helper.make_node("Gather", ["images_channels", order], [ordered], axis=1)]
     return [
         helper.make_node("Cast", ["images"], ["images_float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["images_float"], ["images_channels"], perm=[0, 3, 1, 2]),
-        helper.make_node("Mul", ["images_channels", gain], ["images_scaled"]),
+        *reordering,
+        helper.make_node("Mul", [ordered, gain], ["images_scaled"]),
         helper.make_node("Add", ["images_scaled", shift], [image]),
     ]
+
+
+def _feature_nodes(model: onnx.ModelProto, feature_map: str) -> list[onnx.NodeProto]:
+    if model.graph.output[0].type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.UNDEFINED):
+        return [helper.make_node("Flatten", [feature_map], ["features"], axis=1)]
+    cast = helper.make_node("Cast", ["features_flat"], ["features"], to=TensorProto.FLOAT)
+    return [helper.make_node("Flatten", [feature_map], ["features_flat"], axis=1), cast]
 
 
 def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:

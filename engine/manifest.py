@@ -10,6 +10,7 @@ from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..errors import AurevoirError
 from ..images.decode import Resize
+from .preprocessing import ChannelOrder
 from .runtimes.base import Precision, RuntimeName
 
 SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
@@ -25,11 +26,11 @@ class Manifest:
     graph : str
         SHA-256 of the float graph, weights and normalisation included.
     precision, runtime, runtime_version : str
-    input_shape : (height, width, 3)
+    input_shape : (height, width, channels)
     features : int
         The number of features per image, m.
-    mean, std : tuples of 3 floats
-        The normalisation inside the graph.
+    mean, std : tuples of floats
+        The normalisation inside the graph, for each channel in `channel_order`, of pixels scaled to [0, 1].
     resize : str
         How images are resized to the input shape.
     activation_dtype : str or None
@@ -46,6 +47,8 @@ class Manifest:
         The GPU architecture of the plan, such as ``sm89``.
     sign_agreement, relative_error : float or None
         Compared with fp32 on held-out images; None if not measured.
+    channel_order : {"RGB", "BGR"}
+        The order in which the network takes the channels of RGB images; the graph reorders them.
     """
 
     backbone: str
@@ -68,6 +71,7 @@ class Manifest:
     target: str | None = None
     sign_agreement: float | None = None
     relative_error: float | None = None
+    channel_order: ChannelOrder = "RGB"
 
     @property
     def dialect(self) -> str | None:

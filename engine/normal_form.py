@@ -30,7 +30,7 @@ from ..calibration.graph.edit import (
     tensor_names,
     unused,
 )
-from .export import free_batch
+from .export import declare_batch
 
 OLDEST_OPSET = 13
 """The first opset whose QuantizeLinear has an axis."""
@@ -326,7 +326,7 @@ _STEPS: tuple[Callable[[ModelProto], ModelProto | None], ...] = (
     _make_dense,
     _drop_empty_names,
     _to_float32,
-    free_batch,
+    declare_batch,
     _forget_shapes,
     _fold,
     _drop_dropout_modes,

@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from ..calibration.graph.batch_norm import is_training
 from ..calibration.graph.edit import initializers, leading_to, reads, subgraphs
 from ..errors import AurevoirError, UsageError
-from .export import image_input
 from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare, upgrade
+from .onnx_input import standard_input, with_image_metadata
 
 _LARGEST = (1 << 31) - (1 << 20)
 """Bytes of weights that a graph may hold; protobuf ends at 2 GiB."""
@@ -36,7 +36,7 @@ _TRAINING = (
 
 
 def read_onnx(path: Path) -> ModelProto:
-    """Load an ONNX backbone with a float image input of shape (batch, 3, height, width), in normal form where possible.
+    """Load an ONNX backbone, in normal form where possible, with the input of `onnx_input.standard_input`.
 
     Raises
     ------
@@ -65,10 +65,13 @@ def read_onnx(path: Path) -> ModelProto:
     try:
         _check_graph(model)
         _check_tensors(model)
-        model = prepare(model)
     except Exception as error:  # the checker's errors and those of broken tensors have no common base class
         raise _invalid(path, error) from None
-    image_input(model)
+    standard = standard_input(model)
+    try:
+        model = with_image_metadata(prepare(standard), model)
+    except Exception as error:  # onnx's errors have no common base class
+        raise _invalid(path, error) from None
     if not model.graph.output:
         raise AurevoirError(f"{path} has no output; export the network with one")
     return model

@@ -14,7 +14,7 @@ from .spec import HELD_OUT_IMAGES
 
 def calibration_sample(
     images: Any,
-    size: tuple[int, int],
+    shape: tuple[int, ...],
     count: int,
     resize: Resize = "stretch",
     seed: int = 0,
@@ -25,24 +25,26 @@ def calibration_sample(
 
     If there are fewer than 4 images, none are held out. See `sample_images`.
     """
-    sample = sample_images(images, size, count + min(held_out, count // 3), resize, seed, progress)
+    sample = sample_images(images, shape, count + min(held_out, count // 3), resize, seed, progress)
     return hold_out(sample, held_out) if held_out else (sample, None)
 
 
 def sample_images(
     images: Any,
-    size: tuple[int, int],
+    shape: tuple[int, ...],
     count: int,
     resize: Resize = "stretch",
     seed: int = 0,
     progress: bool = False,
 ) -> np.ndarray:
-    """Return up to `count` images, chosen by the seed, as uint8 of shape (n, height, width, 3).
+    """Return up to `count` images, chosen by the seed, as uint8 of shape (n, height, width, channels).
 
     Parameters
     ----------
-    images : path, list of paths, or uint8 array of shape (n, height, width, 3)
+    images : path, list of paths, or uint8 array of shape (n, height, width, channels)
         A folder means all files under it.
+    shape : (height, width) or (height, width, channels)
+        Without channels, 3.
 
     Raises
     ------
@@ -52,16 +54,18 @@ def sample_images(
         If no file holds a readable image.
     """
     random = np.random.default_rng(seed)
+    height, width, channels = (*shape, 3)[:3]
     if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.shape[1:] != (*size, 3):
+        if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
             raise UsageError(
                 f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
-                f"(n, {size[0]}, {size[1]}, 3), or another size"
+                f"(n, {height}, {width}, {channels}), or another size"
             )
         return images[np.sort(random.permutation(len(images))[:count])]
     paths = expand([images] if isinstance(images, str | Path) else images)
     chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
-    files = ImageFiles(chosen, size, resize, description="calibration images" if progress else None)
+    description = "calibration images" if progress else None
+    files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels)
     pixels = collect(files)[1]
     if files.skipped:
         path, reason = next(iter(files.skipped.items()))

@@ -1,4 +1,4 @@
-"""Run a first inference in a child process, so that a native crash does not end the caller."""
+"""Run what is run for the first time in a child process, so that a native crash does not end the caller."""
 
 import os
 import signal
@@ -11,37 +11,53 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ..calibration.fidelity import relative_error
+from ..calibration.graph.edit import prune
 from ..errors import AurevoirError
 from .engine import Engine
 from .load import load_engine
-from .runtimes import graph_runtime
+from .runtimes import graph_runtime, installed
 from .runtimes.gpu_run import GpuRunner
 
 TIMEOUT = 600
 """Seconds to wait for a first inference."""
+IMAGES = 3
+TOLERANCES = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.4, "int8": 0.95}
+"""Largest |features - float features| / |float features| of an image; measured on CPUs: up to 1e-6 in fp32, 0.1 in
+bf16, and in int8 0.3 with real weights and 0.5 with random ones (MobileNetV3)."""
+BATCH_TOLERANCES = {"fp32": 0.001, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
+"""The same between an image inside a batch and alone; kernels for other batches round otherwise, on CPUs by 1e-6."""
+_PEERS = ("onnxruntime", "openvino")
 
 
-def first_inference(engine: Engine) -> None:
-    """Run an engine once on noise, in a child process.
+def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels: np.ndarray | None = None) -> None:
+    """Run an engine in a child process: on an image alone, inside a batch, and compared with the float graph.
 
     Parameters
     ----------
     engine : Engine
+    graph : onnx.ModelProto, optional
+        The float graph that the engine was made of; by default its own.
+    pixels : uint8 array of shape (n, height, width, channels), optional
+        Images to run it on; by default drawn ones.
 
     Raises
     ------
     AurevoirError
-        If the process crashes, hangs or fails, or a feature is nan or infinite.
+        If the process crashes, hangs or fails, a feature is nan or infinite, an image alone has other features than
+        inside a batch, or the features are far from those of the float graph.
     """
-    _run_engines(f"{engine.precision} on {engine.runtime}", "features", engine)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "smoke.engine"
+        engine.save(path)
+        np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
+        if graph is not None and engine.precision not in ("fp32", "bf16"):
+            path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
+        _in_child(f"{engine.precision} on {engine.runtime}", ["features", str(path), engine.device])
 
 
 def first_batches(*engines: Engine) -> None:
     """Compute the bits of a whole batch once by each engine, as timing does, in a child process.
-
-    Parameters
-    ----------
-    *engines : Engine
 
     Raises
     ------
@@ -49,17 +65,13 @@ def first_batches(*engines: Engine) -> None:
         If the process crashes, hangs or fails.
     """
     names = " and ".join(f"{engine.precision} on {engine.runtime}" for engine in engines)
-    _run_engines(f"timing {names}", "bits", *engines)
-
-
-def _run_engines(name: str, output: str, *engines: Engine) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [output]
+        arguments = ["bits"]
         for number, engine in enumerate(engines):
             path = Path(folder) / f"{number}.engine"
             engine.save(path)
             arguments += [str(path), engine.device]
-        _in_child(name, arguments)
+        _in_child(f"timing {names}", arguments)
 
 
 def first_calibration(graph: bytes, runtime: str) -> None:
@@ -97,6 +109,18 @@ def _in_child(name: str, arguments: list[str]) -> None:
         raise AurevoirError(f"{name} fails in its first inference: {last or f'exit code {done.returncode}'}")
 
 
+def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarray:
+    """Return images to run an engine on: given ones, or drawn ones, which are not alike."""
+    if pixels is not None and len(pixels) >= IMAGES:
+        return pixels[:: len(pixels) // IMAGES][:IMAGES]
+    from ..images.procedural import PATTERNS, draw
+
+    height, width, channels = shape
+    patterns = [PATTERNS[name] for name in ("rings", "bricks", "clouds")]
+    drawn = np.stack([draw(each, max(height, width), np.random.default_rng(0)) for each in patterns])
+    return np.ascontiguousarray(drawn[:, :height, :width, np.arange(channels) % 3])
+
+
 def _python() -> str:
     """Return the interpreter; in a program that embeds Python, `sys.executable` is that program."""
     if Path(sys.executable or "").name.startswith("python"):
@@ -110,9 +134,52 @@ def _noise(count: int, shape: Sequence[int]) -> np.ndarray:
 
 def _features(path: str, device: str) -> None:
     engine = load_engine(path, device)
-    features = engine(_noise(2, engine.input_shape))
-    if not np.isfinite(features).all():
-        sys.exit(f"{np.isnan(features).sum()} features are nan and {np.isinf(features).sum()} infinite")
+    images = np.load(Path(path).with_suffix(".npy"))
+    alone = np.asarray(engine(images[:1]))
+    among = np.asarray(engine(images[_batch(engine.batch_size)]))
+    if not (np.isfinite(alone).all() and np.isfinite(among).all()):
+        sys.exit(f"{np.isnan(among).sum()} features are nan and {np.isinf(among).sum()} infinite")
+    error, limit = relative_error(among[1:2], alone), BATCH_TOLERANCES[engine.precision]
+    if error > limit:
+        sys.exit(
+            f"the features of an image inside a batch of {len(among)} differ from those of the same image alone by "
+            f"{error:.2g} of their size (at most {limit}): the network mixes the images of a batch; export it with a "
+            "dynamic batch"
+        )
+    expected, peer = _expected(Path(path), engine, images[:1])
+    known = expected is not None and expected.any()
+    error, limit = relative_error(alone, np.asarray(expected)) if known else 0.0, TOLERANCES[engine.precision]
+    if error > limit:
+        sys.exit(
+            f"the features differ from those of the float graph on {peer} by {error:.2g} of their size (at most "
+            f"{limit}); use another runtime or precision, or for int8 other calibration images"
+        )
+
+
+def _batch(most: int) -> np.ndarray:
+    """Return the indices of images of a batch that holds the first image once.
+
+    OpenVINO splits batches among at most as many streams as there are processors: two images must fall into one.
+    """
+    which = np.resize([1, 2], min(most, max(IMAGES, (os.cpu_count() or 1) + 1)))
+    which[1] = 0
+    return which
+
+
+def _expected(path: Path, engine: Engine, images: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Return the features by the float graph on a reference runtime, or None where that cannot tell anything."""
+    peer = next((name for name in _PEERS if installed(name)), None)
+    own = path.with_suffix(".onnx")
+    same = engine.precision == "fp32" and peer == engine.runtime
+    if peer is None or same or not (own.exists() or engine.precision in ("fp32", "bf16")):
+        return None, ""
+    graph = prune(onnx.load(own) if own.exists() else onnx.load_from_string(engine.graph), ["features"])
+    try:
+        run = graph_runtime(peer).compile(graph.SerializeToString(), "fp32", "cpu")
+        assert not isinstance(run, GpuRunner)
+        return np.array(run(images)[0]), peer
+    except Exception:  # what the reference does not take cannot be compared with it
+        return None, ""
 
 
 def _bits(path: str, device: str) -> None:

@@ -1,6 +1,5 @@
 """Specifications of networks, calibrations, plans and engines, for `build.EngineBuilder`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from ..calibration.table import CalibrationTable
 from ..calibration.thresholds import Method, check_method
 from ..errors import UsageError
 from ..images.decode import Resize, check_resize
+from .preprocessing import Normalization, check_normalization
 from .runtimes import check_precision
 from .runtimes.base import Precision, RuntimeName
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES, HELD_OUT_IMAGES = 128, 32
 Auto = Literal["auto"]
-Normalization = str | tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +34,8 @@ class NetworkSpec:
     weights : {"default", "random"} or path
     size : int, optional
         Input height and width; by default the backbone's.
-    normalization : {"imagenet", "data"} or (mean, std)
-        Mean and standard deviation of pixels scaled to [0, 1]; ``data`` uses the statistics of the builder's images.
+    normalization : str, (mean, std) or (mean, std, channel order)
+        See `preprocessing.resolve`; ``data`` uses the statistics of the builder's images.
     resize : {"stretch", "crop"}
         How images are resized to the input size.
     seed : int
@@ -47,12 +46,13 @@ class NetworkSpec:
     cut: str | None = None
     weights: str | Path = "default"
     size: int | None = None
-    normalization: Normalization = "imagenet"
+    normalization: Normalization = "auto"
     resize: Resize = "stretch"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_resize(self.resize)
+        check_normalization(self.normalization)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..progress import progress_bar
-from .decode import Resize, UnreadableImageError, decode
+from .decode import Resize, UnreadableImageError, check_channels, decode
 
 Batch = tuple[np.ndarray, np.ndarray]
-"""Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, 3)."""
+"""Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, channels)."""
 
 
 @dataclass
@@ -34,6 +34,8 @@ class ImageFiles:
         Decoding threads; by default one per processor.
     description : str, optional
         Label of the progress bar on stderr; None disables it.
+    channels : {3, 1}
+        RGB or grayscale.
 
     Attributes
     ----------
@@ -47,6 +49,10 @@ class ImageFiles:
     workers: int | None = None
     description: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        check_channels(self.channels)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +75,7 @@ class ImageFiles:
         with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
                 for index, path in enumerate(self.paths):
-                    pending.append((index, pool.submit(decode, path, self.size, self.resize)))
+                    pending.append((index, pool.submit(decode, path, self.size, self.resize, self.channels)))
                     if len(pending) > ahead:
                         yield from self._finish(*pending.popleft(), bar)
                 while pending:
@@ -127,12 +133,12 @@ def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 def channel_statistics(batches: Iterable[Batch]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, for pixels scaled to [0, 1]."""
-    count, total, squares = 0, np.zeros(3), np.zeros(3)
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
     for _, pixels in batches:
-        values = pixels.reshape(-1, 3).astype("float64") / 255
+        values = pixels.reshape(-1, pixels.shape[-1]).astype("float64") / 255
         count += len(values)
-        total += values.sum(axis=0)
-        squares += np.square(values).sum(axis=0)
+        total = total + values.sum(axis=0)
+        squares = squares + np.square(values).sum(axis=0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())

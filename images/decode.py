@@ -1,4 +1,4 @@
-"""Decode an image file to a uint8 RGB array of a given size."""
+"""Decode an image file to a uint8 array of a given size, RGB or grayscale."""
 
 import stat
 from io import BytesIO
@@ -23,11 +23,20 @@ def check_resize(resize: str) -> Resize:
     return resize
 
 
+def check_channels(channels: int) -> None:
+    """Raise UsageError unless image files can be decoded to so many channels: 3 or 1."""
+    if channels not in (1, 3):
+        raise UsageError(
+            f"the network takes images of {channels} channels, and files are decoded to RGB or grayscale; give uint8 "
+            f"arrays of shape (n, height, width, {channels}) instead of files"
+        )
+
+
 class UnreadableImageError(AurevoirError):
     """A file is not a readable image; the message gives the reason."""
 
 
-def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
+def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", channels: int = 3) -> np.ndarray:
     """Decode an image file and resize it.
 
     Parameters
@@ -41,10 +50,12 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     resize : {"stretch", "crop"}
         ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
         crops the centre.
+    channels : {3, 1}
+        RGB, or grayscale as Pillow converts to it (ITU-R 601 luma).
 
     Returns
     -------
-    pixels : uint8 array of shape (height, width, 3)
+    pixels : uint8 array of shape (height, width, channels)
 
     Raises
     ------
@@ -54,7 +65,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch") 
     """
     try:
         _check_file(Path(path))
-        return _decode(Path(path), size, resize)
+        pixels = _decode(Path(path), size, resize, "L" if channels == 1 else "RGB")
+        return pixels if pixels.ndim == 3 else pixels[..., None]
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -80,19 +92,19 @@ def _check_file(path: Path) -> None:
         raise UnreadableImageError("the file is empty")
 
 
-def _decode(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray:
+def _decode(path: Path, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
     with path.open("rb") as file:
         try:
-            return _decode_file(file, size, resize)
+            return _decode_file(file, size, resize, mode)
         except ValueError:
             # Pillow refuses PNGs whose comments or profile are larger than a limit of its own.
             file.seek(0)
             if not is_png(data := file.read()):
                 raise
-            return _decode_file(BytesIO(without_text(data)), size, resize)
+            return _decode_file(BytesIO(without_text(data)), size, resize, mode)
 
 
-def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize) -> np.ndarray:
+def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
     height, width = size
     with _opened(file) as image:
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
@@ -100,7 +112,7 @@ def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize
         image.load()
         tags = getattr(image, "tag_v2", {})
         bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
-        upright = _to_rgb(ImageOps.exif_transpose(image), bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+        upright = _to_rgb(ImageOps.exif_transpose(image), bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO).convert(mode)
         if resize == "crop":
             fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
         else:

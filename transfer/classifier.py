@@ -97,7 +97,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Number of calibration images.
     method : {"percentile", "entropy", "mse", "max", "sign", "native"}
         Calibration method.
-    normalization : {"imagenet", "data"} or (mean, std)
+    normalization : str, (mean, std) or (mean, std, channel order)
+        As in `aurevoir.build_engine`.
     size : int, optional
         Input height and width of the engine; by default the backbone's.
     resize : {"stretch", "crop"}
@@ -154,7 +155,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         calibration: Any = None,
         calibration_images: int = CALIBRATION_IMAGES,
         method: Method = "percentile",
-        normalization: Any = "imagenet",
+        normalization: Any = "auto",
         size: int | None = None,
         resize: Resize = "stretch",
         ridge_device: str = "cpu",
@@ -527,8 +528,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files with the size and resize mode of this classifier's engine."""
-        made = self._required_engine().manifest
-        return ImageFiles(paths, made.input_shape[:2], made.resize, description="images" if self.verbose else None)
+        made, description = self._required_engine().manifest, "images" if self.verbose else None
+        height, width, channels = made.input_shape
+        return ImageFiles(paths, (height, width), made.resize, description=description, channels=channels)
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`.

@@ -326,7 +326,7 @@ def as_images(X: Any, shape: tuple[int, int, int], resize: Resize, description: 
             f"X is {kind}, and the classifier was trained on images; give files or uint8 of shape (n, height, width, 3)"
         )
     if isinstance(X, list):
-        return ImageFiles(X, shape[:2], resize, description=description)
+        return ImageFiles(X, shape[:2], resize, description=description, channels=shape[2])
     if X.shape[3] != shape[2]:
         remedy = {(1, 3): "np.repeat(X, 3, axis=3)", (4, 3): "X[..., :3]"}.get((X.shape[3], shape[2]))
         raise UsageError(

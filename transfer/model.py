@@ -237,11 +237,13 @@ def _card(model: StoredModel) -> str:
     ]
     if model.engine is not None:
         made = model.engine.manifest
+        channels = made.input_shape[2]
+        kind = {1: "grayscale", 3: "RGB"}.get(channels, f"of {channels} channels")
         lines += [
             f"| backbone | {made.backbone}, weights {made.weights}, cut at {made.cut} |",
             f"| features | {made.features} |",
             f"| precision | {made.precision} on {made.runtime} {made.runtime_version} |",
-            f"| input | uint8 RGB {made.input_shape[0]} x {made.input_shape[1]}, resized by {made.resize} |",
+            f"| input | uint8 {kind} {made.input_shape[0]} x {made.input_shape[1]}, resized by {made.resize} |",
         ]
         if made.sign_agreement is not None:
             lines.append(f"| sign agreement with fp32 | {made.sign_agreement:.4f} |")

@@ -61,8 +61,9 @@ class Backbone(Protocol):
         Whether `to_onnx` sets batch-norm statistics from images.
     size : (height, width)
         Input size.
-    mean, std : tuples of 3 floats
-        The normalisation it was trained with.
+    mean, std : tuples of floats
+        The normalisation it was trained with, one number for each channel of its images. A backbone that takes BGR
+        has an attribute `channel_order`, "BGR".
     """
 
     name: str
@@ -81,7 +82,7 @@ class Backbone(Protocol):
         ...
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
-        """Return the float graph up to a cut, from image (batch, 3, height, width) to feature map.
+        """Return the float graph up to a cut, from image (batch, channels, height, width) to feature map.
 
         `images` are normalised float32 of the input shape; only random weights need them.
         """

@@ -9,26 +9,37 @@ import onnx
 
 from ...calibration.graph.edit import initializers, leading_to, prune, reads
 from ...errors import UsageError
-from ..export import image_input, tensor_shapes
+from ..export import tensor_shapes
+from ..free_batch import free_batch
 from ..normal_form import prepare
 from ..onnx_file import check_normal, read_onnx
-from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, Cut, unknown_cut
+from ..onnx_input import carried_preprocessing, image_size, takes_pixels
+from .base import DEFAULT_SIZE, Cut, unknown_cut
 
 
 class OnnxBackbone:
-    """A backbone from an ONNX file; it is cut at tensors."""
+    """A backbone from an ONNX file; it is cut at tensors.
+
+    Attributes
+    ----------
+    channel_order : {"RGB", "BGR"}
+    takes_pixels : bool
+        Whether the file takes uint8 pixels, and normalises them itself.
+    """
 
     needs_images = False
     weights = "given"
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.name = path.name
-        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._model = read_onnx(path)
-        _, height, width = image_input(self._model)
+        height, width = image_size(self._model)
         if size is not None and (height or size, width or size) != (size, size):
             raise UsageError(f"input size {size} does not fit {path.name}, which takes {height} x {width} images")
         self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
+        own = carried_preprocessing(self._model, self.size)
+        self.mean, self.std, self.channel_order = own.mean, own.std, own.channel_order
+        self.takes_pixels = takes_pixels(self._model)
         if height is None or width is None:
             # Shapes that are known can be folded.
             dims = self._model.graph.input[0].type.tensor_type.shape.dim
@@ -71,11 +82,14 @@ class OnnxBackbone:
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
-        return check_normal(prune(self._model, [self.resolve(cut)]), self.name)
+        return self._freed([self.resolve(cut)])
 
     def to_onnx_at(self, cuts: Sequence[str], images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensors `cuts`; see `Backbone`."""
-        return check_normal(prune(self._model, [self.resolve(cut) for cut in cuts]), self.name)
+        return self._freed([self.resolve(cut) for cut in cuts])
+
+    def _freed(self, tensors: list[str]) -> onnx.ModelProto:
+        return free_batch(check_normal(prune(self._model, tensors), self.name), self.size)
 
 
 def _with_bottlenecks(

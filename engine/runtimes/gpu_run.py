@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import AurevoirError, UsageError
 from ...kernels.memory import blocks
 from .device import Device, on_gpu
 
@@ -26,12 +26,21 @@ _capture_lock = threading.Lock()
 
 
 def check_images(images: Any, shape: tuple[int, int, int]) -> None:
-    """Raise UsageError unless images are uint8 of shape (batch, height, width, 3)."""
+    """Raise UsageError unless images are uint8 of shape (batch, height, width, channels)."""
     dtype = str(images.dtype).removeprefix("torch.")
     if dtype != "uint8" or tuple(images.shape[1:]) != shape:
         raise UsageError(
             f"images of dtype {dtype} and shape {tuple(images.shape)}; this engine takes uint8 of shape "
             f"(batch, {', '.join(map(str, shape))})"
+        )
+
+
+def check_rows(rows: int, images: int) -> None:
+    """Raise AurevoirError unless an output has as many rows as there are images."""
+    if rows != images:
+        raise AurevoirError(
+            f"the network returned {rows} rows for {images} images: a batch size is fixed inside its graph; export it "
+            "with a dynamic batch"
         )
 
 

@@ -11,6 +11,7 @@ import onnx
 from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import offset_around_concats
 from .base import Compiled, Layer, Precision
+from .gpu_run import check_rows
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
@@ -109,6 +110,7 @@ def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
         for number, tensor in enumerate(request.output_tensors):
             if len(results) <= number:
                 results.append(np.empty((len(images), *tensor.data.shape[1:]), tensor.data.dtype))
+            check_rows(len(tensor.data), min(chunk, len(images) - starts[index]))
             results[number][starts[index] : starts[index] + chunk] = tensor.data
 
     for index, start in enumerate(starts):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import AurevoirError
 from .device import Device
-from .gpu_run import Enqueue, GpuRunner
+from .gpu_run import Enqueue, GpuRunner, check_rows
 from .tensorrt_plan import nvidia_errors, nvidia_log
 
 _TYPES = {"FLOAT": "float32", "UINT8": "uint8"}
@@ -48,6 +48,9 @@ class PlanRunner(GpuRunner):
             if name != self.input
         }
         max_batch, *shape = tuple(engine.get_tensor_profile_shape(self.input, 0)[2])
+        for name in outputs:
+            rows = engine.get_tensor_shape(name)[0]
+            check_rows(max_batch if rows == -1 else rows, max_batch)
         # TensorRT-RTX captures graphs itself. If contexts cannot share memory, one per graph would need too much.
         self.library_captures = hasattr(trt, "CudaGraphStrategy")
         captures = hasattr(trt.IExecutionContext, "set_device_memory") and not self.library_captures

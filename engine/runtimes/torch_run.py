@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .device import Device
-from .gpu_run import Enqueue, GpuRunner
+from .gpu_run import Enqueue, GpuRunner, check_rows
 from .torch_graph import TorchGraph
 
 MAX_BATCH = 256
@@ -67,6 +67,7 @@ class _TorchContext:
         def enqueue(stream: Any) -> None:
             with device.on_stream(stream), exact_float32():
                 for name, value in zip(network.outputs, network(pixels[:length]), strict=True):
+                    check_rows(len(value), length)
                     outputs[name][:length] = value
 
         return enqueue

@@ -90,6 +90,39 @@ def test_build_and_embed(call, tiny_onnx, class_folder, tmp_path):
     assert np.bitwise_count(bits["bits"] ^ signs).sum() < 0.01 * signs.size * 8
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "mean"),
+    [
+        ("none", "none", 0),
+        ("0.5,0.5,0.5/0.5,0.5,0.5", "symmetric", 0.5),
+        ("((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))", "symmetric", 0.5),
+        ("caffe", "caffe", 103.939 / 255),
+        ("unit:bgr", "unit:bgr", 0),
+    ],
+)
+def test_build_takes_any_normalization_and_says_it(call, tiny_onnx, tmp_path, given, said, mean, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.build.first_inference", lambda *rest: None)
+    code, result, _ = call("build", tiny_onnx, "--out", tmp_path / "x.engine", "--normalization", given, "--json")
+    assert (code, result["normalization"]) == (0, said)
+    assert call("inspect", tmp_path / "x.engine", "--json")[1]["mean"][0] == pytest.approx(mean)
+
+
+def test_a_grayscale_network_is_fitted_on_a_folder(call, class_folder, tmp_path):
+    weight = np.random.default_rng(0).normal(size=(8, 1, 3, 3)).astype("float32")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["c"], strides=[4, 4]), onnx.helper.make_node("Relu", ["c"], ["y"])],
+        "gray",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 1, 28, 28])],
+        [onnx.helper.make_tensor_value_info("y", 1, ["n", 8, 7, 7])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "gray.onnx")
+    code, _, stderr = call("fit", class_folder, "--backbone", tmp_path / "gray.onnx", "--out", tmp_path / "model")
+    assert code == 0, stderr
+    image = next(class_folder.rglob("*.png"))
+    assert call("predict", tmp_path / "model", image)[0] == 0
+
+
 def test_calibrate_then_build_without_images(call, tiny_onnx, class_folder, tmp_path):
     table, cache = tmp_path / "t.json", tmp_path / "t.cache"
     given = ["--calibration", class_folder, "--method", "mse", "--out", table, "--cache", cache]

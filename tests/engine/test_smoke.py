@@ -10,8 +10,10 @@ from onnx import numpy_helper
 
 from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
+from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.smoke import first_inference
+from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from aurevoir.errors import AurevoirError
 
 
@@ -63,6 +65,75 @@ def test_features_that_are_not_finite_are_refused(engine):
             tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, "float32"), tensor.name))
     with pytest.raises(AurevoirError, match="fails in its first inference: .* features are nan"):
         first_inference(Engine(engine.manifest, model.SerializeToString()))
+
+
+def _changed(engine, change):
+    model = onnx.load_from_string(engine.graph)
+    change(model)
+    return Engine(engine.manifest, model.SerializeToString())
+
+
+def _negated(model):
+    last = next(node for node in model.graph.node if "features" in node.output)
+    last.output[0] = "positive"
+    model.graph.node.insert(
+        list(model.graph.node).index(last) + 1, onnx.helper.make_node("Neg", ["positive"], ["features"])
+    )
+
+
+def _mixed(model):
+    """Subtract from every image the mean of its batch."""
+    last = next(node for node in model.graph.node if "features" in node.output)
+    last.output[0] = "apart"
+    mean = onnx.helper.make_node("ReduceMean", ["apart", "batch_axis"], ["mean"], keepdims=1)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
+    half = onnx.helper.make_node("Sub", ["apart", "mean_half"], ["features"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, "float32"), "half"))
+    place = list(model.graph.node).index(last) + 1
+    for node in (half, onnx.helper.make_node("Mul", ["mean", "half"], ["mean_half"]), mean):
+        model.graph.node.insert(place, node)
+
+
+def _first_only(model):
+    """Return the features of the first image alone, whatever the batch."""
+    last = next(node for node in model.graph.node if "features" in node.output)
+    last.output[0] = "all"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+    place = list(model.graph.node).index(last) + 1
+    model.graph.node.insert(place, onnx.helper.make_node("Gather", ["all", "first"], ["features"], axis=0))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(engine, pixels, given):
+    with pytest.raises(AurevoirError, match=r"inside a batch of \d+ differ .* alone by [\d.]+ of their size"):
+        first_inference(_changed(engine, _mixed), pixels=pixels if given else None)
+
+
+def test_a_network_that_returns_one_row_is_refused(engine):
+    with pytest.raises(AurevoirError, match=r"returned 1 rows for \d+ images: a batch size is fixed"):
+        first_inference(_changed(engine, _first_only))
+
+
+def test_an_int8_engine_far_from_its_float_graph_is_refused(tiny_onnx, pixels):
+    builder = EngineBuilder(NetworkSpec(backbone=tiny_onnx), CalibrationSpec(data=pixels))
+    sound = builder.build(EngineSpec(precision="int8", runtime="openvino", smoke=False, measure=False))
+    first_inference(sound, builder.exported.graph, pixels)
+    with pytest.raises(AurevoirError, match=r"int8 on openvino .* float graph on onnxruntime by [\d.]+ of"):
+        first_inference(_changed(sound, _negated), builder.exported.graph, pixels)
+
+
+def test_a_runtime_that_computes_otherwise_than_another_is_refused(engine, monkeypatch, tmp_path):
+    _harmed(monkeypatch, tmp_path, "return 1.02 * e.Engine._run(self, 'features', images, 'float32', self.features)")
+    with pytest.raises(AurevoirError, match=r"fp32 on openvino .* float graph on onnxruntime by 0.02 of"):
+        first_inference(engine)
+
+
+def test_images_are_drawn_for_any_shape():
+    for shape in ((20, 30, 3), (30, 20, 1), (16, 16, 4)):
+        drawn = smoking._images(shape, None)
+        assert drawn.shape == (smoking.IMAGES, *shape)
+        assert drawn.dtype == np.uint8
+        assert not np.array_equal(drawn[0], drawn[1])
 
 
 def test_a_build_that_crashes_leaves_no_file(tiny_onnx, monkeypatch, tmp_path):

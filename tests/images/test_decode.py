@@ -328,3 +328,12 @@ def test_check_resize_returns_what_is_known(resize):
 def test_check_resize_refuses_what_is_not_known(resize):
     with pytest.raises(UsageError, match="stretch, crop"):
         check_resize(resize)
+
+
+def test_one_channel_is_grayscale(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype="uint8")
+    Image.fromarray(colours).save(tmp_path / "c.png")
+    found = decode(tmp_path / "c.png", (12, 12), channels=1)
+    np.testing.assert_array_equal(found[..., 0], np.asarray(Image.fromarray(colours).convert("L")))
+    Image.fromarray(colours[..., 0]).save(tmp_path / "g.png")
+    np.testing.assert_array_equal(decode(tmp_path / "g.png", (12, 12), channels=1)[..., 0], colours[..., 0])

@@ -1,5 +1,6 @@
 """ONNX files as backbones: their cuts, and which files are refused."""
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -26,6 +27,27 @@ def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx, written_by):
     assert stem.parameters == 4 * 27 + 4
 
 
+def test_a_cut_before_the_node_that_holds_the_batch_is_taken(tmp_path):
+    shape = ["n", 3, 8, 8]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Reshape", ["r", "s"], ["c"]),
+        helper.make_node("Softmax", ["c"], ["y"], axis=0, name="across"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info("y", 1, [3, 64])],
+        [onnx.numpy_helper.from_array(np.array([3, 64]), "s")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "x.onnx")
+    backbone = open_backbone(tmp_path / "x.onnx")
+    with pytest.raises(AurevoirError, match=r"fixed batch of 1 in node 'across' \(Softmax\); export .* dynamic batch"):
+        backbone.to_onnx(None)
+    assert [node.op_type for node in backbone.to_onnx("r").graph.node] == ["Relu"]
+
+
 def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
     near = written_by("Relu")
     with pytest.raises(UsageError, match=rf"cut '{near}x' is not in tiny.onnx; nearest: {near}"):
@@ -34,7 +56,7 @@ def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
 
 @pytest.mark.parametrize(
     ("shape", "kind"),
-    [(["batch", 28, 28, 3], TensorProto.FLOAT), (["batch", 3, 28, 28], TensorProto.INT64), ([3], 1)],
+    [(["batch", 28, 28], TensorProto.FLOAT), (["batch", 3, 28, 28], TensorProto.INT32), ([3], 1)],
 )
 def test_an_input_that_is_no_image_is_refused(tmp_path, shape, kind):
     value = helper.make_tensor_value_info("x", kind, shape)
