@@ -539,7 +539,7 @@ def test_names_of_features_are_checked_also_after_loading(digits, tmp_path):
             each.predict(X[X.columns[::-1]])
         assert "\n" not in str(refused.value)
     with pytest.raises(UsageError, match="X has 3 features, but OpticalClassifier is expecting 64 features"):
-        classifier.predict(X.iloc[:, :3].to_numpy())
+        OpticalClassifier().fit(X.to_numpy(), y).predict(X.iloc[:, :3].to_numpy())
 
 
 def test_images_after_features_leave_no_names_of_features(digits, photographs, engine):
