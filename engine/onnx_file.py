@@ -142,9 +142,9 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
             raise AurevoirError(f"tensor {value.name!r} of {name} does not depend on the image; cut at another tensor")
     for node in model.graph.node:
         if why := _why_not(node, tensors):
-            tensor = next(filter(None, node.output), "")
+            output = next(filter(None, node.output), "")
             raise AurevoirError(
-                f"tensor {tensor!r} of {name} is computed by the operator {node.op_type}"
+                f"tensor {output!r} of {name} is computed by the operator {node.op_type}"
                 f"{f' of domain {node.domain!r}' if node.domain else ''}, {why}, or cut before it"
             )
     if opset(model) < OLDEST_OPSET:
