@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..calibration.graph.batch_norm import is_training
-from ..calibration.graph.edit import initializers, leading_to, reads, subgraphs
+from ..calibration.graph.edit import initializers, leading_to, reads
 from ..errors import AurevoirError, UsageError
 from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare, upgrade
 from .onnx_input import standard_input, with_image_metadata
@@ -20,15 +20,13 @@ _QUANTIZED = (
     "which is already quantized; give the float network that it was made of: int8 is aurevoir's own",
     "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear",
 )
-_BRANCHES = (
-    "whose condition or number of rounds is not a constant; export the network without branches and loops",
-    "If Loop Scan SequenceMap",
-)
+_BRANCHES = ("whose condition is not a constant; export the network without branches", "If")
+_LOOPS = ("which repeats a part of the network; export it without loops", "Loop Scan SequenceMap")
 _RANDOM = (
     "which draws random numbers; export the network for inference",
     "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
 )
-_REFUSED = {name: why for why, names in (_QUANTIZED, _BRANCHES, _RANDOM) for name in names.split()}
+_REFUSED = {name: why for why, names in (_QUANTIZED, _BRANCHES, _LOOPS, _RANDOM) for name in names.split()}
 _TRAINING = (
     "in training mode, in which the features of an image depend on the rest of its batch; export the network for "
     "inference (model.eval(), and torch.onnx.export without training=)"
@@ -147,9 +145,9 @@ def check_normal(model: ModelProto, name: str) -> ModelProto:
             raise AurevoirError(f"tensor {value.name!r} of {name} does not depend on the image; cut at another tensor")
     for node in model.graph.node:
         if why := _why_not(node, tensors):
-            tensor = next(filter(None, node.output), "")
+            output = next(filter(None, node.output), "")
             raise AurevoirError(
-                f"tensor {tensor!r} of {name} is computed by the operator {node.op_type}"
+                f"tensor {output!r} of {name} is computed by the operator {node.op_type}"
                 f"{f' of domain {node.domain!r}' if node.domain else ''}, {why}, or cut before it"
             )
     if opset(model) < OLDEST_OPSET:
@@ -172,8 +170,6 @@ def _why_not(node: NodeProto, tensors: dict[str, TensorProto]) -> str | None:
         return "which is not a standard one; export the network with standard operators"
     if node.op_type in _REFUSED:
         return _REFUSED[node.op_type]
-    if subgraphs(node):
-        return _BRANCHES[0]
     trains = node.op_type == "BatchNormalization" and is_training(node)
     return _TRAINING if trains or (node.op_type == "Dropout" and dropout_trains(node, tensors)) else None
 
