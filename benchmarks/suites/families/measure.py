@@ -136,11 +136,11 @@ class Measurements:
 
     def _nncf(self, graph: onnx.ModelProto, reference: np.ndarray) -> tuple[Cells, Cells, dict[str, np.ndarray]]:
         """Return NNCF's relative error by its settings, what failed, and the features."""
-        import nncf
-
         logging.getLogger("nncf").setLevel(logging.ERROR)
         settings = dict(_NNCF)
         if self.attention:
+            import nncf
+
             settings[_NNCF_ATTENTION] = (True, {"preset": "MIXED", "model_type": nncf.ModelType.TRANSFORMER})
         found, refused, features = {}, {}, {}
         with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ def _timm_vgg() -> "nn.Module":
     from torch import nn
 
     network: nn.Module = timm.create_model("vgg11", pretrained=False, num_classes=0)
-    network.pre_logits, network.head.fc = ConvMlp(512, 128, 7), nn.Linear(128, 1000)
+    network.pre_logits, network.get_submodule("head").fc = ConvMlp(512, 128, 7), nn.Linear(128, 1000)
     return network
 
 

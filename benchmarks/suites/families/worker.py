@@ -3,6 +3,7 @@
 Rows go to a file as they come, each after a line for what was begun; what stands in it is not measured again.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -49,8 +50,9 @@ class Task:
     def key(self, exporter: str, opset: int | None) -> str:
         """Return what a row is found by: its name, and all that its figures depend on."""
         aside = ("rows", "exporters", "opsets", "int8_opsets")
-        own = {name: value for name, value in asdict(self).items() if name not in aside}
-        return json.dumps([exporter, opset, opset in self.int8_opsets or exporter == MODULE, own])
+        settings = json.dumps({name: value for name, value in asdict(self).items() if name not in aside})
+        compared = "fp32 and int8" if opset in self.int8_opsets else "fp32"
+        return f"{exporter} {opset}, {compared}, settings {hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
 
 def find_network(name: str) -> Network:
@@ -133,7 +135,8 @@ class _Work:
                 reference, own = self.reference
                 row.note(torch_error=own, **self.measurements.fp32(builder, reference))
                 if opset in self.task.int8_opsets:
-                    _merge(row, self.measurements.int8(builder, reference))
+                    int8 = self.measurements.int8(builder, reference)
+                    row.note(**int8 | {"refused": row["refused"] | int8["refused"]})
 
     def _module(self, row: Row) -> None:
         with row.attempt():
@@ -142,11 +145,6 @@ class _Work:
             row.note(opset=opset_of(exported.graph), cut=exported.cut)
             reference, own = torch_features(self.module, self.images.test, exported.cut)
             row.note(torch_error=own, **self.measurements.fp32(builder, reference))
-            _merge(row, self.measurements.int8(builder, reference))
-
-
-def _merge(row: Row, cells: Cells) -> None:
-    row.note(**cells | {"refused": row["refused"] | cells["refused"]})
 
 
 def _images(task: Task, size: int) -> Images:
