@@ -13,6 +13,7 @@ SUITES = {
     "patches": "multi-label photographs by patches at several scales, compared with the whole image",
     "projection": "projections and the popcount Gram over their size, or accuracy over k, compared with peers",
     "ridge": "Gram, Cholesky and leave-one-out over their size, compared with scikit-learn and torch",
+    "families": "ten families of networks by both of torch's ONNX exporters: what works, what is refused, how exactly",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",

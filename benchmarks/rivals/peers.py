@@ -108,7 +108,7 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime
         raise MissingPackageError(f"{peer.name} is not installed; install it with: {peer.install}")
     with tempfile.TemporaryDirectory(prefix="aurevoir-peer-") as name:
         folder = Path(name)
-        onnx.save(_named(prune(graph, ["features"])), folder / _GRAPH)
+        onnx.save(named_nodes(prune(graph, ["features"])), folder / _GRAPH)
         np.save(folder / _PIXELS, pixels)
         if fault := _in_a_process("quantize", peer.name, folder):
             raise AurevoirError(f"{peer.name}: {fault}")
@@ -123,7 +123,7 @@ def quantize(peer: Peer, graph: onnx.ModelProto, pixels: np.ndarray, own_runtime
         return Quantized(_in_onnxruntime(folder), "onnxruntime", seconds, f"OpenVINO does not run its graph: {fault}")
 
 
-def _named(graph: onnx.ModelProto) -> onnx.ModelProto:
+def named_nodes(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Give every node a name: the peers leave nodes out by name."""
     for index, node in enumerate(graph.graph.node):
         node.name = node.name or f"node_{index}"
@@ -232,22 +232,44 @@ def _modelopt(method: str, everything: bool, folder: Path) -> None:
 
 def _nncf(everything: bool, folder: Path) -> None:
     """Quantize with NNCF: with its defaults, or convolutions only and the slower, better bias correction."""
+    import openvino
+
+    quantized = nncf_model(folder / _GRAPH, np.load(folder / _PIXELS), everything, fast_bias_correction=everything)
+    openvino.save_model(quantized, folder / _RESULTS["openvino"], compress_to_fp16=False)
+
+
+def nncf_model(graph: Path, pixels: np.ndarray, everything: bool, preset: str = "PERFORMANCE", **settings: Any) -> Any:
+    """Quantize with NNCF in this process.
+
+    Parameters
+    ----------
+    graph : path
+        The part of a float graph that computes ``features``, its nodes named.
+    pixels : uint8 array of shape (n, height, width, 3)
+    everything : bool
+        Quantize what NNCF quantizes by itself, and not convolutions and matrix products only.
+    preset : {"PERFORMANCE", "MIXED"}
+    **settings
+        Of ``nncf.quantize``.
+
+    Returns
+    -------
+    openvino.Model
+    """
     import nncf
     import openvino
 
-    pixels = np.load(folder / _PIXELS)
     # `read_model` leaves biases in a form that NNCF does not know, and its bias correction does nothing.
-    model = openvino.convert_model(folder / _GRAPH)
-    left = _preamble(onnx.load(folder / _GRAPH)) if everything else _arithmetic(model)
-    quantized = nncf.quantize(
+    model = openvino.convert_model(graph)
+    left = _preamble(onnx.load(graph)) if everything else _arithmetic(model)
+    return nncf.quantize(
         model,
         nncf.Dataset([image[None] for image in pixels]),
-        preset=nncf.QuantizationPreset.PERFORMANCE,
+        preset=nncf.QuantizationPreset[preset],
         subset_size=len(pixels),
-        fast_bias_correction=everything,
         ignored_scope=nncf.IgnoredScope(names=left, validate=False),
+        **settings,
     )
-    openvino.save_model(quantized, folder / _RESULTS["openvino"], compress_to_fp16=False)
 
 
 def _arithmetic(model: Any) -> list[str]:
@@ -261,7 +283,7 @@ def _arithmetic(model: Any) -> list[str]:
     return names
 
 
-_INSTALL = "pip install 'aurevoir[bench]'"
+INSTALL = "pip install 'aurevoir[bench]'"
 _ORT = [(method, kind) for method in ("Entropy", "Percentile", "MinMax") for kind in ("QUInt8", "QInt8")]
 
 PEERS = (
@@ -269,17 +291,17 @@ PEERS = (
         Peer(
             f"ORT {method.lower()} {'U8' if kind == 'QUInt8' else 'S8'}",
             "onnxruntime",
-            _INSTALL,
+            INSTALL,
             partial(_onnxruntime, method, kind, False),
         )
         for method, kind in _ORT
     ),
-    Peer("ORT percentile U8, all", "onnxruntime", _INSTALL, partial(_onnxruntime, "Percentile", "QUInt8", True)),
-    Peer("modelopt entropy", "modelopt", _INSTALL, partial(_modelopt, "entropy", False)),
-    Peer("modelopt max", "modelopt", _INSTALL, partial(_modelopt, "max", False)),
-    Peer("modelopt entropy, all", "modelopt", _INSTALL, partial(_modelopt, "entropy", True)),
-    Peer("NNCF", "nncf", _INSTALL, partial(_nncf, False)),
-    Peer("NNCF, all", "nncf", _INSTALL, partial(_nncf, True)),
+    Peer("ORT percentile U8, all", "onnxruntime", INSTALL, partial(_onnxruntime, "Percentile", "QUInt8", True)),
+    Peer("modelopt entropy", "modelopt", INSTALL, partial(_modelopt, "entropy", False)),
+    Peer("modelopt max", "modelopt", INSTALL, partial(_modelopt, "max", False)),
+    Peer("modelopt entropy, all", "modelopt", INSTALL, partial(_modelopt, "entropy", True)),
+    Peer("NNCF", "nncf", INSTALL, partial(_nncf, False)),
+    Peer("NNCF, all", "nncf", INSTALL, partial(_nncf, True)),
 )
 """The peers. Each quantizes convolutions and leaves the rest in float, which keeps most of the features' signs; ``all``
 marks the operators that it quantizes by itself, sums and batch norms too, which can be faster."""
