@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
     height, width, channels = made.input_shape
-    paths = expand(args.images, keep_missing=True)
-    files = ImageFiles(paths, (height, width), made.resize, description="embed", channels=channels)
+    listed = expand(args.images, keep_missing=True)
+    files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
     if args.features:
         needed = 4 * len(files) * engine.features
         require(
