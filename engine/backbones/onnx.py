@@ -18,6 +18,7 @@ class OnnxBackbone:
 
     needs_images = False
     weights = "given"
+    channels = 3
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.name = path.name
