@@ -135,6 +135,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         if len(users[conv.output[0]]) > 1 or any(name not in constants for name in [*conv.input[1:], *norm.input[1:]]):
             continue
+        if not all(np.isfinite(read_constant(constants, name)).all() for name in [*conv.input[1:], *norm.input[1:]]):
+            continue  # so that the error about it has the name that the file has
         _fold(model, conv, norm, constants)
         dead.append(norm)
     for norm in dead:

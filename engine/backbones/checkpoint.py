@@ -1,7 +1,6 @@
 """Read the files that training frameworks write, without running code in them."""
 
 import argparse
-import collections
 import datetime
 import json
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray  # type: ignore[attr-defined]
 from safetensors.torch import load_file
 
 from ...errors import AurevoirError, UsageError
@@ -126,32 +126,27 @@ def _torch(path: Path, name: str, start: bytes) -> Any:
 def _plain_types() -> list[Any]:
     """Return the types that stand beside weights in checkpoints, and that run nothing when they are read."""
     numbers = [np.ndarray, np.dtype, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type))]
-    renamed = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar]
+    renamed = [(multiarray.scalar, "numpy.core.multiarray.scalar"), multiarray.scalar]
     arrays = [
-        (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        np._core.multiarray._reconstruct,
+        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+        multiarray._reconstruct,
     ]
     times = [datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone]
     paths: list[Any] = [pathlib.PosixPath, pathlib.PurePosixPath]
     paths += [(pathlib.PurePosixPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")]
     paths += [(pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
-    plain = [argparse.Namespace, types.SimpleNamespace, collections.defaultdict, collections.deque, dict, list, set]
-    return [
-        *numbers,
-        *renamed,
-        *arrays,
-        *times,
-        *paths,
-        *plain,
-        frozenset,
-        complex,
-        slice,
-        range,
-        int,
-        float,
-        str,
-        tuple,
-    ]
+    plain = [argparse.Namespace, types.SimpleNamespace, dict, list, set, frozenset, complex, slice, range]
+    # torch fills plain dictionaries and lists only.
+    filled: list[Any] = [(_dictionary, "collections.defaultdict"), (_list, "collections.deque")]
+    return [*numbers, *renamed, *arrays, *times, *paths, *plain, *filled, int, float, str, tuple]
+
+
+def _dictionary(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _list(*_: object) -> list[Any]:
+    return []
 
 
 def _objects(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ...errors import UsageError
 from .cut_points import first_line
@@ -53,7 +53,7 @@ def _check(module: nn.Module, name: str) -> None:
         )
     tensors = [*module.named_parameters(), *module.named_buffers()]
     for tensor_name, tensor in tensors:
-        if isinstance(tensor, UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise UsageError(f"backbone {name} has no {tensor_name} yet: it is lazy; run it on one image first")
         if tensor.is_meta:
             raise UsageError(

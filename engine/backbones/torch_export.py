@@ -1,9 +1,10 @@
 """Truncate torch modules after calls of their submodules, and export them to ONNX."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -131,10 +132,10 @@ def export(module: Truncated, shape: tuple[int, ...], name: str, outputs: Sequen
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the exporter's warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    """Suppress the exporter's warnings, and the graphs that it prints where it fails."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "torch.fx")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

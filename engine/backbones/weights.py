@@ -30,6 +30,8 @@ def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
         # torch.hub prints the address that it downloads from on stdout.
         with redirect_stdout(sys.stderr):
             return create()
+    except AurevoirError:
+        raise
     except Exception as error:  # urllib, socket, hash and file errors share no base class
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {first_line(error)}); "
