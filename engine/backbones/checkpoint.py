@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray  # type: ignore[attr-defined]
+from numpy._core import multiarray
 from safetensors.torch import load_file
 
 from ...errors import AurevoirError, UsageError

@@ -72,7 +72,7 @@ class Loaded:
         misfits = [f"{each}: {reason}" for each, reason in self.found.misfits.items() if each in used]
         extra = [each for each in self.found.extra if _runs_before(each, call, recording)]
         if missing or misfits or extra:
-            raise _foreign(self.source, f"{name} up to {call.name!r}", missing, misfits, extra)
+            raise _foreign(self.source, f"{name} up to {call.name!r}", len(used), missing, misfits, extra)
         if broken := [each for each in self.broken if each in used]:
             raise AurevoirError(
                 f"{self.source} holds nan or inf in {len(broken)} of the {len(used)} tensors of {name} up to "
@@ -96,7 +96,7 @@ def load_weights(module: nn.Module, path: Path, name: str) -> Loaded:
     found = find(own, read_checkpoint(path, name))
     if not any(own[each].is_floating_point() for each in found.tensors):
         misfits = [f"{each}: {reason}" for each, reason in found.misfits.items()]
-        raise _foreign(str(path), name, found.missing, misfits, found.extra)
+        raise _foreign(str(path), name, len(found.missing) + len(misfits), found.missing, misfits, found.extra)
     module.load_state_dict(found.tensors, strict=False)
     place = f", from {found.place!r}" if found.place else ""
     _LOG.info("%s: %d of the %d tensors of %s%s", path, len(found.tensors), len(own), name, place)
@@ -116,18 +116,18 @@ def _parents(name: str) -> list[str]:
 
 
 def _foreign(
-    source: str, name: str, missing: Sequence[str], misfits: Sequence[str], extra: Sequence[str]
+    source: str, name: str, total: int, missing: Sequence[str], misfits: Sequence[str], extra: Sequence[str]
 ) -> AurevoirError:
-    kinds = {"missing": missing, "of another shape or type": misfits, "unknown to it": extra}
-    differences = ", ".join(f"{_count(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names)
+    kinds = {
+        f"of its {total} tensors are missing": missing,
+        f"of its {total} are of another shape or type": misfits,
+        "are unknown to it": extra,
+    }
+    differences = ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names)
     return AurevoirError(
-        f"{source} does not hold the weights of {name}: {differences or 'it has no tensors'}; give the network they "
-        "belong to, or cut before them"
+        f"{source} does not hold the weights of {name}: {differences}; give the network they belong to, or cut before "
+        "them"
     )
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
 
 
 def _some(names: Sequence[str]) -> str:

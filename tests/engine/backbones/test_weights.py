@@ -32,10 +32,10 @@ def changed(**tensors):
 @pytest.mark.parametrize(
     ("state", "good", "bad", "message"),
     [
-        (changed(t3__weight=None, t3__bias=None), "1", "3", r"2 tensors missing \(3.weight, 3.bias\)"),
+        (changed(t3__weight=None, t3__bias=None), "1", "3", r"2 of its 16 tensors are missing \(3.weight, 3.bias\)"),
         (net(classes=37).state_dict(), "1", "3", r"3.weight: \(37, 1176\) instead of \(10, 1176\)"),
         (changed(t9__weight=torch.ones(2)), "3", None, ""),
-        (changed(t3__0__weight=torch.ones(2)), "1", "3", r"1 tensor unknown to it \(3.0.weight\)"),
+        (changed(t3__0__weight=torch.ones(2)), "1", "3", r"1 are unknown to it \(3.0.weight\)"),
         (changed(t0__1__1__running_var=None), "0.0", "0.1", "missing"),
         (net(blocks=3).state_dict(), "0.1", "1", r"unknown to it \(0.2.0.weight, 0.2.0.bias, 0.2.1.weight, \.\.\.\)"),
         (changed(t0__0__0__se__weight=torch.ones(2)), None, "0.0", "unknown to it"),
