@@ -1,5 +1,6 @@
 """ONNX files as backbones: their cuts, and which files are refused."""
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
