@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("backbone", help="a torchvision name or an ONNX file")
+    parser.add_argument("backbone", help="a torchvision name, timm:NAME or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
     add_engine_options(parser)
     group = parser.add_argument_group("TensorRT and TensorRT-RTX plan")

@@ -154,6 +154,7 @@ def _show_logs(verbose: bool) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    logging.getLogger("aurevoir.weights").setLevel(logging.INFO)
 
 
 def _printed(program: str, text: str) -> int:

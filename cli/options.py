@@ -22,7 +22,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         default="default",
-        help="default (torchvision's, downloaded once), random, or a .pth or .safetensors file",
+        help="default (the name's, downloaded once), random, or a file as training frameworks write it",
     )
     group.add_argument("--size", type=pixels, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")

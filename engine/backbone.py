@@ -1,10 +1,10 @@
-"""Open backbones: torchvision models, torch modules and ONNX files."""
+"""Open backbones: torchvision's and timm's networks, torch modules and ONNX files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .backbones.base import Backbone, BackboneLike
+from .backbones.base import TIMM, Backbone, BackboneLike
 from .backbones.onnx import OnnxBackbone
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ def open_backbone(
     Parameters
     ----------
     backbone : str, path, torch.nn.Module or Backbone
-        A torchvision name, an ONNX file, or a module, which keeps its weights.
+        A torchvision name, ``timm:NAME``, an ONNX file, or a module, which is copied with its weights.
     weights : {"default", "random"} or path
-        torchvision's pretrained weights, seeded random ones, or a ``.pth`` or ``.safetensors`` file.
-        ONNX files contain their own.
+        The pretrained weights of the name, seeded random ones, or a file as training frameworks write them, of
+        which only what lies before the cut must match. ONNX files contain their own.
     size : int, optional
         Input height and width; by default those of the backbone's training.
     seed : int
@@ -32,6 +32,8 @@ def open_backbone(
     ------
     UsageError
         If the name is unknown, a file does not exist, or weights are given for an ONNX file.
+    AurevoirError
+        If a file cannot be read safely or holds none of the network's weights.
     """
     if isinstance(backbone, str | Path):
         if not _is_file(backbone):
@@ -41,7 +43,7 @@ def open_backbone(
                 f"weights {str(weights)!r} cannot be loaded into {backbone}, which holds its own; omit them"
             )
         return OnnxBackbone(Path(backbone), size)
-    return backbone if isinstance(backbone, Backbone) else _torch().from_module(backbone, size)
+    return backbone if isinstance(backbone, Backbone) else _torch().from_module(backbone, size, str(weights))
 
 
 def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
@@ -52,18 +54,24 @@ def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
 
 
 def _is_file(backbone: str | Path) -> bool:
-    """Return whether a backbone is an ONNX file rather than a torchvision name, which is an identifier.
+    """Return whether a backbone is an ONNX file rather than timm's name or torchvision's, which is an identifier.
 
     Raises
     ------
     UsageError
-        If it is neither an identifier nor an existing file.
+        If it is neither a name nor an existing file, or a file of weights alone.
     """
     name = str(backbone)
+    if name.startswith(TIMM):
+        return False
     if name.isidentifier() or name.endswith(".onnx"):
         return not name.isidentifier()
     if not Path(name).is_file():
         raise UsageError(f"backbone {name!r} is neither a torchvision name nor an existing file; check the path")
+    if name.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
+        raise UsageError(
+            f"backbone {name!r} holds weights, not a network; name the network, and give the file as weights"
+        )
     return True
 
 

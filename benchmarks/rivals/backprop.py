@@ -9,7 +9,7 @@ from torch import nn
 
 from ...engine import timing
 from ...engine.backbones.base import Backbone
-from ...engine.backbones.torch import set_batch_norm_statistics
+from ...engine.backbones.torch_export import set_batch_norm_statistics
 from .finetune import finetune
 from .network import Network, truncated_with_head
 from .trained import Split, Trained

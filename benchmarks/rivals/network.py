@@ -10,7 +10,7 @@ from torch import nn
 
 from ...engine.backbone import open_backbone
 from ...engine.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneLike
-from ...engine.backbones.torch import TorchBackbone, _truncate
+from ...engine.backbones.torch import TorchBackbone
 from ...errors import UsageError
 
 HEADS = ("pool", "flatten")
@@ -96,7 +96,7 @@ def truncated_with_head(
     opened = open_backbone(backbone, weights, size, seed)
     if not isinstance(opened, TorchBackbone):
         raise UsageError(f"{opened.name} cannot be trained; give a torchvision name or a torch.nn.Module")
-    encoder = _truncate(opened._module, opened.resolve(cut))
+    encoder = opened.truncated(cut)
     with torch.inference_mode():
         shape = encoder(torch.zeros(1, 3, *opened.size)).shape[1:]
     if head == "pool" and len(shape) != 3:

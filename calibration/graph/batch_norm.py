@@ -30,6 +30,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         if any(name not in constants for name in [*conv.input[1:], *norm.input[1:]]):
             continue
+        if not all(np.isfinite(read_constant(constants, name)).all() for name in [*conv.input[1:], *norm.input[1:]]):
+            continue  # so that the error about it has the name that the file has
         _fold(model, conv, norm, constants, taken)
         dead += [norm, *aliases]
     for norm in dead:

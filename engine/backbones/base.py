@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
 IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 DEFAULT_SIZE = 224
+TIMM = "timm:"
+"""What the names of timm's networks begin with."""
 
 BackboneLike = Union[str, Path, "torch.nn.Module", "Backbone"]
 
@@ -61,15 +63,18 @@ class Backbone(Protocol):
         Whether `to_onnx` sets batch-norm statistics from images.
     size : (height, width)
         Input size.
+    channels : int
+        Of the input images.
     mean, std : tuples of floats
-        The normalisation it was trained with, one number for each channel of its images. A backbone that takes BGR
-        has an attribute `channel_order`, "BGR".
+        The normalisation it was trained with, one number for each channel. A backbone that takes BGR has an attribute
+        `channel_order`, "BGR".
     """
 
     name: str
     weights: str
     needs_images: bool
     size: tuple[int, int]
+    channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -78,7 +83,10 @@ class Backbone(Protocol):
         ...
 
     def resolve(self, cut: str | None) -> str:
-        """Return the full name of a cut, or of the default one; an unknown name raises UsageError."""
+        """Return the full name of a cut, or of the default one.
+
+        An unknown name raises UsageError; weights before the cut that do not fit or are not finite, AurevoirError.
+        """
         ...
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:

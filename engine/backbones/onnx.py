@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...calibration.graph.edit import initializers, leading_to, prune, reads
-from ...errors import UsageError
+from ...calibration.graph.edit import initializers, leading_to, prune, read_constant, reads
+from ...errors import AurevoirError, UsageError
 from ..export import tensor_shapes
 from ..free_batch import free_batch
 from ..normal_form import prepare
 from ..onnx_file import check_normal, read_onnx
 from ..onnx_input import carried_preprocessing, image_size, takes_pixels
 from .base import DEFAULT_SIZE, Cut, unknown_cut
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization")
 
 
 class OnnxBackbone:
@@ -36,8 +38,10 @@ class OnnxBackbone:
         height, width = image_size(self._model)
         if size is not None and (height or size, width or size) != (size, size):
             raise UsageError(f"input size {size} does not fit {path.name}, which takes {height} x {width} images")
+        self._broken = _broken_constants(self._model)
         self.size = (height or size or DEFAULT_SIZE, width or size or DEFAULT_SIZE)
         own = carried_preprocessing(self._model, self.size)
+        self.channels = len(own.mean)
         self.mean, self.std, self.channel_order = own.mean, own.std, own.channel_order
         self.takes_pixels = takes_pixels(self._model)
         if height is None or width is None:
@@ -73,12 +77,22 @@ class OnnxBackbone:
 
     def resolve(self, cut: str | None) -> str:
         """Return the tensor's name; None means the graph's output."""
-        if cut is None:
-            return str(self._model.graph.output[0].name)
-        tensors = [name for node in self._model.graph.node for name in node.output]
-        if cut not in tensors:
-            raise unknown_cut(cut, [item.name for item in self.cuts()], self.name)
-        return cut
+        name = str(self._model.graph.output[0].name) if cut is None else cut
+        tensors = [each for node in self._model.graph.node for each in node.output]
+        if cut is not None and name not in tensors:
+            raise unknown_cut(name, [item.name for item in self.cuts()], self.name)
+        if self._broken:
+            self._check_constants(name)
+        return name
+
+    def _check_constants(self, cut: str) -> None:
+        nodes = prune(self._model, [cut]).graph.node
+        used = {name for node in nodes for name in node.input}
+        if broken := [name for name in self._broken if name in used]:
+            raise AurevoirError(
+                f"{self.name} holds nan or inf in {len(broken)} of its tensors up to {cut!r} "
+                f"({', '.join(broken[:3])}), as after a training that diverged; export a network with finite weights"
+            )
 
     def to_onnx(self, cut: str | None, images: np.ndarray | None = None) -> onnx.ModelProto:
         """Return the part of the graph that computes the tensor `cut`; see `Backbone`."""
@@ -107,6 +121,17 @@ def _with_bottlenecks(
                 alive.discard(name)
         alive.update(name for name in node.output if left.get(name))
         yield node, alive - constants == {node.output[0]}
+
+
+def _broken_constants(model: onnx.ModelProto) -> list[str]:
+    """Return the names of constants that hold nan, and of weights that hold inf, which limits and masks may."""
+    weights = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.input[1:]}
+    broken = []
+    for name, tensor in initializers(model).items():
+        values = read_constant({name: tensor}, name)
+        if values.dtype.kind == "f" and not (np.isfinite(values) if name in weights else ~np.isnan(values)).all():
+            broken.append(name)
+    return broken
 
 
 def _macs(node: Any, shapes: dict[str, list[int | None]]) -> int:

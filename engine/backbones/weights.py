@@ -1,88 +1,134 @@
-"""Load weights for torchvision models: pretrained, or from a file."""
+"""Weights of torch networks: fetched, or from a file; and whether those before a cut are the network's."""
 
+import logging
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from torch import nn
 
-from ...errors import AurevoirError, UsageError
+from ...errors import AurevoirError
+from .checkpoint import read_checkpoint
+from .cut_points import Call, Recording, first_line
+from .modules import broken_tensors
+from .state_dict import Found, find
 
-if TYPE_CHECKING:
-    from torch import nn
-
-_WANTED = "give a state dict: a .safetensors file, or a .pth file of torch.save(model.state_dict(), path)"
+_LOG = logging.getLogger("aurevoir.weights")
 
 
-def pretrained(name: str) -> "nn.Module":
-    """Return a torchvision model with its pretrained weights, downloaded if not cached.
+def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network with its pretrained weights, downloaded if not cached.
 
     Raises
     ------
     AurevoirError
         If they cannot be downloaded.
     """
-    from torchvision.models import get_model
-
     try:
         # torch.hub prints the address that it downloads from on stdout.
         with redirect_stdout(sys.stderr):
-            module: nn.Module = get_model(name, weights="DEFAULT")
+            return create()
+    except AurevoirError:
+        raise
     except Exception as error:  # urllib, socket, hash and file errors share no base class
         raise AurevoirError(
-            f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
+            f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {first_line(error)}); "
             "give a .pth or .safetensors file, or 'random', as weights"
         ) from None
-    return module
 
 
-def load_weights(module: "nn.Module", path: Path, name: str) -> None:
-    """Load the weights of a network called `name` from a ``.pth`` or ``.safetensors`` file, without running code in it.
+@dataclass(frozen=True)
+class Loaded:
+    """What is wrong with a network's weights; only what lies before a cut matters.
+
+    Attributes
+    ----------
+    source : str
+        The file that they are from, or the network's name.
+    found : Found
+        What the file holds of the network.
+    broken : sequence of str
+        Names of tensors that hold nan or inf.
+    """
+
+    source: str
+    found: Found = field(default_factory=Found)
+    broken: Sequence[str] = ()
+
+    def check(self, name: str, call: Call, recording: Recording) -> None:
+        """Check the weights of the network `name` up to a cut.
+
+        Raises
+        ------
+        AurevoirError
+            If tensors before the cut are missing, of another shape, unknown to the network, or not finite.
+        """
+        if not (self.broken or self.found.missing or self.found.misfits or self.found.extra):
+            return
+        used = recording.used_before(call)
+        missing = [each for each in self.found.missing if each in used]
+        misfits = [f"{each}: {reason}" for each, reason in self.found.misfits.items() if each in used]
+        extra = [each for each in self.found.extra if _runs_before(each, call, recording)]
+        if missing or misfits or extra:
+            raise _foreign(self.source, f"{name} up to {call.name!r}", len(used), missing, misfits, extra)
+        if broken := [each for each in self.broken if each in used]:
+            raise AurevoirError(
+                f"{self.source} holds nan or inf in {len(broken)} of the {len(used)} tensors of {name} up to "
+                f"{call.name!r} ({_some(broken)}), as after a training that diverged; give finite weights"
+            )
+
+
+def load_weights(module: nn.Module, path: Path, name: str) -> Loaded:
+    """Load what a file holds of the weights of a network called `name`, without running code in it.
+
+    Tensors that are missing or do not fit are left as they are, for `Loaded.check` to find those before a cut.
 
     Raises
     ------
     UsageError
         If the file does not exist or is an ONNX file.
     AurevoirError
-        If it cannot be read, or its tensors do not match the network.
+        If it cannot be read, or holds none of the network's weights.
     """
-    if path.suffix == ".onnx":
-        raise UsageError(
-            f"weights {str(path)!r} is an ONNX file, which is a network with its weights: give it as the backbone "
-            f"instead of {name}, or {_WANTED}"
-        )
-    if not path.is_file():
-        raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file; check the path")
-    state = _read(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    _check_keys(module, state, path, name)
-    module.load_state_dict(state)
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        import torch
-
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling, zip and safetensors errors share no base class
-        # torch's message suggests unsafe loading, which would run code in the file.
-        reason = f" ({error})" if path.suffix == ".safetensors" else ""
-        raise AurevoirError(f"{path} does not hold weights that can be read safely{reason}; {_WANTED}") from None
-
-
-def _check_keys(module: "nn.Module", state: object, path: Path, name: str) -> None:
     own = module.state_dict()
-    found = state if isinstance(state, dict) else {}
-    wrong = [key for key in own if key not in found or tuple(own[key].shape) != tuple(np.shape(found[key]))]
-    extra = [key for key in found if key not in own]
-    if wrong or extra:
-        raise AurevoirError(
-            f"{path} does not hold the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of "
-            f"another shape, {len(extra)} are unknown (first: {(wrong + extra)[0]}); give the network they belong to"
-        )
+    found = find(own, read_checkpoint(path, name))
+    if not any(own[each].is_floating_point() for each in found.tensors):
+        misfits = [f"{each}: {reason}" for each, reason in found.misfits.items()]
+        raise _foreign(str(path), name, len(found.missing) + len(misfits), found.missing, misfits, found.extra)
+    module.load_state_dict(found.tensors, strict=False)
+    place = f", from {found.place!r}" if found.place else ""
+    _LOG.info("%s: %d of the %d tensors of %s%s", path, len(found.tensors), len(own), name, place)
+    return Loaded(str(path), found, broken_tensors(module))
+
+
+def _runs_before(tensor: str, call: Call, recording: Recording) -> bool:
+    """Return whether a foreign tensor's module, or the nearest known one around it, has ended by a cut."""
+    known = {part for each in recording.calls for part in _parents(f"{each.path}.")}
+    nearest = next((path for path in _parents(tensor) if path in known), None)
+    return nearest is not None and recording.ended_before(call, nearest)
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def _foreign(
+    source: str, name: str, total: int, missing: Sequence[str], misfits: Sequence[str], extra: Sequence[str]
+) -> AurevoirError:
+    kinds = {
+        f"of its {total} tensors are missing": missing,
+        f"of its {total} are of another shape or type": misfits,
+        "are unknown to it": extra,
+    }
+    differences = ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names)
+    return AurevoirError(
+        f"{source} does not hold the weights of {name}: {differences}; give the network they belong to, or cut before "
+        "them"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

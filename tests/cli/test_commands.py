@@ -514,6 +514,26 @@ def test_weights_that_cannot_be_fetched_give_one_line_and_are_not_replaced(call,
     assert "the pretrained weights of squeezenet1_1 could not be fetched (OSError: no route to host)" in message
 
 
+def test_fit_refuses_weights_of_a_training_that_diverged(call, class_folder, tmp_path, caplog):
+    torch = pytest.importorskip("torch")
+    from torchvision.models import squeezenet1_1
+
+    state = {name: value * np.nan for name, value in squeezenet1_1(weights=None).state_dict().items()}
+    torch.save(state, tmp_path / "diverged.pth")
+    options = ("--backbone", "squeezenet1_1", "--weights", tmp_path / "diverged.pth", "--size", 64)
+    code, _, err = call("fit", class_folder, *options)
+    assert code == 1
+    assert "diverged.pth: 52 of the 52 tensors of squeezenet1_1" in caplog.text
+    assert "nan or inf" in _message(err) and "features.0.weight" in _message(err)
+
+
+def test_cuts_of_timms_networks(call):
+    pytest.importorskip("timm")
+    code, result, _ = call("cuts", "timm:test_resnet", "--json")
+    assert code == 0
+    assert [cut["name"] for cut in result["cuts"] if cut["default"]] == ["layer4"]
+
+
 def test_missed_thresholds_exit_with_four(call, tiny_onnx, class_folder, tmp_path):
     code, fitted, err = call(
         "fit", class_folder, "--backbone", tiny_onnx, "--min-accuracy", "1", "--seed", "3", "--json"

@@ -697,7 +697,7 @@ def nan_weight(model):
 REFUSED = {
     no_output: "has no output",
     output_is_a_weight: "tensor 'w0' of network.onnx does not depend on the image",
-    nan_weight: "tensor 'w1' of network.onnx holds nan",
+    nan_weight: "network.onnx holds nan or inf in 1 of its tensors",
     training_norm: "tensor 'n0' of network.onnx is computed by the operator BatchNormalization, in training mode",
     old_training_norm: "BatchNormalization, in training mode",
     training_dropout: "Dropout, in training mode",

@@ -81,3 +81,22 @@ def test_weights_for_an_onnx_file_and_an_unfit_size_are_refused(tiny_onnx):
         open_backbone(tiny_onnx, weights="random")
     with pytest.raises(UsageError, match="input size 32 does not fit"):
         open_backbone(tiny_onnx, size=32)
+
+
+def _with_values(path, target, name, position, value):
+    model = onnx.load(path)
+    tensor = next(item for item in model.graph.initializer if item.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[position] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, target)
+    return open_backbone(target)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["block.weight", "norm.running_mean"])
+def test_weights_that_are_not_finite_are_named_if_they_lie_before_the_cut(tiny_onnx, tmp_path, written_by, name, value):
+    backbone = _with_values(tiny_onnx, tmp_path / "broken.onnx", name, 3, value)
+    assert backbone.resolve(written_by("Relu")) == written_by("Relu")
+    with pytest.raises(AurevoirError, match=rf"broken.onnx holds nan or inf in 1 of its tensors up to .*\({name}\)"):
+        backbone.to_onnx(None)

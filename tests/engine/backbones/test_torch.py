@@ -11,7 +11,8 @@ from torch import nn
 
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone, structure
-from aurevoir.engine.backbones.torch import TorchBackbone, set_batch_norm_statistics
+from aurevoir.engine.backbones.torch import TorchBackbone
+from aurevoir.engine.backbones.torch_export import set_batch_norm_statistics
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
