@@ -253,7 +253,7 @@ class EngineBuilder:
 
     @property
     def _input_shape(self) -> tuple[int, int, int]:
-        return (*self.backbone.size, len(self.backbone.mean))
+        return (*self.backbone.size, self.backbone.channels)
 
     def table(self, placement: Placement = "conv-inputs", smoke: bool = False) -> CalibrationTable:
         """Return the calibration table for a placement; one for ``shared-concat`` covers all placements.

@@ -13,7 +13,8 @@ import onnx
 
 from ...errors import MissingPackageError, UsageError
 from ..normal_form import prepare
-from .base import DEFAULT_SIZE, IMAGENET_MEAN, IMAGENET_STD, TIMM, Cut, unknown_cut
+from ..preprocessing import IMAGENET
+from .base import DEFAULT_SIZE, TIMM, Cut, unknown_cut
 
 try:
     import torch
@@ -54,9 +55,10 @@ class TorchBackbone:
         self.name, self.weights, self.seed = name, weights, seed
         self.channels = input_channels(module)
         self.size = (size, size) if size else tuple(images.get("input_size", (0, DEFAULT_SIZE, DEFAULT_SIZE))[1:])
+        default = IMAGENET.for_channels(self.channels)
         self.mean, self.std = (
-            tuple(values) if len(values) == self.channels else default
-            for values, default in ((images.get("mean", ()), IMAGENET_MEAN), (images.get("std", ()), IMAGENET_STD))
+            tuple(values) if len(values) == self.channels else fallback
+            for values, fallback in ((images.get("mean", ()), default.mean), (images.get("std", ()), default.std))
         )
         self.needs_images = weights == "random"
         self._module = module.eval()

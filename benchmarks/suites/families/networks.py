@@ -158,7 +158,7 @@ def random_module(network: Network, pixels: np.ndarray, seed: int = 0) -> "nn.Mo
     """
     import torch
 
-    from ....engine.backbones.torch import set_batch_norm_statistics
+    from ....engine.backbones.torch_export import set_batch_norm_statistics
 
     module = network.make()
     random = torch.Generator().manual_seed(seed)
