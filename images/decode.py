@@ -84,7 +84,9 @@ def _check_file(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise UnreadableImageError("a broken link" if path.is_symlink() else "does not exist") from None
+        raise UnreadableImageError(
+            "a broken link" if path.is_symlink() else "does not exist (FileNotFoundError)"
+        ) from None
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")

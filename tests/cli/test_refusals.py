@@ -237,7 +237,7 @@ def test_a_missing_path_among_many_is_skipped_and_listed(call, engine, class_fol
     for command in (["predict", tmp_path / "model"], ["embed", engine, "--out", tmp_path / "x.npz"]):
         code, out, lines, _ = call(*command[:2], gone, photo, *command[2:], "--json")
         assert (code, lines) == (0, [])
-        assert json.loads(out)["skipped"] == {str(gone): "does not exist"}
+        assert json.loads(out)["skipped"] == {str(gone): "does not exist (FileNotFoundError)"}
         code, out, lines, _ = call(*command[:2], gone, class_folder / "none", *command[2:])
         assert (code, out, len(lines)) == (1, "", 1)
         assert f"none of the 2 files is a readable image; the first, {gone}: does not exist" in lines[0]

@@ -150,7 +150,7 @@ def test_only_regular_files_are_opened(tmp_path):
     assert reason(tmp_path / "folder.jpg") == "a folder, not a file"
     assert reason(tmp_path / "link.jpg") == "a broken link"
     assert reason(tmp_path / "loop.jpg") == "too many levels of symbolic links"
-    assert reason(tmp_path / "gone.jpg") == "does not exist"
+    assert reason(tmp_path / "gone.jpg") == "does not exist (FileNotFoundError)"
     assert reason("/dev/zero") == "a device, not a file"
 
 
@@ -172,7 +172,7 @@ def test_files_that_vanish_while_others_are_read_are_skipped(tmp_path):
     files = ImageFiles([tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"], (8, 8), workers=1)
     (tmp_path / "b.png").unlink()
     assert [indices.tolist() for indices, _ in files.batches()] == [[0, 2]]
-    assert files.skipped == {str(tmp_path / "b.png"): "does not exist"}
+    assert files.skipped == {str(tmp_path / "b.png"): "does not exist (FileNotFoundError)"}
 
 
 def test_too_many_pixels_are_a_clear_reason(tmp_path):

@@ -133,6 +133,6 @@ def test_a_classifier_learns_from_a_table_and_is_tested_on_one(class_folder, tin
     assert main(["fit", str(class_folder / "train.csv"), *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["train_images"], result["test_images"], result["classes"]) == (15, 15, ["blue", "green", "red"])
-    assert result["skipped"] == {str(class_folder / "gone.png"): "does not exist"}
+    assert result["skipped"] == {str(class_folder / "gone.png"): "does not exist (FileNotFoundError)"}
     assert main(["evaluate", str(tmp_path / "m"), str(class_folder / "test.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["accuracy"]
