@@ -19,6 +19,7 @@ from ..calibration.graph.edit import (
     node_attribute,
     prune,
     read_constant,
+    shapes_of,
     strip_metadata,
 )
 from ..errors import AurevoirError, UsageError
@@ -222,11 +223,7 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Return the inferred shape of every tensor; a dynamic dimension is None."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    return {
-        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
-        for value in [*inferred.input, *inferred.value_info, *inferred.output]
-    }
+    return shapes_of(model)
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, mean: np.ndarray, std: np.ndarray) -> list[onnx.NodeProto]:

@@ -4,12 +4,15 @@ A runtime is a module of this package, found by name with `runtimes.runtime`. It
 computes an ONNX graph, or `PlanRuntime`, for NVIDIA's libraries, which first build a GPU-specific plan.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from ...errors import AurevoirError
 from .gpu_run import GpuRunner
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -52,6 +55,9 @@ class GraphRuntime(Runtime, Protocol):
     def compile(self, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
         """Compile a graph for a device; on a GPU to a `GpuRunner`."""
 
+    def check(self, graph: bytes) -> None:
+        """Raise AurevoirError if the runtime does not support something of a graph; what is found without running it."""
+
     @property
     def layers(self) -> Callable[[bytes, Precision, str], list[Layer]] | None:
         """Function that lists the layers of a graph in a precision on a device; None if not supported."""
@@ -88,3 +94,27 @@ class PlanRuntime(Runtime, Protocol):
 
     def layers(self, plan: bytes, device: str = "cuda") -> list[Layer]:
         """Return the layers of a plan."""
+
+
+@contextmanager
+def refusing(runtime: str, others: str) -> Iterator[None]:
+    """Turn whatever a runtime's library raises on a graph into an AurevoirError of one line that names other runtimes."""
+    try:
+        yield
+    except (AurevoirError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own error types
+        raise refusal(runtime, others, _reason(str(error)) or type(error).__name__) from error
+
+
+def refusal(runtime: str, others: str, what: str) -> AurevoirError:
+    """Return the error that a runtime does not compute something of a graph."""
+    return AurevoirError(f"runtime {runtime!r} does not compute this network rightly: {what}; use runtime {others}")
+
+
+def _reason(message: str) -> str:
+    """Return the line of an error that says what is wrong, with the node where OpenVINO names one."""
+    nodes = re.findall(r"<Node\((\w+)\): (.*?)>", message)
+    lines = [line.strip() for line in message.partition("\nSummary:")[0].splitlines() if line.strip()]
+    where = "{0} node {1!r}: ".format(*nodes[0]) if nodes else ""
+    return where + lines[-1] if lines else ""

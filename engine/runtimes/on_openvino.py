@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import offset_around_concats
-from .base import Compiled, Layer, Precision
+from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino
+from .base import Compiled, Layer, Precision, refusal, refusing
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
+
+_OTHERS = "'onnxruntime' or 'torch'"
 
 CHUNK = 4
 """Images per inference request."""
@@ -57,12 +59,20 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
     return compile_model(read(graph), precision, device)
 
 
+def check(graph: bytes) -> None:
+    """Raise AurevoirError if OpenVINO cannot read a graph or would misread it."""
+    read(graph)
+
+
 def read(graph: bytes) -> Any:
-    """Return an ONNX graph as an ``openvino.Model``."""
-    model = onnx.load_from_string(graph)
+    """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
+    model = as_openvino_reads(onnx.load_from_string(graph))
+    if misread := misread_by_openvino(model):
+        raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
-    chain_concats(offset_around_concats(model))
-    return _core().read_model(model.SerializeToString())
+    chain_concats(model)
+    with refusing("openvino", _OTHERS):
+        return _core().read_model(model.SerializeToString())
 
 
 def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
@@ -89,10 +99,11 @@ def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Comp
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         images = np.ascontiguousarray(images)
-        if len(images) > 1 and chunked:
-            return _run_chunks(requests("THROUGHPUT"), images)
-        outputs = requests("LATENCY")[0].infer({0: images}, share_inputs=True, share_outputs=True)
-        return [outputs[index] for index in range(len(outputs))]
+        with refusing("openvino", _OTHERS):
+            if len(images) > 1 and chunked:
+                return _run_chunks(requests("THROUGHPUT"), images)
+            outputs = requests("LATENCY")[0].infer({0: images}, share_inputs=True, share_outputs=True)
+            return [outputs[index] for index in range(len(outputs))]
 
     return run
 
@@ -139,4 +150,5 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
 
 def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
     options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _inference_precision(precision)}
-    return _core().compile_model(model, device.upper(), options)
+    with refusing("openvino", _OTHERS):
+        return _core().compile_model(model, device.upper(), options)

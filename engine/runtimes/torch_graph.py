@@ -8,6 +8,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
+from ...calibration.graph.edit import opset_of
 from ...errors import AurevoirError
 from . import torch_operators, torch_resize, torch_windows
 from .torch_node import Node, Operator
@@ -41,7 +42,7 @@ class TorchGraph(torch.nn.Module):
     def __init__(self, model: onnx.ModelProto, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.input, self.outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
-        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+        opset = opset_of(model)
         constants = {
             tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in model.graph.initializer
         }
@@ -79,8 +80,7 @@ class TorchGraph(torch.nn.Module):
         computed = [values[name] for name in step.inputs if name in values]
         if device.type == "cpu" or any(tensor.device == device for tensor in computed):
             return [self._value(values, name) if name else None for name in step.inputs]
-        constants = {name: self.host.get(name) for name in step.inputs if name and name not in values}
-        return [values.get(name, constants.get(name)) for name in step.inputs]
+        return [values.get(name, self.host.get(name)) for name in step.inputs]
 
     def _value(self, values: dict[str, Tensor], name: str) -> Tensor:
         return values[name] if name in values else getattr(self, self.names[name])

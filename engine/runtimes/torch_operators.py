@@ -439,7 +439,7 @@ def _taken(x: Tensor, axis: int, indices: Tensor) -> Tensor:
 
 
 def _gather_nd(node: Node) -> Operator:
-    batch = node["batch_dims"]
+    batch = node["batch_dims"] or 0
 
     def run(x: Tensor, indices: Tensor) -> Tensor:
         indices = indices.long()
@@ -483,10 +483,11 @@ def _pad(node: Node) -> Operator:
 
 
 def _padding_indices(length: int, low: int, high: int, mode: str) -> Tensor:
-    if mode == "reflect" and max(low, high) >= length:
-        raise RuntimeError(f"padding of {max(low, high)} by reflection needs more than {length} values")
-    indices = np.pad(np.arange(length), (max(low, 0), max(high, 0)), mode=mode)  # type: ignore[call-overload]
-    return torch.from_numpy(indices[max(-low, 0) : len(indices) - max(-high, 0)].copy())
+    """Return the indices of what stands in each place; what negative padding removes is not repeated."""
+    kept = np.arange(length)[max(-low, 0) : length - max(-high, 0)]
+    if mode == "reflect" and max(low, high) >= len(kept):
+        raise RuntimeError(f"padding of {max(low, high)} by reflection needs more than {len(kept)} values")
+    return torch.from_numpy(np.pad(kept, (max(low, 0), max(high, 0)), mode=mode))  # type: ignore[call-overload]
 
 
 def _tile(node: Node) -> Operator:
