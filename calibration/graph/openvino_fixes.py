@@ -21,8 +21,9 @@ _SUM_OF_AXES = 13
 def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite what OpenVINO (seen in 2026.4) reads otherwise than ONNX means it, in place; return the model.
 
-    Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the attribute
-    ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is converted.
+    Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the
+    attribute ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is
+    converted.
     """
     if opset_of(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
@@ -39,6 +40,8 @@ def misread_by_openvino(model: onnx.ModelProto) -> str | None:
             return f"the indices of MaxPool node {node.name!r}"
         if node.op_type == "LRN" and node_attribute(node, "size", 1) % 2 == 0:
             return f"the even size of LRN node {node.name!r}"
+        if node.op_type == "Resize" and node_attribute(node, "exclude_outside", 0):
+            return f"exclude_outside of Resize node {node.name!r}"
         transposed = node.op_type == "ConvTranspose" and node_attribute(node, "output_shape", ())
         if transposed or (node.op_type in POOLS and node_attribute(node, "ceil_mode", 0)):
             return f"output_shape or ceil_mode of {node.op_type} node {node.name!r} on an image of unknown size"

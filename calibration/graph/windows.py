@@ -17,7 +17,7 @@ Lengths = list[int]
 
 @dataclass(frozen=True)
 class Windows:
-    """For each spatial axis: steps, padding as ONNX means it, the number of windows, and padding that just fits them."""
+    """Steps, padding as ONNX means it, number of windows and the padding that fits them, for each spatial axis."""
 
     strides: Lengths
     dilations: Lengths

@@ -56,7 +56,7 @@ class GraphRuntime(Runtime, Protocol):
         """Compile a graph for a device; on a GPU to a `GpuRunner`."""
 
     def check(self, graph: bytes) -> None:
-        """Raise AurevoirError if the runtime does not support something of a graph; what is found without running it."""
+        """Raise AurevoirError if the runtime does not support something of a graph, as far as can be told unrun."""
 
     @property
     def layers(self) -> Callable[[bytes, Precision, str], list[Layer]] | None:
@@ -98,7 +98,7 @@ class PlanRuntime(Runtime, Protocol):
 
 @contextmanager
 def refusing(runtime: str, others: str) -> Iterator[None]:
-    """Turn whatever a runtime's library raises on a graph into an AurevoirError of one line that names other runtimes."""
+    """Turn what a runtime's library raises on a graph into an AurevoirError of one line that names other runtimes."""
     try:
         yield
     except (AurevoirError, MemoryError):
@@ -116,5 +116,5 @@ def _reason(message: str) -> str:
     """Return the line of an error that says what is wrong, with the node where OpenVINO names one."""
     nodes = re.findall(r"<Node\((\w+)\): (.*?)>", message)
     lines = [line.strip() for line in message.partition("\nSummary:")[0].splitlines() if line.strip()]
-    where = "{0} node {1!r}: ".format(*nodes[0]) if nodes else ""
+    where = f"{nodes[0][0]} node {nodes[0][1]!r}: " if nodes else ""
     return where + lines[-1] if lines else ""

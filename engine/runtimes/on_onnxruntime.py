@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import node_attribute
-from ...calibration.graph.windows import make_windows_explicit
+from ...calibration.graph.windows import POOLS, make_windows_explicit
 from .base import Compiled, Precision, refusal, refusing
 
 PACKAGE = "onnxruntime"
@@ -38,6 +38,11 @@ def check(graph: bytes) -> None:
     compile(graph, "fp32")
 
 
+def _pads_a_whole_window(node: onnx.NodeProto) -> bool:
+    kernel, pads = node_attribute(node, "kernel_shape", ()), node_attribute(node, "pads", ())
+    return any(side >= size for side, size in zip(pads, [*kernel, *kernel], strict=False))
+
+
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
     """Open a session on an ONNX graph; see `base.GraphRuntime`."""
     import onnxruntime
@@ -48,6 +53,8 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
     for node in model.graph.node:
         if node.op_type == "LRN" and node_attribute(node, "size", 1) % 2 == 0:
             raise refusal("onnxruntime", "'torch'", f"the even size of LRN node {node.name!r}")
+        if node.op_type in POOLS and _pads_a_whole_window(node):
+            raise refusal("onnxruntime", _OTHERS, f"padding by a kernel or more of {node.op_type} node {node.name!r}")
         if node.op_type == "ConvTranspose" and node_attribute(node, "output_shape", ()):
             raise refusal("onnxruntime", _OTHERS, f"output_shape of ConvTranspose node {node.name!r}")
     with refusing("onnxruntime", _OTHERS):

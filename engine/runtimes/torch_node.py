@@ -74,26 +74,24 @@ def _defaults(proto: onnx.NodeProto, opset: int) -> dict[str, Any]:
         attributes = onnx.defs.get_schema(proto.op_type, opset, proto.domain).attributes.values()
     except onnx.defs.SchemaError:
         return {}
-    return {
-        item.name: _plain(helper.get_attribute_value(item.default_value))
-        for item in attributes
-        if item.default_value.name
-    }
+    given = {item.name: item.default_value for item in attributes if item.default_value.name}
+    return {name: _plain(helper.get_attribute_value(value)) for name, value in given.items()}
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Callable[[Node], Operator]:
     """Return the maker of an operator without attributes that a function computes."""
-    return lambda node: lambda x: function(x)
+    return lambda node: lambda x: function(x)  # noqa: PLW0108 - torch's own have no signature
 
 
 def integers(node: Node, index: int, attribute: str) -> Callable[[Tensor | None], list[int] | None]:
-    """Return a function from a node's input to its integers: those of the attribute or of a constant where there is one.
+    """Return a function from a node's input to its integers: an attribute's or a constant's where there is one.
 
     A constant's are read once, on the host: from a GPU they could not be read while a CUDA graph is captured.
     """
     constant, given = node.constant(index), node[attribute]
     if constant is not None:
         given = constant.reshape(-1).tolist()
+    given = [given] if isinstance(given, int) else given
     if given is not None or not node.has(index):
         return lambda found: given
     return lambda found: None if found is None else found.reshape(-1).tolist()

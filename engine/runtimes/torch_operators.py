@@ -54,16 +54,14 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Op
 
 
 def _logical(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Operator]:
-    return lambda node: lambda x, y: function(x, y)
+    return lambda node: lambda x, y: function(x, y)  # noqa: PLW0108 - torch's own have no signature
 
 
 def _variadic(function: Callable[[Tensor, Tensor], Tensor], mean: bool = False) -> Callable[[Node], Operator]:
     def make(node: Node) -> Operator:
         def run(*parts: Tensor) -> Tensor:
-            kinds = [
-                part.dtype for name, part in zip(node.inputs, parts) if node.constant(node.inputs.index(name)) is None
-            ]
-            total = reduce(function, [part.to((kinds or [parts[0].dtype])[0]) for part in parts])
+            computed = [part for index, part in enumerate(parts) if node.constant(index) is None]
+            total = reduce(function, [part.to((computed or parts)[0].dtype) for part in parts])
             return total / len(parts) if mean else total
 
         return run
@@ -230,7 +228,8 @@ def _lrn(node: Node) -> Operator:
     def run(x: Tensor) -> Tensor:
         around = [0, 0] * (x.dim() - 2) + [before, size - 1 - before]
         sums = F.pad(x.square(), around).unfold(1, size, 1).sum(-1)
-        return x / (bias + alpha / size * sums).pow(beta)
+        found: Tensor = x / (bias + alpha / size * sums).pow(beta)
+        return found
 
     return run
 
@@ -254,14 +253,14 @@ def _einsum(node: Node) -> Operator:
     equation = node["equation"]
 
     def run(*parts: Tensor) -> Tensor:
-        dtypes = [part.dtype for index, part in enumerate(parts) if node.constant(index) is None]
-        return torch.einsum(equation, *(part.to((dtypes or [parts[0].dtype])[0]) for part in parts))
+        computed = [part for index, part in enumerate(parts) if node.constant(index) is None]
+        return torch.einsum(equation, *(part.to((computed or parts)[0].dtype) for part in parts))
 
     return run
 
 
 def _reduction(
-    reduction: Callable[[Tensor, list[int], bool], Tensor], inputs_from: int = 18
+    reduction: Callable[[Tensor, list[int], bool], Tensor],
 ) -> Callable[[Node], Operator]:
     """Make a reduction, whose axes are an input from an opset on; over none of them it may be asked to do nothing."""
 
@@ -309,10 +308,10 @@ def _top_k(node: Node) -> Operator:
     count_of, axis, largest, _ = integers(node, 1, "k"), node["axis"], bool(node["largest"] != 0), node["sorted"]
 
     def run(x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        (count,) = np.atleast_1d(count_of(k))
+        (count,) = count_of(k) or [0]
         # The first of equals first, which torch.topk does not promise.
         found = x.sort(dim=axis, descending=largest, stable=True)
-        return found.values.narrow(axis, 0, int(count)), found.indices.narrow(axis, 0, int(count))
+        return found.values.narrow(axis, 0, count), found.indices.narrow(axis, 0, count)
 
     return run
 
@@ -380,7 +379,7 @@ def _split(node: Node) -> Operator:
             whole = x.shape[axis]
             part = -(-whole // count)
             lengths = [min(part, whole - index * part) for index in range(count)]
-        return x.split(lengths, dim=axis)
+        return torch.split_with_sizes(x, lengths, dim=axis)
 
     return run
 
@@ -467,7 +466,8 @@ def _pad(node: Node) -> Operator:
     def run(x: Tensor, pads: Tensor | None = None, value_: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
         sides = pads_of(pads) or []
         chosen = axes_of(axes) or range(x.dim())
-        around = {axis % x.dim(): side for axis, side in zip(chosen, zip(sides[: len(chosen)], sides[len(chosen) :]))}
+        each = zip(chosen, sides[: len(chosen)], sides[len(chosen) :], strict=True)
+        around = {axis % x.dim(): (low, high) for axis, low, high in each}
         if mode == "constant":
             flat = [side for axis in reversed(range(x.dim())) for side in around.get(axis, (0, 0))]
             return F.pad(x, flat, value=value or 0)
@@ -497,7 +497,7 @@ def _tile(node: Node) -> Operator:
 
 def _expand(node: Node) -> Operator:
     shape_of = integers(node, 1, "shape")
-    return lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape_of(shape) or []))
+    return lambda x, shape: x.expand(np.broadcast_shapes(x.shape, shape_of(shape) or []))
 
 
 def _depth_to_space(node: Node) -> Operator:

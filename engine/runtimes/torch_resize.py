@@ -51,7 +51,8 @@ class _Resize:
             "round_prefer_floor": np.ceil(x - 0.5),
             "round_prefer_ceil": np.floor(x + 0.5),
         }[self.rounding]
-        return np.clip(rounded, 0, length - 1).astype("int64")
+        found: np.ndarray = np.clip(rounded, 0, length - 1).astype("int64")
+        return found
 
     def matrix(self, length: int, size: int, scale: float) -> np.ndarray:
         """Return the weights of the old values (columns) for each new one (rows)."""
@@ -94,16 +95,20 @@ def _resize(node: Node) -> Operator:
             return x.index_select(axis, kept[key])
         if key not in kept:
             kept[key] = torch.from_numpy(way.matrix(x.shape[axis], size, scale)).to(x.device, x.dtype)
-        return torch.tensordot(x, kept[key], dims=([axis], [1])).movedim(-1, axis)
+        product: Tensor = torch.tensordot(x, kept[key], dims=([axis], [1]))
+        return product.movedim(-1, axis)
 
     def run(x: Tensor, *inputs: Tensor | None) -> Tensor:
         chosen = [axis % x.dim() for axis in axes or range(x.dim())]
         wanted = _numbers(scales, inputs, places[0]) if given is None else given
         if wanted:
-            factors, lengths = wanted, [int(x.shape[axis] * factor) for axis, factor in zip(chosen, wanted)]
+            factors, lengths = (
+                wanted,
+                [int(x.shape[axis] * factor) for axis, factor in zip(chosen, wanted, strict=True)],
+            )
         else:
             lengths = [int(size) for size in _numbers(sizes, inputs, places[1]) or []]
-            factors = [length / x.shape[axis] for axis, length in zip(chosen, lengths)]
+            factors = [length / x.shape[axis] for axis, length in zip(chosen, lengths, strict=True)]
         for axis, length, factor in zip(chosen, lengths, factors, strict=True):
             if factor != 1 or length != x.shape[axis]:
                 x = along(x, axis, length, factor)

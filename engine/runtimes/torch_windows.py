@@ -94,7 +94,8 @@ def _max_pool(node: Node) -> Operator:
         else:
             least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
             x = _padded(x, at.before, at.ends, least)
-        return pool(x, kernel, at.strides, padding, at.dilations)
+        found: Tensor = pool(x, kernel, at.strides, padding, at.dilations)
+        return found
 
     return run
 
@@ -106,7 +107,8 @@ def _average_pool(node: Node) -> Operator:
     def run(x: Tensor) -> Tensor:
         at = places(x, kernel)
         if max(at.dilations) == 1 and _pads_alike(at, kernel):
-            return pool(x, kernel, at.strides, at.before, ceil, include)
+            found: Tensor = pool(x, kernel, at.strides, at.before, ceil, include)
+            return found
         counted = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
         if not include:
             return _sums(x, kernel, at, at.before) / _sums(counted, kernel, at, at.before)
