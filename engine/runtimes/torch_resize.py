@@ -72,10 +72,11 @@ class _Resize:
     def _kernel(self, distance: np.ndarray) -> np.ndarray:
         d, a = np.abs(distance), self.cubic
         if self.mode == "linear":
-            return np.maximum(1 - d, 0)
+            return np.asarray(np.maximum(1 - d, 0))
         near = ((a + 2) * d - (a + 3)) * d * d + 1
         far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        found: np.ndarray = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        return found
 
 
 def _resize(node: Node) -> Operator:
