@@ -293,6 +293,8 @@ class EngineBuilder:
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
         exported = self.exported
+        if spec.runtime == "auto" and not ahead:
+            runtime = choose_runtime("auto", spec.precision, device=spec.device, graph=exported.graph)
         table = self.table(spec.placement, spec.smoke) if spec.precision == "int8" else None
         with self._stages("build"):
             keep = keep_in_float32(exported, runtime, spec.precision, used)

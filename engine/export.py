@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import constant
+from ..calibration.graph.edit import constant, shapes_of
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from .preprocessing import Preprocessing
@@ -83,11 +83,7 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Return the inferred shape of every tensor; a dynamic dimension is None."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    return {
-        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
-        for value in [*inferred.input, *inferred.value_info, *inferred.output]
-    }
+    return shapes_of(model)
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:

@@ -16,6 +16,11 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model uses, or 0."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+
 def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Return, for each tensor name, the nodes that take it as an input."""
     users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -120,6 +125,21 @@ def chain_concats(model: onnx.ModelProto) -> None:
                 node.input.insert(0, made[axis, *names[:length]])
                 break
         made.setdefault((axis, *names), node.output[0])
+
+
+def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProto]]) -> None:
+    """Replace nodes, each named by its first output, with others, in place."""
+    if replaced:
+        replace(model.graph.node, [new for node in model.graph.node for new in replaced.get(node.output[0], [node])])
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Return the inferred shape of every tensor that has one; a dynamic dimension is None."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    return {
+        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        for value in [*inferred.input, *inferred.value_info, *inferred.output]
+    }
 
 
 def replace(repeated: object, items: Iterable[object]) -> None:

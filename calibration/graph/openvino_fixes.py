@@ -1,15 +1,88 @@
-"""Workaround for an OpenVINO bug: store signed activations as uint8 with an offset."""
+"""What OpenVINO computes otherwise than ONNX means it: written so that it does not, or refused."""
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ...errors import AurevoirError
-from .edit import constant, initializers, merged, node_attribute
+from .edit import constant, initializers, merged, node_attribute, opset_of, replace_nodes
+from .windows import POOLS, make_windows_explicit
 
 _MOVES = {"Concat", "MaxPool"}
 _PASSED = _MOVES | {"QuantizeLinear", "DequantizeLinear"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_REDUCTIONS = {"ReduceL1", "ReduceLogSum", "ReduceLogSumExp"}
+
+_SOFTMAX_OF_ONE_AXIS = 13
+_SUM_OF_AXES = 13
+"""The opsets from which Softmax is along one axis, and ReduceSum has its axes as an input."""
+
+
+def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rewrite what OpenVINO (seen in 2026.4) reads otherwise than ONNX means it, in place; return the model.
+
+    Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the
+    attribute ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is
+    converted.
+    """
+    if opset_of(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
+        model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
+    misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
+    replace_nodes(model, {node.output[0]: _simpler_reduction(model, node) for node in misread})
+    return make_windows_explicit(offset_around_concats(model))
+
+
+def misread_by_openvino(model: onnx.ModelProto) -> str | None:
+    """Return the first thing in a graph that OpenVINO computes otherwise than ONNX means it, or None."""
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type == "MaxPool" and not read.isdisjoint(node.output[1:]):
+            return f"the indices of MaxPool node {node.name!r}"
+        if node.op_type == "LRN" and node_attribute(node, "size", 1) % 2 == 0:
+            return f"the even size of LRN node {node.name!r}"
+        if node.op_type == "Resize" and node_attribute(node, "exclude_outside", 0):
+            return f"exclude_outside of Resize node {node.name!r}"
+        transposed = node.op_type == "ConvTranspose" and node_attribute(node, "output_shape", ())
+        if transposed or (node.op_type in POOLS and node_attribute(node, "ceil_mode", 0)):
+            return f"output_shape or ceil_mode of {node.op_type} node {node.name!r} on an image of unknown size"
+    return None
+
+
+def _is_misread(node: onnx.NodeProto) -> bool:
+    return node.op_type == "ReduceLogSum" or node_attribute(node, "axes", None) is not None
+
+
+def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return a ReduceL1, ReduceLogSum or ReduceLogSumExp as other operators."""
+    image, output = node.input[0], node.output[0]
+
+    def named(part: str) -> str:
+        return f"{output}_{part}"
+
+    def reduced(kind: str, source: str, to: str, **changed: int) -> onnx.NodeProto:
+        given = {item.name: helper.get_attribute_value(item) for item in node.attribute} | changed
+        inputs = [source, *node.input[1:]]
+        if kind == "ReduceSum" and "axes" in given and opset_of(model) >= _SUM_OF_AXES:
+            axes = named("axes")
+            if axes not in initializers(model):
+                constant(model, axes, np.array(given["axes"]))
+            inputs, given = [source, axes], {key: value for key, value in given.items() if key != "axes"}
+        return helper.make_node(kind, inputs, [to], **given)
+
+    if node.op_type == "ReduceL1":
+        return [helper.make_node("Abs", [image], [named("sizes")]), reduced("ReduceSum", named("sizes"), output)]
+    if node.op_type == "ReduceLogSum":
+        return [reduced("ReduceSum", image, named("sum")), helper.make_node("Log", [named("sum")], [output])]
+    # Less the largest, so that nothing overflows.
+    return [
+        reduced("ReduceMax", image, named("largest"), keepdims=1),
+        helper.make_node("Sub", [image, named("largest")], [named("less")]),
+        helper.make_node("Exp", [named("less")], [named("powers")]),
+        reduced("ReduceSum", named("powers"), named("sum")),
+        helper.make_node("Log", [named("sum")], [named("log")]),
+        reduced("ReduceMax", image, named("most")),
+        helper.make_node("Add", [named("log"), named("most")], [output]),
+    ]
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
+import onnx
 
-from ...errors import MissingPackageError, UsageError
+from ...errors import AurevoirError, MissingPackageError, UsageError
 from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, Compiled, GraphRuntime, PlanRuntime, Precision, RuntimeName
 from .device import has_nvidia_driver, open_device
 from .gpu_run import GpuRunner
@@ -140,7 +141,11 @@ def check_precision(precision: str) -> Precision:
 
 
 def choose_runtime(
-    name: str, precision: str, among: Sequence[RuntimeName] = RUNTIMES, device: str | None = None
+    name: str,
+    precision: str,
+    among: Sequence[RuntimeName] = RUNTIMES,
+    device: str | None = None,
+    graph: onnx.ModelProto | None = None,
 ) -> RuntimeName:
     """Return the name of a runtime, for ``auto`` the best installed one that supports the precision.
 
@@ -152,6 +157,8 @@ def choose_runtime(
         Candidates for ``auto``.
     device : str, optional
         Target device; by default a GPU if an installed runtime supports this machine's, and otherwise the CPU.
+    graph : onnx.ModelProto, optional
+        A graph that ``auto`` passes over a runtime for if it refuses an operator of it.
 
     Raises
     ------
@@ -159,6 +166,8 @@ def choose_runtime(
         If none supports the precision there; ``auto`` never falls back from the GPU to the CPU.
     MissingPackageError
         If no runtime is installed.
+    AurevoirError
+        If every runtime that supports the precision refuses the graph: what the first one says.
     """
     check_precision(precision)
     if name != "auto":
@@ -172,15 +181,29 @@ def choose_runtime(
         candidates = on_gpu
     else:
         candidates = [each for each in on_host if device in runtime(each).devices()]
-    for candidate in candidates:
-        if precision in precisions_on(candidate, device):
-            return candidate
+    able = [each for each in candidates if precision in precisions_on(each, device)]
+    if able:
+        return able[0] if graph is None else _first_that_takes(graph, able)
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
     if on_gpu and candidates is on_gpu:
         raise UsageError(_not_on_gpu(precision, on_gpu, on_host))
     where = f"on device {device!r} of this machine" if device else "on this machine"
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists the precisions of each runtime")
+
+
+def _first_that_takes(graph: onnx.ModelProto, candidates: Sequence[RuntimeName]) -> RuntimeName:
+    refused: AurevoirError | None = None
+    for name in candidates:
+        try:
+            if not builds_plans(name):
+                with native_errors(name, "read"):
+                    graph_runtime(name).check(graph.SerializeToString())
+        except AurevoirError as error:
+            refused = refused or error
+        else:
+            return name
+    raise refused or AssertionError("no candidates")
 
 
 def calibration_runtime(name: str) -> RuntimeName:
@@ -260,9 +283,10 @@ def default_device(name: str) -> str:
     return next(iter(runtime(name).devices()), "cuda" if builds_plans(name) else "cpu")
 
 
-def reference_runtime() -> RuntimeName:
-    """Return the installed runtime that computes the fp32 reference."""
-    return "openvino" if installed("openvino") else "onnxruntime" if installed("onnxruntime") else "torch"
+def reference_runtime(graph: onnx.ModelProto) -> RuntimeName:
+    """Return the installed runtime that computes the fp32 reference of a graph."""
+    names: tuple[RuntimeName, ...] = ("openvino", "onnxruntime", "torch")
+    return _first_that_takes(graph, [name for name in names if installed(name)] or ["torch"])
 
 
 def narrowest_float(name: str, device: str | None = None) -> Precision:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from ...errors import AurevoirError
 from .gpu_run import GpuRunner
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -52,6 +53,9 @@ class GraphRuntime(Runtime, Protocol):
     def compile(self, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
         """Compile a graph for a device; on a GPU to a `GpuRunner`."""
 
+    def check(self, graph: bytes) -> None:
+        """Raise AurevoirError if the runtime does not support something of a graph, as far as can be told unrun."""
+
     @property
     def layers(self) -> Callable[[bytes, Precision, str], list[Layer]] | None:
         """Function that lists the layers of a graph in a precision on a device; None if not supported."""
@@ -88,3 +92,8 @@ class PlanRuntime(Runtime, Protocol):
 
     def layers(self, plan: bytes, device: str = "cuda") -> list[Layer]:
         """Return the layers of a plan."""
+
+
+def refusal(runtime: str, others: str, what: str) -> AurevoirError:
+    """Return the error that a runtime does not compute something of a graph."""
+    return AurevoirError(f"runtime {runtime!r} does not compute this network rightly: {what}; use runtime {others}")

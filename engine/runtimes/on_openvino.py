@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import offset_around_concats
-from .base import Compiled, Layer, Precision
+from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino
+from .base import Compiled, Layer, Precision, refusal
 from .gpu_run import check_rows
 
 PACKAGE = "openvino"
@@ -58,11 +58,18 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
     return compile_model(read(graph), precision, device)
 
 
+def check(graph: bytes) -> None:
+    """Raise AurevoirError if OpenVINO cannot read a graph or would misread it."""
+    read(graph)
+
+
 def read(graph: bytes) -> Any:
-    """Return an ONNX graph as an ``openvino.Model``."""
-    model = onnx.load_from_string(graph)
+    """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
+    model = as_openvino_reads(onnx.load_from_string(graph))
+    if misread := misread_by_openvino(model):
+        raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
-    chain_concats(offset_around_concats(model))
+    chain_concats(model)
     return _core().read_model(model.SerializeToString())
 
 

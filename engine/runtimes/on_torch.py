@@ -37,6 +37,13 @@ def devices() -> tuple[str, ...]:
 layers = None
 
 
+def check(graph: bytes) -> None:
+    """Raise AurevoirError if an operator of a graph, or an attribute or input of one, is not supported."""
+    from .torch_graph import TorchGraph
+
+    TorchGraph(onnx.load_from_string(graph), None)
+
+
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
     """Load an ONNX graph into torch; see `base.GraphRuntime`.
 
