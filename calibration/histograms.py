@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError
-from .graph.edit import fresh_name, tensor_names
+from .graph.edit import tensor_names, unused
 
 BINS = 4096
 """Number of bins; the range is a power of two, so at least half of the bins are below the maximum."""
@@ -34,7 +34,7 @@ def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.Model
         Names of the new tensors, of shape (rows, channels, 1, ...).
     """
     model, taken = copy.deepcopy(model), tensor_names(model)
-    means = [fresh_name(taken, f"{name}_mean") for name in names]
+    means = [unused(f"{name}_mean", taken) for name in names]
     model.graph.node.extend(
         helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in zip(names, means, strict=True)
     )

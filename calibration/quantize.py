@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from ..errors import AurevoirError, UsageError
-from .graph.edit import constant, fresh_name, initializers, node_attribute, prune, read_constant, tensor_names
+from .graph.edit import constant, initializers, node_attribute, prune, read_constant, tensor_names, unused
 from .placement import PRODUCTS, ConcatGroup, Placement, check_placement, concat_groups, output_axis, weighted
 
 ActivationDtype = Literal["int8", "uint8"]
@@ -61,7 +61,7 @@ class _Context:
     """Dequantized tensors, by the name of an activation, or the name, axis and scales of weights."""
 
     def add(self, name: str, value: np.ndarray) -> str:
-        return constant(self.model, fresh_name(self.names, name), value)
+        return constant(self.model, unused(name, self.names), value)
 
 
 def quantize(
@@ -233,8 +233,8 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
         context.add(f"{name}_scale", scale),
         context.add(f"{name}_zero", np.array(zero_point, dtype=kind)),
     ]
-    levels = fresh_name(context.names, f"{name}_quantized")
-    context.made[name] = fresh_name(context.names, f"{name}_dequantized")
+    levels = unused(f"{name}_quantized", context.names)
+    context.made[name] = unused(f"{name}_dequantized", context.names)
     return [
         helper.make_node("QuantizeLinear", [name, *inputs], [levels]),
         helper.make_node("DequantizeLinear", [levels, *inputs], [context.made[name]]),
@@ -257,7 +257,7 @@ def _weight_nodes(
         context.add(f"{name}_scale", scales),
         context.add(f"{name}_zero", np.zeros(len(levels), dtype="int8")),
     ]
-    context.made[key] = fresh_name(context.names, f"{name}_dequantized")
+    context.made[key] = unused(f"{name}_dequantized", context.names)
     return [helper.make_node("DequantizeLinear", inputs, [context.made[key]], axis=axis)]
 
 
@@ -315,7 +315,7 @@ def _correct_bias(context: _Context, conv: onnx.NodeProto, error: np.ndarray, me
     del conv.input[2:]
     if bias and bias not in context.constants:
         shift = context.add(f"{conv.output[0]}_correction", missing.astype("float32"))
-        conv.input.append(fresh_name(context.names, f"{conv.output[0]}_corrected_bias"))
+        conv.input.append(unused(f"{conv.output[0]}_corrected_bias", context.names))
         return [helper.make_node("Add", [bias, shift], [conv.input[2]])]
     known = read_constant(context.constants, bias) if bias else 0
     conv.input.append(context.add(f"{conv.output[0]}_corrected_bias", (known + missing).astype("float32")))

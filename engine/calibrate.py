@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
-from ..calibration.graph.edit import digest, prune
+from ..calibration.graph.edit import digest, prune, tensor_shapes
 from ..calibration.graph.overflow import overflowing, with_magnitudes
 from ..calibration.histograms import Run, observe, with_means
 from ..calibration.placement import Placement, quantizable, units, weighted
@@ -24,7 +24,6 @@ from ..kernels.memory import block_length, blocks, memory_budget
 from ..progress import progress_bar
 from .assemble import assemble, resolve_activation_dtype
 from .engine import Engine
-from .export import tensor_shapes
 from .float_graph import Exported
 from .runtimes import (
     HOST_BATCH,

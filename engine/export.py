@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import constant, shapes_of
+from ..calibration.graph.edit import constant, tensor_shapes
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from .preprocessing import Preprocessing
@@ -79,11 +79,6 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
             f"the shape of tensor {model.graph.output[0].name!r} cannot be inferred; cut at another tensor"
         )
     return int(np.prod([length or 0 for length in shape]))
-
-
-def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return the inferred shape of every tensor; a dynamic dimension is None."""
-    return shapes_of(model)
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:

@@ -23,6 +23,7 @@ from ..calibration.graph.edit import (
     initializers,
     leading_to,
     node_attribute,
+    opset,
     reads,
     replace,
     strip_metadata,
@@ -52,11 +53,6 @@ def prepare(model: ModelProto) -> ModelProto:
     for step in _STEPS:
         model = step(model) or model
     return model
-
-
-def opset(model: ModelProto) -> int:
-    """Return the version of the standard operators."""
-    return next((item.version for item in model.opset_import if not item.domain), 0)
 
 
 def make_readable(model: ModelProto) -> ModelProto:

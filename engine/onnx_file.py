@@ -7,9 +7,9 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from ..calibration.graph.batch_norm import is_training
-from ..calibration.graph.edit import initializers, leading_to, reads
+from ..calibration.graph.edit import initializers, leading_to, opset, reads
 from ..errors import AurevoirError, UsageError
-from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, opset, prepare, upgrade
+from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, prepare, upgrade
 from .onnx_input import standard_input, with_image_metadata
 
 _LARGEST = (1 << 31) - (1 << 20)

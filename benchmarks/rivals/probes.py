@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ...calibration.graph.edit import tensor_shapes
 from ...engine.engine import Engine
-from ...engine.export import tensor_shapes
 from ...engine.float_graph import Exported
 from ...images.batches import ImageArray
 from ...kernels.stopwatch import Stopwatch

@@ -16,7 +16,7 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
-def opset_of(model: onnx.ModelProto) -> int:
+def opset(model: onnx.ModelProto) -> int:
     """Return the version of ONNX's own operators that a model uses, or 0."""
     return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
@@ -133,7 +133,7 @@ def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProt
         replace(model.graph.node, [new for node in model.graph.node for new in replaced.get(node.output[0], [node])])
 
 
-def shapes_of(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Return the inferred shape of every tensor that has one; a dynamic dimension is None."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     return {
@@ -165,14 +165,6 @@ def digest(model: onnx.ModelProto) -> str:
 def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     """Add an initializer and return its name."""
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-    return name
-
-
-def fresh_name(taken: set[str], name: str) -> str:
-    """Return a name, with underscores after it if it is taken, and add it to the taken ones."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
     return name
 
 

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...errors import AurevoirError
-from .edit import constant, initializers, merged, node_attribute, opset_of, replace_nodes
+from .edit import constant, initializers, merged, node_attribute, opset, replace_nodes
 from .windows import POOLS, make_windows_explicit
 
 _MOVES = {"Concat", "MaxPool"}
@@ -25,7 +25,7 @@ def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     attribute ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is
     converted.
     """
-    if opset_of(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
+    if opset(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
     misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
     replace_nodes(model, {node.output[0]: _simpler_reduction(model, node) for node in misread})
@@ -62,7 +62,7 @@ def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onn
     def reduced(kind: str, source: str, to: str, **changed: int) -> onnx.NodeProto:
         given = {item.name: helper.get_attribute_value(item) for item in node.attribute} | changed
         inputs = [source, *node.input[1:]]
-        if kind == "ReduceSum" and "axes" in given and opset_of(model) >= _SUM_OF_AXES:
+        if kind == "ReduceSum" and "axes" in given and opset(model) >= _SUM_OF_AXES:
             axes = named("axes")
             if axes not in initializers(model):
                 constant(model, axes, np.array(given["axes"]))

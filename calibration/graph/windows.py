@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .edit import constant, initializers, node_attribute, replace_nodes, shapes_of
+from .edit import constant, initializers, node_attribute, replace_nodes, tensor_shapes
 
 POOLS = ("AveragePool", "LpPool", "MaxPool")
 
@@ -96,7 +96,7 @@ def make_windows_explicit(model: onnx.ModelProto) -> onnx.ModelProto:
     implicit = [node for node in model.graph.node if _is_implicit(node)]
     if not implicit:
         return model
-    shapes, tensors = shapes_of(model), initializers(model)
+    shapes, tensors = tensor_shapes(model), initializers(model)
     replaced = {}
     for node in implicit:
         lengths = shapes.get(node.input[0], [])[2:]

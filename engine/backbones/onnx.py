@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...calibration.graph.edit import initializers, leading_to, prune, read_constant, reads
+from ...calibration.graph.edit import initializers, leading_to, prune, read_constant, reads, tensor_shapes
 from ...errors import AurevoirError, UsageError
-from ..export import tensor_shapes
 from ..free_batch import free_batch
 from ..normal_form import prepare
 from ..onnx_file import check_normal, read_onnx

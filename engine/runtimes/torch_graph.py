@@ -8,7 +8,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from ...calibration.graph.edit import opset_of
+from ...calibration.graph.edit import opset
 from ...errors import AurevoirError
 from . import torch_operators, torch_resize, torch_windows
 from .torch_node import Node, Operator
@@ -42,14 +42,14 @@ class TorchGraph(torch.nn.Module):
     def __init__(self, model: onnx.ModelProto, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.input, self.outputs = model.graph.input[0].name, [value.name for value in model.graph.output]
-        opset = opset_of(model)
+        version = opset(model)
         constants = {
             tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in model.graph.initializer
         }
         read = Counter([*self.outputs, *(name for node in model.graph.node for name in node.input if name)])
         self.steps: list[_Step] = []
         for proto in model.graph.node:
-            step = _Step(proto, opset, constants, read)
+            step = _Step(proto, version, constants, read)
             if all(name in constants for name in step.inputs if name):
                 constants.update(
                     zip(step.outputs, step.run([constants.get(name) for name in step.inputs]), strict=False)
