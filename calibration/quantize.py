@@ -44,6 +44,8 @@ _MOST_ACTIVATION = 2.0**100
 _MOST_BIAS = 2.0**30
 """Most levels of a bias: ONNX Runtime rounds the biases of integer products to int32, in units of both scales. Where it
 is more, as for channels whose weights have died, the scale of the weights is raised, to float16's range at most."""
+_STEP_OF_OTHER_BIASES = 2.0**-15
+"""Rounding of the biases of channels without weights, where they are computed: they fit up to 2 ** 16."""
 _MOST_BIAS_AND_WEIGHT = _MOST_BIAS * 2.0**15
 
 
@@ -214,7 +216,7 @@ def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.Node
     activation, weight = node.input[0], node.input[1]
     axis = output_axis(node)
     weights = np.swapaxes(read_constant(context.constants, weight), 0, axis)
-    levels, scales = _round_weights(weights, context.weight_levels, _least_scales(context, node, len(weights)))
+    levels, scales = _round_weights(weights, context.weight_levels, *_bias_scales(context, node, len(weights)))
     nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis, levels, scales)]
     node.input[0] = context.made[activation]
     node.input[1] = context.made[weight, axis, scales.tobytes()]
@@ -261,10 +263,15 @@ def _weight_nodes(
     return [helper.make_node("DequantizeLinear", inputs, [context.made[key]], axis=axis)]
 
 
-def _least_scales(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
-    """Return the smallest scale of each output channel whose products with the activation's scale can be computed."""
+def _bias_scales(context: _Context, node: onnx.NodeProto, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest scale of each output channel at which its bias fits, and its scale if all weights are 0.
+
+    At a scale of 1 the bias of a channel without weights would be rounded to whole levels of the activation.
+    """
     activation = float(_activation_scale(context, node.input[0]))
-    return np.maximum(_largest_bias(context, node, channels) / _MOST_BIAS, _LEAST_SCALE) / activation
+    steps = _largest_bias(context, node, channels) / _MOST_BIAS
+    zeros = np.where(steps > 0, steps, _STEP_OF_OTHER_BIASES) / activation
+    return np.maximum(steps, _LEAST_SCALE) / activation, np.minimum(zeros, 1)
 
 
 def _largest_bias(context: _Context, node: onnx.NodeProto, channels: int) -> np.ndarray:
@@ -279,15 +286,15 @@ def _largest_bias(context: _Context, node: onnx.NodeProto, channels: int) -> np.
 
 
 def _round_weights(
-    weights: np.ndarray, limit: int = LEVELS, least: np.ndarray | float = 0.0
+    weights: np.ndarray, limit: int = LEVELS, least: np.ndarray | float = 0.0, zeros: np.ndarray | float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 levels and the float32 scale, `least` or more, of each output channel (axis 0).
+    """Return int8 levels and the float32 scale, `least` or more, or `zeros` without weights, of each channel (axis 0).
 
     Levels are rounded so that the sum of every kernel changes by at most half a level (Guo et al. 2022,
     arXiv:2202.07471, section 3.2): neighbouring pixels are similar, so mainly the sum of a kernel's
     rounding errors matters.
     """
-    natural = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit)
+    natural = _scales(np.abs(weights).reshape(len(weights), -1).max(axis=1), limit, zeros)
     scales = np.maximum(natural, least).astype("float32")
     exact = weights.astype("float64") / scales.reshape(-1, *[1] * (weights.ndim - 1))
     kernels = exact.reshape(*weights.shape[:2], -1)
@@ -322,6 +329,6 @@ def _correct_bias(context: _Context, conv: onnx.NodeProto, error: np.ndarray, me
     return []
 
 
-def _scales(thresholds: np.ndarray, levels: int) -> np.ndarray:
-    """Return float32 scales, the sizes of one level; 1 for tensors of zeros, or too small for float32."""
-    return np.where(thresholds >= levels * _LEAST_SCALE, thresholds / levels, 1.0).astype("float32")
+def _scales(thresholds: np.ndarray, levels: int, zeros: np.ndarray | float = 1.0) -> np.ndarray:
+    """Return float32 scales, the sizes of one level; `zeros` where all is zero, or too small for float32."""
+    return np.where(thresholds >= levels * _LEAST_SCALE, thresholds / levels, zeros).astype("float32")

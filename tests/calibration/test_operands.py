@@ -146,6 +146,15 @@ def dead_channels_with_biases(net):
     return net.add("Conv", last, net.weights(4, 4, 1, 1))
 
 
+def biases_of_channels_without_weights(net):
+    weights = net.weights(4, 4, 3, 3) * 100
+    stem = net.add("Conv", _stem(net), weights, pads=[1] * 4)
+    weights = net.weights(4, 4, 3, 3) * np.array([0, 0, 1e-3, 1e-3], "float32").reshape(4, 1, 1, 1)
+    known = net.add("Conv", stem, weights, np.array([0.3, -0.4, 0, 0], "float32"), pads=[1] * 4)
+    folded = net.add("ConvTranspose", stem, weights * 0, net.add("Identity", net.weights(4)), pads=[1] * 4)
+    return net.add("Conv", net.add("Relu", net.add("Add", known, folded)), net.weights(4, 4, 1, 1))
+
+
 def activations_of_zeros(net):
     dead = net.add("Relu", net.add("Conv", "x", net.weights(4, 3, 1, 1) * 0, np.full(4, -1, "float32")))
     return net.add("Conv", dead, net.weights(4, 4, 3, 3), net.weights(4))
@@ -234,6 +243,7 @@ INT8 = {
     bias_behind_identity: 2,
     bias_that_is_computed: 2,
     dead_channels_with_biases: 3,
+    biases_of_channels_without_weights: 5,
     activations_of_zeros: 2,
     activations_near_zero: 3,
     activations_of_one_value: 2,
