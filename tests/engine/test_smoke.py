@@ -123,7 +123,11 @@ def test_an_int8_engine_far_from_its_float_graph_is_refused(tiny_onnx, pixels):
 
 
 def test_a_runtime_that_computes_otherwise_than_another_is_refused(engine, monkeypatch, tmp_path):
-    _harmed(monkeypatch, tmp_path, "return 1.02 * e.Engine._run(self, 'features', images, 'float32', self.features)")
+    _harmed(
+        monkeypatch,
+        tmp_path,
+        "self, images = arguments; return 1.02 * e.Engine._run(self, 'features', images, 'float32', self.features)",
+    )
     with pytest.raises(AurevoirError, match=r"fp32 on openvino .* float graph on onnxruntime by 0.02 of"):
         first_inference(engine)
 
