@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from ...errors import AurevoirError
 from .edit import constant, initializers, merged, node_attribute, opset, replace_nodes
-from .windows import POOLS, make_windows_explicit
+from .windows import POOLS, is_undecided, make_windows_explicit
 
 _MOVES = {"Concat", "MaxPool"}
 _PASSED = _MOVES | {"QuantizeLinear", "DequantizeLinear"}
@@ -42,9 +42,10 @@ def misread_by_openvino(model: onnx.ModelProto) -> str | None:
             return f"the even size of LRN node {node.name!r}"
         if node.op_type == "Resize" and node_attribute(node, "exclude_outside", 0):
             return f"exclude_outside of Resize node {node.name!r}"
-        transposed = node.op_type == "ConvTranspose" and node_attribute(node, "output_shape", ())
-        if transposed or (node.op_type in POOLS and node_attribute(node, "ceil_mode", 0)):
-            return f"output_shape or ceil_mode of {node.op_type} node {node.name!r} on an image of unknown size"
+        if is_undecided(node):
+            return f"output_shape or auto_pad of ConvTranspose node {node.name!r}"
+        if node.op_type in POOLS and node_attribute(node, "ceil_mode", 0):
+            return f"ceil_mode of {node.op_type} node {node.name!r} on an image of unknown size"
     return None
 
 

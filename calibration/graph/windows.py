@@ -108,6 +108,12 @@ def make_windows_explicit(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def is_undecided(node: onnx.NodeProto) -> bool:
+    """Return whether a ConvTranspose is left with padding of its own: beyond its windows, or of an unknown size."""
+    own = node_attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME") or node_attribute(node, "output_shape", ())
+    return node.op_type == "ConvTranspose" and bool(own)
+
+
 def _is_implicit(node: onnx.NodeProto) -> bool:
     if node.op_type not in ("Conv", "ConvTranspose", *POOLS) or node.domain not in ("", "ai.onnx"):
         return False

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import node_attribute
-from ...calibration.graph.windows import POOLS, make_windows_explicit
+from ...calibration.graph.windows import POOLS, is_undecided, make_windows_explicit
 from .base import Compiled, Precision, refusal
 
 PACKAGE = "onnxruntime"
@@ -55,8 +55,8 @@ def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled
             raise refusal("onnxruntime", "'torch'", f"the even size of LRN node {node.name!r}")
         if node.op_type in POOLS and _pads_a_whole_window(node):
             raise refusal("onnxruntime", _OTHERS, f"padding by a kernel or more of {node.op_type} node {node.name!r}")
-        if node.op_type == "ConvTranspose" and node_attribute(node, "output_shape", ()):
-            raise refusal("onnxruntime", _OTHERS, f"output_shape of ConvTranspose node {node.name!r}")
+        if is_undecided(node):
+            raise refusal("onnxruntime", _OTHERS, f"output_shape or auto_pad of ConvTranspose node {node.name!r}")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> list[np.ndarray]:

@@ -59,7 +59,7 @@ def _conv_transpose(node: Node) -> Operator:
         rank = x.dim() - 2
         low, high = transposed_padding(attributes, x.shape[2:], weight.shape[2:])
         if min(*low, *high) < 0:
-            raise node.refusal(f"output_shape {attributes['output_shape']}, larger than what the windows reach,")
+            raise node.refusal("output_shape or auto_pad beyond what the windows reach")
         steps, spread = (attributes[name] or [1] * rank for name in ("strides", "dilations"))
         extra = attributes["output_padding"] or [0] * rank
         product = torch.convolution(x.to(weight.dtype), weight, None, steps, [0] * rank, spread, True, [0], groups)

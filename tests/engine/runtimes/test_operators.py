@@ -828,8 +828,9 @@ def by_hand(made):
             high = total - low
         starts = [start - low for start in range(0, n + low + high, step)]
         whole = [start for start in starts if start + span <= n + high]
-        # A further window, cut short, is only taken by ceil_mode, and where it begins in the image or before.
-        more = [start for start in starts[len(whole) : len(whole) + 1] if ceil and start < n]
+        # A further window over what is left is only taken by ceil_mode, and where it begins in the image or before.
+        left = ceil and whole[-1] + span < n + high
+        more = [start for start in starts[len(whole) : len(whole) + 1] if left and start < n]
         taps = [start + wide * np.arange(size) for start in whole + more]
         axes.append([(tap[(tap >= 0) & (tap < n)], np.sum(tap < n + high)) for tap in taps])
     found = np.empty((*image.shape[:2], *map(len, axes)))
