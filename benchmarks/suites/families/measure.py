@@ -15,7 +15,8 @@ import onnx
 from ....calibration.fidelity import relative_error
 from ....calibration.graph.edit import digest, prune
 from ....engine.build import EngineBuilder
-from ....engine.runtimes import on_openvino, precisions_on
+from ....engine.runtimes import precisions_on
+from ....engine.runtimes.on_openvino import compile_model
 from ....engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from ...contract import Cells, reason
 from ...harness.splits import paired
@@ -82,10 +83,10 @@ class Measurements:
     begin: Callable[[str], None]
     _seen: dict[tuple[str, str], Cells] = field(default_factory=dict)
 
-    def builder(self, backbone: Any, size: int) -> EngineBuilder:
-        """Return a builder of engines of a whole network, an ONNX file or a module."""
+    def builder(self, backbone: Any, size: int, cut: str | None = None) -> EngineBuilder:
+        """Return a builder of engines of an ONNX file or a module, up to a cut or to its own default."""
         calibration = CalibrationSpec(data=self.images.calibration, images=len(self.images.calibration), held_out=0)
-        builder = EngineBuilder(NetworkSpec(backbone=backbone, size=size), calibration)
+        builder = EngineBuilder(NetworkSpec(backbone=backbone, size=size, cut=cut), calibration)
         self.begin("reading")
         assert builder.exported
         return builder
@@ -150,7 +151,7 @@ class Measurements:
                 self.begin(f"NNCF, {name}")
                 try:
                     model = nncf_model(path, self.images.calibration, everything, **options)
-                    features[name] = on_openvino.compile_model(model, "int8")(self.images.test)[0].copy()
+                    features[name] = compile_model(model, "int8")(self.images.test)[0].copy()
                     found[name] = relative_error(features[name], reference)
                 except Exception as error:  # NNCF's own; it has no common base class.
                     refused[f"NNCF, {name}"] = reason(error)

@@ -30,6 +30,8 @@ class Network:
         Builds it without weights.
     attention : bool
         Whether it is a transformer.
+    cut : str, optional
+        Where the module is cut, if it has no default.
     """
 
     family: str
@@ -38,6 +40,7 @@ class Network:
     size: int
     make: "Callable[[], nn.Module]"
     attention: bool = False
+    cut: str | None = None
 
     @property
     def name(self) -> str:
@@ -55,14 +58,22 @@ def _torchvision(family: str, model: str, size: int = 64, **options: Any) -> Net
     return Network(family, "torchvision", model, size, make)
 
 
-def _timm(family: str, model: str, size: int = 64, attention: bool = False, note: str = "", **options: Any) -> Network:
+def _timm(
+    family: str,
+    model: str,
+    size: int = 64,
+    attention: bool = False,
+    note: str = "",
+    cut: str | None = None,
+    **options: Any,
+) -> Network:
     def make() -> "nn.Module":
         import timm
 
         network: nn.Module = timm.create_model(model, pretrained=False, **options)
         return network
 
-    return Network(family, "timm", f"{model}{note}", size, make, attention)
+    return Network(family, "timm", f"{model}{note}", size, make, attention, cut)
 
 
 def _vgg() -> "nn.Module":
@@ -136,8 +147,8 @@ NETWORKS = (
     _timm("ConvNeXt", "convnext_atto"),
     Network("Swin", "torchvision", "SwinTransformer, small", 64, _swin, attention=True),
     _timm("Swin", "swin_tiny_patch4_window7_224", 64, True, ", small", img_size=64, **_SMALL_SWIN),
-    Network("ViT", "torchvision", "VisionTransformer, small", 64, _vit, attention=True),
-    _timm("ViT", "vit_tiny_patch16_224", 64, True, ", 6 blocks", img_size=64, depth=6),
+    Network("ViT", "torchvision", "VisionTransformer, small", 64, _vit, attention=True, cut="encoder"),
+    _timm("ViT", "vit_tiny_patch16_224", 64, True, ", 6 blocks", "norm", img_size=64, depth=6),
 )
 """timm has no ShuffleNet."""
 
@@ -160,7 +171,7 @@ def random_module(network: Network, pixels: np.ndarray, seed: int = 0) -> "nn.Mo
 
     from ....engine.backbones.torch_export import set_batch_norm_statistics
 
-    module = network.make()
+    module = network.make().eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, values in module.named_parameters():
@@ -171,7 +182,7 @@ def random_module(network: Network, pixels: np.ndarray, seed: int = 0) -> "nn.Mo
             else:
                 values.normal_(0, 0.1 if name.endswith("bias") else 0.3, generator=random)
     set_batch_norm_statistics(module, normalised(pixels))
-    return module.eval()
+    return module
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:

@@ -140,7 +140,7 @@ class _Work:
 
     def _module(self, row: Row) -> None:
         with row.attempt():
-            builder = self.measurements.builder(self.module, self.network.size)
+            builder = self.measurements.builder(self.module, self.network.size, self.network.cut)
             exported = builder.exported
             row.note(opset=opset_of(exported.graph), cut=exported.cut)
             reference, own = torch_features(self.module, self.images.test, exported.cut)

@@ -169,7 +169,7 @@ def test_int8_is_compared_with_nncfs_best(monkeypatch):
     reference = np.random.default_rng(0).normal(size=(4, builder.exported.features))
     monkeypatch.setattr(measure, "find_spec", lambda name: True)
     monkeypatch.setattr(measure, "nncf_model", quantized)
-    monkeypatch.setattr(measure.on_openvino, "compile_model", lambda error, _: lambda images: [reference * (1 + error)])
+    monkeypatch.setattr(measure, "compile_model", lambda error, _: lambda images: [reference * (1 + error)])
     cells = measurements.int8(builder, reference)
     assert cells["nncf"] == pytest.approx({"all, performance": 0.5, "all, mixed": 0.25})
     assert cells["nncf_best"] == "all, mixed"
