@@ -63,12 +63,34 @@ def standard_input(model: onnx.ModelProto) -> onnx.ModelProto:
     shape.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, names))
     image.type.CopyFrom(shape)
     del model.graph.value_info[:]
+    _dequantize(model, image.name)
     if kind != TensorProto.FLOAT:
         _insert(model, helper.make_node("Cast", [image.name], [_inner(model, image.name)], to=kind))
     if axis == 3:
         _insert(model, helper.make_node("Transpose", [image.name], [_inner(model, image.name)], perm=[0, 2, 3, 1]))
         _cancel_transposes(model)
     return model
+
+
+def _dequantize(model: onnx.ModelProto, image: str) -> None:
+    """Write a DequantizeLinear of the image, with one scale, as (x - zero_point) * scale."""
+    scalars = {name for name, tensor in initializers(model).items() if not tensor.dims}
+    for index, node in enumerate(list(model.graph.node)):
+        if node.op_type != "DequantizeLinear" or node.input[0] != image or not scalars.issuperset(node.input[1:]):
+            continue
+        parts = [_inner(model, f"{node.output[0]}_{part}") for part in ("levels", "zero", "shifted")]
+        inputs = list(node.input)
+        steps = [helper.make_node("Cast", inputs[:1], parts[:1], to=TensorProto.FLOAT)]
+        if len(inputs) > 2:
+            steps += [
+                helper.make_node("Cast", inputs[2:], parts[1:2], to=TensorProto.FLOAT),
+                helper.make_node("Sub", parts[:2], parts[2:]),
+            ]
+        steps.append(helper.make_node("Mul", [steps[-1].output[0], inputs[1]], node.output))
+        model.graph.node.remove(node)
+        for step in reversed(steps):
+            model.graph.node.insert(index, step)
+        return
 
 
 def _described(value: onnx.ValueInfoProto) -> str:

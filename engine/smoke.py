@@ -16,7 +16,7 @@ from ..calibration.graph.edit import prune
 from ..errors import AurevoirError
 from .engine import Engine
 from .load import load_engine
-from .runtimes import graph_runtime, installed
+from .runtimes import compile_graph, graph_runtime, installed
 from .runtimes.gpu_run import GpuRunner
 
 TIMEOUT = 600
@@ -190,7 +190,7 @@ def _bits(path: str, device: str) -> None:
 def _observed(path: str, runtime: str) -> None:
     model = onnx.load(path)
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
-    compiled = graph_runtime(runtime).compile(model.SerializeToString(), "fp32", "cpu")
+    compiled = compile_graph(runtime, model.SerializeToString(), "fp32")
     assert not isinstance(compiled, GpuRunner)
     compiled(_noise(2, shape))
 
