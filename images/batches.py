@@ -71,11 +71,12 @@ class ImageFiles:
     def _decoded(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
         workers = self.workers or os.cpu_count() or 1
         bar = progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None)
+        gray = () if self.channels == 3 else (self.channels,)
         pending: deque[tuple[int, Future[np.ndarray]]] = deque()
         with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
                 for index, path in enumerate(self.paths):
-                    pending.append((index, pool.submit(decode, path, self.size, self.resize, self.channels)))
+                    pending.append((index, pool.submit(decode, path, self.size, self.resize, *gray)))
                     if len(pending) > ahead:
                         yield from self._finish(*pending.popleft(), bar)
                 while pending:
@@ -133,12 +134,12 @@ def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 def channel_statistics(batches: Iterable[Batch]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, for pixels scaled to [0, 1]."""
-    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    count, total, squares = 0, np.zeros(3), np.zeros(3)
     for _, pixels in batches:
         values = pixels.reshape(-1, pixels.shape[-1]).astype("float64") / 255
+        sums = values.sum(axis=0), np.square(values).sum(axis=0)
+        total, squares = (total + sums[0], squares + sums[1]) if count else sums
         count += len(values)
-        total = total + values.sum(axis=0)
-        squares = squares + np.square(values).sum(axis=0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 1e-12))
     return tuple(mean.tolist()), tuple(std.tolist())
