@@ -178,6 +178,7 @@ def pool(kind, **options):
 
 def max_pool_indices(draw):
     made = pool("MaxPool", more={"storage_order": (0, 1)})(draw)
+    made.attributes.pop("auto_pad", None)  # ONNX Runtime leaves dilations out of SAME
     made.outputs = 2
     return made
 
@@ -468,6 +469,8 @@ def slice_(draw):
         return case("Slice", image, opset=9, starts=starts, ends=ends, **some)
     # ONNX Runtime takes the largest integer for the beginning where it steps backwards.
     steps = [1 if end == far else draw.pick(1, 1, 2, 3, -1, -2) for end in ends]
+    # The reference evaluator finds nothing backwards from before the beginning, where ONNX clamps it to the first.
+    starts = [max(start, -4) if step < 0 else start for start, step in zip(starts, steps)]
     return case(
         "Slice", image, IMAGE, *(np.array(each) for each in (starts, ends, axes, steps)), opset=draw.pick(10, 13)
     )
@@ -537,7 +540,9 @@ def tile(draw):
 
 def expand(draw):
     shape = draw.pick([1, 3, 4], [2, 3, 4], [1], [4], [1, 1, 1], [5, 1, 1, 1], [3, 1])
-    return case("Expand", draw.array(1 if len(shape) == 4 else 2, 3, 1), IMAGE, np.array(shape), opset=draw.pick(9, 13))
+    return case(
+        "Expand", draw.array(1 if shape[0] in (2, 5) else 2, 3, 1), IMAGE, np.array(shape), opset=draw.pick(9, 13)
+    )
 
 
 def resize(draw):
@@ -890,7 +895,8 @@ def test_every_runtime_computes_an_operator_as_onnx_means_it_or_refuses_it(name,
     if name in DISPUTED:
         for first, second in zip(ran, list(ran)[1:]):
             assert alike(ran[first], ran[second]), (first, second)
-        assert len(expected) < 2 or any(alike(found, each) for found in list(ran.values())[:1] for each in expected)
+        for found in ran.values():
+            assert len(expected) < 2 or any(alike(found, each) for each in expected)
         return
     assert expected
     for runtime, found in ran.items():
