@@ -140,14 +140,16 @@ def reach_sign_agreement(
 
 
 def _maker(exported: Exported, placement: Placement) -> Make:
-    return lambda table: assemble(exported, "int8", reference_runtime(exported.graph), table, placement=placement)
+    return lambda table: assemble(
+        exported, "int8", reference_runtime(exported.graph.SerializeToString()), table, placement=placement
+    )
 
 
 def _evaluator(
     exported: Exported, table: CalibrationTable, pixels: np.ndarray, make: Make, done: Callable[[], Any]
 ) -> Evaluate:
     """Return a function that measures the sign agreement with fp32 of an int8 engine with given thresholds."""
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph)).bits(pixels)
+    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString())).bits(pixels)
 
     def evaluate(thresholds: Thresholds) -> float:
         engine = make(replace(table, thresholds=thresholds))
@@ -273,7 +275,7 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the part of a graph that computes the given tensors, in fp32 on the CPU."""
-    part = prune(graph, tensors)
-    compiled = graph_runtime(reference_runtime(part)).compile(part.SerializeToString(), "fp32", "cpu")
+    part = prune(graph, tensors).SerializeToString()
+    compiled = graph_runtime(reference_runtime(part)).compile(part, "fp32", "cpu")
     assert not isinstance(compiled, GpuRunner)
     return compiled
