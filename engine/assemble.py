@@ -174,7 +174,7 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
     AurevoirError
         If a feature is nan or infinite.
     """
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph))(pixels)
+    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString()))(pixels)
     features = np.asarray(engine(pixels))
     measured = replace(
         engine.manifest,

@@ -294,7 +294,9 @@ class EngineBuilder:
             )
         exported = self.exported
         if spec.runtime == "auto" and not ahead:
-            runtime = choose_runtime("auto", spec.precision, device=spec.device, graph=exported.graph)
+            runtime = choose_runtime(
+                "auto", spec.precision, device=spec.device, graph=exported.graph.SerializeToString()
+            )
         table = self.table(spec.placement, spec.smoke) if spec.precision == "int8" else None
         with self._stages("build"):
             keep = keep_in_float32(exported, runtime, spec.precision, used)

@@ -142,14 +142,16 @@ def reach_sign_agreement(
 
 
 def _maker(exported: Exported, placement: Placement) -> Make:
-    return lambda table: assemble(exported, "int8", reference_runtime(exported.graph), table, placement=placement)
+    return lambda table: assemble(
+        exported, "int8", reference_runtime(exported.graph.SerializeToString()), table, placement=placement
+    )
 
 
 def _evaluator(
     exported: Exported, table: CalibrationTable, pixels: np.ndarray, make: Make, done: Callable[[], Any]
 ) -> Evaluate:
     """Return a function that measures the sign agreement with fp32 of an int8 engine with given thresholds."""
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph)).bits(pixels)
+    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString())).bits(pixels)
 
     def evaluate(thresholds: Thresholds) -> float:
         engine = make(replace(table, thresholds=thresholds))
@@ -264,8 +266,8 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
     averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
     extended, means = with_means(graph, averaged)
     if smoke:
-        part = prune(extended, [*names, *means])
-        first_calibration(part.SerializeToString(), reference_runtime(part))
+        part = prune(extended, [*names, *means]).SerializeToString()
+        first_calibration(part, reference_runtime(part))
     compiled = _compile(extended, [*names, *means])
 
     def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -279,7 +281,7 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:
     """Compile the part of a graph that computes the given tensors, in fp32 on the CPU."""
-    part = prune(graph, tensors)
-    compiled = compile_graph(reference_runtime(part), part.SerializeToString(), "fp32")
+    part = prune(graph, tensors).SerializeToString()
+    compiled = compile_graph(reference_runtime(part), part, "fp32")
     assert not isinstance(compiled, GpuRunner)
     return compiled

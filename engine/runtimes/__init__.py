@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
-import onnx
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
 from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, Compiled, GraphRuntime, PlanRuntime, Precision, RuntimeName
@@ -145,7 +144,7 @@ def choose_runtime(
     precision: str,
     among: Sequence[RuntimeName] = RUNTIMES,
     device: str | None = None,
-    graph: onnx.ModelProto | None = None,
+    graph: bytes | None = None,
 ) -> RuntimeName:
     """Return the name of a runtime, for ``auto`` the best installed one that supports the precision.
 
@@ -157,8 +156,8 @@ def choose_runtime(
         Candidates for ``auto``.
     device : str, optional
         Target device; by default a GPU if an installed runtime supports this machine's, and otherwise the CPU.
-    graph : onnx.ModelProto, optional
-        A graph that ``auto`` passes over a runtime for if it refuses an operator of it.
+    graph : bytes, optional
+        An ONNX graph that ``auto`` passes over a runtime for if it refuses an operator of it.
 
     Raises
     ------
@@ -192,13 +191,13 @@ def choose_runtime(
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists the precisions of each runtime")
 
 
-def _first_that_takes(graph: onnx.ModelProto, candidates: Sequence[RuntimeName]) -> RuntimeName:
+def _first_that_takes(graph: bytes, candidates: Sequence[RuntimeName]) -> RuntimeName:
     refused: AurevoirError | None = None
     for name in candidates:
         try:
             if not builds_plans(name):
                 with native_errors(name, "read"):
-                    graph_runtime(name).check(graph.SerializeToString())
+                    graph_runtime(name).check(graph)
         except AurevoirError as error:
             refused = refused or error
         else:
@@ -283,7 +282,7 @@ def default_device(name: str) -> str:
     return next(iter(runtime(name).devices()), "cuda" if builds_plans(name) else "cpu")
 
 
-def reference_runtime(graph: onnx.ModelProto) -> RuntimeName:
+def reference_runtime(graph: bytes) -> RuntimeName:
     """Return the installed runtime that computes the fp32 reference of a graph."""
     names: tuple[RuntimeName, ...] = ("openvino", "onnxruntime", "torch")
     return _first_that_takes(graph, [name for name in names if installed(name)] or ["torch"])
