@@ -142,9 +142,8 @@ def reach_sign_agreement(
 
 
 def _maker(exported: Exported, placement: Placement) -> Make:
-    return lambda table: assemble(
-        exported, "int8", reference_runtime(exported.graph.SerializeToString()), table, placement=placement
-    )
+    runtime = reference_runtime(exported.graph.SerializeToString())
+    return lambda table: assemble(exported, "int8", runtime, table, placement=placement)
 
 
 def _evaluator(
