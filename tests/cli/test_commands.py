@@ -250,7 +250,7 @@ def test_fit_refuses_options_of_an_engine_that_is_built(call, tiny_onnx, class_f
 
 def test_fit_takes_every_engine_option_and_has_builds_guards(call, tiny_onnx, class_folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("aurevoir.engine.build.first_inference", seen.append)
+    monkeypatch.setattr("aurevoir.engine.build.first_inference", lambda engine, *rest: seen.append(engine))
     options = ["--precision", "int8", "--placement", "concat-inputs", "--activation-dtype", "int8", "--device", "cpu"]
     code, fitted, err = call("fit", class_folder, "--backbone", tiny_onnx, *options, "--json")
     assert code == 0, err

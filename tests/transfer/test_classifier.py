@@ -142,9 +142,10 @@ def test_data_normalisation_is_that_of_the_training_images(class_folder, tiny_on
 def test_unreadable_files_are_skipped_with_their_labels(class_folder, tiny_onnx):
     for name in ("blue/0.png", "red/7.png"):
         (class_folder / name).write_bytes(b"")
-    (class_folder / "green" / "notes.txt").write_text("not an image")
+    (class_folder / "green" / "notes.txt").write_text("for people")
+    (class_folder / "green" / "notes.jpg").write_text("not an image")
     classifier = OpticalClassifier(tiny_onnx).fit(class_folder)
-    expected = {str(class_folder / name) for name in ("blue/0.png", "red/7.png", "green/notes.txt")}
+    expected = {str(class_folder / name) for name in ("blue/0.png", "red/7.png", "green/notes.jpg")}
     assert set(classifier.skipped_) == expected
     with pytest.raises(DataError, match=r"1 of 1 files cannot be read; first: .*0.png: the file is empty"):
         classifier.predict([class_folder / "blue" / "0.png"])
