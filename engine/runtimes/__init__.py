@@ -6,7 +6,17 @@ from importlib.util import find_spec
 import numpy as np
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
-from .base import PLAN_RUNTIMES, PRECISIONS, RUNTIMES, Compiled, GraphRuntime, PlanRuntime, Precision, RuntimeName
+from .base import (
+    GRAPH_RUNTIMES,
+    PLAN_RUNTIMES,
+    PRECISIONS,
+    RUNTIMES,
+    Compiled,
+    GraphRuntime,
+    PlanRuntime,
+    Precision,
+    RuntimeName,
+)
 from .device import has_nvidia_driver, open_device
 from .gpu_run import GpuRunner
 from .native_errors import native_errors
@@ -284,8 +294,7 @@ def default_device(name: str) -> str:
 
 def reference_runtime(graph: bytes) -> RuntimeName:
     """Return the installed runtime that computes the fp32 reference of a graph."""
-    names: tuple[RuntimeName, ...] = ("openvino", "onnxruntime", "torch")
-    return _first_that_takes(graph, [name for name in names if installed(name)] or ["torch"])
+    return _first_that_takes(graph, [name for name in GRAPH_RUNTIMES if installed(name)] or ["torch"])
 
 
 def narrowest_float(name: str, device: str | None = None) -> Precision:

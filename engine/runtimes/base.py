@@ -17,8 +17,10 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 PlanRuntimeName = Literal["tensorrt", "tensorrt-rtx"]
-RuntimeName = Literal["openvino", "onnxruntime", "torch", PlanRuntimeName]
+GraphRuntimeName = Literal["openvino", "onnxruntime", "torch"]
+RuntimeName = Literal[GraphRuntimeName, PlanRuntimeName]
 PLAN_RUNTIMES: tuple[PlanRuntimeName, ...] = get_args(PlanRuntimeName)
+GRAPH_RUNTIMES: tuple[GraphRuntimeName, ...] = get_args(GraphRuntimeName)
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 Batches = tuple[int, int, int]

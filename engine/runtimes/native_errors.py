@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...errors import AurevoirError
+from .base import GRAPH_RUNTIMES
 
 _LONGEST = 400
 
@@ -24,8 +25,9 @@ def native_errors(runtime: str, doing: str) -> Iterator[None]:
     except (AurevoirError, MemoryError):
         raise
     except Exception as error:  # the libraries' errors have no common base class
+        others = " or ".join(repr(other) for other in GRAPH_RUNTIMES if other != runtime)
         raise AurevoirError(
-            f"runtime {runtime!r} cannot {doing} this network: {reason(error)}; use another runtime or another cut"
+            f"runtime {runtime!r} cannot {doing} this network: {reason(error)}; use runtime {others}, or another cut"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """OpenVINO, the default on CPUs: fp32, int8, and bf16 if the processor supports it."""
 
 import threading
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any
@@ -120,12 +121,19 @@ def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
             check_rows(len(tensor.data), min(chunk, len(images) - starts[index]))
             results[number][starts[index] : starts[index] + chunk] = tensor.data
 
-    for index, start in enumerate(starts):
-        if index >= len(requests):
-            collect(index - len(requests))
-        requests[index % len(requests)].start_async({0: images[start : start + chunk]}, share_inputs=True)
-    for index in range(max(0, len(starts) - len(requests)), len(starts)):
-        collect(index)
+    try:
+        for index, start in enumerate(starts):
+            if index >= len(requests):
+                collect(index - len(requests))
+            requests[index % len(requests)].start_async({0: images[start : start + chunk]}, share_inputs=True)
+        for index in range(max(0, len(starts) - len(requests)), len(starts)):
+            collect(index)
+    except BaseException:
+        # What still runs reads the images, and would be busy at the next call.
+        for request in requests:
+            with suppress(Exception):
+                request.wait()
+        raise
     return results
 
 

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 import numpy as np
 import onnx
 import pytest
+from in_worker import known_and_bits
 from sklearn.base import clone
 
 from aurevoir.engine.assemble import assemble
@@ -156,14 +157,10 @@ def test_copies_of_an_engine_are_the_engine(exported):
     assert clone(engine, safe=False) is engine
 
 
-def _known_and_bits(engine, pixels):
-    return list(engine._compiled), engine.bits(pixels)
-
-
 def test_a_worker_process_keeps_the_engine_of_its_last_task(exported, pixels):
     engine = assemble(exported, "fp32", "openvino")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        found = [pool.submit(_known_and_bits, engine, pixels).result() for _ in range(3)]
+        found = [pool.submit(known_and_bits, engine, pixels).result() for _ in range(3)]
     assert [compiled for compiled, _ in found] == [[], ["bits"], ["bits"]]
     for _, bits in found:
         np.testing.assert_array_equal(bits, engine.bits(pixels))

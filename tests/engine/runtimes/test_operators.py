@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from aurevoir import build_engine
-from aurevoir.engine.runtimes import choose_runtime, graph_runtime, installed
+from aurevoir.engine.runtimes import choose_runtime, compile_graph, installed
 from aurevoir.errors import AurevoirError
 
 RUNTIMES = [name for name in ("openvino", "onnxruntime", "torch") if installed(name)]
@@ -868,7 +868,7 @@ def largest(values):
 def by_runtime(runtime, model, made, name):
     """The outputs, or None if the runtime refuses the node by name in one line and names another runtime."""
     try:
-        found = graph_runtime(runtime).compile(model.SerializeToString(), "fp32", "cpu")(made.image)
+        found = compile_graph(runtime, model.SerializeToString(), "fp32")(made.image)
     except AurevoirError as error:
         message = str(error)
         assert name in REFUSES[runtime], message
@@ -990,7 +990,7 @@ def test_what_a_runtime_does_not_honour_is_refused_with_its_name_and_value(tmp_p
     if runtime not in RUNTIMES:
         pytest.skip(f"no {runtime}")
     with pytest.raises(AurevoirError, match=message.replace(".", r"\.")) as caught:
-        graph_runtime(runtime).compile(model.SerializeToString(), "fp32", "cpu")
+        compile_graph(runtime, model.SerializeToString(), "fp32")
     assert "use runtime '" in str(caught.value)
 
 
