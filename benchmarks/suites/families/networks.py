@@ -159,7 +159,8 @@ def random_module(network: Network, pixels: np.ndarray, seed: int = 0) -> "nn.Mo
     """Build a network with random weights, in inference mode.
 
     Published initial values hide layers: residual branches begin at 0, layer scales at 1e-6, and a head of zeros has
-    the same output for all images. Here every parameter is drawn, and batch norms have the statistics of images.
+    the same output for all images. Here every parameter is drawn, and batch norms have the statistics of images. They
+    shift by half a standard deviation: around 0, each ReLU would amplify rounding, as it does in no trained network.
 
     Parameters
     ----------
@@ -168,19 +169,24 @@ def random_module(network: Network, pixels: np.ndarray, seed: int = 0) -> "nn.Mo
     seed : int
     """
     import torch
+    from torch import nn
 
     from ....engine.backbones.torch_export import set_batch_norm_statistics
 
     module = network.make().eval()
     random = torch.Generator().manual_seed(seed)
+    norms = [name for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)]
     with torch.no_grad():
         for name, values in module.named_parameters():
-            if values.dim() > 1 and name.endswith("weight"):
+            layer, _, kind = name.rpartition(".")
+            if kind.endswith("weight") and values.dim() > 1:
                 values.normal_(0, (2 / values[0].numel()) ** 0.5, generator=random)
-            elif name.endswith("weight"):
+            elif kind.endswith("weight"):
                 values.uniform_(0.5, 1.5, generator=random)
+            elif kind.endswith("bias"):
+                values.normal_(0.5 if layer in norms else 0, 0.1, generator=random)
             else:
-                values.normal_(0, 0.1 if name.endswith("bias") else 0.3, generator=random)
+                values.normal_(0, 0.3, generator=random)
     set_batch_norm_statistics(module, normalised(pixels))
     return module
 

@@ -113,10 +113,12 @@ class _Work:
         network = self.network
         row = Row({"family": network.family, "library": network.library, "model": network.model, "size": network.size})
         row.note(exporter=exporter, opset=opset)
+        start = time.perf_counter()
         if exporter == MODULE:
             self._module(row)
         else:
             self._file(row, exporter, opset or 0)
+        row.note(seconds=time.perf_counter() - start)
         append_line(self.path, key=self.key, row=row.to_json())
 
     def _file(self, row: Row, exporter: str, opset: int) -> None:
