@@ -241,7 +241,6 @@ def test_every_family_is_there_from_both_libraries_but_one():
     [
         (["--families", "AlexNet"], "family 'AlexNet' is not known"),
         (["--opsets", "9"], "opset 9 is not among those"),
-        (["--jobs", "0"], "jobs 0 is below 1"),
         (["--test-images", "1"], "test-images 1 is below 2"),
     ],
 )
