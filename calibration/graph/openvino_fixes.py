@@ -40,8 +40,9 @@ def misread_by_openvino(model: onnx.ModelProto) -> str | None:
             return f"the indices of MaxPool node {node.name!r}"
         if node.op_type == "LRN" and node_attribute(node, "size", 1) % 2 == 0:
             return f"the even size of LRN node {node.name!r}"
-        if node.op_type == "Resize" and node_attribute(node, "exclude_outside", 0):
-            return f"exclude_outside of Resize node {node.name!r}"
+        resized = [each for each in ("exclude_outside", "antialias") if node_attribute(node, each, 0)]
+        if node.op_type == "Resize" and resized:
+            return f"{resized[0]} of Resize node {node.name!r}"
         if is_undecided(node):
             return f"output_shape or auto_pad of ConvTranspose node {node.name!r}"
         if node.op_type in POOLS and node_attribute(node, "ceil_mode", 0):

@@ -11,7 +11,7 @@ import torch
 
 _DEPTH = 5
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_AVERAGED = re.compile(r"(?:^|[._])ema(?:$|[._])")
+_AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])")
 # Not weights: counters of batch norms, of torch's averaged models and of profilers, and what state dicts say besides.
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params", "_extra_state")
 # Other names of the same tensors: torchvision's DenseNets before torch 0.4, and transformers' ResNets.
@@ -139,4 +139,6 @@ def _misfit(own: torch.Tensor, other: torch.Tensor) -> str | None:
         return f"{tuple(other.shape)} instead of {tuple(own.shape)}"
     if own.is_floating_point() and not (other.is_floating_point() and other.dtype.itemsize > 1):
         return f"{other.dtype} instead of {own.dtype}".replace("torch.", "")
+    if other.is_meta or other.layout != torch.strided:
+        return "without values" if other.is_meta else "sparse instead of dense"
     return None

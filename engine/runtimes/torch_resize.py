@@ -24,6 +24,8 @@ class _Resize:
             self.cubic, _ = node["cubic_coeff_a"], node["extrapolation_value"]
         if self.coordinates not in _COORDINATES:
             raise node.refusal(f"coordinate_transformation_mode {self.coordinates!r}")
+        if self.antialias and not self.outside:
+            raise node.refusal("antialias")
         if self.mode not in ("nearest", "linear", "cubic"):
             raise node.refusal(f"mode {self.mode!r}")
 

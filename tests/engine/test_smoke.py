@@ -12,6 +12,7 @@ from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.engine import Engine
+from aurevoir.engine.runtimes import compile_graph
 from aurevoir.engine.smoke import first_inference
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from aurevoir.errors import AurevoirError
@@ -130,6 +131,29 @@ def test_a_runtime_that_computes_otherwise_than_another_is_refused(engine, monke
     )
     with pytest.raises(AurevoirError, match=r"fp32 on openvino .* float graph on onnxruntime by 0.02 of"):
         first_inference(engine)
+
+
+def test_what_a_runtime_computes_otherwise_in_fp32_is_not_hidden_by_int8(tiny_onnx, pixels, monkeypatch, tmp_path):
+    builder = EngineBuilder(NetworkSpec(backbone=tiny_onnx), CalibrationSpec(data=pixels))
+    engine = builder.build(EngineSpec(precision="int8", runtime="openvino", smoke=False, measure=False))
+    body = (
+        "run = openvino.compile_model(openvino.read(arguments[0]), *arguments[1:]); "
+        "return (lambda images: [1.05 * each for each in run(images)]) if arguments[1] == 'fp32' else run"
+    )
+    _harmed(monkeypatch, tmp_path, body, "openvino.compile")
+    with pytest.raises(AurevoirError, match=r"int8 on openvino .* in fp32 differ .* onnxruntime by 0.05 of"):
+        first_inference(engine, builder.exported.graph, pixels)
+
+
+@pytest.mark.parametrize(("runtime", "other"), [("openvino", "onnxruntime"), ("torch", "openvino")])
+def test_resizing_with_antialias_is_refused_where_it_is_computed_otherwise(runtime, other):
+    sizes = onnx.numpy_helper.from_array(np.array([1, 3, 5, 5]), "sizes")
+    node = onnx.helper.make_node("Resize", ["images", "", "", "sizes"], ["y"], "small", mode="linear", antialias=1)
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, side, side]) for name, side in (("images", 9), ("y", 5))]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [sizes])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(AurevoirError, match=f"antialias.*'{other}'"):
+        compile_graph(runtime, model.SerializeToString(), "fp32")(np.ones((1, 3, 9, 9), "float32"))
 
 
 def test_images_are_drawn_for_any_shape():

@@ -108,3 +108,17 @@ def test_old_densenets_and_transformers_resnets_have_other_names():
     state = {f"resnet.{name}": torch.full_like(value, 3) for name, value in zip(names, own.values())}
     found = find(own, state)
     assert set(found.tensors) == set(own) and not found.extra and not found.missing
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda tensor: tensor.to("meta"), "without values"),
+        (lambda tensor: tensor.to_sparse(), "sparse instead of dense"),
+    ],
+)
+def test_tensors_that_hold_no_dense_values_do_not_fit(broken, reason):
+    own = {"a.weight": torch.ones(3, 2), "b.weight": torch.ones(2, 2)}
+    found = find(own, own | {"b.weight": broken(own["b.weight"])})
+    assert found.misfits == {"b.weight": reason}
+    assert list(found.tensors) == ["a.weight"]

@@ -31,7 +31,7 @@ REFUSES = {
         "Split",
     },
     "onnxruntime": {"AveragePool", "ConvTranspose", "LRN", "LpPool", "MaxPool", "MaxPool, indices"},
-    "torch": {"Celu", "ConvTranspose", "MaxPool, indices"},
+    "torch": {"Celu", "ConvTranspose", "MaxPool, indices", "Resize"},
 }
 """What a runtime may refuse some of."""
 
