@@ -64,7 +64,7 @@ def make_readable(model: ModelProto) -> ModelProto:
     for item in [*model.opset_import, *model.graph.node]:
         item.domain = "" if item.domain == "ai.onnx" else item.domain
     sort_nodes(model)
-    model = _inline_functions(model)
+    model = _expand_group_norms(_inline_functions(model))
     names: set[str] = set()
     for node in model.graph.node:
         node.name = "" if node.name in names else node.name
@@ -112,11 +112,7 @@ def _inline_functions(model: ModelProto) -> ModelProto:
     """Put the nodes of a model's own functions in place of their calls."""
     if not model.functions:
         return model
-    typed = _infer_shapes(model)
-    # A function of another opset is converted, for which the inliner wants the types of weights too.
-    typed.graph.value_info.extend(
-        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer
-    )
+    typed = _typed(model)
     for convert_version in (True, False):
         try:
             inlined: ModelProto = onnx.inliner.inline_local_functions(typed, convert_version=convert_version)
@@ -124,6 +120,29 @@ def _inline_functions(model: ModelProto) -> ModelProto:
             continue
         return inlined
     return model
+
+
+def _expand_group_norms(model: ModelProto) -> ModelProto:
+    """Write GroupNormalization as it is defined: its shapes are not inferred, and onnx deprecates that of opset 18."""
+    if not any(node.op_type == "GroupNormalization" and not node.domain for node in model.graph.node):
+        return model
+    try:
+        expanded: ModelProto = onnx.inliner.inline_selected_functions(
+            _typed(model), [("", "GroupNormalization")], inline_schema_functions=True
+        )
+    except Exception:  # a node of another type or opset; onnx's checker says more
+        return model
+    del expanded.graph.value_info[:]
+    return expanded
+
+
+def _typed(model: ModelProto) -> ModelProto:
+    """Return the model with the types of its tensors and, as the inliner wants them, of its weights."""
+    typed = _infer_shapes(model)
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer
+    )
+    return typed
 
 
 def _drop_empty_names(model: ModelProto) -> None:

@@ -755,3 +755,27 @@ def test_what_a_runtime_refuses_is_one_line_that_names_it(runtime, tmp_path, pho
             build_engine(tmp_path / "network.onnx", runtime=runtime)
         with pytest.raises(AurevoirError, match="calibration .* 'onnxruntime' cannot run this network"):
             build_engine(tmp_path / "network.onnx", precision="int8", runtime=runtime, calibration=photographs)
+
+
+@pytest.mark.parametrize(("opset", "scales"), [(18, 4), (21, 16)])
+def test_group_normalization_is_read_as_it_is_defined(tmp_path, photographs, opset, scales):
+    random = np.random.default_rng(0)
+    weights = {"w": (16, 3, 3, 3), "scale": (scales,), "shift": (scales,), "last": (8, 16, 3, 3)}
+    tensors = [numpy_helper.from_array(random.normal(size=shape).astype("f"), name) for name, shape in weights.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2]),
+        helper.make_node("GroupNormalization", ["c", "scale", "shift"], ["n"], num_groups=4),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Conv", ["r", "last"], ["y"]),
+    ]
+    shapes = {"x": [3, 32, 32], "y": [8, 13, 13]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name, shape in shapes.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    (tmp_path / "groups.onnx").write_bytes(model.SerializeToString())
+    images = ((photographs / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2).astype("f")
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})
+    expected = expected.reshape(len(images), -1)
+    for runtime in ("openvino", "onnxruntime", "torch"):
+        features = build_engine(tmp_path / "groups.onnx", runtime=runtime, smoke=False)(photographs)
+        assert np.linalg.norm(features - expected) < 1e-4 * np.linalg.norm(expected)
