@@ -44,13 +44,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or why they are not available."""
-    from ..engine.machine import plan_mismatch
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
     try:
         require_runtime(engine.runtime, engine.precision)
-        if fault := plan_mismatch(engine):
+        if fault := engine.plan_mismatch():
             return [], fault
         if builds_plans(engine.runtime):
             if engine.plan is None:

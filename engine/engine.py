@@ -181,6 +181,10 @@ class Engine:
             results[which] = rows
         return results
 
+    def plan_mismatch(self) -> str:
+        """Describe why the plan does not fit this machine; empty if it does, or if there is none."""
+        return "" if self.plan is None else plan_mismatch(self.manifest, self.device)
+
     def build_plan(self, plan: PlanSpec | None = None, progress: bool = False) -> None:
         """Build the plan, if the runtime uses one, for the target or else for this machine's GPU."""
         if not builds_plans(self.runtime) or self.plan is not None:
@@ -304,8 +308,8 @@ def _unpickled(file: bytes, device: str | None) -> Engine:
     if engine is None:
         source = "the pickled engine"
         engine = Engine.from_parts(unpack_bytes(file, source), source, device)
-        check_machine(engine, source)
-        if fault := plan_mismatch(engine):
+        check_machine(engine.manifest, device, source)
+        if fault := engine.plan_mismatch():
             raise AurevoirError(f"{source}: {fault}; load its engine file with rebuild=True, or build it again")
         engine = _SHARED.setdefault(key, engine)
     if parent_process() is not None:

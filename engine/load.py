@@ -9,7 +9,7 @@ from ..calibration.graph.float16 import has_float16_body
 from ..errors import AurevoirError
 from ..files import unpack
 from .engine import Engine
-from .machine import check_machine, plan_mismatch
+from .machine import check_machine
 from .runtimes import choose_runtime, takes_body
 from .runtimes import runtime as runtime_module
 from .runtimes.base import RUNTIMES
@@ -48,8 +48,8 @@ def load_engine(
     if runtime is not None:
         engine = _moved(engine, runtime, Path(path), device)
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan, engine.images_per_second)
-    check_machine(engine, path)
-    if fault := plan_mismatch(engine):
+    check_machine(engine.manifest, device, path)
+    if fault := engine.plan_mismatch():
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it again")
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)

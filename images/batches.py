@@ -71,12 +71,11 @@ class ImageFiles:
     def _decoded(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
         workers = self.workers or os.cpu_count() or 1
         bar = progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None)
-        gray = () if self.channels == 3 else (self.channels,)
         pending: deque[tuple[int, Future[np.ndarray]]] = deque()
         with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
                 for index, path in enumerate(self.paths):
-                    pending.append((index, pool.submit(decode, path, self.size, self.resize, *gray)))
+                    pending.append((index, pool.submit(decode, path, self.size, self.resize, self.channels)))
                     if len(pending) > ahead:
                         yield from self._finish(*pending.popleft(), bar)
                 while pending:

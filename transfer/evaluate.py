@@ -1,21 +1,20 @@
 """Split labelled images and evaluate classifiers."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
+from ..images.batches import ImageFiles
 from ..images.duplicates import conflicting_labels, shared_files
 from ..images.labelled import labelled_images
 from ..images.sources import LabelledPaths, find_splits, test_part, warn
-
-if TYPE_CHECKING:
-    from .classifier import OpticalClassifier
 
 TEST_SHARE = 0.2
 FEW = 5
@@ -111,7 +110,22 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
     return LabelledPaths(parts[0], parts[2]), LabelledPaths(parts[1], parts[3])
 
 
-def evaluate(classifier: "OpticalClassifier", data: LabelledPaths) -> Evaluation:
+class Scorer(Protocol):
+    """What is evaluated: an `OpticalClassifier`, whose methods these are."""
+
+    classes_: np.ndarray
+
+    def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
+        """Return files as the classifier's engine takes them."""
+
+    def score_images(self, images: ImageFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the readable images, and their scores."""
+
+    def labels(self, scores: np.ndarray) -> np.ndarray:
+        """Convert scores to labels."""
+
+
+def evaluate(classifier: Scorer, data: LabelledPaths) -> Evaluation:
     """Evaluate a classifier on every readable image.
 
     Raises

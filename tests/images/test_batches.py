@@ -146,9 +146,9 @@ def test_a_fault_of_the_consumer_leaves_no_thread_behind(files):
 def test_decoding_runs_ahead_of_the_consumer_but_not_far(files, monkeypatch):
     paths, seen = files(60), []
 
-    def counted(path, size, resize):
+    def counted(path, size, resize, channels):
         seen.append(path)
-        return decode(path, size, resize)
+        return decode(path, size, resize, channels)
 
     monkeypatch.setattr(batches_module, "decode", counted)
     running = ImageFiles(paths, SIZE, workers=4).batches(4)
@@ -169,11 +169,11 @@ def test_stopping_early_gives_up_what_waits_to_be_decoded(files, monkeypatch):
             stopping.set()
             super().shutdown(*arguments, **options)
 
-    def held_up_after_a_batch(path, size, resize):
+    def held_up_after_a_batch(path, size, resize, channels):
         seen.append(path)
         if len(seen) > 8:
             stopping.wait()
-        return decode(path, size, resize)
+        return decode(path, size, resize, channels)
 
     monkeypatch.setattr(batches_module, "ThreadPoolExecutor", Noted)
     monkeypatch.setattr(batches_module, "decode", held_up_after_a_batch)
@@ -187,9 +187,9 @@ def test_stopping_early_gives_up_what_waits_to_be_decoded(files, monkeypatch):
 def test_as_many_files_are_decoded_at_once_as_there_are_workers(files, monkeypatch):
     meeting = threading.Barrier(3, timeout=120)
 
-    def together(path, size, resize):
+    def together(path, size, resize, channels):
         meeting.wait()
-        return decode(path, size, resize)
+        return decode(path, size, resize, channels)
 
     monkeypatch.setattr(batches_module, "decode", together)
     assert len(collect(ImageFiles(files(6), SIZE, workers=3))[0]) == 6
@@ -198,10 +198,10 @@ def test_as_many_files_are_decoded_at_once_as_there_are_workers(files, monkeypat
 def test_one_worker_is_one_thread(files, monkeypatch):
     threads = set()
 
-    def noted(path, size, resize):
+    def noted(path, size, resize, channels):
         threads.add(threading.get_ident())
         time.sleep(0.005)
-        return decode(path, size, resize)
+        return decode(path, size, resize, channels)
 
     monkeypatch.setattr(batches_module, "decode", noted)
     collect(ImageFiles(files(8), SIZE, workers=1))
@@ -210,7 +210,7 @@ def test_one_worker_is_one_thread(files, monkeypatch):
 
 
 def test_an_error_that_is_not_the_file_s_reaches_the_caller(files, monkeypatch):
-    def broken(path, size, resize):
+    def broken(path, size, resize, channels):
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(batches_module, "decode", broken)
@@ -309,7 +309,7 @@ def test_channel_statistics_are_plain_numbers():
 
 
 def test_the_reason_for_a_skipped_file_is_the_error_s(files, monkeypatch):
-    def unreadable(path, size, resize):
+    def unreadable(path, size, resize, channels):
         raise UnreadableImageError("for no reason")
 
     monkeypatch.setattr(batches_module, "decode", unreadable)
