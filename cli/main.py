@@ -40,6 +40,10 @@ TRACEBACK = "AUREVOIR_TRACEBACK"
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation would mean another option as soon as one is added.
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
@@ -159,6 +163,8 @@ def _show_logs(verbose: bool) -> None:
 
 def _printed(program: str, text: str) -> int:
     """Print on stdout and return the exit code: 1 if it cannot be written, with no word if its reader has left."""
+    if sys.stdout is None:
+        return _failed(program, "stdout is closed; nothing was printed")
     try:
         print(shown(text), flush=True)
     except OSError as error:

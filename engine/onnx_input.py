@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import consumers, initializers, node_attribute, prune
+from ..calibration.graph.edit import consumers, initializers, node_attribute, prune, tensor_names, unused
 from ..errors import AurevoirError
 from .preprocessing import IMAGENET, RAW, SYMMETRIC, UNIT, Preprocessing
 
@@ -65,9 +65,12 @@ def standard_input(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     _dequantize(model, image.name)
     if kind != TensorProto.FLOAT:
-        _insert(model, helper.make_node("Cast", [image.name], [_inner(model, image.name)], to=kind))
+        _insert(model, helper.make_node("Cast", [image.name], [unused(image.name, tensor_names(model))], to=kind))
     if axis == 3:
-        _insert(model, helper.make_node("Transpose", [image.name], [_inner(model, image.name)], perm=[0, 2, 3, 1]))
+        _insert(
+            model,
+            helper.make_node("Transpose", [image.name], [unused(image.name, tensor_names(model))], perm=[0, 2, 3, 1]),
+        )
         _cancel_transposes(model)
     return model
 
@@ -78,7 +81,7 @@ def _dequantize(model: onnx.ModelProto, image: str) -> None:
     for index, node in enumerate(list(model.graph.node)):
         if node.op_type != "DequantizeLinear" or node.input[0] != image or not scalars.issuperset(node.input[1:]):
             continue
-        parts = [_inner(model, f"{node.output[0]}_{part}") for part in ("levels", "zero", "shifted")]
+        parts = [unused(f"{node.output[0]}_{part}", tensor_names(model)) for part in ("levels", "zero", "shifted")]
         inputs = list(node.input)
         steps = [helper.make_node("Cast", inputs[:1], parts[:1], to=TensorProto.FLOAT)]
         if len(inputs) > 2:
@@ -148,13 +151,6 @@ def _only_cast(users: dict[str, list[onnx.NodeProto]], name: str) -> bool:
     ) and bool(users[name])
 
 
-def _inner(model: onnx.ModelProto, name: str) -> str:
-    taken = {each for node in model.graph.node for each in (*node.input, *node.output)}
-    while name in taken:
-        name += "_"
-    return name
-
-
 def _insert(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
     """Put a node between the image and the nodes that read it."""
     for user in model.graph.node:
@@ -211,13 +207,7 @@ def carried_preprocessing(model: onnx.ModelProto, size: tuple[int, int]) -> Prep
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     said = {item.key: item.value for item in model.metadata_props}
     reversed_ = said.get("Image.BitmapPixelFormat", "").startswith("Bgr")
-    ranges: dict[str, Preprocessing] = {
-        _PIXELS: RAW,
-        "NominalRange_0_255": RAW,
-        "Normalized_0_1": UNIT,
-        "Normalized_1_1": SYMMETRIC,
-    }
-    found = ranges.get(said.get(_RANGE, ""))
+    found = _RANGES.get(said.get(_RANGE, ""))
     if found is None:
         found, own_order = _left_by_first_nodes(model, size)
         reversed_ = reversed_ or own_order

@@ -408,3 +408,19 @@ def test_a_locale_without_unicode_prints_escapes(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("aurevoir inspect: error: engine caf")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_stdout_is_an_error(tiny_onnx):
+    command = [sys.executable, "-m", "aurevoir", "cuts", str(tiny_onnx)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    closed = {"preexec_fn": lambda: os.close(1)}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False, **closed)
+    assert (done.returncode, done.stderr) == (1, "aurevoir cuts: error: stdout is closed; nothing was printed\n")
+
+
+def test_abbreviated_options_are_refused_with_the_whole_name(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "photos", "--backbon", "x.onnx", "--out", "model"])
+    assert left.value.code == 2
+    assert "--backbon" in (said := capsys.readouterr().err)
+    assert "did you mean --backbone?" in said
