@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types docs dist results results-check gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types docs dist results results-check reliability gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -47,6 +47,13 @@ results: $(READY)
 
 results-check: $(READY)
 	$(BIN)/python tools/results.py --check
+
+# Faults, hostile files and full disks, counted; see docs/reliability.md.
+SECONDS ?= 3600
+SEED ?= 0
+reliability: $(READY)
+	$(BIN)/python -m aurevoir.tools.reliability --seconds $(SECONDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) \
+		--out benchmarks/results/reliability.json --plot benchmarks/results/reliability.png
 
 # On a machine with a GPU and the packages that CONTRIBUTING names: with its own Python, installing nothing. The repository
 # root is the package: a link gives Python a folder of the package's name.

@@ -8,15 +8,19 @@ module of the given command is imported, and it imports heavy packages only when
 import argparse
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import AurevoirError, AurevoirWarning, UsageError
+from .faults import explain, limits_too_low
+from .process import Ended, own_process
 from .text import one_line, shown
 
 COMMANDS = {
@@ -45,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+        _say(f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)")
+        self.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse's own passes over an error.
@@ -92,23 +97,34 @@ def _module(command: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 1 failed, 2 usage, 3 a missing runtime, package or device, 4 a threshold missed, 130 interrupted.
+    0 done, 1 failed, 2 usage, 3 a missing runtime, package or device, 4 a threshold missed, 128 and the signal's number
+    where one ended it: 130 interrupted, 143 terminated, 129 the terminal closed.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words behind the program's name; without them this is the program, whose streams and signals it sets.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _main(list(argv))
+    with own_process():
+        return _main(sys.argv[1:])
+
+
+def _main(arguments: list[str]) -> int:
     command, name, *_ = [*(word for word in arguments if not word.startswith("-")), None, None]
     program = f"aurevoir {command}" if command in COMMANDS else "aurevoir"
-    # Names of files and classes may hold what the locale cannot encode.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             _show_notes(program)
             return _run(arguments, command, name)
     except AurevoirError as error:
         return _failed(program, error, error.exit_code)
+    except Ended as ended:
+        _say(f"{program}: ended by {signal.Signals(ended.number).name}")
+        return 128 + ended.number
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        _say(f"{program}: interrupted")
         return 130
     except Exception as error:
         if os.environ.get(TRACEBACK):
@@ -119,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     args = _parsed(arguments, command, name)
     _show_logs(getattr(args, "verbose", False))
+    if fault := limits_too_low():
+        raise AurevoirError(fault)
     result = _module(args.command).run(args)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)
     code = _printed(f"aurevoir {args.command}", text)
@@ -143,7 +161,7 @@ def _show_notes(program: str) -> None:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
         if issubclass(category, AurevoirWarning):
-            print(f"{program}: note: {one_line(str(message))}", file=sys.stderr, flush=True)
+            _say(f"{program}: note: {one_line(str(message))}")
         else:
             original(message, category, *where, **options)
 
@@ -157,6 +175,8 @@ def _show_logs(verbose: bool) -> None:
     import logging
 
     logging.basicConfig(format="%(message)s")
+    # A log that cannot be written would print a traceback.
+    logging.raiseExceptions = False
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
     logging.getLogger("aurevoir.weights").setLevel(logging.INFO)
 
@@ -171,25 +191,27 @@ def _printed(program: str, text: str) -> int:
         # What Python would still flush at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print(f"{program}: error: stdout cannot be written: {(error.strerror or '').lower()}", file=sys.stderr)
+            _failed(program, f"stdout cannot be written: {(error.strerror or str(error)).lower()}")
         return 1
     return 0
 
 
+def _say(line: str) -> None:
+    """Print a line on stderr, if there is one that takes it."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
+
+
 def _failed(program: str, message: object, code: int = 1) -> int:
-    print(f"{program}: error: {one_line(str(message))}", file=sys.stderr)
+    _say(f"{program}: error: {one_line(str(message))}")
     return code
 
 
 def _unexpected(program: str, error: Exception) -> int:
-    """Say in one line what went wrong where nobody foresaw it."""
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        return 1
-    if isinstance(error, MemoryError):
-        return _failed(program, f"not enough memory{f': {error}' if str(error) else ''}; give fewer or smaller images")
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return _failed(program, f"{os.fsdecode(error.filename)}: {error.strerror.lower()}")
+    """Say in one line what went wrong; where nobody foresaw it, how to see where."""
+    if reason := explain(error):
+        return _failed(program, reason)
     what = f"{type(error).__name__}: {error}"
     return _failed(program, f"unexpected {what}; set {TRACEBACK}=1 to see where, and report it")
 

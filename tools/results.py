@@ -21,7 +21,8 @@ from aurevoir.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-FILES = [path for path in (ROOT / "README.md", ROOT / "docs" / "results.md") if path.is_file()]
+PAGES = ("README.md", "docs/results.md", "docs/reliability.md")
+FILES = [ROOT / page for page in PAGES if (ROOT / page).is_file()]
 
 MARKED = re.compile(r"(?P<open><!-- results: (?P<name>\S+) -->\n).*?(?P<close><!-- /results -->)", re.DOTALL)
 

@@ -1,6 +1,8 @@
 """Backend functions in Numba, if faster than the reference; see `reference` for their definitions."""
 
+from ....errors import UsageError
 from ...array_types import Bits, Counts, Observed, OtherBits, PackedChainSigns, Speckle, SquareCounts
+from ...bits import packed_length
 from ...memory import Budget
 from ...random_matrix import Entries, gaussian_levels
 from ..reference import cholesky, dense_signs
@@ -38,6 +40,7 @@ def dense(
     budget: Budget = None,
 ) -> Observed:
     """Project bits by a random matrix; a Gaussian one is never stored."""
+    _check(bits, m, k)
     if entries == "signs":
         return dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
     return dense_kernel.dense(bits, k, seed, gaussian_levels(), gain)
@@ -45,6 +48,15 @@ def dense(
 
 def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
     """Project bits by Walsh-Hadamard transforms, one row at a time within the caches."""
+    _check(bits, m, k)
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
         return plain_hadamard(bits, m, k, signs, gain)
     return hadamard_kernel.hadamard(bits, signs, k, gain)
+
+
+def _check(bits: Bits, m: int, k: int) -> None:
+    if bits.ndim != 2 or m < 1 or bits.shape[1] != packed_length(m) or k < 1:
+        raise UsageError(
+            f"bits of shape {bits.shape}, m = {m} and k = {k} do not belong together; m features are packed in "
+            "ceil(m / 8) bytes a row, and k is 1 or more"
+        )

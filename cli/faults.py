@@ -1,0 +1,123 @@
+"""What the machine does to a command, as one line: the disk, memory, limits, and native libraries that fail."""
+
+import errno
+import os
+import resource
+import threading
+from pathlib import Path
+
+_THREADS = 8
+"""Threads that the native libraries of one command start at least: some end the process where they get none."""
+_ADDRESSES = 2 << 30
+"""Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
+_LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy")
+_NO_MEMORY = ("bad_alloc", "bad allocation", "out of memory", "failed to allocate", "cannot allocate memory")
+_REMEDIES = {
+    errno.ENOSPC: "free some",
+    errno.EDQUOT: "free some",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or close other programs",
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.EROFS: "give a path on another disk",
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.EISDIR: "give the path of a file",
+    errno.ENOTDIR: "give another path",
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "give another path",
+    errno.ELOOP: "remove the link that leads to itself",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network's disk",
+    errno.EBUSY: "give another path",
+    errno.EINVAL: "give another path",
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what went wrong and how to mend it, on one line; None for what nobody foresaw."""
+    text = str(error).strip().partition("\n")[0][:300]
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
+        return f"not enough memory{f': {text}' if text else ''}; give fewer or smaller images"
+    if isinstance(error, OSError):
+        return _of_system(error, text)
+    for kind, explanation in (
+        (RecursionError, "an input is nested too deeply to be read; give one that this program wrote"),
+        (UnicodeError, f"a name or text is in another encoding ({text}); rename it, or set a UTF-8 locale"),
+        (ImportError, f"a package cannot be loaded: {text}; install it again, or raise the limits of memory and files"),
+    ):
+        if isinstance(error, kind):
+            return explanation
+    if "can't start new thread" in text:
+        return "no more threads can be started; raise the limit of processes (ulimit -u), or close other programs"
+    library = _library_of(error)
+    return library and f"{library} failed: {text or type(error).__name__}; try another runtime or precision"
+
+
+def _of_system(error: OSError, text: str) -> str:
+    said = (error.strerror or text or type(error).__name__).lower()
+    if error.errno == errno.ENOMEM:
+        return f"not enough memory: {said}; give fewer or smaller images"
+    if error.errno == errno.ENOENT and not _here():
+        return "the working directory does not exist any more; change to another"
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk and the machine's limits")
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    return f"{where}{said}; {remedy}"
+
+
+def _here() -> bool:
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
+
+
+def _library_of(error: BaseException) -> str | None:
+    """Return the native library that raised an error: of its own type, or a RuntimeError from inside it."""
+    own = type(error).__module__.partition(".")[0]
+    if own in _LIBRARIES:
+        return own
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, RuntimeError):
+        return None
+    parts = Path(trace.tb_frame.f_code.co_filename).parts
+    return next((each for each in _LIBRARIES if each in parts), None)
+
+
+def limits_too_low() -> str | None:
+    """Return which limit of this process is so low that native libraries would end it, or None."""
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= addresses < _ADDRESSES:
+        return (
+            f"the limit of virtual memory, {addresses / 2**20:,.0f} MiB, is too low to load the runtimes; raise it to "
+            f"{_ADDRESSES / 2**20:,.0f} MiB or more (ulimit -v)"
+        )
+    processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    started = _THREADS if processes == resource.RLIM_INFINITY else _threads(_THREADS)
+    if started < _THREADS:
+        return (
+            f"only {started} more threads can be started, and the runtimes need {_THREADS} or more; raise the limit of "
+            "processes (ulimit -u), or close other programs"
+        )
+    return None
+
+
+def _threads(wanted: int) -> int:
+    """Return how many of the wanted threads can run at once."""
+    done = threading.Event()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(wanted):
+            thread = threading.Thread(target=done.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:
+        pass
+    finally:
+        done.set()
+    for thread in threads:
+        thread.join()
+    return len(threads)

@@ -1,0 +1,155 @@
+"""Faults of the machine as one line, and the process of the command line."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aurevoir.cli import faults
+from aurevoir.cli.faults import explain
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on device; free some"),
+        (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: read-only file system; give"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", b"/a"), "/a: file name too long; give a shorter one"),
+        (OSError(errno.EMFILE, "Too many open files", "x"), "x: too many open files; raise the limit"),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "raise the limit of processes (ulimit -u)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "d"), "d: is a directory; give the path of a file"),
+        (OSError("libx.so: cannot open shared object file"), "libx.so: cannot open shared object file"),
+        (MemoryError(), "not enough memory; give fewer or smaller images"),
+        (RuntimeError("std::bad_alloc"), "not enough memory: std::bad_alloc"),
+        (RuntimeError("can't start new thread"), "no more threads can be started; raise the limit of"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        ("\udcff".encode, "is in another encoding"),
+        (ImportError("libx.so: failed to map segment"), "a package cannot be loaded: libx.so: failed to map segment"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_machine_are_explained(error, message):
+    if callable(error):
+        with pytest.raises(UnicodeError) as caught:
+            error()
+        error = caught.value
+    assert message in explain(error)
+
+
+def test_what_nobody_foresaw_is_not_explained():
+    for error in (
+        KeyError("x"),
+        RuntimeError("x"),
+        ValueError("x"),
+        AssertionError(),
+        AttributeError("x"),
+        TypeError("x"),
+    ):
+        assert explain(error) is None
+
+
+def test_a_native_error_names_its_library():
+    import openvino
+
+    with pytest.raises(Exception) as caught:
+        openvino.Core().read_model(b"nothing", b"")
+    assert explain(caught.value).startswith("openvino failed: ")
+
+
+def test_limits_that_would_end_the_process_are_named(monkeypatch):
+    real = resource.getrlimit
+    assert faults.limits_too_low() is None
+    low = {resource.RLIMIT_AS: (300 << 20, -1)}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: low.get(kind, real(kind)))
+    assert "the limit of virtual memory, 300 MiB, is too low to load the runtimes" in faults.limits_too_low()
+    low.clear()
+    low[resource.RLIMIT_NPROC] = (100, 100)
+    assert faults.limits_too_low() is None
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    assert "only 0 more threads can be started" in faults.limits_too_low()
+
+
+def _run(*words, prepare=None, **options):
+    command = [sys.executable, "-m", "aurevoir", *map(str, words)]
+    environment = ENVIRONMENT | options
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, preexec_fn=prepare, errors="replace"
+    )
+
+
+def _gone():
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (lambda: os.close(2), 0),
+        (lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 2), 0),
+        (lambda: os.close(0), 0),
+        (lambda: os.closerange(0, 3), 1),
+        (lambda: os.closerange(1, 3), 1),
+    ],
+)
+def test_closed_and_full_streams_lose_nothing(prepare, code, tiny_onnx):
+    done = _run("cuts", tiny_onnx, prepare=prepare)
+    assert done.returncode == code
+    assert done.stderr == ""
+    assert (done.stdout != "") == (code == 0)
+
+
+def test_a_closed_stderr_is_no_file_that_is_written(tiny_onnx, tmp_path):
+    done = _run("build", tiny_onnx, "--out", tmp_path / "e", prepare=lambda: os.close(2))
+    assert done.returncode == 0
+    assert _run("inspect", tmp_path / "e").returncode == 0
+
+
+def test_a_working_directory_that_is_gone(tiny_onnx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _run("cuts", tiny_onnx, prepare=_gone).returncode == 0
+    done = _run("build", tiny_onnx, "--out", "e", prepare=_gone)
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert "unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp_path):
+    """While `build` runs its child process: that child and its files go too."""
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e")]
+    environment = ENVIRONMENT | {"TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        ends = time.monotonic() + 60
+        while not list((tmp_path / "tmp").iterdir()) and time.monotonic() < ends:
+            time.sleep(0.01)
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (child.returncode, err) == (128 + number, f"aurevoir build: {said}\n")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "e").exists()
+
+
+def test_sighup_is_ignored_under_nohup(tiny_onnx, tmp_path):
+    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e")]
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, **ignoring) as child:
+        time.sleep(1.0)
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(60) == 0
+    assert Path(tmp_path / "e").is_file()
