@@ -8,7 +8,7 @@ from pathlib import Path
 
 _THREADS = 8
 """Threads that the native libraries of one command start at least: some end the process where they get none."""
-_ADDRESSES = 2 << 30
+_ADDRESSES = 1 << 30
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
 _LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy")
 _NO_MEMORY = ("bad_alloc", "bad allocation", "out of memory", "failed to allocate", "cannot allocate memory")
@@ -52,13 +52,16 @@ def explain(error: BaseException) -> str | None:
     if "can't start new thread" in text:
         return "no more threads can be started; raise the limit of processes (ulimit -u), or close other programs"
     library = _library_of(error)
-    return library and f"{library} failed: {text or type(error).__name__}; try another runtime or precision"
+    remedy = "check the variables NUMBA_*" if library == "numba" else "try another runtime or precision"
+    return library and f"{library} failed: {text.rstrip('.') or type(error).__name__}; {remedy}"
 
 
 def _of_system(error: OSError, text: str) -> str:
     said = (error.strerror or text or type(error).__name__).lower()
     if error.errno == errno.ENOMEM:
         return f"not enough memory: {said}; give fewer or smaller images"
+    if "temporary directory" in said:
+        return f"{said}; set TMPDIR to a folder that can be written"
     if error.errno == errno.ENOENT and not _here():
         return "the working directory does not exist any more; change to another"
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and the machine's limits")
@@ -74,14 +77,14 @@ def _here() -> bool:
 
 
 def _library_of(error: BaseException) -> str | None:
-    """Return the native library that raised an error: of its own type, or a RuntimeError from inside it."""
+    """Return the native library that raised an error: of its own type, or one without any from inside it."""
     own = type(error).__module__.partition(".")[0]
     if own in _LIBRARIES:
         return own
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None or not isinstance(error, RuntimeError):
+    if trace is None or type(error) not in (RuntimeError, ValueError):
         return None
     parts = Path(trace.tb_frame.f_code.co_filename).parts
     return next((each for each in _LIBRARIES if each in parts), None)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
+from ...kernels.forked import check_process
 from .base import (
     GRAPH_RUNTIMES,
     PLAN_RUNTIMES,
@@ -52,15 +53,18 @@ def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "
     Raises
     ------
     AurevoirError
-        If the runtime cannot compile the graph, or later run it; the message says what it refuses.
+        If the runtime cannot compile the graph, or later run it; the message says what it refuses. Likewise in a
+        process that was forked from one that had used the runtime.
     """
     module = graph_runtime(name)
+    check_process(name)
     with native_errors(name, "compile"):
         compiled = module.compile(graph, precision, device)
     if isinstance(compiled, GpuRunner):
         return compiled
 
     def run(images: np.ndarray) -> list[np.ndarray]:
+        check_process(name)
         with native_errors(name, "run"):
             return compiled(images)
 

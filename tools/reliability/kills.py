@@ -73,7 +73,9 @@ def _job(plan: Plan, target: str, words: list[str], other: list[str]) -> Job:
 def _main(words: list[str]) -> int:
     from aurevoir.cli.main import main
 
-    return main(words)
+    # Without words it is the program, which sets signals.
+    sys.argv = ["aurevoir", *words]
+    return main()
 
 
 def _contents(target: Path) -> dict[str, bytes]:
@@ -128,7 +130,9 @@ def _judge(tally: Tally, job: Job, kind: signal.Signals, name: str, done: Ended,
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     if kind != signal.SIGKILL:
-        stray = [path.name for path in (*place.iterdir(), *temporary.iterdir()) if path.name != job.target]
+        found = [path.name for path in (*place.iterdir(), *temporary.iterdir()) if path.name != job.target]
+        # Libraries put files of their own beside: OpenVINO's .ses.
+        stray = [name for name in found if name.startswith((".aurevoir-", "tmp"))]
         if stray:
             tally.add("left", f"{name}: {', '.join(stray)[:200]}", len(stray))
     elif any(path.name.startswith(".aurevoir-") for path in place.iterdir()):

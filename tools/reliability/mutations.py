@@ -18,12 +18,13 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from .common import Plan, Tally, timed
-from .material import Material
+from .material import Material, preload
 
 FULL = 100_000
 LIMIT = 60.0
@@ -39,6 +40,9 @@ Read = Callable[[Any, Path], None]
 
 def run(material: Material, plan: Plan) -> list[Tally]:
     """Mutate every format and read it."""
+    preload()
+    for name in ("compare", "report"):
+        import_module(f"aurevoir.benchmarks.reporting.{name}")
     readers = _readers(material)
     weights = {name: weight for name, (weight, _, _) in readers.items()}
     total = sum(weights.values())
@@ -470,9 +474,7 @@ def _onnx(random: Random, data: bytes) -> bytes:
 
 
 _SHAPING = "Expand Tile ConstantOfShape Range Reshape Pad Resize Gather Slice Concat Split NonZero TopK Cast Identity"
-_COMPUTING = (
-    "Loop Scan If MaxPool AveragePool GlobalAveragePool LRN Softmax MatMul Gemm Einsum ConvTranspose LSTM Nothing"
-)
+_COMPUTING = "Loop Scan If MaxPool AveragePool GlobalAveragePool LRN Softmax MatMul Gemm Einsum ConvTranspose Nothing"
 _OPERATORS = f"{_SHAPING} {_COMPUTING}".split()
 
 

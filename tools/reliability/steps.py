@@ -18,9 +18,7 @@ from .common import Plan, Tally, forked, timed
 from .kills import put
 from .material import Material, preload
 
-_FILES = (
-    "open write writelines flush close fsync fdatasync truncate ftruncate fchmod __exit__ mkstemp mkdtemp lockf flock"
-)
+_FILES = "open write writelines flush close fsync fdatasync truncate ftruncate fchmod __exit__ mkdtemp flock"
 _NAMES = "rename replace renames link symlink unlink remove mkdir rmdir chmod sync stat lstat scandir listdir utime"
 CALLS = frozenset(f"{_FILES} {_NAMES}".split())
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EMFILE)

@@ -2,7 +2,7 @@
 
 from ....errors import UsageError
 from ...array_types import Bits, Counts, Observed, OtherBits, PackedChainSigns, Speckle, SquareCounts
-from ...bits import packed_length
+from ...bits import check_bits
 from ...memory import Budget
 from ...random_matrix import Entries, gaussian_levels
 from ..reference import cholesky, dense_signs
@@ -55,8 +55,6 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
 
 
 def _check(bits: Bits, m: int, k: int) -> None:
-    if bits.ndim != 2 or m < 1 or bits.shape[1] != packed_length(m) or k < 1:
-        raise UsageError(
-            f"bits of shape {bits.shape}, m = {m} and k = {k} do not belong together; m features are packed in "
-            "ceil(m / 8) bytes a row, and k is 1 or more"
-        )
+    check_bits(bits, m)
+    if k < 1:
+        raise UsageError(f"k = {k} outputs; give 1 or more")

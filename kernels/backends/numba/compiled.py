@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import njit, threading_layer
 from numba.core import caching
+
+from ...forked import check_process, is_forked
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -48,6 +51,17 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
         dispatcher: Any = njit(nogil=True, **options)(function)
         with suppress(RuntimeError):
             dispatcher._cache = _Cache(function)
-        return dispatcher  # type: ignore[no-any-return]
+        if not options.get("parallel"):
+            return dispatcher  # type: ignore[no-any-return]
+
+        @wraps(function)
+        def run(*arguments: Any) -> Any:
+            # OpenMP, where it is the layer, ends a child that was forked from a process that had started its threads.
+            if is_forked("Numba") and threading_layer() == "omp":
+                check_process("Numba")
+            return dispatcher(*arguments)
+
+        run.dispatcher = dispatcher  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
 
     return decorate

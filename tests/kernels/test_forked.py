@@ -1,0 +1,74 @@
+"""What the parent of a fork used is refused in its child, in one line, where it would hang or end it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aurevoir.errors import AurevoirError
+from aurevoir.kernels import forked
+
+SCRIPT = """
+import os, sys
+import numpy as np
+from aurevoir import load_engine
+from aurevoir.errors import AurevoirError
+from aurevoir.kernels.backends import get_backend
+
+engine, images = load_engine(sys.argv[1]), np.zeros((8, 28, 28, 3), "uint8")
+bits = np.zeros((20, 25), "uint8")
+uses = {"engine": lambda: engine.bits(images), "kernel": lambda: get_backend("numba").shared_ones(bits)}
+for use in sys.argv[2].split():
+    uses[use]()
+if os.fork() == 0:
+    try:
+        uses[sys.argv[3]]()
+    except AurevoirError as error:
+        print(error)
+        os._exit(0)
+    print("done", flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_process_notes_what_it_uses(monkeypatch):
+    monkeypatch.setattr(forked, "_USED_IN", {})
+    forked.check_process("x")
+    forked.check_process("x")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    forked.check_process("y")
+    with pytest.raises(AurevoirError, match='used x, whose threads .* get_context."spawn"'):
+        forked.check_process("x")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    ("parent", "child", "said"),
+    [
+        ("", "engine", "done"),
+        ("kernel", "engine", "done"),
+        ("engine", "engine", "used openvino"),
+        ("", "kernel", "done"),
+    ],
+)
+def test_a_child_works_or_says_why_not(parent, child, said, tiny_onnx, tmp_path):
+    from aurevoir import build_engine
+
+    build_engine(tiny_onnx, runtime="openvino", smoke=False, out=tmp_path / "e")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "e"), parent, child]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert said in done.stdout, done.stderr
+
+
+def test_kernels_of_a_forked_child_work_or_say_why_not(tiny_onnx, tmp_path):
+    """OpenMP would end the child; Numba's other layers go on."""
+    from aurevoir import build_engine
+
+    build_engine(tiny_onnx, runtime="openvino", smoke=False, out=tmp_path / "e")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "e"), "kernel", "kernel"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert "done" in done.stdout or "used Numba" in done.stdout, done.stderr
