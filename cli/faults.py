@@ -8,6 +8,7 @@ from pathlib import Path
 
 _THREADS = 8
 """Threads that the native libraries of one command start at least: some end the process where they get none."""
+_MOST_THREADS = 1024
 _ADDRESSES = 1 << 30
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
 _LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy")
@@ -90,8 +91,12 @@ def _library_of(error: BaseException) -> str | None:
     return next((each for each in _LIBRARIES if each in parts), None)
 
 
-def limits_too_low() -> str | None:
-    """Return which limit of this process is so low that native libraries would end it, or None."""
+def unfit_process() -> str | None:
+    """Return which limit or variable of this process would make native libraries end it, or None."""
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").strip()
+        if value.isdecimal() and not 1 <= int(value) <= _MOST_THREADS:
+            return f"{name}={value} is not between 1 and {_MOST_THREADS:,d} threads; set it to the number of processors"
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= addresses < _ADDRESSES:
         return (

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import AurevoirError, AurevoirWarning, UsageError
-from .faults import explain, limits_too_low
+from .faults import explain, unfit_process
 from .process import Ended, own_process
 from .text import one_line, shown
 
@@ -135,7 +135,7 @@ def _main(arguments: list[str]) -> int:
 def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     args = _parsed(arguments, command, name)
     _show_logs(getattr(args, "verbose", False))
-    if fault := limits_too_low():
+    if fault := unfit_process():
         raise AurevoirError(fault)
     result = _module(args.command).run(args)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)

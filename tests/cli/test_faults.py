@@ -66,19 +66,22 @@ def test_a_native_error_names_its_library():
 
 def test_limits_that_would_end_the_process_are_named(monkeypatch):
     real = resource.getrlimit
-    assert faults.limits_too_low() is None
+    assert faults.unfit_process() is None
     low = {resource.RLIMIT_AS: (300 << 20, -1)}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: low.get(kind, real(kind)))
-    assert "the limit of virtual memory, 300 MiB, is too low to load the runtimes" in faults.limits_too_low()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "100000")
+    assert "NUMBA_NUM_THREADS=100000 is not between 1 and 1,024 threads" in faults.unfit_process()
+    monkeypatch.delenv("NUMBA_NUM_THREADS")
+    assert "the limit of virtual memory, 300 MiB, is too low to load the runtimes" in faults.unfit_process()
     low.clear()
     low[resource.RLIMIT_NPROC] = (100, 100)
-    assert faults.limits_too_low() is None
+    assert faults.unfit_process() is None
 
     def refuse(self):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("threading.Thread.start", refuse)
-    assert "only 0 more threads can be started" in faults.limits_too_low()
+    assert "only 0 more threads can be started" in faults.unfit_process()
 
 
 def _run(*words, prepare=None, **options):

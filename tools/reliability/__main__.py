@@ -16,7 +16,7 @@ from aurevoir.benchmarks.harness.machine import Machine
 from aurevoir.files import write_atomically
 
 from .common import Cells, Plan, Tally, forked
-from .material import Material
+from .material import Material, preload
 
 EXPERIMENTS = (
     "environments",
@@ -39,13 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     result = _before(args.out)
     faults = 0
-    for name in args.only or EXPERIMENTS:
-        rows, more = _run(name, args)
-        faults += sum(row[kind] for row in rows for kind in ("lost", "crashes", "hangs", "foreign", "left"))
-        _report(rows)
-        if args.out:
-            result = _with(result, name, rows, more, args)
-            write_result(result, args.out)
+    preload()
+    with tempfile.TemporaryDirectory(prefix="reliability-") as place:
+        # Other users must reach what is in it.
+        Path(place).chmod(0o755)
+        material = Material(Path(place)).all()
+        for name in args.only or EXPERIMENTS:
+            rows, more = _run(name, material, args)
+            faults += sum(row[kind] for row in rows for kind in ("lost", "crashes", "hangs", "foreign", "left"))
+            _report(rows)
+            if args.out:
+                result = _with(result, name, rows, more, args)
+                write_result(result, args.out)
     if args.out and args.plot and (series := result.get("resident_megabytes")):
         from .memory import plot
 
@@ -70,15 +75,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _run(name: str, args: argparse.Namespace) -> tuple[list[Cells], Cells]:
+def _run(name: str, material: Material, args: argparse.Namespace) -> tuple[list[Cells], Cells]:
     """Run an experiment in a child of its own, so that each begins without threads and with its own memory."""
     folder = Path(tempfile.mkdtemp(prefix="reliability-"))
-    # Other users must reach what is in it.
     folder.chmod(0o755)
 
     def child() -> None:
         # What it says on the way is seen on the way.
-        found, more = _experiment(name, folder, args)
+        found, more = _experiment(name, material, folder, args)
         write_atomically(folder / "rows.json", json.dumps([[each.cells(name) for each in found], more]).encode())
 
     try:
@@ -96,12 +100,10 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[Cells], Cells]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _experiment(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[Tally], Cells]:
+def _experiment(name: str, material: Material, folder: Path, args: argparse.Namespace) -> tuple[list[Tally], Cells]:
     module = import_module(f".{name}", __package__)
-    (folder / "material").mkdir()
     # Commands keep what they keep for themselves here, not with what the user has.
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    material = Material(folder / "material").all()
     plan = Plan(folder, args.seconds, args.share, args.seed)
     if name == "memory":
         found, more = module.measure(material, plan)

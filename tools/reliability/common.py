@@ -121,6 +121,11 @@ class Plan:
         self.ends = time.monotonic() + self.seconds
         self.random = Random(self.seed)
 
+    @property
+    def short(self) -> bool:
+        """Whether this is the suite's run, of a few trials of each kind."""
+        return self.seconds == 0
+
     def count(self, full: int, least: int = 1) -> int:
         """Return the share of a full count."""
         return max(least, round(full * self.share))

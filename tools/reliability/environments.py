@@ -44,13 +44,13 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     pairs = list(product(commands, _worlds(plan)))
     plan.random.shuffle(pairs)
     tallies = [worlds, files]
-    for index in plan.trials(len(pairs), least=8, among=2):
+    for index in plan.trials(len(pairs), least=3, among=2):
         (name, make), world = pairs[index % len(pairs)]
         _try(worlds, f"{name} | {world.name}", make(plan.place("out")), world, plan)
     files.began = time.perf_counter()
     hostile = list(_hostile(material, plan))
     plan.random.shuffle(hostile)
-    for index in plan.trials(len(hostile), least=8):
+    for index in plan.trials(len(hostile), least=3):
         name, words, world = hostile[index % len(hostile)]
         _try(files, name, words, world, plan)
     return timed(tallies)
@@ -139,7 +139,6 @@ def _worlds(plan: Plan) -> list[World]:
         World("time zone nonsense", {"TZ": "No/Such"}),
         World("terminal of width 0", {"COLUMNS": "0", "TERM": "", "LINES": "0"}),
         World("ASCII streams", {"PYTHONIOENCODING": "ascii:strict"}),
-        World("no file descriptors", prepare=lambda: _limit(resource.RLIMIT_NOFILE, 3)),
         World("files of 0 bytes", prepare=lambda: _limit(resource.RLIMIT_FSIZE, 0)),
         World("files of 8 KiB", prepare=lambda: _limit(resource.RLIMIT_FSIZE, 8192)),
         *(World(f"{n} file descriptors", prepare=_limiting(resource.RLIMIT_NOFILE, n)) for n in (6, 8, 12, 20)),
@@ -224,7 +223,8 @@ def _hostile(m: Material, plan: Plan) -> Iterator[tuple[str, Words, World]]:
         "report out": lambda x: ["bench", "report", str(place / "nested.json"), "--out", x],
     }
     for (name, make), (thing, path) in product({**inputs, **outputs}.items(), things.items()):
-        if not (name in outputs and path in (b"/dev/full", "/proc/self/mem")):
+        # Whoever gives the root as a folder of images waits until all is listed.
+        if name in outputs or path != "/":
             yield f"{name}: {thing}", make(path), plain
 
 

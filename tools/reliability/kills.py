@@ -40,7 +40,7 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     for name, job in jobs.items():
         for each in signals:
             tally = Tally(f"{each.name} at random moments of {name}")
-            for number in plan.trials(FULL // len(jobs), among=parts - len(tallies)):
+            for number in plan.trials(FULL // len(jobs), least=2 if plan.short else 1, among=parts - len(tallies)):
                 _end(tally, job, each, plan, cold=number % 10 == 9)
             tallies.append(tally)
     return timed(tallies)
@@ -54,6 +54,9 @@ def _jobs(m: Material, plan: Plan) -> dict[str, Job]:
         "calibrate": ("t.json", ["calibrate", str(m.network), *images], ["--method", "max"]),
         "embed": ("bits.npz", ["embed", str(m.engine), str(m.photos)], ["--features"]),
     }
+    if plan.short:
+        fit = ["fit", str(m.photos), "--engine", str(m.engine)]
+        commands = {"fit": ("model", fit, ["--projection", "none"]), "embed": commands["embed"]}
     return {name: _job(plan, *each) for name, each in commands.items()}
 
 

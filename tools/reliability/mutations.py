@@ -62,7 +62,7 @@ def _many(
     """Send inputs through workers until all are through or the time is over."""
     index = 0
     while index < count and (index < least or time.monotonic() < ends):
-        index = _worker(tally, plan, name, mutate, read, range(index, count), max(ends, time.monotonic() + 1))
+        index = _worker(tally, plan, name, mutate, read, range(index, count), max(ends, time.monotonic() + 0.2))
 
 
 def _worker(tally: Tally, plan: Plan, name: str, mutate: Mutate, read: Read, which: range, ends: float) -> int:

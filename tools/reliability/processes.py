@@ -28,6 +28,8 @@ def run(material: Material, plan: Plan) -> list[Tally]:
         ("a clock that jumps under fit, build and calibrate", 60, _clock),
         ("two processes on one model and one empty cache of Numba", 20, _two),
     ):
+        if plan.short and try_one in (_spawn, _two):
+            continue
         tally = Tally(what)
         for number in plan.trials(full, among=5 - len(tallies)):
             try_one(tally, material, plan, number)

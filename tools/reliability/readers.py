@@ -97,8 +97,8 @@ def _watch(tally: Tally, plan: Plan, write, read, among: int) -> None:  # type: 
         finally:
             os._exit(1)
     try:
-        count = plan.count(FULL // 2, least=20)
-        ends = time.monotonic() + max(2.0, plan.ends - time.monotonic()) / among
+        count = plan.count(FULL // 2, least=10)
+        ends = time.monotonic() + max(1.0, plan.ends - time.monotonic()) / among
         done = forked(lambda: _loads(target, read, count, ends), 60 + plan.seconds)
     finally:
         os.kill(writer, signal.SIGKILL)
@@ -123,7 +123,7 @@ def _loads(target: Path, read, count: int, ends: float) -> None:  # type: ignore
     from aurevoir.errors import AurevoirError
 
     for number in range(count):
-        if number >= 20 and time.monotonic() > ends:
+        if number >= 10 and time.monotonic() > ends:
             return
         try:
             print(f"loaded|{read(target)}")
