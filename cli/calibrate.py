@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.runtimes import calibration_runtime
     from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
     from ..errors import UsageError
-    from ..files import write_atomically
     from ..kernels.stopwatch import Stopwatch
+    from ..saving import write_atomically
 
     options = network_arguments(args)
     source = CalibrationSpec(

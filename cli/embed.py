@@ -25,10 +25,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..engine.load import load_engine
     from ..errors import UsageError
-    from ..files import write_atomically
     from ..images.batches import ImageFiles
     from ..images.sources import expand
     from ..kernels.memory import memory_budget, require
+    from ..saving import write_atomically
     from ..transfer.embed import embed_bits, embed_features
 
     if Path(args.out).suffix.lower() != ".npz":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
-from ..files import require_file_target
+from ..saving import require_file_target
 from .text import name
 
 MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384

@@ -14,6 +14,7 @@ from aurevoir.cli.main import COMMANDS
 LAYERS = [
     "errors",
     "files",
+    "saving",
     "progress",
     "kernels",
     "images",

@@ -535,12 +535,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`.
 
-        Writing is atomic; an existing model is replaced.
+        An existing model is replaced by one call: at every moment the old or the new one is there, whole. Its card,
+        `README.md`, is written anew.
 
         Raises
         ------
         UsageError
-            If the folder exists and is not a model folder.
+            If the folder exists and is not a model folder, or holds other files as well.
+        SaveError
+            If it cannot be written; what was there is unchanged.
         """
         check_is_fitted(self)
         stored = StoredModel(

@@ -16,8 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import AurevoirError, UsageError
-from ...files import write_atomically
 from ...progress import progress_bar
+from ...saving import write_atomically
 from .base import Batches, Layer
 
 BATCHES: Batches = (1, 16, 64)
