@@ -15,6 +15,7 @@ LAYERS = [
     "errors",
     "files",
     "saving",
+    "children",
     "progress",
     "kernels",
     "images",
