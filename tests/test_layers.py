@@ -16,6 +16,7 @@ LAYERS = [
     "files",
     "saving",
     "children",
+    "work",
     "progress",
     "kernels",
     "images",
