@@ -62,9 +62,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with Work(tmp_path / "work"):
-        with pytest.raises(UsageError, match="is in use by another fit; give another folder"), Work(tmp_path / "work"):
-            pass
+    other = Work(tmp_path / "work")
+    with Work(tmp_path / "work"), pytest.raises(UsageError, match="is in use by another fit; give another folder"):
+        other.__enter__()
     with Work(tmp_path / "work"):
         pass
 
