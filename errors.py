@@ -35,6 +35,10 @@ class ThresholdMissedError(AurevoirError):
     exit_code = 4
 
 
+class SaveError(AurevoirError, OSError):
+    """A file or folder could not be written; what was there before is unchanged."""
+
+
 class BudgetError(AurevoirError, MemoryError):
     """The problem does not fit the memory budget; nothing was allocated."""
 

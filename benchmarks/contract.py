@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import write_atomically
+from ..saving import write_atomically
 from .harness.machine import Machine
 
 Cells = dict[str, Any]

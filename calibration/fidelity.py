@@ -1,13 +1,19 @@
 """Measure the fidelity of low-precision engines compared with fp32."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import AurevoirError, MissingPackageError
+from ..saving import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def sign_agreement(features: np.ndarray, reference: np.ndarray) -> float:
@@ -77,6 +83,13 @@ def require_plotting() -> None:
         raise MissingPackageError("plots need matplotlib; install it with: pip install 'aurevoir[plot]'")
 
 
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure of matplotlib's atomically, in the format of the path's extension, or PNG without one."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, format=Path(path).suffix.removeprefix(".").lower() or "png")
+    write_atomically(path, buffer.getbuffer())
+
+
 def plot_fidelity(measured: Sequence[TensorFidelity], path: str | Path) -> None:
     """Plot SQNR and sign agreement of every tensor.
 
@@ -108,4 +121,4 @@ def plot_fidelity(measured: Sequence[TensorFidelity], path: str | Path) -> None:
     right.set_xlabel("sign agreement with fp32")
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

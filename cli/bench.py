@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..benchmarks import registry
 from ..benchmarks.registry import SUITES
 from ..benchmarks.reporting import REPORTS
-from .options import check_outputs, finite, positive, seed
+from .options import finite, positive, seed
+from .outputs import check_outputs, save
 
 if TYPE_CHECKING:
     from ..benchmarks.contract import Benchmark
@@ -58,10 +59,15 @@ def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write the requested outputs."""
     from ..benchmarks.contract import write_result
+    from ..saving import require_file_target
 
     chosen = load(args.benchmark)
-    check_outputs(args, ("out", "report", "plot"), (args.benchmark,))
-    if args.benchmark in REPORTS:
+    reports = args.benchmark in REPORTS
+    outputs = {"out": "a report" if reports else "a result file", "report": "a report", "plot": "a figure"}
+    check_outputs(args, outputs, getattr(args, "results", []))
+    for folder in filter(None, (getattr(args, name, None) for name in ("figures", "keep"))):
+        require_file_target(Path(folder, "file"))
+    if reports:
         return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
     if figure or args.report:
@@ -70,14 +76,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         require_plotting()
     result = chosen.run(args).to_json()
     if args.out:
-        write_result(result, args.out)
-    if figure and chosen.plot:
-        chosen.plot(result, Path(figure))
+        save(result, lambda: write_result(result, args.out))
+    if figure and (plot := chosen.plot):
+        save(result, lambda: plot(result, Path(figure)))
     if args.report:
         from ..benchmarks.reporting.report import write_report
 
-        write_report([(Path(args.out or args.benchmark), result)], args.report)
+        shown = [(Path(args.out or args.benchmark), dict(result))]
         result["report"] = args.report
+        save(result, lambda: write_report(shown, args.report), "report")
     return result
 
 

@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, check_outputs, engine_arguments, positive
+from .options import add_engine_options, engine_arguments, positive
+from .outputs import check_outputs, save
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -40,11 +41,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     smallest, usual, largest = args.batches
     if not smallest <= usual <= largest:
         raise UsageError(f"--batches {smallest} {usual} {largest} do not grow; give MIN OPT MAX, such as 1 16 64")
-    check_outputs(args, ("out", "timing_cache"), (args.backbone,))
+    check_outputs(args, {"out": "an engine file", "timing_cache": "a timing cache"}, (args.backbone,))
     watch = Stopwatch(report=True)
     engine = build_engine(
         args.backbone,
-        out=args.out,
         seed=args.seed,
         target=args.target,
         workspace=args.workspace,
@@ -56,13 +56,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
+    result: dict[str, Any] = {"engine": args.out}
+    save(result, lambda: engine.save(args.out), "engine")
     return {
-        "engine": args.out,
+        **result,
         "runtime": made.runtime,
         "precision": made.precision,
         "features": made.features,
         "normalization": Preprocessing(made.mean, made.std, made.channel_order).describe(),
-        "megabytes": Path(args.out).stat().st_size / 1e6,
+        "megabytes": Path(args.out).stat().st_size / 1e6 if result["engine"] else engine.megabytes,
         "activation_dtype": made.activation_dtype,
         "dialect": made.dialect,
         "placement": made.placement,
@@ -100,8 +102,8 @@ def describe(result: dict[str, Any]) -> str:
     """Summarize the engine."""
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     lines = [
-        f"{result['engine']}: {result['precision']} on {result['runtime']}, {result['features']:,d} features, "
-        f"{result['megabytes']:.1f} MB"
+        f"{result['engine'] or 'not saved'}: {result['precision']} on {result['runtime']}, "
+        f"{result['features']:,d} features, {result['megabytes']:.1f} MB"
     ]
     if result["normalization"] != "imagenet":
         lines.append(f"normalization: {result['normalization']}")

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from .options import add_network_options, check_outputs, network_arguments
+from .options import add_network_options, network_arguments
+from .outputs import check_outputs, save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Calibrate on most of the images and measure every quantized tensor on the held-out ones."""
     from dataclasses import asdict
     from math import isfinite
-    from pathlib import Path
 
     from ..calibration.fidelity import plot_fidelity
     from ..calibration.trt_cache import write_cache
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.runtimes import calibration_runtime
     from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
     from ..errors import UsageError
-    from ..files import write_atomically
     from ..kernels.stopwatch import Stopwatch
+    from ..saving import write_atomically
 
     options = network_arguments(args)
     source = CalibrationSpec(
@@ -52,32 +52,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("no images to calibrate on; give a folder (--calibration DIR)")
     check_body(args.body)
     calibration_runtime(args.runtime)
-    check_outputs(args, ("out", "cache", "onnx", "plot"), (args.backbone,))
+    outputs = {
+        "out": "a calibration table",
+        "cache": "a calibration cache",
+        "onnx": "an ONNX file",
+        "plot": "a figure",
+    }
+    check_outputs(args, outputs, (args.backbone,))
     watch = Stopwatch(report=True)
     network = NetworkSpec(backbone=args.backbone, seed=args.seed, **options)
     builder = EngineBuilder(network, source, stages=watch, progress=True)
     exported, (used, held_out) = builder.exported, builder.sample
     assert used is not None
     table = builder.table(placement, smoke=True)
-    write_atomically(Path(args.out), table.to_json().encode())
+    result: dict[str, Any] = {"table": args.out, "cache": args.cache, "onnx": args.onnx}
+    save(result, lambda: write_atomically(args.out, table.to_json().encode()), "table")
     if args.cache:
-        write_atomically(Path(args.cache), write_cache(table.thresholds))
+        save(result, lambda: write_atomically(args.cache, write_cache(table.thresholds)), "cache")
     keep_float32: list[str] = []
     if args.onnx:
         keep_float32 = find_overflow(exported, used) if args.body == "fp16" else []
-        graph = quantized_graph(exported, table, "int8", placement, args.body, keep_float32)
-        write_atomically(Path(args.onnx), graph.SerializeToString())
+        graph = quantized_graph(exported, table, "int8", placement, args.body, keep_float32).SerializeToString()
+        save(result, lambda: write_atomically(args.onnx, graph), "onnx")
+    result |= {"in_float32": keep_float32, "plot": None}
     measured = []
     if held_out is not None:
         measured = tensor_fidelity(exported, table, held_out, args.runtime, progress=True, placement=placement)
         if args.plot:
-            plot_fidelity(measured, args.plot)
+            result["plot"] = args.plot
+            save(result, lambda: plot_fidelity(measured, args.plot), "plot")
     return {
-        "table": args.out,
-        "cache": args.cache,
-        "onnx": args.onnx,
-        "in_float32": keep_float32,
-        "plot": args.plot if measured else None,
+        **result,
         "method": args.method,
         "images": len(used),
         "seconds": watch.seconds["calibrate"],
@@ -94,5 +99,7 @@ def describe(result: dict[str, Any]) -> str:
         threshold = "" if tensor["threshold"] is None else f"{tensor['threshold']:.4g}"
         ratio = "" if tensor["sqnr"] is None else f"{tensor['sqnr']:.2f}"
         lines.append(f"{tensor['name']:50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:15.4f}")
-    lines.append(f"{result['table']}: {result['method']}, {result['images']} images, {result['seconds']:.1f} s")
+    lines.append(
+        f"{result['table'] or 'not saved'}: {result['method']}, {result['images']} images, {result['seconds']:.1f} s"
+    )
     return "\n".join(lines)

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .options import add_rebuild, check_outputs, none_readable, skipped_lines
+from .options import add_rebuild, none_readable, skipped_lines
+from .outputs import check_outputs, save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +26,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..engine.load import load_engine
     from ..errors import UsageError
-    from ..files import write_atomically
     from ..images.batches import ImageFiles
     from ..images.sources import expand
     from ..kernels.memory import memory_budget, require
+    from ..saving import write_atomically
     from ..transfer.embed import embed_bits, embed_features
 
     if Path(args.out).suffix.lower() != ".npz":
         raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
-    check_outputs(args, ("out",), (args.engine,))
+    check_outputs(args, {"out": "an archive of bits"}, (args.engine, *args.images))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
     height, width, channels = made.input_shape
@@ -57,17 +58,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     paths = np.array([str(files.paths[index]) for index in indices])
     arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), name: values}
     np.savez(buffer, **arrays)
-    write_atomically(Path(args.out), buffer.getvalue())
-    return {
+    result = {
         "images": len(indices),
         "features": engine.features,
         "images_per_second": len(indices) / seconds,
         "out": args.out,
         "skipped": files.skipped,
     }
+    save(result, lambda: write_atomically(args.out, buffer.getbuffer()), "out")
+    return result
 
 
 def describe(result: dict[str, Any]) -> str:
     """Summarize the output file."""
-    done = f"{result['out']}: {result['images']} images, {result['features']:,d} features each, "
+    done = f"{result['out'] or 'not saved'}: {result['images']} images, {result['features']:,d} features each, "
     return "\n".join([*skipped_lines(result["skipped"]), f"{done}{result['images_per_second']:.1f} images/s"])

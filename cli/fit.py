@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .build import speed_lines
 from .options import above_zero, add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
+from .outputs import note_replaced, save
 
 if TYPE_CHECKING:
     from ..kernels.ridge import RidgePath
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ridge penalties to choose from (default: 15 by the data)",
     )
     parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this test accuracy")
+    parser.add_argument(
+        "--work",
+        metavar="DIR",
+        help="keep what the stages make in this folder; a fit that was interrupted continues from there",
+    )
     add_engine_options(parser)
 
 
@@ -51,7 +57,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.projection in ("none", "exact"):
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
     if args.out:
-        check_target(Path(args.out))
+        check_target(args.out)
+        if (Path(args.out) / "model.json").exists():
+            note_replaced("--out", args.out, "a model folder")
+    if args.work:
+        _check_work(args)
     train, test = train_and_test(args.data, args.test, args.seed)
     classifier = OpticalClassifier(
         args.backbone,
@@ -61,12 +71,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         alphas=args.alphas,
         random_state=args.seed,
         verbose=True,
+        work=args.work,
         **engine_arguments(args),
     ).fit(train.paths, train.labels)
     _note_edge(classifier.path_)
     tested = evaluate(classifier, test)
+    saved: dict[str, Any] = {"out": args.out}
     if args.out:
-        classifier.save(args.out)
+        save(saved, lambda: classifier.save(args.out), "out")
     assert classifier.engine_ is not None
     made = classifier.engine_.manifest
     return {
@@ -86,8 +98,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         # Those in a file were measured when it was built.
         "images_per_second": classifier.engine_.images_per_second if args.engine is None else {},
         "timings": classifier.timings_,
-        "out": args.out,
+        **saved,
     }
+
+
+def _check_work(args: argparse.Namespace) -> None:
+    """Refuse a work folder that cannot be one, or lies where it would be taken for something else."""
+    from pathlib import Path
+
+    from ..errors import UsageError
+    from ..work import check_work
+
+    work = Path(args.work).resolve()
+    for other in filter(None, (args.out, args.data, args.test)):
+        if work.is_relative_to(Path(other).resolve()):
+            raise UsageError(f"--work {args.work} lies in {other}; give a folder outside it")
+    check_work(args.work)
 
 
 def _note_edge(path: "RidgePath") -> None:

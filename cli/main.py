@@ -1,8 +1,9 @@
 """``aurevoir COMMAND``: arguments, exit codes, and output on stdout and stderr.
 
 A command is a module of this package with ``add_arguments(parser)``, ``run(args)``, which returns
-the dictionary that ``--json`` prints, and ``describe(result)``, which formats it as text. Only the
-module of the given command is imported, and it imports heavy packages only when it runs.
+the dictionary that ``--json`` prints, and ``describe(result)``, which formats it as text; `outputs`
+says how it writes files. Only the module of the given command is imported, and it imports heavy
+packages only when it runs.
 """
 
 import argparse
@@ -140,7 +141,10 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     result = _module(args.command).run(args)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)
     code = _printed(f"aurevoir {args.command}", text)
-    _check_thresholds(args, result)
+    for reason in (unsaved := result.get("unsaved", [])):
+        code = _failed(f"aurevoir {args.command}", reason)
+    if not unsaved:
+        _check_thresholds(args, result)
     return code
 
 

@@ -1,14 +1,10 @@
 """Arguments shared by several commands."""
 
 import argparse
-import os
-from collections.abc import Iterable, Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
-from ..files import require_file_target
 from .text import name
 
 MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384
@@ -175,50 +171,6 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
-
-
-def check_outputs(args: argparse.Namespace, outputs: Sequence[str], inputs: Iterable[object] = ()) -> None:
-    """Check that the files that a command is to write can be written, before its work.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    outputs : names of arguments
-        Those that are missing or None are left out.
-    inputs : paths that the command reads
-
-    Raises
-    ------
-    UsageError
-        If one cannot be written, two are the same, one is also read, or a figure's ending is unknown.
-    """
-    taken: dict[str, str] = {os.path.realpath(str(path)): f"the input {path}" for path in inputs if path is not None}
-    for each in outputs:
-        path = getattr(args, each, None)
-        if path is None:
-            continue
-        option = f"--{each.replace('_', '-')}"
-        require_file_target(path)
-        if each == "plot":
-            _check_figure(path)
-        if real := taken.get(os.path.realpath(path)):
-            raise UsageError(f"{option} {path} is {real}; give another name")
-        taken[os.path.realpath(path)] = f"that of {option} too"
-
-
-def _check_figure(path: str) -> None:
-    from ..calibration.fidelity import require_plotting
-
-    require_plotting()
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = FigureCanvasBase.get_supported_filetypes()
-    if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
-        raise UsageError(
-            f"--plot {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
-        )
-    if not (parent := Path(path).parent).is_dir():
-        raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
 
 
 def skipped_lines(skipped: dict[str, str]) -> list[str]:

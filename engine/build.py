@@ -2,27 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..calibration.graph.edit import digest
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
-from ..calibration.table import CalibrationTable
+from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import Method
-from ..errors import ThresholdMissedError, UsageError
+from ..errors import AurevoirError, ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
 from ..images.sources import expand
 from ..kernels.stopwatch import Stopwatch
+from ..saving import require_file_target
+from ..work import Work, key_of
 from .assemble import assemble, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .engine import Engine
 from .float_graph import Exported, export_backbone
+from .load import load_engine
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
@@ -137,6 +142,9 @@ def build_engine(
     MissingPackageError
         If the runtime, or torch for a torchvision name, is not installed.
     """
+    for path in (out, timing_cache):
+        if path is not None:
+            require_file_target(path)
     network = NetworkSpec(
         backbone=backbone,
         cut=cut,
@@ -178,6 +186,8 @@ class EngineBuilder:
         See `build_engine`.
     progress : bool
         Whether to show progress bars on stderr.
+    work : Work, optional
+        An open work folder: a calibration table or an engine that it has of the same inputs is taken over.
     """
 
     def __init__(
@@ -188,7 +198,9 @@ class EngineBuilder:
         data: Any = None,
         stages: Stages | None = None,
         progress: bool = False,
+        work: Work | None = None,
     ) -> None:
+        self._work = work
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
@@ -198,7 +210,9 @@ class EngineBuilder:
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
         """Return a builder of the same float graph with another calibration."""
-        other = EngineBuilder(self.network, calibration, data=self._data, stages=self._stages, progress=self.progress)
+        other = EngineBuilder(
+            self.network, calibration, data=self._data, stages=self._stages, progress=self.progress, work=self._work
+        )
         other.backbone, other.exported = self.backbone, self.exported
         return other
 
@@ -274,9 +288,16 @@ class EngineBuilder:
         return data if isinstance(data, CalibrationTable) else read_table(Path(data), self.exported)
 
     def _calibrated(self, placement: Placement, smoke: bool) -> CalibrationTable:
-        exported, pixels = self.exported, self.sample[0]
+        exported, pixels, method = self.exported, self.sample[0], self.calibration.method
+        key = key_of("table", digest(exported.graph), _pixels_key(pixels), method, placement)
+        if self._work is not None and (kept := self._work.get("table", key)) is not None:
+            self._work.say("the calibration table")
+            return CalibrationTable.from_json(kept)
         with self._stages("calibrate"):
-            return calibrate(exported, pixels, self.calibration.method, self.progress, placement, smoke)
+            table = calibrate(exported, pixels, method, self.progress, placement, smoke)
+        if self._work is not None:
+            self._work.put("table", key, table.to_json().encode())
+        return table
 
     def build(self, spec: EngineSpec) -> Engine:
         """Build one engine.
@@ -286,13 +307,43 @@ class EngineBuilder:
         UsageError, AurevoirError, MissingPackageError, ThresholdMissedError
             See `build_engine`.
         """
-        runtime, ahead = _runtime(spec), spec.plan.target is not None
+        runtime = _runtime(spec)
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
-        exported = self.exported
+        if self._work is None:
+            return self._built(spec, runtime, used, held_out)
+        key = self._engine_key(spec, used, held_out)
+        if (kept := self._kept_engine(key, spec)) is not None:
+            return kept
+        engine = self._built(spec, runtime, used, held_out)
+        self._work.put_engine(key, engine)
+        return engine
+
+    def _engine_key(self, spec: EngineSpec, used: np.ndarray | None, held_out: np.ndarray | None) -> str:
+        """Return the key of what the engine depends on; the float graph has the network's weights in it."""
+        described = {each.name: getattr(self.exported, each.name) for each in fields(Exported) if each.name != "graph"}
+        calibration = self.table(spec.placement, spec.smoke).to_json() if self.calibration.is_table else ""
+        method = self.calibration.method if spec.precision == "int8" else None
+        pixels = _pixels_key(used), _pixels_key(held_out)
+        return key_of("engine", described, digest(self.exported.graph), pixels, method, calibration, asdict(spec))
+
+    def _kept_engine(self, key: str, spec: EngineSpec) -> Engine | None:
+        assert self._work is not None
+        if not (path := self._work.engine_path(key)).is_file():
+            return None
+        try:
+            engine = load_engine(path, spec.device)
+        except AurevoirError:
+            # It is damaged, or not for this machine: build it again.
+            return None
+        self._work.say("the engine")
+        return engine
+
+    def _built(self, spec: EngineSpec, runtime: str, used: np.ndarray | None, held_out: np.ndarray | None) -> Engine:
+        exported, ahead = self.exported, spec.plan.target is not None
         if spec.runtime == "auto" and not ahead:
             runtime = choose_runtime(
                 "auto", spec.precision, device=spec.device, graph=exported.graph.SerializeToString()
@@ -362,6 +413,10 @@ class EngineBuilder:
         if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
             return engine
         return self._finish(peer, spec).with_speeds(speeds)
+
+
+def _pixels_key(pixels: np.ndarray | None) -> str | None:
+    return None if pixels is None else pixels_digest(pixels)
 
 
 def _runtime(spec: EngineSpec) -> str:

@@ -17,9 +17,10 @@ from ..calibration.graph.edit import leading_to, prune
 from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
-from ..files import pack, unpack_bytes, write_atomically
+from ..files import pack, unpack_bytes
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
+from ..saving import write_atomically
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (

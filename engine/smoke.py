@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,9 @@ import onnx
 
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
+from ..children import run_child
 from ..errors import AurevoirError
+from ..saving import scratch
 from .engine import Engine
 from .load import load_engine
 from .runtimes import compile_graph, installed
@@ -47,9 +48,9 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
         If the process crashes, hangs or fails, a feature is nan or infinite, an image alone has other features than
         inside a batch, or the features are far from those of the float graph.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "smoke.engine"
-        engine.save(path)
+    with scratch("smoke.engine", "smoke.npy", "smoke.onnx") as folder:
+        path = folder / "smoke.engine"
+        path.write_bytes(engine.to_bytes())
         np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
         if graph is not None and engine.precision not in ("fp32", "bf16"):
             path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
@@ -65,11 +66,11 @@ def first_batches(*engines: Engine) -> None:
         If the process crashes, hangs or fails.
     """
     names = " and ".join(f"{engine.precision} on {engine.runtime}" for engine in engines)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch(*(f"{number}.engine" for number in range(len(engines)))) as folder:
         arguments = ["bits"]
         for number, engine in enumerate(engines):
-            path = Path(folder) / f"{number}.engine"
-            engine.save(path)
+            path = folder / f"{number}.engine"
+            path.write_bytes(engine.to_bytes())
             arguments += [str(path), engine.device]
         _in_child(f"timing {names}", arguments)
 
@@ -88,17 +89,15 @@ def first_calibration(graph: bytes, runtime: str) -> None:
     AurevoirError
         If the process crashes, hangs or fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "observed.onnx"
+    with scratch("observed.onnx") as folder:
+        path = folder / "observed.onnx"
         path.write_bytes(graph)
         _in_child(f"calibration on {runtime}", ["observed", str(path), runtime])
 
 
 def _in_child(name: str, arguments: list[str]) -> None:
-    command = [_python(), "-m", __name__, *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = run_child(__name__, arguments, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         raise AurevoirError(f"{name}: no first inference within {TIMEOUT} s; use another runtime") from None
     if done.returncode < 0:
@@ -119,13 +118,6 @@ def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarra
     patterns = [PATTERNS[name] for name in ("rings", "bricks", "clouds")]
     drawn = np.stack([draw(each, max(height, width), np.random.default_rng(0)) for each in patterns])
     return np.ascontiguousarray(drawn[:, :height, :width, np.arange(channels) % 3])
-
-
-def _python() -> str:
-    """Return the interpreter; in a program that embeds Python, `sys.executable` is that program."""
-    if Path(sys.executable or "").name.startswith("python"):
-        return sys.executable
-    return str(Path(sys.exec_prefix) / "bin" / "python3")
 
 
 def _noise(count: int, shape: Sequence[int]) -> np.ndarray:

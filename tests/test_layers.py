@@ -14,6 +14,9 @@ from aurevoir.cli.main import COMMANDS
 LAYERS = [
     "errors",
     "files",
+    "saving",
+    "children",
+    "work",
     "progress",
     "kernels",
     "images",

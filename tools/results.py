@@ -17,7 +17,7 @@ from aurevoir.benchmarks.contract import Json
 from aurevoir.benchmarks.reporting.tables import columns, machine_line, machine_of, read_result, tables
 from aurevoir.benchmarks.reporting.text import markdown_table, shown
 from aurevoir.errors import AurevoirError, DataError, UsageError
-from aurevoir.files import write_atomically
+from aurevoir.saving import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..kernels.memory import memory_budget
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch
+from ..work import Work
 from .embed import embed_bits
 from .evaluate import evaluate
 from .inputs import (
@@ -46,6 +47,7 @@ from .inputs import (
     is_path,
     resolve_seed,
 )
+from .kept_bits import KeptBits
 from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
 
@@ -110,6 +112,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Seed for random weights, the choice of calibration images, and the projection.
     verbose : bool
         Whether to show progress on stderr.
+    work : path, optional
+        A folder in which `fit` keeps what its stages make, as they come: calibration table, engine, and the bits of the
+        images, about 512 at a time. A fit that was interrupted, run again, takes over what is there of the same
+        inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
 
     Attributes
     ----------
@@ -162,6 +168,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         memory_budget: int | str | None = None,
         random_state: Any = 0,
         verbose: bool = False,
+        work: Path | str | None = None,
     ) -> None:
         self.backbone = backbone
         self.cut = cut
@@ -190,6 +197,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.memory_budget = memory_budget
         self.random_state = random_state
         self.verbose = verbose
+        self.work = work
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -242,7 +250,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
-        with self._unchanged_by_failure():
+        opened = nullcontext() if self.work is None else Work(self.work, report=self.verbose)
+        with self._unchanged_by_failure(), opened as work:
             X, y = images_and_labels(X, y)
             if is_features(X):
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
@@ -250,8 +259,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
-            self._set_engine(X, labels, watch)
-            training = self._embed(X, labels, weights, watch)
+            self._set_engine(X, watch, work)
+            training = self._embed(X, labels, weights, watch, work)
             self._fit_readout(training, self.projection, None, watch)
         return self
 
@@ -369,16 +378,16 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
-    def _set_engine(self, X: Any, labels: np.ndarray, watch: Stopwatch) -> None:
+    def _set_engine(self, X: Any, watch: Stopwatch, work: Work | None) -> None:
         if is_features(X):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return
-        self.engine_ = self._build(X, watch)
+        self.engine_ = self._build(X, watch, work)
         self.n_bits_ = self.n_features_in_ = self.engine_.features
         # An earlier fit on features may have left the names of their columns.
         self.__dict__.pop("feature_names_in_", None)
 
-    def _build(self, X: Any, watch: Stopwatch) -> Engine:
+    def _build(self, X: Any, watch: Stopwatch, work: Work | None) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
         if isinstance(self.engine, Engine):
             return self.engine
@@ -386,21 +395,24 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return load_engine(self.engine)
         network = NetworkSpec(**self._parameters_of(NetworkSpec), seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
-        builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose)
+        builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
         return builder.build(EngineSpec(**self._parameters_of(EngineSpec)))
 
     def _parameters_of(self, spec: type) -> dict[str, Any]:
         """Return the parameters that a spec shares with this classifier."""
         return {each.name: getattr(self, each.name) for each in fields(spec) if hasattr(self, each.name)}
 
-    def _embed(self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch) -> _Training:
+    def _embed(
+        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None = None
+    ) -> _Training:
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
         if is_features(X):
             indices, bits = np.arange(len(X)), pack_signs(X)
         else:
-            images = self._images(X, "train")
-            indices, bits = embed_bits(self._required_engine(), images, watch)
+            images, engine = self._images(X, "train"), self._required_engine()
+            kept = None if work is None else KeptBits(work, "train", engine, images)
+            indices, bits = embed_bits(engine, images, watch, kept)
             self.skipped_ = {**self.skipped_, **images.skipped}
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
@@ -535,12 +547,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`.
 
-        Writing is atomic; an existing model is replaced.
+        An existing model is replaced by one call: at every moment the old or the new one is there, whole. Its card,
+        `README.md`, is written anew.
 
         Raises
         ------
         UsageError
-            If the folder exists and is not a model folder.
+            If the folder exists and is not a model folder, or holds other files as well.
+        SaveError
+            If it cannot be written; what was there is unchanged.
         """
         check_is_fitted(self)
         stored = StoredModel(

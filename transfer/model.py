@@ -8,9 +8,6 @@ README.md             the model card
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +20,16 @@ from safetensors.numpy import save as save_arrays
 from ..engine.engine import Engine
 from ..engine.load import load_engine
 from ..errors import AurevoirError, UsageError
-from ..files import TEMPORARY, require_folder_target
 from ..kernels.camera import Camera
 from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
+from ..saving import FolderKind, recover, require_folder_target, write_folder
 from .opu import OPUS, Opu, opu_projector
 
 SCHEMA = "aurevoir-model/2"
 _ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
+_LARGEST_JSON = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,49 +67,42 @@ class StoredModel:
 def write(model: StoredModel, folder: Path) -> None:
     """Write a model folder; the same fit gives the same bytes.
 
-    Writing is atomic; an existing model is replaced.
+    An existing model is replaced by one call: at every moment the old or the new one is there, whole.
 
     Raises
     ------
     UsageError
-        If the folder exists and is not a model folder.
+        If the folder exists and is not a model folder, or holds other files as well.
+    SaveError
+        If it cannot be written; what was there is unchanged.
     """
-    check_target(folder)
-    folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
-    try:
-        for name, data in _files(model).items():
-            (temporary / name).write_bytes(data)
-        temporary.chmod(0o755)
-        _replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    write_folder(folder, _files(model), KIND)
 
 
-def check_target(folder: Path) -> None:
+def check_target(folder: Path | str) -> None:
     """Check that a model folder can be written.
 
     Raises
     ------
     UsageError
-        If the folder exists and is not a model folder, or nothing can be written there.
+        If the folder exists and is not a model folder, holds other files as well, or nothing can be written there.
     """
-    if os.path.ismount(folder):
-        raise UsageError(f"{folder} is a mount point, which cannot be replaced; give a folder in it")
-    require_folder_target(folder)
-    if folder.exists() and not (folder / _MODEL).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not a model folder; choose another name or remove it")
+    require_folder_target(folder, KIND)
 
 
-def _replace(source: Path, target: Path) -> None:
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
-        target.replace(old / "replaced")
-        source.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        source.replace(target)
+def _is_model_folder(folder: Path) -> bool:
+    """Return whether a folder is a model of any version, by its schema."""
+    path = folder / _MODEL
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            return False
+        schema = json.loads(path.read_bytes())["schema"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(schema, str) and schema.startswith(f"{SCHEMA.partition('/')[0]}/")
+
+
+KIND = FolderKind("model folder", frozenset({_ENGINE, _ARRAYS, _MODEL, _CARD}), _is_model_folder)
 
 
 def _files(model: StoredModel) -> dict[str, bytes]:
@@ -176,6 +167,7 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
 
 def read(folder: Path, rebuild: bool = False) -> StoredModel:
     """Read and check a model folder; see `classifier.load`."""
+    recover(folder)
     content = _read_model(folder)
     files = {name: _read_checked(folder / name, digest) for name, digest in content["files"].items()}
     arrays = load_arrays(files[_ARRAYS])

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...calibration.fidelity import save_figure
 from ..harness.scaling import Series
 
 Axes = Any
@@ -37,7 +38,7 @@ def figure(
     for axes in rows.flat:
         axes.grid(alpha=0.3)
     yield made, rows
-    made.savefig(path, dpi=150)
+    save_figure(made, path)
 
 
 def draw_stages(axes: Axes, names: Sequence[str], seconds: Mapping[str, Sequence[float]]) -> list[float]:

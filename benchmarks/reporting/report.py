@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from ...calibration.fidelity import require_plotting
 from ...errors import UsageError
-from ...files import write_atomically
+from ...saving import write_atomically
 from .. import registry
 from ..contract import Benchmark, Cells, Json, Result, Row
 from .charts import charts

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...errors import AurevoirError
-from ...files import write_atomically
+from ...saving import write_atomically
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any], device: str) -> dict[str, Any]:

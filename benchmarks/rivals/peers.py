@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import prune
+from ...children import run_child
 from ...engine.runtimes import on_onnxruntime, on_openvino
 from ...errors import AurevoirError, MissingPackageError
 
@@ -132,9 +133,8 @@ def named_nodes(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _in_a_process(task: str, name: str, folder: Path) -> str:
     """Run a task of this module in a process of its own; return what went wrong, or nothing."""
-    command = [sys.executable, "-m", __name__, task, name, str(folder)]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+        done = run_child(__name__, [task, name, str(folder)], timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return f"not done in {PATIENCE} s"
     if done.returncode == 0:

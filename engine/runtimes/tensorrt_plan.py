@@ -6,6 +6,7 @@ its version number.
 
 import json
 import logging
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...errors import AurevoirError, UsageError
-from ...files import write_atomically
+from ...errors import AurevoirError, AurevoirWarning, SaveError, UsageError
 from ...progress import progress_bar
+from ...saving import write_atomically
 from .base import Batches, Layer
 
 BATCHES: Batches = (1, 16, 64)
@@ -88,7 +89,10 @@ def build_plan(
     if plan is None:
         raise AurevoirError("\n".join(["TensorRT could not build this network:", *errors]))
     if timing_cache is not None and timings is not None:
-        write_atomically(timing_cache, bytes(timings.serialize()))
+        try:
+            write_atomically(timing_cache, bytes(timings.serialize()))
+        except SaveError as error:
+            warnings.warn(f"the timing cache {error}; the engine is complete", AurevoirWarning, stacklevel=2)
     return bytes(plan)
 
 

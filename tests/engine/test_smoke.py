@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from aurevoir import build_engine
+from aurevoir import build_engine, children
 from aurevoir.engine import smoke as smoking
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.engine import Engine
@@ -186,5 +186,5 @@ def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, monkeyp
 
 def test_a_program_that_embeds_python_uses_its_interpreter(engine, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/opt/program/viewer")
-    assert os.access(smoking._python(), os.X_OK)
+    assert os.access(children._python(), os.X_OK)
     first_inference(engine)

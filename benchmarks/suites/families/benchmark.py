@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ....children import run_child
 from ....engine.runtimes import installed
 from ....errors import UsageError
 from ....progress import progress_bar
@@ -139,11 +140,10 @@ def _run(task: Task) -> str:
     """Run the network's process; return what went wrong, or nothing."""
     described, log = (Path(task.rows).with_suffix(suffix) for suffix in (".task", ".log"))
     described.write_text(json.dumps(asdict(task)))
-    command = [sys.executable, "-m", f"{__package__}.worker", str(described)]
     with log.open("a") as file:
         try:
-            code = subprocess.run(
-                command, check=False, stdout=subprocess.DEVNULL, stderr=file, timeout=PATIENCE
+            code = run_child(
+                f"{__package__}.worker", [str(described)], timeout=PATIENCE, stdout=subprocess.DEVNULL, stderr=file
             ).returncode
         except subprocess.TimeoutExpired:
             return f"not done in {PATIENCE} s"

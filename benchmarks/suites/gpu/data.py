@@ -8,7 +8,7 @@ import numpy as np
 
 from ....engine.sample import sample_images
 from ....errors import UsageError
-from ....files import write_atomically
+from ....saving import write_atomically
 from ...harness.engines import open_network
 
 NETWORK, PHOTOGRAPHS = "densenet169.onnx", "photographs"

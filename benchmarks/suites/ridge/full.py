@@ -6,12 +6,11 @@ where memory runs out, leaves the other rows. For a GPU see `gpu`.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
+from ....children import run_child
 from ....kernels.arrays import on_device
 from ....kernels.memory import memory_budget
 from ...contract import Json, Row
@@ -47,8 +46,8 @@ def measure_full(
 def _in_a_process(run: tuple[str, str], size: tuple[int, int, int], budget: int, environment: dict[str, str]) -> Row:
     row = full_row(*run, size, "cpu")
     row.note(memory_budget=budget)
-    command = [sys.executable, "-m", f"{__package__}.one_run", *run, *map(str, size), str(budget)]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    arguments = [*run, *map(str, size), str(budget)]
+    done = run_child(f"{__package__}.one_run", arguments, environment, stderr=None)
     if done.returncode:
         killed = "; killed, and memory is the likeliest reason" if done.returncode < 0 else ""
         row.error = f"exit status {done.returncode}{killed}"

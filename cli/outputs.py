@@ -1,0 +1,115 @@
+"""The files that commands write: checked before the work, and written after it so that no result is lost."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import AurevoirError, UsageError
+from ..saving import require_file_target
+
+_HEAD = 4096
+
+
+def _member(name: bytes) -> Callable[[bytes], bool]:
+    """Return a test for ZIP archives whose first member has a name."""
+    return lambda head: head.startswith(b"PK\x03\x04") and head[30:].startswith(name)
+
+
+KINDS: dict[str, Callable[[bytes], bool]] = {
+    "an engine file": _member(b"manifest.json"),
+    "an archive of bits": _member(b"paths.npy"),
+    "a calibration table": lambda head: b'"aurevoir-calibration/' in head,
+    "a calibration cache": lambda head: head.startswith(b"TRT-"),
+    "a timing cache": lambda head: True,
+    "an ONNX file": lambda head: head.startswith(b"\x08"),
+    "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
+    "a report": lambda head: head.startswith(b"<!doctype html>") and b"aurevoir" in head,
+    "a figure": lambda head: b"matplotlib" in head.lower(),
+}
+"""What each kind of file that commands write begins with."""
+
+
+def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: Iterable[object] = ()) -> None:
+    """Check that the files that a command is to write can be written, before its work; note what will be replaced.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    outputs : mapping of names of arguments to `KINDS`
+        Those that are missing or None are left out.
+    inputs : paths that the command reads
+
+    Raises
+    ------
+    UsageError
+        If one cannot be written, is there and of another kind, two are the same, one is also read, or a figure's
+        ending is unknown.
+    """
+    taken: dict[str, str] = {os.path.realpath(str(path)): f"the input {path}" for path in inputs if path is not None}
+    for each, kind in outputs.items():
+        path = getattr(args, each, None)
+        if path is None:
+            continue
+        option = f"--{each.replace('_', '-')}"
+        require_file_target(path)
+        if kind == "a figure":
+            _check_figure(path)
+        if real := taken.get(os.path.realpath(path)):
+            raise UsageError(f"{option} {path} is {real}; give another name")
+        taken[os.path.realpath(path)] = f"that of {option} too"
+        _check_kind(option, path, kind)
+
+
+def _check_kind(option: str, path: str, kind: str) -> None:
+    """Refuse to replace a file that is not one of ours, and note where one is replaced."""
+    if not Path(path).exists():
+        return
+    with Path(path).open("rb") as file:
+        head = file.read(_HEAD)
+    if head and not KINDS[kind](head):
+        raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
+    if head and kind != "a timing cache":
+        note_replaced(option, path, kind)
+
+
+def note_replaced(option: str, path: object, kind: str) -> None:
+    """Note that an output replaces what is there."""
+    from ..images.sources import warn
+
+    warn(f"{option} {path} is {kind}, and will be replaced")
+
+
+def _check_figure(path: str) -> None:
+    from ..calibration.fidelity import require_plotting
+
+    require_plotting()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
+        raise UsageError(
+            f"--plot {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
+        )
+    if not (parent := Path(path).parent).is_dir():
+        raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
+
+
+def save(result: dict[str, Any], write: Callable[[], object], key: str | None = None) -> None:
+    """Write an output; if that fails, the result stays, to be printed, with the reason.
+
+    Parameters
+    ----------
+    result : dict
+        Of a command; at a failure the reason is added to its list ``unsaved``.
+    write : callable
+    key : str, optional
+        Where the result names the output; None is put there at a failure.
+    """
+    try:
+        write()
+    except AurevoirError as error:
+        result.setdefault("unsaved", []).append(str(error))
+        if key is not None:
+            result[key] = None

@@ -1,0 +1,156 @@
+"""Bits of images kept in a work folder block by block, each with the digests of the images that it is of."""
+
+import hashlib
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.engine import Engine
+from ..images.batches import ImageFiles, Images
+from ..images.decode import UnreadableImageError, decode
+from ..kernels.bits import packed_length
+from ..work import Work, key_of
+
+BLOCK = 512
+"""The least number of readable images of a block, but the last. It ends where a batch does: the same images are in a
+batch whether or not a fit was interrupted, and so have the same bits."""
+
+
+class KeptBits:
+    """The bits of images by an engine, in a work folder.
+
+    A block is taken over if the contents of its images, by SHA-256, are what they were, and the blocks before it are
+    taken over.
+
+    Parameters
+    ----------
+    work : Work
+    kind : str
+        What the images are, such as ``train``.
+    engine : Engine
+    images : ImageFiles or ImageArray
+    """
+
+    def __init__(self, work: Work, kind: str, engine: Engine, images: Images) -> None:
+        self._work, self._kind, self._images = work, kind, images
+        self._width, self._batch = packed_length(engine.features), engine.batch_size
+        built = hashlib.sha256(engine.to_bytes()).hexdigest()
+        self._key = key_of(built, engine.runtime, engine.device, engine.batch_size)
+        self._signatures = _signatures(images, 0, len(images))
+        self._number, self._start = 0, 0
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def taken_over(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices and bits of the blocks that can be taken over; `rest` has the images after them."""
+        indices, bits = [np.empty(0, "int64")], [np.empty((0, self._width), "uint8")]
+        while (block := self._next_block()) is not None:
+            indices.append(block[0])
+            bits.append(block[1])
+            self._number, self._start = self._number + 1, block[2]
+        if self._start:
+            self._work.say(f"the bits of {self._start:,d} of {len(self._images):,d} images")
+        return np.concatenate(indices), np.concatenate(bits)
+
+    def rest(self) -> tuple[int, Images]:
+        """Return the index of the first image that is not taken over, and the images from there on."""
+        images, start = self._images, self._start
+        if isinstance(images, ImageFiles):
+            # Both have one dictionary of what cannot be read.
+            return start, replace(images, paths=images.paths[start:])
+        return start, replace(images, pixels=images.pixels[start:])
+
+    def add(self, indices: np.ndarray, bits: np.ndarray) -> None:
+        """Take the bits of a batch."""
+        self._pending.append((indices, bits))
+        if len(indices) == self._batch and sum(len(each) for each, _ in self._pending) >= BLOCK:
+            self._write(int(indices[-1]) + 1)
+
+    def finish(self) -> None:
+        """Keep what is left after the last batch."""
+        if self._start < len(self._images):
+            self._write(len(self._images))
+
+    def _write(self, stop: int) -> None:
+        start, number = self._start, self._number
+        indices = np.concatenate([np.empty(0, "int64"), *(each for each, _ in self._pending)])
+        bits = np.concatenate([np.empty((0, self._width), "uint8"), *(each for _, each in self._pending)])
+        self._pending, self._start, self._number = [], stop, number + 1
+        digests = _digests(self._images, start, stop)
+        # The bits of a file that was changed meanwhile may be those of another content than its digest.
+        if (_signatures(self._images, start, stop) != self._signatures[start:stop]).any():
+            return
+        missing = sorted({*range(start, stop)} - set(indices.tolist()))
+        described = {"start": start, "stop": stop, "digests": digests, "skipped": missing}
+        buffer = io.BytesIO()
+        np.savez(buffer, described=np.frombuffer(json.dumps(described).encode(), "uint8"), indices=indices, bits=bits)
+        self._work.put(self._kind, self._key, buffer.getvalue(), number)
+
+    def _next_block(self) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """Return indices, bits and end of the next block, if it is of these images."""
+        content = self._work.get(self._kind, self._key, self._number)
+        if content is None or self._start == len(self._images):
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            described, indices, bits = json.loads(arrays["described"].tobytes()), arrays["indices"], arrays["bits"]
+        stop, last = described["stop"], len(self._images)
+        # The last batch of fewer images would be fuller with the images that have come after it.
+        whole = stop == last or (stop < last and len(indices) % self._batch == 0)
+        if described["start"] != self._start or not whole:
+            return None
+        if _digests(self._images, self._start, stop) != described["digests"] or self._can_be_read(described["skipped"]):
+            return None
+        return indices, bits, stop
+
+    def _can_be_read(self, skipped: list[int]) -> bool:
+        """Return whether a file that was skipped can be read now; if none can, record why."""
+        images, reasons = self._images, {}
+        for index in skipped:
+            assert isinstance(images, ImageFiles)
+            path = images.paths[index]
+            try:
+                decode(path, images.size, images.resize, images.channels)
+            except UnreadableImageError as error:
+                reasons[str(path)] = str(error)
+            else:
+                return True
+        images.skipped.update(reasons)
+        return False
+
+
+def _signatures(images: Images, start: int, stop: int) -> np.ndarray:
+    """Return size, times and inode of files, of which one changes with every write; of pixels nothing."""
+    if not isinstance(images, ImageFiles):
+        return np.zeros((stop - start, 0), "int64")
+    return np.array([_signature(path) for path in images.paths[start:stop]], "int64").reshape(-1, 4)
+
+
+def _signature(path: Path | str) -> tuple[int, int, int, int]:
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return (-1, -1, -1, -1)
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def _digests(images: Images, start: int, stop: int) -> list[str]:
+    """Return the SHA-256 of each file's content, or one of all pixels."""
+    if not isinstance(images, ImageFiles):
+        pixels = images.pixels[start:stop]
+        return [hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()]
+    with ThreadPoolExecutor(images.workers or os.cpu_count() or 1) as pool:
+        return list(pool.map(_digest, images.paths[start:stop]))
+
+
+def _digest(path: Path | str) -> str:
+    try:
+        if not Path(path).is_file():
+            return "not a file"
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        return f"unreadable: {type(error).__name__}"

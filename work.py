@@ -1,0 +1,206 @@
+"""The work folder: what the stages of a fit made, kept as they come, for a fit that continues an interrupted one.
+
+work.json             says that the folder is ours; locked by the process that uses it
+KIND-KEY.kept         what a stage made, behind its SHA-256; KEY is the digest of all that it depends on
+KIND-KEY-NUMBER.kept  one of several parts
+engine-KEY.engine     an engine file
+
+Of each kind there is what has one key, the latest: the folder holds what one fit makes, and no more.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+from .errors import AurevoirWarning, SaveError, UsageError
+from .saving import require_file_target, write_atomically
+
+SCHEMA = "aurevoir-work/1"
+_MARKER = "work.json"
+_OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.(kept|engine)")
+_PACKAGES = (
+    "aurevoir",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "torchvision",
+    "timm",
+    "pillow",
+    "triton",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13",
+    "simplejpeg",
+    "opencv-python",
+    "opencv-python-headless",
+)
+_PROCESSOR = ("model name", "flags", "Features")
+_VARIABLES = re.compile("ONEDNN_|DNNL_|OPENBLAS_CORETYPE$|TRITON_INTERPRET$|NVIDIA_TF32_OVERRIDE$")
+
+
+class Saved(Protocol):
+    """An engine, as far as it is kept."""
+
+    def save(self, path: Path | str) -> None:
+        """Write its file."""
+
+
+class Work:
+    """A work folder; a context manager, which locks it.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it is missing.
+    report : bool
+        Whether to say on stderr what is taken over.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds something and is no work folder, or another process uses it.
+    SaveError
+        If it cannot be made.
+    """
+
+    def __init__(self, folder: Path | str, report: bool = False) -> None:
+        self.folder, self._report, self._failed = Path(folder), report, False
+        self._marker: IO[bytes] | None = None
+
+    def __enter__(self) -> "Work":
+        check_work(self.folder)
+        path = self.folder / _MARKER
+        if not path.exists():
+            write_atomically(path, json.dumps({"schema": SCHEMA}).encode())
+        self._marker = path.open("rb+")
+        try:
+            fcntl.flock(self._marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._marker.close()
+            raise UsageError(f"work folder {self.folder} is in use by another fit; give another folder") from None
+        except OSError:
+            # Where nothing can be locked, one fit at a time is up to the user.
+            pass
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._marker is not None:
+            self._marker.close()
+
+    def get(self, kind: str, key: str, number: int | None = None) -> bytes | None:
+        """Return what was kept, or None if nothing was, or a byte of it has changed."""
+        with suppress(OSError):
+            data = self._path(kind, key, number).read_bytes()
+            if data[:64] == hashlib.sha256(data[64:]).hexdigest().encode():
+                return data[64:]
+        return None
+
+    def put(self, kind: str, key: str, content: bytes, number: int | None = None) -> None:
+        """Keep what a stage made; where that fails, a note says so once, and nothing more is kept."""
+        data = hashlib.sha256(content).hexdigest().encode() + content
+        self._keep(kind, key, lambda: write_atomically(self._path(kind, key, number), data))
+
+    def engine_path(self, key: str) -> Path:
+        """Return where the engine file of a key is, if it was kept."""
+        return self.folder / f"engine-{key}.engine"
+
+    def put_engine(self, key: str, engine: Saved) -> None:
+        """Keep an engine, as `put` does."""
+        self._keep("engine", key, lambda: engine.save(self.engine_path(key)))
+
+    def say(self, what: str) -> None:
+        """Say on stderr what is taken over."""
+        if self._report and sys.stderr is not None:
+            sys.stderr.write(f"taken over from {self.folder}: {what}\n")
+
+    def _path(self, kind: str, key: str, number: int | None) -> Path:
+        return self.folder / f"{kind}-{key}{'' if number is None else f'-{number:06d}'}.kept"
+
+    def _keep(self, kind: str, key: str, write: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            self._remove_others(kind, key)
+            write()
+        except OSError as error:
+            self._failed = True
+            why = str(error) if isinstance(error, SaveError) else f"{self.folder}: {(error.strerror or '').lower()}"
+            warnings.warn(f"{why}; the fit goes on without its work folder", AurevoirWarning, stacklevel=2)
+
+    def _remove_others(self, kind: str, key: str) -> None:
+        for path in self.folder.iterdir():
+            found = _OURS.fullmatch(path.name)
+            if found and found[1] == kind and found[2] != key:
+                path.unlink(missing_ok=True)
+
+
+def check_work(folder: Path | str) -> None:
+    """Check that a folder can be a work folder.
+
+    Raises
+    ------
+    UsageError
+        If it holds something and was none before, or cannot be written to.
+    """
+    path = Path(folder)
+    require_file_target(path / _MARKER)
+    try:
+        if not path.exists() or not any(path.iterdir()):
+            return
+        schema = json.loads((path / _MARKER).read_bytes()[:4096])["schema"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        schema = None
+    if schema != SCHEMA:
+        raise UsageError(f"{folder} holds something and is not a work folder; give an empty folder, or a new name")
+
+
+def key_of(*parts: Any) -> str:
+    """Return the key of what depends on these values, on the versions of all libraries, and on this machine."""
+    described = json.dumps([*parts, environment()], sort_keys=True, default=str)
+    return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Return what results depend on to the last bit, besides inputs and parameters."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    processor = dict(line.split(":", 1) for line in _text("/proc/cpuinfo").split("\n\n")[0].splitlines() if ":" in line)
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": [
+            value for name, value in processor.items() if name.strip() in ("model name", "flags", "Features")
+        ],
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpus": [_text(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
+        "variables": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},
+    }
+
+
+def _text(path: Path | str) -> str:
+    with suppress(OSError):
+        return Path(path).read_text(errors="replace")
+    return ""
