@@ -20,6 +20,7 @@ from ..errors import AurevoirError, UsageError
 from ..files import pack, unpack_bytes, write_atomically
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
+from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (
@@ -280,6 +281,7 @@ class Engine:
         for name, data in parts.items():
             if digests.get(name) != hashlib.sha256(data).hexdigest():
                 raise AurevoirError(f"{source}: part {name} does not match its manifest; build it again")
+        check_graph(parts["model.onnx"], manifest, source)
         table = None if "calibration.json" not in parts else CalibrationTable.from_json(parts["calibration.json"])
         return cls(manifest, parts["model.onnx"], table, device, parts.get("plan.bin"), speeds)
 
