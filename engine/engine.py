@@ -20,6 +20,7 @@ from ..errors import AurevoirError, UsageError
 from ..files import pack, unpack_bytes, write_atomically
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
+from .checked import digest, remember
 from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
@@ -259,6 +260,11 @@ class Engine:
     def save(self, path: Path | str) -> None:
         """Write the engine file atomically; measured speeds are stored outside the hashed manifest."""
         write_atomically(Path(path), self._file())
+        remember(self.digest())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what decides how it runs on this machine; see `checked`."""
+        return digest(self.manifest, self.graph, self.plan, self.device)
 
     def _file(self) -> bytes:
         parts = self._archive()
