@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or why they are not available."""
+    from ..engine.first_load import check_first_load
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
@@ -51,6 +52,7 @@ def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
         require_runtime(engine.runtime, engine.precision)
         if fault := engine.plan_mismatch():
             return [], fault
+        check_first_load(engine, "the engine")
         if builds_plans(engine.runtime):
             if engine.plan is None:
                 return [], f"{engine.runtime} reports layers only of a plan, and this engine has no plan yet"

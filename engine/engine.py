@@ -21,6 +21,8 @@ from ..files import pack, unpack_bytes
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..saving import write_atomically
+from .checked import digest, remember
+from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (
@@ -259,6 +261,11 @@ class Engine:
     def save(self, path: Path | str) -> None:
         """Write the engine file atomically; measured speeds are stored outside the hashed manifest."""
         write_atomically(Path(path), self._file())
+        remember(self.digest())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what decides how it runs on this machine; see `checked`."""
+        return digest(self.manifest, self.graph, self.plan, self.device)
 
     def _file(self) -> bytes:
         parts = self._archive()
@@ -281,6 +288,7 @@ class Engine:
         for name, data in parts.items():
             if digests.get(name) != hashlib.sha256(data).hexdigest():
                 raise AurevoirError(f"{source}: part {name} does not match its manifest; build it again")
+        check_graph(parts["model.onnx"], manifest, source)
         table = None if "calibration.json" not in parts else CalibrationTable.from_json(parts["calibration.json"])
         return cls(manifest, parts["model.onnx"], table, device, parts.get("plan.bin"), speeds)
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from ..calibration.graph.edit import constant, tensor_shapes
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
+from .graph_cost import check_cost
 from .preprocessing import Preprocessing
 
 
@@ -57,7 +58,12 @@ def wrap(
     graph.output.append(helper.make_tensor_value_info("bits", TensorProto.UINT8, ["batch", packed_length(m)]))
     wrapped.ClearField("metadata_props")
     graph.name, wrapped.producer_name, wrapped.producer_version = "aurevoir", "aurevoir", ""
-    onnx.checker.check_model(wrapped)
+    try:
+        onnx.checker.check_model(wrapped, full_check=True)
+    except Exception as error:  # the checker's errors have no common base class
+        reason = " ".join(str(error).strip().partition("\n")[0].split())[:300]
+        raise AurevoirError(f"onnx's checker refuses the truncated network: {reason}; cut at another tensor") from None
+    check_cost(wrapped, [1, *size, len(before.mean)], "the truncated network")
     return onnx.shape_inference.infer_shapes(wrapped)
 
 

@@ -9,6 +9,7 @@ from ..calibration.graph.float16 import has_float16_body
 from ..errors import AurevoirError
 from ..files import unpack
 from .engine import Engine
+from .first_load import check_first_load
 from .machine import check_machine
 from .runtimes import choose_runtime, takes_body
 from .runtimes import runtime as runtime_module
@@ -16,7 +17,11 @@ from .runtimes.base import RUNTIMES
 
 
 def load_engine(
-    path: Path | str, device: str | None = None, runtime: str | None = None, rebuild: bool = False
+    path: Path | str,
+    device: str | None = None,
+    runtime: str | None = None,
+    rebuild: bool = False,
+    trusted: bool = False,
 ) -> Engine:
     """Load an engine file.
 
@@ -29,6 +34,9 @@ def load_engine(
         A runtime other than the one it was built for, or ``auto``.
     rebuild : bool
         Rebuild the plan from the graph in the file if it is for another GPU or library version.
+    trusted : bool
+        Skip the first run in a child process, with limits of memory and time, of an engine that this user neither
+        built nor loaded before on this machine. It takes some seconds, once.
 
     Returns
     -------
@@ -40,7 +48,7 @@ def load_engine(
         If the file does not exist, or the runtime does not support its precision or the device.
     AurevoirError
         If the file is corrupted or has another schema, or its plan, graph or int8 weights are
-        incompatible with this machine or with the given runtime.
+        incompatible with this machine or with the given runtime; or if its first run crashes, hangs or fails.
     MissingPackageError
         If the runtime is not installed.
     """
@@ -53,6 +61,8 @@ def load_engine(
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it again")
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
+    elif not trusted:
+        check_first_load(engine, path)
     return engine
 
 

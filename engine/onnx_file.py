@@ -9,11 +9,10 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from ..calibration.graph.batch_norm import is_training
 from ..calibration.graph.edit import initializers, leading_to, opset, reads
 from ..errors import AurevoirError, UsageError
+from .external_data import load_external_data
+from .graph_check import LARGEST, check_contents
 from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, prepare, upgrade
 from .onnx_input import standard_input, with_image_metadata
-
-_LARGEST = (1 << 31) - (1 << 20)
-"""Bytes of weights that a graph may hold; protobuf ends at 2 GiB."""
 
 _QUANTIZED = (
     "which is already quantized; give the float network that it was made of: int8 is aurevoir's own",
@@ -46,19 +45,17 @@ def read_onnx(path: Path) -> ModelProto:
         raise UsageError(f"backbone {path} does not exist; check the path")
     _check_size(path, path.stat().st_size)
     try:
-        model = make_readable(onnx.load(path, load_external_data=False))
+        model = onnx.load(path, load_external_data=False)
+        check_contents(model, path)
+        model = make_readable(model)
+    except AurevoirError:
+        raise
     except OSError as error:
         raise AurevoirError(f"{path} cannot be read: {error.strerror or error}; check the file") from None
     except Exception as error:  # protobuf's errors have no common base class
         raise _invalid(path, error) from None
     _check_size(path, sum(map(_size, model.graph.initializer)))
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # file and checker errors have no common base class
-        raise AurevoirError(
-            f"the weights that {path} keeps in files beside it cannot be read: {first_line(error)}; copy these files "
-            "into its folder, or export it again"
-        ) from None
+    load_external_data(model, path)
     try:
         _check_graph(model)
         _check_tensors(model)
@@ -84,7 +81,7 @@ def first_line(error: Exception) -> str:
 
 
 def _check_size(path: Path, size: int) -> None:
-    if size > _LARGEST:
+    if size > LARGEST:
         raise AurevoirError(
             f"{path} holds {size / 1e9:.1f} GB, and a graph in memory 2.1 GB at most; export only what leads to the cut"
         )

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from ..calibration.graph.edit import consumers, initializers, node_attribute, prune, tensor_names, unused
 from ..errors import AurevoirError
+from .graph_cost import graph_cost
 from .preprocessing import IMAGENET, RAW, SYMMETRIC, UNIT, Preprocessing
 
 _RANGE, _PIXELS = "Image.NominalPixelRange", "uint8"
@@ -17,6 +18,7 @@ _KINDS = (TensorProto.FLOAT, TensorProto.UINT8, TensorProto.FLOAT16, TensorProto
 _OF_IMAGES = (1, 3, 4)
 """Numbers of channels that say which axis is that of the channels."""
 _MOST_PROBED = 16
+_MOST_MEMORY = 1 << 30
 _KEEPING_AXES = (
     *("Identity", "Cast", "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Pad", "Clip", "Slice", "Resize", "Upsample"),
     *("BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
@@ -252,7 +254,10 @@ def _first_steps(model: onnx.ModelProto, size: tuple[int, int]) -> list[tuple[fl
     if len(edge) != 1 or edge == {image.name} or channels > _MOST_PROBED:
         return []
     try:
-        run = ReferenceEvaluator(prune(model, edge))
+        steps = prune(model, edge)
+        if graph_cost(steps, [1, channels, *size], "the first nodes").memory > _MOST_MEMORY:
+            return []
+        run = ReferenceEvaluator(steps)
         black, *lit = [
             np.asarray(run.run(None, {image.name: pixels}), "float64")[0] for pixels in _probes(channels, size)
         ]

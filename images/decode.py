@@ -1,5 +1,6 @@
 """Decode an image file to a uint8 array of a given size, RGB or grayscale."""
 
+import os
 import stat
 from io import BytesIO
 from pathlib import Path
@@ -8,11 +9,19 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import AurevoirError, UsageError
+from ..errors import AurevoirError, BudgetError, UsageError
+from ..kernels.memory import format_bytes, memory_budget
+from .budget import memory_for, needed
 from .signatures import describe, is_heif, is_png, without_text
 
 Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+_UNSAFE = {
+    "EPS": "it is a program that Ghostscript would run",
+    "FITS": "it may unfold to any size",
+    "IPTC": "it holds an image of another format",
+    "WMF": "it is a program that draws",
+}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -45,7 +54,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
         Any format that Pillow reads, and HEIC where pillow-heif is installed; only the first frame is
         used. EXIF rotation is applied, transparency is composited on white, 12-bit, 16-bit and CMYK
         pixels are converted to 8-bit RGB; ICC profiles are not applied. What is not a regular file,
-        such as a FIFO, is not opened.
+        such as a FIFO, is not opened, and what Pillow would hand to another program, such as EPS, not decoded.
+        Threads decode at once what the memory budget holds together.
     size : (height, width)
     resize : {"stretch", "crop"}
         ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
@@ -61,7 +71,9 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
     ------
     UnreadableImageError
         If the file is missing, empty, truncated, not an image, or exceeds Pillow's pixel limit (a
-        decompression bomb).
+        decompression bomb) or the memory budget.
+    BudgetError
+        If memory runs out, which says nothing about the file.
     """
     try:
         _check_file(Path(path))
@@ -69,6 +81,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
         return pixels if pixels.ndim == 3 else pixels[..., None]
     except UnreadableImageError:
         raise
+    except MemoryError:
+        raise BudgetError(f"not enough memory to decode {path}; free some, or lower the budget (AUREVOIR_MEMORY)") from None
     except UnidentifiedImageError:
         raise UnreadableImageError(_unidentified(Path(path))) from None
     except Image.DecompressionBombError as error:
@@ -88,10 +102,20 @@ def _check_file(path: Path) -> None:
             "a broken link" if path.is_symlink() else "does not exist (FileNotFoundError)"
         ) from None
     if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        kinds = {stat.S_IFDIR: _folder(path), stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
     if status.st_size == 0:
         raise UnreadableImageError("the file is empty")
+    if status.st_size > memory_budget():
+        raise UnreadableImageError(f"the file has {format_bytes(status.st_size)}, more than the memory budget")
+
+
+def _folder(path: Path) -> str:
+    try:
+        with os.scandir(path):
+            return "a folder"
+    except OSError as error:
+        return f"a folder that cannot be listed ({(error.strerror or '').lower()})"
 
 
 def _decode(path: Path, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
@@ -109,17 +133,38 @@ def _decode(path: Path, size: tuple[int, int], resize: Resize, mode: str) -> np.
 def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
     height, width = size
     with _opened(file) as image:
+        if why := _UNSAFE.get(image.format or ""):
+            raise UnreadableImageError(f"images of format {image.format} are not decoded: {why}; convert it to PNG")
+        whole = image.size
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
-        image.load()
-        tags = getattr(image, "tag_v2", {})
-        bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
-        upright = _to_rgb(ImageOps.exif_transpose(image), bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO).convert(mode)
-        if resize == "crop":
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        else:
-            fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(fitted)
+        with memory_for(_affordable(image, whole)):
+            image.load()
+            tags = getattr(image, "tag_v2", {})
+            bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
+            negative = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = _converted(_to_rgb(image, bits, negative), mode)
+            if resize == "crop":
+                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+            else:
+                fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            return np.asarray(fitted)
+
+
+def _affordable(image: Image.Image, whole: tuple[int, int]) -> int:
+    """Return the bytes that decoding an opened image takes, or raise UnreadableImageError if they are too many."""
+    size, budget = needed(image, whole), memory_budget()
+    if size > budget:
+        raise UnreadableImageError(
+            f"its {whole[0]} x {whole[1]} pixels take {format_bytes(size)} to decode, and the memory budget is "
+            f"{format_bytes(budget)}; shrink the image, or raise the budget (AUREVOIR_MEMORY)"
+        )
+    return size
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _opened(file: BinaryIO | BytesIO) -> Image.Image:
@@ -158,7 +203,7 @@ def _to_rgb(image: Image.Image, bits: int, negative: bool) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _converted(image, "RGB")
 
 
 def _eight_bits(image: Image.Image, bits: int, negative: bool) -> Image.Image:

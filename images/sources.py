@@ -77,8 +77,9 @@ def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: lis
     visited.add(real)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
+    except OSError as error:
         found[real] = folder
+        warn(f"{folder} cannot be listed: {(error.strerror or '').lower()}; its images are left out: make it readable")
         return
     for entry in entries:
         is_folder, path = _is_folder(entry), Path(entry.path)

@@ -70,12 +70,13 @@ def require(needed: int, budget: int, description: str, remedy: str) -> None:
     """
     if needed > budget:
         raise BudgetError(
-            f"{description} needs {_format_bytes(needed)} and the memory budget is {_format_bytes(budget)}; "
+            f"{description} needs {format_bytes(needed)} and the memory budget is {format_bytes(budget)}; "
             f"{remedy}, or raise the budget (AUREVOIR_MEMORY)"
         )
 
 
-def _format_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
+    """Return a number of bytes for people, in MiB or GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 

@@ -42,6 +42,14 @@ def without_pauses(monkeypatch):
     monkeypatch.setattr("aurevoir.engine.timing.PAUSE", 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """The record of checked engines that tests write is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUREVOIR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def cupy(monkeypatch):
     """A fake CuPy in place of the real one; Triton, which asks for a GPU, is out of it."""

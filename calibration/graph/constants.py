@@ -14,6 +14,9 @@ BATCHES = (1, 2, 512)
 MAX_GROWTH = 1 << 20
 """Constants with more elements than this, and than what they are computed from, stay computed."""
 
+MOST_FOLDED = 1 << 26
+"""Elements that one pass computes, unless those of the constants are more: what doubles with each node stops here."""
+
 _QUANTIZED_OPSET = 21
 """The reference has no older QuantizeLinear and DequantizeLinear, which this one's include."""
 
@@ -57,6 +60,7 @@ class _Folder:
         self.outputs = {value.name for value in model.graph.output}
         self.opset = {item.domain: item.version for item in model.opset_import}
         self.known: dict[str, Values] = {}
+        self.room = max(MOST_FOLDED, 4 * sum(math.prod(tensor.dims) for tensor in model.graph.initializer))
         self.shapes = _shapes(model) if any(n.op_type in ("Shape", "Size") for n in model.graph.node) else {}
 
     def folds(self, node: NodeProto) -> bool:
@@ -92,6 +96,9 @@ class _Folder:
             try:
                 results.append(_run(node, given, self.opset))
             except Exception:  # what the reference cannot compute, the runtime does or refuses
+                return None
+            self.room -= sum(value.size for value in results[-1].values())
+            if self.room < 0:
                 return None
         return {name: _distinct([result[name] for result in results]) for name in node.output if name}
 

@@ -10,6 +10,7 @@ import onnx
 from ...calibration.graph.edit import initializers, leading_to, prune, read_constant, reads, tensor_shapes
 from ...errors import AurevoirError, UsageError
 from ..free_batch import free_batch
+from ..graph_cost import check_cost
 from ..normal_form import prepare
 from ..onnx_file import check_normal, read_onnx
 from ..onnx_input import carried_preprocessing, image_size, takes_pixels
@@ -102,7 +103,9 @@ class OnnxBackbone:
         return self._freed([self.resolve(cut) for cut in cuts])
 
     def _freed(self, tensors: list[str]) -> onnx.ModelProto:
-        return free_batch(check_normal(prune(self._model, tensors), self.name), self.size)
+        model = check_normal(prune(self._model, tensors), self.name)
+        check_cost(model, [1, self.channels, *self.size], self.name, known=False)
+        return free_batch(model, self.size)
 
 
 def _with_bottlenecks(

@@ -1,0 +1,58 @@
+"""The record of the engines that this user built or has run once in a process of its own: digests, one a line.
+
+It lies in ``$AUREVOIR_CACHE``, or ``aurevoir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it is absent, cannot be
+written, or is not this user's alone to write, nothing is known, and an engine is checked again.
+"""
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from .manifest import Manifest
+from .runtimes import runtime
+
+_MOST = 1 << 20
+"""Bytes beyond which the record begins anew."""
+
+
+def digest(made: Manifest, graph: bytes, plan: bytes | None, device: str) -> str:
+    """Return the SHA-256 of what decides how an engine runs: graph, plan, precision, runtime, its version, device."""
+    about = "\n".join((made.runtime, runtime(made.runtime).version(), made.precision, device))
+    parts = (hashlib.sha256(part).hexdigest() for part in (about.encode(), graph, plan or b""))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def is_known(key: str) -> bool:
+    """Return whether a digest is in the record."""
+    try:
+        with _record().open("rb") as file:
+            status = os.fstat(file.fileno())
+            shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            mine = status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode) and not shared
+            return mine and key.encode() in file.read(2 * _MOST).split()
+    except (OSError, RuntimeError):
+        return False
+
+
+def remember(key: str) -> None:
+    """Put a digest into the record, where it can be written."""
+    if is_known(key):
+        return
+    with suppress(OSError, RuntimeError):
+        path = _record()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _MOST:
+            path.unlink()
+        # What is appended in one piece by one process is not mixed with what another appends.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(f"{key}\n".encode())
+
+
+def _record() -> Path:
+    own = os.environ.get("AUREVOIR_CACHE")
+    folder = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aurevoir"
+    return folder / "checked-engines"

@@ -1,0 +1,80 @@
+"""Memory for decoded pixels, shared by the threads that decode: each takes what its file's header says it needs."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from ..kernels.memory import memory_budget
+
+_BYTES = {"1": 6, "L": 6, "P": 6, "RGB": 9}
+"""Bytes a pixel while an image is decoded, converted and resized, as measured; those of all other modes are 24."""
+_MOST = 24
+_PROGRESSIVE = 8
+"""Bytes a pixel of the whole image, whatever the scale, that a progressive JPEG's coefficients take."""
+_UNTOLD = ("ICO", "ICNS")
+"""Formats that hold images of other formats, of which the header need not say how large they are."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+
+def needed(image: Image.Image, whole: tuple[int, int]) -> int:
+    """Return the bytes that decoding an opened image takes, from its header alone.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Not yet loaded.
+    whole : (width, height)
+        Its size before a JPEG was drafted smaller.
+    """
+    width, height = image.size
+    pixels = width * height
+    if image.format == "TIFF":
+        pixels = max(pixels, _tag(image, _TILE_WIDTH) * _tag(image, _TILE_LENGTH))
+    plain = image.format in ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "PPM") and "transparency" not in image.info
+    size = pixels * (_BYTES.get(image.mode, _MOST) if plain else _MOST)
+    if "progressive" in image.info or "progression" in image.info:
+        size += _PROGRESSIVE * whole[0] * whole[1]
+    return max(size, memory_budget()) if image.format in _UNTOLD else size
+
+
+def _tag(image: Image.Image, number: int) -> int:
+    value = getattr(image, "tag_v2", {}).get(number, 0)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return int(value) if isinstance(value, int | float) else 0
+
+
+class _Shared:
+    """Bytes that threads have taken; who waits for many goes before who comes later."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, size: int, most: int) -> Iterator[None]:
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= most)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
+_SHARED = _Shared()
+if hasattr(os, "register_at_fork"):
+    # What other threads had taken is not given back in a child.
+    os.register_at_fork(after_in_child=_SHARED.__init__)  # type: ignore[misc]
+
+
+@contextmanager
+def memory_for(size: int) -> Iterator[None]:
+    """Wait until so many bytes are free of the memory budget, or none is taken, and take them for a block."""
+    with _SHARED.take(size, memory_budget()):
+        yield
