@@ -173,4 +173,3 @@ def _factor(node: NodeProto, inputs: list[list[int]]) -> int:
 
 def _steps(inputs: Iterable[list[int]]) -> int:
     return max([*next(iter(inputs), []), 1])
-

@@ -100,7 +100,7 @@ def test_the_committed_figures_have_every_experiment_and_no_fault():
 
 
 def test_an_injected_step_takes_the_place_of_the_call(tmp_path):
-    from aurevoir.files import write_atomically
+    from aurevoir.saving import write_atomically
     from aurevoir.tools.reliability.steps import CALLS, _Steps
 
     def save(number, kind="an error at"):

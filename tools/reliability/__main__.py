@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aurevoir.benchmarks.contract import write_result
 from aurevoir.benchmarks.harness.machine import Machine
-from aurevoir.files import write_atomically
+from aurevoir.saving import write_atomically
 
 from .common import Cells, Plan, Tally, forked
 from .material import Material, preload
@@ -104,6 +104,7 @@ def _experiment(name: str, material: Material, folder: Path, args: argparse.Name
     module = import_module(f".{name}", __package__)
     # Commands keep what they keep for themselves here, not with what the user has.
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    os.environ["AUREVOIR_CACHE"] = str(folder / "cache")
     plan = Plan(folder, args.seconds, args.share, args.seed)
     if name == "memory":
         found, more = module.measure(material, plan)

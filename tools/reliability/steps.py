@@ -22,7 +22,7 @@ _FILES = "open write writelines flush close fsync fdatasync truncate ftruncate f
 _NAMES = "rename replace renames link symlink unlink remove mkdir rmdir chmod sync stat lstat scandir listdir utime"
 CALLS = frozenset(f"{_FILES} {_NAMES}".split())
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EMFILE)
-PYTHON = frozenset({"exchange", "_exchange", "rename_exchange", "_rename_exchange", "sync_folder", "_fsync_folder"})
+PYTHON = frozenset({"renameat2"})
 """Functions of the package that call the system without a C function of Python's between."""
 
 Save = Callable[[], None]
