@@ -108,8 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _main(list(argv))
-    with own_process():
-        return _main(sys.argv[1:])
+    try:
+        with own_process():
+            return _main(sys.argv[1:])
+    except KeyboardInterrupt as ended:
+        # Before the command, or behind it.
+        return 128 + getattr(ended, "number", signal.SIGINT)
 
 
 def _main(arguments: list[str]) -> int:

@@ -39,7 +39,7 @@ def test_a_process_notes_what_it_uses(monkeypatch):
     forked.check_process("x")
     monkeypatch.setattr(os, "getpid", lambda: -1)
     forked.check_process("y")
-    with pytest.raises(AurevoirError, match='used x, whose threads .* get_context."spawn"'):
+    with pytest.raises(AurevoirError, match=r'used x, whose threads .*get_context\("spawn"\)'):
         forked.check_process("x")
 
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from io import BytesIO
+from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,14 @@ def _saved(save: Callable[[Path], None], path: Path, steps: "_Steps") -> None:
     save(path)
 
 
+def _is_of_files(function: Any) -> bool:
+    """Return whether a C function is of the system, or of an open file; archives are made in memory."""
+    of = getattr(function, "__self__", None)
+    if isinstance(of, IOBase):
+        return type(of) is not BytesIO
+    return getattr(of, "__name__", "") in ("posix", "fcntl", "io", "_io")
+
+
 class _Steps:
     """A profile function that counts steps and makes one of them fail."""
 
@@ -132,7 +140,7 @@ class _Steps:
         self.number, self.kind, self.seen = number, kind, 0
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if event.startswith("c_") and isinstance(getattr(argument, "__self__", None), BytesIO):
+        if event.startswith("c_") and not _is_of_files(argument):
             return
         if event == "c_call" and getattr(argument, "__name__", "") in CALLS:
             self._before(str(argument.__name__))
@@ -182,7 +190,7 @@ def _try(tally: Tally, plan: Plan, job: Any, kind: str, number: int) -> None:
     elif done.died and not (done.died == signal.SIGKILL and kind.startswith("SIGKILL")):
         tally.add("crashes", name)
     elif "Traceback" in done.err:
-        tally.add("foreign", f"{name}: {done.err.strip().rpartition(chr(10))[2]}")
+        tally.add("foreign", f"{name}: {' | '.join(done.err.split(chr(10))[-9:])}")
     elif done.code:
         tally.refused += 1
     found = _now(place / target)
@@ -199,9 +207,9 @@ def _now(path: Path) -> dict[str, bytes]:
 
 
 def _strays(tally: Tally, job: Any, kind: str, name: str, place: Path) -> None:
-    """Count what is left over; after a kill, what is left over after the next save."""
+    """Count what is left over; after a kill, or a disk that fails while it cleans, what the next save leaves over."""
     target, _, after, save = job
-    if kind.startswith("SIGKILL") and [path for path in place.iterdir() if path.name != target]:
+    if not kind.startswith("SIGINT") and [path for path in place.iterdir() if path.name != target]:
         done = forked(lambda: save(place / target))
         if done.code or _now(place / target) != after:
             tally.add("lost", f"{name}: the next save fails: {done.err[-200:]}")
