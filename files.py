@@ -1,51 +1,84 @@
-"""The engine file: a ZIP archive of named parts whose checksum is verified before any part is read.
+"""Files read within bounds."""
 
-The archive's comment, its last 64 bytes, is the SHA-256 of everything before it: a changed or
-missing byte is detected without parsing anything. The same parts give the same bytes.
-"""
-
-import hashlib
-import io
-import zipfile
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import AurevoirError, UsageError
 
-_DIGEST_LENGTH = 64
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
+def read_file(path: Path | str, limit: int, what: str, remedy: str, folder: int | None = None) -> bytes:
+    """Read a regular file whole, once, if it is not too large.
 
-def pack(parts: dict[str, bytes]) -> bytes:
-    """Return the archive of named parts; the same parts give the same bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in parts.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
-        archive.comment = b"0" * _DIGEST_LENGTH
-    body = buffer.getvalue()[:-_DIGEST_LENGTH]
-    return body + hashlib.sha256(body).hexdigest().encode()
-
-
-def unpack(path: Path) -> dict[str, bytes]:
-    """Read the parts of an archive.
+    Parameters
+    ----------
+    path : path
+    limit : int
+        The bytes that it may hold.
+    what, remedy : str
+        What it is, and how to make one, for messages.
+    folder : int, optional
+        Descriptor of the folder that the path is relative to; then the file may not be a link. See `open_folder`.
 
     Raises
     ------
     UsageError
-        If there is no such file.
+        If it does not exist, cannot be opened or is not a regular file; a FIFO or a device is not waited for.
     AurevoirError
-        If the file is corrupted or not an engine file.
+        If it is too large, or grows or shrinks while it is read.
     """
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise UsageError(f"engine {path} {problem}; build one with `aurevoir build`")
-    return unpack_bytes(path.read_bytes(), path)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if folder is not None else 0)
+    try:
+        with os.fdopen(os.open(path, flags, dir_fd=folder), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UsageError(f"{what} {path} is not a file; {remedy}")
+            if found.st_size > limit:
+                raise AurevoirError(
+                    f"{what} {path} holds {found.st_size:,d} bytes, and at most {limit:,d} are read; {remedy}"
+                )
+            data = file.read(found.st_size + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{what} {path} does not exist; {remedy}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{what} {path} is not a file; {remedy}") from None
+    except OSError as error:
+        link = folder is not None and error.errno == errno.ELOOP
+        why = "is a link, which is not followed" if link else f"cannot be read: {error.strerror or error}".lower()
+        raise UsageError(f"{what} {path} {why}; {remedy}") from None
+    except ValueError as error:  # a name with a null character, or that is not in the file system's encoding
+        raise UsageError(f"{what} {str(path)!r} cannot be read: {error}; {remedy}") from None
+    if len(data) != found.st_size:
+        raise AurevoirError(f"{what} {path} was changed while it was read; try again")
+    return data
 
 
-def unpack_bytes(data: bytes, source: object) -> dict[str, bytes]:
-    """Return the parts of an archive, or raise AurevoirError that names `source` if it is corrupted."""
-    body, comment = data[:-_DIGEST_LENGTH], data[-_DIGEST_LENGTH:]
-    if hashlib.sha256(body).hexdigest().encode() != comment:
-        raise AurevoirError(f"{source} is not an engine file, or a byte of it has changed; rebuild it")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+@contextmanager
+def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
+    """Open a folder, so that all that is read in it is of one folder, whatever takes its place meanwhile.
+
+    Raises
+    ------
+    UsageError
+        If it does not exist, cannot be opened or is not a folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path} is not a {what} ({reason.lower()}); {remedy}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def was_replaced(path: Path | str, folder: int) -> bool:
+    """Return whether a path is no longer the folder that was opened there."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(folder))
+    except OSError:
+        return True

@@ -8,9 +8,38 @@ import numpy as np
 import onnx
 
 from ..errors import AurevoirError
+from ..schema import (
+    DIGEST,
+    array,
+    mapping,
+    number,
+    one_of,
+    parse_object,
+    record,
+    refusing,
+    require_version,
+    text,
+)
 from .graph.edit import digest
+from .placement import PLACEMENTS
 
 SCHEMA = "aurevoir-calibration/1"
+_LARGEST_MEAN = 1e6
+"""Times the largest threshold."""
+_BY_NAME = "thresholds and means must be objects, by tensor name"
+_TABLE = record(
+    {
+        "schema": text(),
+        "method": text(),
+        "thresholds": mapping(number(0, float(np.finfo("float32").max)), "threshold", _BY_NAME),
+        "graph": DIGEST,
+        "images": text(64, "([0-9a-f]{64})?", "the hexadecimal digits of a SHA-256, or empty"),
+    },
+    {
+        "means": mapping(array(number(), 1, 1 << 20), "means", _BY_NAME),
+        "placement": one_of(PLACEMENTS),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -48,25 +77,21 @@ class CalibrationTable:
         Raises
         ------
         AurevoirError
-            If the text is not a table of this schema, or a threshold is not finite and non-negative.
+            If the text is not a table of this schema, a threshold is not finite and non-negative, or a mean is
+            not finite or out of all proportion to the thresholds.
         """
-        try:
-            content = json.loads(text)
-            schema = content.pop("schema")
+        with refusing("not a calibration table: it", "make one with `aurevoir calibrate`"):
+            content = parse_object(text.encode() if isinstance(text, str) else text)
+        with refusing("the calibration table", "calibrate again"):
+            if "schema" in content:
+                require_version(content["schema"], (SCHEMA,))
+        with refusing("not a calibration table: it", "make one with `aurevoir calibrate`"):
+            _TABLE(content, "")
+            del content["schema"]
             table = cls(**content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise AurevoirError(f"not a calibration table: {error}; make one with `aurevoir calibrate`") from None
-        if schema != SCHEMA:
-            raise AurevoirError(
-                f"calibration table of schema {schema!r}; this version reads {SCHEMA!r}; calibrate again"
-            )
-        if not isinstance(table.thresholds, dict) or not isinstance(table.means, dict):
-            raise AurevoirError("not a calibration table: thresholds and means must be objects, by tensor name")
-        for name, value in table.thresholds.items():
-            if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
-                raise AurevoirError(
-                    f"calibration table: threshold {value!r} of {name} is not a finite, non-negative number"
-                )
+            bound = _LARGEST_MEAN * max([1.0, *table.thresholds.values()])
+            for name, means in table.means.items():
+                array(number(-bound, bound))(means, f"means of {name}")
         return table
 
     def check(self, model: onnx.ModelProto) -> None:

@@ -19,9 +19,11 @@ from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
 from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
+from ..files import read_file
 from ..kernels.bits import agreement
 from ..kernels.memory import block_length, blocks, memory_budget
 from ..progress import progress_bar
+from ..schema import LONGEST
 from .assemble import assemble, resolve_activation_dtype
 from .engine import Engine
 from .float_graph import Exported
@@ -84,6 +86,8 @@ def calibrate(
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with progress_bar(total=len(seen), desc="calibrate", unit="img", show=progress) as bar:
         histograms, means = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
+    # Without its mean a bias is left as it is; a mean that overflows could not correct it.
+    means = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
     table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
@@ -226,11 +230,9 @@ def read_table(path: Path, exported: Exported) -> CalibrationTable:
     UsageError
         If there is no such file.
     AurevoirError
-        If it is corrupted, or belongs to another graph.
+        If it is corrupted or too large, or belongs to another graph.
     """
-    if not path.is_file():
-        raise UsageError(f"calibration table {path} does not exist; make one with `aurevoir calibrate`")
-    data = path.read_bytes()
+    data = read_file(path, LONGEST, "calibration table", "make one with `aurevoir calibrate`")
     if not data.startswith(b"TRT-"):
         table = CalibrationTable.from_json(data)
         table.check(exported.graph)

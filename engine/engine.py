@@ -13,16 +13,17 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnx
 
+from ..archive import pack, unpack_bytes
 from ..calibration.graph.edit import leading_to, prune
 from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
-from ..files import pack, unpack_bytes
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..saving import write_atomically
 from .checked import digest, remember
 from .graph_check import check_graph
+from .interface import check_interface
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (
@@ -40,7 +41,7 @@ from .runtimes.device import on_gpu, open_device
 from .runtimes.gpu_run import GpuRunner, check_images, check_rows
 from .spec import PlanSpec
 
-MANIFEST, SPEEDS = "manifest.json", "speeds.json"
+MANIFEST, GRAPH, TABLE, PLAN, SPEEDS = "manifest.json", "model.onnx", "calibration.json", "plan.bin", "speeds.json"
 
 
 class Engine:
@@ -241,11 +242,11 @@ class Engine:
 
     def parts(self) -> dict[str, bytes]:
         """Return the parts of the engine file, except the manifest."""
-        parts = {"model.onnx": self.graph}
+        parts = {GRAPH: self.graph}
         if self.table is not None:
-            parts["calibration.json"] = self.table.to_json().encode()
+            parts[TABLE] = self.table.to_json().encode()
         if self.plan is not None:
-            parts["plan.bin"] = self.plan
+            parts[PLAN] = self.plan
         return parts
 
     def to_bytes(self) -> bytes:
@@ -280,17 +281,26 @@ class Engine:
         Raises
         ------
         AurevoirError
-            If they are corrupted or not an engine of this schema.
+            If they are corrupted, not an engine of this schema, or contradict each other.
         """
         parts = dict(parts)
         manifest, digests, speeds = read_manifest(parts.pop(MANIFEST, b"{}"), source)
-        speeds = read_speeds(parts.pop(SPEEDS, json.dumps(speeds).encode()), source)
+        speeds = read_speeds(parts.pop(SPEEDS, speeds), source)
         for name, data in parts.items():
             if digests.get(name) != hashlib.sha256(data).hexdigest():
                 raise AurevoirError(f"{source}: part {name} does not match its manifest; build it again")
-        check_graph(parts["model.onnx"], manifest, source)
-        table = None if "calibration.json" not in parts else CalibrationTable.from_json(parts["calibration.json"])
-        return cls(manifest, parts["model.onnx"], table, device, parts.get("plan.bin"), speeds)
+        if missing := {GRAPH, *digests}.difference(parts):
+            raise AurevoirError(f"{source}: part {min(missing)} is missing; build it again")
+        if PLAN in parts and not builds_plans(manifest.runtime):
+            raise AurevoirError(f"{source} holds a plan, which runtime {manifest.runtime!r} has not; build it again")
+        if TABLE in parts and manifest.precision != "int8":
+            raise AurevoirError(f"{source} is {manifest.precision} with a calibration table; build it again")
+        table = CalibrationTable.from_json(parts[TABLE]) if TABLE in parts else None
+        if table is not None and table.graph != manifest.graph:
+            raise AurevoirError(f"{source}: its calibration table is of another graph; build it again")
+        check_graph(parts[GRAPH], manifest, source)
+        check_interface(parts[GRAPH], manifest, source)
+        return cls(manifest, parts[GRAPH], table, device, parts.get(PLAN), speeds)
 
     def __copy__(self) -> "Engine":
         return self

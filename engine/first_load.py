@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AurevoirError
-from ..files import unpack
 from ..kernels.memory import memory_budget
 from .checked import is_known, remember
 from .engine import Engine
@@ -96,7 +95,7 @@ def _limit(memory: int, seconds: int) -> None:
 
 def _main(path: str, device: str, memory: str, seconds: str) -> None:
     _limit(int(memory), int(seconds))
-    engine = Engine.from_parts(unpack(Path(path)), "the engine", device)
+    engine = Engine.from_parts(unpack_bytes(read_archive(Path(path)), path), "the engine", device)
     noise = np.random.default_rng(0).integers(0, 256, (engine.batch_size, *engine.input_shape), dtype="uint8")
     for images in (noise[:1], noise):
         engine(images)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import onnx
 
+from ..archive import read_archive, unpack_bytes
 from ..calibration.graph.float16 import has_float16_body
 from ..errors import AurevoirError
-from ..files import unpack
 from .engine import Engine
 from .first_load import check_first_load
 from .machine import check_machine
@@ -52,9 +52,21 @@ def load_engine(
     MissingPackageError
         If the runtime is not installed.
     """
-    engine = read_engine(path)
+    return open_engine(read_archive(Path(path)), path, device, runtime, rebuild, trusted)
+
+
+def open_engine(
+    data: bytes,
+    path: object,
+    device: str | None = None,
+    runtime: str | None = None,
+    rebuild: bool = False,
+    trusted: bool = False,
+) -> Engine:
+    """Return the engine of an engine file's bytes, so that what is checked is what runs; see `load_engine`."""
+    engine = Engine.from_parts(unpack_bytes(data, path), path)
     if runtime is not None:
-        engine = _moved(engine, runtime, Path(path), device)
+        engine = _moved(engine, runtime, path, device)
     engine = Engine(engine.manifest, engine.graph, engine.table, device, engine.plan, engine.images_per_second)
     check_machine(engine.manifest, device, path)
     if fault := engine.plan_mismatch():
@@ -66,7 +78,7 @@ def load_engine(
     return engine
 
 
-def _moved(engine: Engine, runtime: str, path: Path, device: str | None) -> Engine:
+def _moved(engine: Engine, runtime: str, path: object, device: str | None) -> Engine:
     """Return the engine for another runtime, if that supports its graph."""
     made = engine.manifest
     half = has_float16_body(onnx.load_from_string(engine.graph))
@@ -93,4 +105,4 @@ def read_engine(path: Path | str) -> Engine:
     AurevoirError
         If it is corrupted or not an engine file of this schema.
     """
-    return Engine.from_parts(unpack(Path(path)), path)
+    return Engine.from_parts(unpack_bytes(read_archive(Path(path)), path), path)

@@ -4,16 +4,34 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
-from ..calibration.placement import Placement
-from ..calibration.quantize import ActivationDtype
-from ..errors import AurevoirError
-from ..images.decode import Resize
+from ..archive import MEMBERS
+from ..calibration.placement import PLACEMENTS, Placement
+from ..calibration.quantize import ACTIVATION_DTYPES, LEVELS, ActivationDtype
+from ..images.decode import RESIZES, Resize
+from ..schema import (
+    DIGEST,
+    MalformedError,
+    array,
+    mapping,
+    nullable,
+    number,
+    one_of,
+    parse_object,
+    record,
+    refusing,
+    require_version,
+    text,
+    whole,
+)
 from .preprocessing import ChannelOrder
-from .runtimes.base import Precision, RuntimeName
+from .runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 
 SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
+_REMEDY = "build it again"
+_PIXELS = 1 << 28
+"""Values of one image, at most."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,41 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **asdict(self), "parts": digests}, indent=1).encode()
 
 
-def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str], Any]:
+_INT8_ONLY = ("activation_dtype", "placement", "weight_levels")
+_NAMES = array(text())
+_FIELDS = {
+    "backbone": text(),
+    "cut": text(1 << 16),
+    "weights": text(),
+    "graph": DIGEST,
+    "precision": one_of(PRECISIONS),
+    "runtime": one_of(RUNTIMES),
+    "runtime_version": text(100),
+    "input_shape": array(whole(1, 1 << 16), 3, 3),
+    "features": whole(1),
+    "mean": array(number(-1e6, 1e6), 1, 1 << 16),
+    "std": array(number(above=0, most=1e6), 1, 1 << 16),
+    "resize": one_of(RESIZES),
+    "in_float": _NAMES,
+    "in_float32": _NAMES,
+}
+_OPTIONAL = {
+    "activation_dtype": nullable(one_of(ACTIVATION_DTYPES)),
+    "placement": nullable(one_of(PLACEMENTS)),
+    "weight_levels": nullable(whole(1, LEVELS)),
+    "target": nullable(text(20, "[a-z0-9_.]+", "a GPU architecture such as sm89")),
+    "sign_agreement": nullable(number(0, 1)),
+    "relative_error": nullable(number(0)),
+    "channel_order": one_of(get_args(ChannelOrder)),
+}
+_PARTS = mapping(
+    DIGEST, "digest", names=one_of([name for name in MEMBERS if name not in ("manifest.json", "speeds.json")])
+)
+_MANIFEST = record({"schema": text(), **_FIELDS, "parts": _PARTS}, _OPTIONAL)
+_SPEEDS = mapping(number(above=0), "", names=text(100))
+
+
+def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str], dict[str, Any]]:
     """Return a manifest, the digests of the other parts, and speeds, which earlier versions kept here.
 
     Error messages name `source`.
@@ -91,44 +143,53 @@ def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]
     Raises
     ------
     AurevoirError
-        If it is not a manifest, or its schema is not supported.
+        If it is not a manifest, its schema is not supported, or a value is not of its type, out of its range or
+        contradicts another.
     """
-    content = _object(data, f"the manifest of {source}")
-    schema, digests = content.pop("schema", None), content.pop("parts", {})
-    if schema not in (SCHEMA, EARLIER):
-        raise AurevoirError(
-            f"{source} is an engine file of schema {schema!r}; this version reads {SCHEMA!r}; build it again"
+    with refusing(f"the manifest of {source}", _REMEDY):
+        content = parse_object(data)
+    with refusing(str(source), _REMEDY):
+        earlier = require_version(content.get("schema"), (SCHEMA, EARLIER)) == EARLIER
+    with refusing(f"the manifest of {source}", _REMEDY):
+        speeds = content.pop("images_per_second", {}) if earlier else {}
+        if earlier and "dialect" in content:
+            nullable(one_of(("s8", "u8")))(content["dialect"], "dialect")
+            content["activation_dtype"] = {"s8": "int8", "u8": "uint8", None: None}[content.pop("dialect")]
+        _MANIFEST(content, "")
+        digests = content.pop("parts")
+        del content["schema"]
+        made = Manifest(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        _check(made)
+    return made, digests, speeds
+
+
+def _check(made: Manifest) -> None:
+    """Raise MalformedError where fields contradict each other."""
+    channels = made.input_shape[2]
+    if not len(made.mean) == len(made.std) == channels:
+        raise MalformedError(
+            f"has wrong fields ({len(made.mean)} means and {len(made.std)} standard deviations for {channels} channels)"
         )
-    speeds = content.pop("images_per_second", {})
-    if schema == EARLIER:
-        content["activation_dtype"] = {"s8": "int8", "u8": "uint8"}.get(content.pop("dialect", None))
-    try:
-        tuples = {name: tuple(content[name]) for name in ("input_shape", "mean", "std", "in_float", "in_float32")}
-        return Manifest(**content | tuples), dict(digests), speeds
-    except (KeyError, TypeError, ValueError) as error:
-        raise AurevoirError(f"the manifest of {source} has wrong fields ({error}); build it again") from None
+    if made.channel_order == "BGR" and channels != 3:
+        raise MalformedError(f"has wrong fields (channel_order 'BGR' is for 3 channels, not {channels})")
+    if math.prod(made.input_shape) > _PIXELS:
+        raise MalformedError(f"has wrong fields (input_shape {made.input_shape} holds more than {_PIXELS:,d} values)")
+    wrong = [name for name in _INT8_ONLY if getattr(made, name) is not None and made.precision != "int8"]
+    if wrong:
+        raise MalformedError(f"has wrong fields ({wrong[0]} is of int8, and the precision is {made.precision})")
+    if made.precision == "int8" and made.activation_dtype is None:
+        raise MalformedError("has wrong fields (int8 has an activation_dtype)")
 
 
-def read_speeds(data: bytes, source: object) -> dict[str, float]:
-    """Return images per second by precision; error messages name `source`.
+def read_speeds(data: bytes | dict[str, Any], source: object) -> dict[str, float]:
+    """Return images per second by precision, of JSON or of what it holds; error messages name `source`.
 
     Raises
     ------
     AurevoirError
-        If they are not finite numbers by name.
+        If they are not finite, positive numbers by name.
     """
-    speeds = _object(data, f"the speeds of {source}")
-    for name, value in speeds.items():
-        if not (isinstance(value, int | float) and math.isfinite(value)):
-            raise AurevoirError(f"the speeds of {source}: {value!r} of {name} is not a number; build it again")
+    with refusing(f"the speeds of {source}", _REMEDY):
+        speeds = parse_object(data) if isinstance(data, bytes) else data
+        _SPEEDS(speeds, "speeds")
     return speeds
-
-
-def _object(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise AurevoirError(f"{what} is not JSON ({error}); build it again") from None
-    if not isinstance(content, dict):
-        raise AurevoirError(f"{what} is a {type(content).__name__}, not a JSON object; build it again")
-    return content

@@ -14,6 +14,8 @@ from aurevoir.cli.main import COMMANDS
 LAYERS = [
     "errors",
     "files",
+    "schema",
+    "archive",
     "saving",
     "children",
     "work",

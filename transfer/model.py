@@ -8,28 +8,33 @@ README.md             the model card
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from ..archive import LARGEST
 from ..engine.engine import Engine
-from ..engine.load import load_engine
+from ..engine.load import open_engine
 from ..errors import AurevoirError, UsageError
+from ..files import open_folder, read_file, was_replaced
 from ..kernels.camera import Camera
+from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
 from ..saving import FolderKind, recover, require_folder_target, write_folder
+from ..schema import LONGEST, refusing
+from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, read_arrays, read_classes, read_model
 from .opu import OPUS, Opu, opu_projector
 
-SCHEMA = "aurevoir-model/2"
-_ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
-_LARGEST_JSON = 1 << 28
+_TRIES = 8
+"""How often a folder that is replaced while it is read is opened."""
+_REMEDY = "train the model again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +97,9 @@ def check_target(folder: Path | str) -> None:
 
 def _is_model_folder(folder: Path) -> bool:
     """Return whether a folder is a model of any version, by its schema."""
-    path = folder / _MODEL
+    path = folder / MODEL
     try:
-        if path.stat().st_size > _LARGEST_JSON:
+        if path.stat().st_size > LONGEST:
             return False
         schema = json.loads(path.read_bytes())["schema"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -102,16 +107,16 @@ def _is_model_folder(folder: Path) -> bool:
     return isinstance(schema, str) and schema.startswith(f"{SCHEMA.partition('/')[0]}/")
 
 
-KIND = FolderKind("model folder", frozenset({_ENGINE, _ARRAYS, _MODEL, _CARD}), _is_model_folder)
+KIND = FolderKind("model folder", frozenset({ENGINE, ARRAYS, MODEL, CARD}), _is_model_folder)
 
 
 def _files(model: StoredModel) -> dict[str, bytes]:
     described, arrays = _describe_readout(model.readout)
     path = model.path
     arrays |= {"alphas": path.alphas, "loo_accuracies": path.loo_accuracies, "loo_errors": path.loo_errors}
-    files = {_ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
+    files = {ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
     if model.engine is not None:
-        files[_ENGINE] = model.engine.to_bytes()
+        files[ENGINE] = model.engine.to_bytes()
     content = {
         "schema": SCHEMA,
         "classes": model.classes.tolist(),
@@ -132,7 +137,7 @@ def _files(model: StoredModel) -> dict[str, bytes]:
     described_json = json.dumps(content, indent=1, default=lambda scalar: scalar.item()).encode()
     # A class folder's name may not be UTF-8.
     card = _card(model).encode(errors="backslashreplace")
-    return {_MODEL: described_json, _CARD: card, **files}
+    return {MODEL: described_json, CARD: card, **files}
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -166,11 +171,18 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
 
 
 def read(folder: Path, rebuild: bool = False) -> StoredModel:
-    """Read and check a model folder; see `classifier.load`."""
+    """Read and check a model folder, all of it as one process saved it; see `classifier.load`."""
     recover(folder)
-    content = _read_model(folder)
-    files = {name: _read_checked(folder / name, digest) for name, digest in content["files"].items()}
-    arrays = load_arrays(files[_ARRAYS])
+    content, files = _read_folder(folder)
+    with refusing(str(folder / MODEL), _REMEDY):
+        classes = read_classes(content)
+    with refusing(str(folder / ARRAYS), _REMEDY):
+        arrays = read_arrays(files.pop(ARRAYS), content)
+    engine = open_engine(files[ENGINE], folder / ENGINE, rebuild=rebuild) if ENGINE in files else None
+    if engine is not None and engine.features != content["features"]:
+        raise AurevoirError(
+            f"{folder} was trained on {content['features']:,d} features, and its engine has {engine.features:,d}; {_REMEDY}"
+        )
     path = RidgePath(
         arrays["alphas"],
         arrays["loo_accuracies"],
@@ -180,7 +192,7 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         arrays["intercept"],
     )
     return StoredModel(
-        classes=np.array(content["classes"], dtype=content["classes_dtype"]),
+        classes=classes,
         multilabel=content["multilabel"],
         features=content["features"],
         feature_names=content.get("feature_names"),
@@ -188,29 +200,44 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         parameters=content["parameters"],
         path=path,
         readout=_read_readout(content["readout"], content["features"], arrays),
-        engine=load_engine(folder / _ENGINE, rebuild=rebuild) if _ENGINE in files else None,
+        engine=engine,
     )
 
 
-def _read_model(folder: Path) -> dict[str, Any]:
-    if not (folder / _MODEL).is_file():
-        raise UsageError(f"{folder} is not a model folder (no {_MODEL}); train one with `aurevoir fit`")
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return model.json and the bytes of the files that it names, of the folder as it was at one moment."""
+    for _ in range(_TRIES):
+        with open_folder(folder, "model folder", "train one with `aurevoir fit`") as descriptor:
+            try:
+                return _read_files(folder, descriptor)
+            except AurevoirError:
+                if not was_replaced(folder, descriptor):
+                    raise
+    raise AurevoirError(f"{folder} was replaced {_TRIES} times while it was read; try again")
+
+
+def _read_files(folder: Path, descriptor: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
-        model: dict[str, Any] = json.loads((folder / _MODEL).read_bytes())
-        schema = model.get("schema")
-    except (ValueError, AttributeError) as error:
-        raise AurevoirError(f"{folder / _MODEL} is damaged: {error}; train the model again") from None
-    if schema != SCHEMA:
-        raise AurevoirError(
-            f"{folder} is a model of schema {schema!r}; this version reads {SCHEMA!r}; train the model again"
+        os.stat(MODEL, dir_fd=descriptor, follow_symlinks=False)
+    except OSError:
+        raise UsageError(f"{folder} is not a model folder (no {MODEL}); train one with `aurevoir fit`") from None
+    with refusing(f"{folder / MODEL} is damaged: it", _REMEDY):
+        content = read_model(read_file(MODEL, LONGEST, f"{folder}:", _REMEDY, descriptor))
+    return content, {name: _read_checked(folder, name, digest, descriptor) for name, digest in content["files"].items()}
+
+
+def _read_checked(folder: Path, name: str, digest: str, descriptor: int) -> bytes:
+    try:
+        os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        data = b""
+    else:
+        limit = LARGEST if name == ENGINE else memory_budget()
+        data = read_file(
+            name, limit, f"{folder}:", f"{_REMEDY}, or raise the memory budget (AUREVOIR_MEMORY)", descriptor
         )
-    return model
-
-
-def _read_checked(path: Path, digest: str) -> bytes:
-    data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != digest:
-        raise AurevoirError(f"{path} is missing or has changed since it was saved; train the model again")
+        raise AurevoirError(f"{folder / name} is missing or has changed since it was saved; {_REMEDY}")
     return data
 
 

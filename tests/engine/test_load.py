@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from aurevoir import build_engine, load_engine
+from aurevoir.archive import pack, unpack_bytes
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.runtimes import on_torch
 from aurevoir.errors import AurevoirError, UsageError
-from aurevoir.files import pack, unpack
+
+
+def unpack(path):
+    return unpack_bytes(path.read_bytes(), path)
 
 
 def test_a_file_gives_the_same_engine_back(exported, table, pixels, tmp_path):

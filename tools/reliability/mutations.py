@@ -164,9 +164,9 @@ def _where(error: BaseException) -> str:
 
 def _readers(m: Material) -> dict[str, tuple[float, Mutate, Read]]:
     """Return the readers by name: weight, what mutates, what reads."""
-    from aurevoir.files import unpack
+    from aurevoir.archive import unpack_bytes
 
-    engines = [unpack(m.engine), unpack(m.int8)]
+    engines = [unpack_bytes(path.read_bytes(), path) for path in (m.engine, m.int8)]
     models = [_files(m.model(kind)) for kind in ("none", "exact", "hadamard", "dense")]
     m.table  # noqa: B018
     table, cache, network = m.table.read_bytes(), m.cache.read_bytes(), m.network.read_bytes()
@@ -378,7 +378,7 @@ def _value(random: Random, value: Any) -> Any:
 
 
 def _pack(parts: dict[str, bytes]) -> bytes:
-    from aurevoir.files import pack
+    from aurevoir.archive import pack
 
     return pack(parts)
 

@@ -1,0 +1,202 @@
+"""What a model folder may hold: the fields of model.json, the arrays of the readout, and how they belong together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_arrays
+
+from ..calibration.thresholds import KNOWN_METHODS
+from ..images.decode import RESIZES
+from ..kernels.bits import packed_length
+from ..kernels.memory import blocks
+from ..kernels.readout import PROJECTIONS, PROJECTORS
+from ..kernels.ridge.dual import SEARCHES
+from ..schema import (
+    BOOLEAN,
+    DIGEST,
+    Check,
+    MalformedError,
+    array,
+    is_text,
+    mapping,
+    nullable,
+    number,
+    one_of,
+    parse_object,
+    record,
+    require_version,
+    shown,
+    text,
+    whole,
+)
+from .opu import OPUS
+
+SCHEMA = "aurevoir-model/2"
+ENGINE, ARRAYS, MODEL, CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
+
+_KINDS = ("none", "exact", *PROJECTORS, *OPUS)
+_LABEL = Check(
+    "a string, a number or a boolean",
+    lambda value: is_text(value) if isinstance(value, str) else isinstance(value, bool | int | float),
+)
+_DTYPE = text(12, r"[<>|=]?([biufO]|[iu][1248]|f[248]|b1|U[1-9][0-9]{0,8})", "a plain NumPy dtype such as <U9")
+_SEED = whole(0, 2**64 - 1)
+_COUNT = whole(0, 2**63 - 1)
+_PARAMETERS = record(
+    {},
+    {
+        "projection": one_of((*PROJECTIONS, *OPUS)),
+        "n_components": nullable(whole(1, 2**63 - 1)),
+        "alpha_search": one_of(SEARCHES),
+        "calibration_images": _COUNT,
+        "method": one_of(KNOWN_METHODS),
+        "resize": one_of(RESIZES),
+    },
+)
+_MODEL = record(
+    {
+        "schema": text(),
+        "classes": array(_LABEL, 1),
+        "classes_dtype": _DTYPE,
+        "features": whole(1),
+        "alpha": number(0),
+        "loo_accuracy": number(0, 1),
+        "best": whole(),
+        "multilabel": BOOLEAN,
+        "seed": _SEED,
+        "parameters": _PARAMETERS,
+        "readout": Check("an object", lambda value: isinstance(value, dict)),
+        "files": mapping(DIGEST, "digest", names=one_of((ARRAYS, ENGINE))),
+    },
+    {"feature_names": array(text(1 << 16), 1)},
+)
+_GAIN = number(above=0, least=float(np.finfo("float32").tiny), most=float(np.finfo("float32").max))
+_SPECKLE = {"kind": text(), "k": whole(1), "seed": _SEED, "gain": _GAIN, "saturation": number(0, 1)}
+_CLASS_BYTES = 1 << 26
+"""What the array of classes takes at most, each as long as the dtype allows."""
+_HEADER = 1 << 16
+"""Bytes of a safetensors header, whose few arrays take less than a tenth of it."""
+_LARGEST = 1e200
+"""Weights beyond would end in infinite scores."""
+
+
+def read_model(data: bytes) -> dict[str, Any]:
+    """Return the checked fields of model.json.
+
+    Raises
+    ------
+    MalformedError
+        If it is not JSON of this schema, or a field is missing, not known, or not of its type and range.
+    """
+    content = parse_object(data)
+    require_version(content.get("schema"), (SCHEMA,))
+    _MODEL(content, "")
+    described = content["readout"]
+    kind = described.get("kind")
+    one_of(_KINDS)(kind, "readout.kind")
+    fields = {"kind": text()} if kind in ("none", "exact") else _SPECKLE
+    record(fields, {"device": text()} if kind == "opu" else {})(described, "readout")
+    if ARRAYS not in content["files"]:
+        raise MalformedError(f"has wrong fields (files.{ARRAYS} is missing)")
+    names = content.get("feature_names")
+    if names is not None and (len(names) != content["features"] or ENGINE in content["files"]):
+        raise MalformedError(
+            f"has wrong fields ({len(names)} feature_names for {content['features']} features; only a model without an "
+            "engine has any, one for each feature)"
+        )
+    return content
+
+
+def read_classes(content: Mapping[str, Any]) -> np.ndarray:
+    """Return the classes of checked fields as an array of their dtype, or raise MalformedError."""
+    classes, name = content["classes"], content["classes_dtype"]
+    least = 1 if content["multilabel"] else 2
+    if len(classes) < least:
+        raise MalformedError(f"has wrong fields ({len(classes)} classes; at least {least} are needed)")
+    if len({(isinstance(each, str), each) for each in classes}) < len(classes):
+        repeated = next(each for each in classes if classes.count(each) > 1)
+        raise MalformedError(f"has wrong fields (class {shown(repeated)} is repeated)")
+    kind = np.dtype(name)
+    if kind.itemsize * len(classes) > _CLASS_BYTES:
+        raise MalformedError(
+            f"has wrong fields ({len(classes)} classes of dtype {name!r} are more than {_CLASS_BYTES} bytes)"
+        )
+    try:
+        made = np.array(classes, dtype=kind)
+        same = [(type(one), one) for one in made.tolist()] == [(type(one), one) for one in classes]
+    except (ValueError, TypeError, OverflowError):
+        same = False
+    if not same:
+        raise MalformedError(f"has wrong fields (classes_dtype {name!r} does not hold the classes as they are)")
+    return made
+
+
+def read_arrays(data: bytes, content: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a readout, checked against the fields of model.json.
+
+    Raises
+    ------
+    MalformedError
+        If it is not a safetensors file, or an array is missing, not known, not of its dtype or shape, or not finite.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(_HEADER, len(data) - 8):
+        raise MalformedError(f"is not a safetensors file (a header of {length:,d} bytes)")
+    header = parse_object(data[8 : 8 + length])
+    try:
+        arrays: dict[str, np.ndarray] = load_arrays(data)
+    except Exception as error:  # safetensors and NumPy raise what they like, of each broken header another
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise MalformedError(f"is not a safetensors file ({reason})") from None
+    wanted = _shapes(content, arrays)
+    for name in [*wanted, *header]:
+        if name not in arrays or name not in wanted:
+            raise MalformedError(
+                f"is of another readout (array {shown(name)} is {'missing' if name in wanted else 'strange'})"
+            )
+    for name, (dtype, shape) in wanted.items():
+        found = arrays[name]
+        if (found.dtype, found.shape) != (dtype, shape):
+            raise MalformedError(
+                f"is of another readout (array {name} is {found.dtype} of shape {found.shape}, not {dtype} of shape {shape})"
+            )
+    _check_values(content, arrays)
+    return arrays
+
+
+def _shapes(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the dtype and shape that each array must have; what model.json does not say is the array's own."""
+    m, c, kind = content["features"], len(content["classes"]), content["readout"]["kind"]
+    length = arrays["alphas"].size if "alphas" in arrays else 0
+    found: dict[str, tuple[str, tuple[int, ...]]] = {
+        name: ("float64", (length,)) for name in ("alphas", "loo_accuracies", "loo_errors")
+    }
+    found["intercept"] = ("float64", (c,))
+    if kind == "exact":
+        n = max(2, len(arrays["rows"])) if "rows" in arrays and arrays["rows"].ndim else 2
+        return found | {"rows": ("uint8", (n, packed_length(m))), "coefficients": ("float64", (n, c))}
+    return found | {"weights": ("float64", (m if kind == "none" else content["readout"]["k"], c))}
+
+
+def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    for name in {"weights", "coefficients", "intercept"}.intersection(arrays):
+        values = arrays[name]
+        if not all((np.abs(values[which]) <= _LARGEST).all() for which in blocks(len(values), 4096)):
+            raise MalformedError(f"is damaged (a value of {name} is not a finite number up to {_LARGEST:g})")
+    m = content["features"]
+    if "rows" in arrays and m % 8 and (arrays["rows"][:, -1] & (0xFF >> m % 8)).any():
+        raise MalformedError(f"is damaged (rows have ones behind their {m:,d} bits)")
+    alphas, accuracies, errors = (arrays[name] for name in ("alphas", "loo_accuracies", "loo_errors"))
+    if not (np.isfinite(alphas) & (alphas >= 0)).all():
+        raise MalformedError("is damaged (an alpha is not a finite number from 0)")
+    if not (np.isnan(accuracies) | ((accuracies >= 0) & (accuracies <= 1 + 1e-9))).all():
+        raise MalformedError("is damaged (a loo_accuracy is not from 0 to 1)")
+    if not (np.isnan(errors) | (errors >= 0)).all():
+        raise MalformedError("is damaged (a loo_error is negative)")
+    best = content["best"]
+    if best >= len(alphas):
+        raise MalformedError(f"does not belong to its {MODEL} (best is {best}, of {len(alphas)} alphas)")
+    for name, value in (("alpha", alphas[best]), ("loo_accuracy", accuracies[best])):
+        if content[name] != value:
+            raise MalformedError(f"does not belong to its {MODEL} ({name} {content[name]} there, {value} here)")
