@@ -26,7 +26,7 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     jobs = _jobs(material, plan)
     if not _can_mount(plan):
         return _limited(jobs, plan)
-    tallies = []
+    tallies: list[Tally] = []
     for name, job in jobs.items():
         for kind, try_one in (
             ("no space", _full),
@@ -127,7 +127,7 @@ def _judge(tally: Tally, job: Job, place: Path, name: str, prepare: Callable[[],
 
 
 def _limited(jobs: dict[str, Job], plan: Plan) -> list[Tally]:
-    tallies = []
+    tallies: list[Tally] = []
     for name, job in jobs.items():
         tally = Tally(f"a limit on the size of files at {name} (no tmpfs here)")
         largest = max(map(len, job.after.values()))

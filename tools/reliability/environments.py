@@ -114,12 +114,12 @@ def _worlds(plan: Plan) -> list[World]:
         World("all three closed", prepare=lambda: os.closerange(0, 3)),
         World("stdout full", prepare=lambda: _to("/dev/full", 1)),
         World("stderr full", prepare=lambda: _to("/dev/full", 2)),
-        World("both full", prepare=lambda: (_to("/dev/full", 1), _to("/dev/full", 2))[0]),
+        World("both full", prepare=lambda: _to("/dev/full", 1, 2)),
         World("stdout without reader", prepare=lambda: _broken_pipe(1)),
         World("stderr without reader", prepare=lambda: _broken_pipe(2)),
-        World("both without reader", prepare=lambda: (_broken_pipe(1), _broken_pipe(2))[0]),
-        World("SIGPIPE default", prepare=lambda: (signal.signal(signal.SIGPIPE, signal.SIG_DFL), None)[1]),
-        World("stdout read-only", prepare=lambda: _to("/dev/null", 1, os.O_RDONLY)),
+        World("both without reader", prepare=lambda: _broken_pipe(1, 2)),
+        World("SIGPIPE default", prepare=_default_pipe),
+        World("stdout read-only", prepare=lambda: _to("/dev/null", 1, flags=os.O_RDONLY)),
         World("working directory deleted", prepare=_deleted),
         World("no HOME", {"HOME": None, "XDG_CACHE_HOME": None}),
         World("HOME is nowhere", {"HOME": "/nonexistent"}),
@@ -165,14 +165,20 @@ def _worlds(plan: Plan) -> list[World]:
     return found
 
 
-def _to(path: str, descriptor: int, flags: int = os.O_WRONLY) -> None:
-    os.dup2(os.open(path, flags), descriptor)
+def _to(path: str, *descriptors: int, flags: int = os.O_WRONLY) -> None:
+    for descriptor in descriptors:
+        os.dup2(os.open(path, flags), descriptor)
 
 
-def _broken_pipe(descriptor: int) -> None:
+def _broken_pipe(*descriptors: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    os.dup2(writer, descriptor)
+    for descriptor in descriptors:
+        os.dup2(writer, descriptor)
+
+
+def _default_pipe() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _deleted() -> None:

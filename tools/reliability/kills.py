@@ -33,7 +33,7 @@ class Job:
 def run(material: Material, plan: Plan) -> list[Tally]:
     """End commands at random moments, and look at what they leave."""
     preload()
-    tallies = []
+    tallies: list[Tally] = []
     jobs = _jobs(material, plan)
     signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
     parts = len(signals) * len(jobs)

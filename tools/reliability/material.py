@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 SIZE = 28
 KINDS = ("none", "exact", "hadamard", "dense", "dense-signs")
@@ -56,15 +56,15 @@ class Material:
         """An int8 engine, with its table."""
         return self._engine("int8")
 
-    def _engine(self, precision: str) -> Path:
+    def _engine(self, precision: Literal["fp32", "int8"]) -> Path:
         path = self.folder / f"{precision}.engine"
-        images = {"calibration": str(self.photos)} if precision == "int8" else {}
+        images = str(self.photos) if precision == "int8" else None
         network = self.network
 
         def build() -> None:
             from aurevoir import build_engine
 
-            build_engine(network, precision=precision, runtime="openvino", smoke=False, out=path, **images)
+            build_engine(network, precision=precision, runtime="openvino", smoke=False, out=path, calibration=images)
 
         _made(build)
         return path
@@ -117,7 +117,7 @@ def network_bytes(seed: int = 0) -> bytes:
     def constant(name: str, *shape: int) -> Any:
         return numpy_helper.from_array((random.normal(size=shape) / 4).astype("float32"), name)
 
-    pads = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    pads: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], **pads),
         helper.make_node("Relu", ["c1"], ["r1"]),

@@ -372,7 +372,21 @@ def _value(random: Random, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and random.random() < 0.4:
         with contextlib.suppress(OverflowError):
             return random.choice((value + 1, value - 1, -value, value * 2, value / 2, value * 1e9, float(value)))
-    odd = (None, True, False, 10**400, 1e308, 5e-324, -0.0, float("nan"), float("inf"), float("-inf"), [], {}, [[]])
+    odd: tuple[Any, ...] = (
+        None,
+        True,
+        False,
+        10**400,
+        1e308,
+        5e-324,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        [],
+        {},
+        [[]],
+    )
     more = ([None], {"": None}, 0.5, 1.5, "0", "1", "int8", "<U100000000", "|O8", "<U3")
     return random.choice((*odd, *more, _text(random), random.choice(_NUMBERS)))
 

@@ -20,7 +20,7 @@ LIMIT = 180.0
 def run(material: Material, plan: Plan) -> list[Tally]:
     """Run each of them."""
     preload()
-    tallies = []
+    tallies: list[Tally] = []
     for what, full, try_one in (
         ("an engine or kernels in a process, then in its forked child", 50, _fork),
         ("an engine sent to spawned processes", 10, _spawn),
@@ -131,7 +131,7 @@ def _dying(tally: Tally, m: Material, plan: Plan, number: int) -> None:
         real = subprocess.Popen
         began: list[Any] = []
 
-        class Dying(real):  # type: ignore[type-arg, misc, valid-type]
+        class Dying(real):  # type: ignore[misc, valid-type]
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
                 began.append(self)

@@ -35,7 +35,7 @@ class InjectedError(OSError):
 def run(material: Material, plan: Plan) -> list[Tally]:
     """Save a file, and a model folder over another, with a fault at every step."""
     preload()
-    tallies = []
+    tallies: list[Tally] = []
     saves = _saves(material)
     kinds = ("SIGKILL before", "SIGKILL after", "SIGINT at", "an error at")
     for name, (target, before, after, save) in saves.items():

@@ -5,8 +5,9 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
-from numba import njit, threading_layer
+from numba import njit
 from numba.core import caching
+from numba.np.ufunc.parallel import threading_layer
 
 from ...forked import check_process, is_forked
 
