@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..archive import read_archive, unpack_bytes
 from ..errors import AurevoirError
 from ..kernels.memory import memory_budget
 from .checked import is_known, remember

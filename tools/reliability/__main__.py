@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
         # Other users must reach what is in it.
         Path(place).chmod(0o755)
+        # The record of engines that were checked: of these runs, not of the user.
+        os.environ["AUREVOIR_CACHE"] = str(Path(place) / "cache")
         material = Material(Path(place)).all()
         for name in args.only or EXPERIMENTS:
             rows, more = _run(name, material, args)
@@ -104,7 +106,6 @@ def _experiment(name: str, material: Material, folder: Path, args: argparse.Name
     module = import_module(f".{name}", __package__)
     # Commands keep what they keep for themselves here, not with what the user has.
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    os.environ["AUREVOIR_CACHE"] = str(folder / "cache")
     plan = Plan(folder, args.seconds, args.share, args.seed)
     if name == "memory":
         found, more = module.measure(material, plan)

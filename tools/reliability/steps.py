@@ -198,7 +198,7 @@ def _try(tally: Tally, plan: Plan, job: Any, kind: str, number: int) -> None:
         tally.add("lost", f"{name}: the target is neither the old one nor the new one")
     if done.code == 0 and not done.died and found != after:
         tally.add("lost", f"{name}: it says that it saved, and did not")
-    _strays(tally, job, kind, name, place)
+    _strays(tally, job, name, place)
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -206,10 +206,10 @@ def _now(path: Path) -> dict[str, bytes]:
     return _files(path) if path.is_dir() else {"": path.read_bytes()} if path.is_file() else {}
 
 
-def _strays(tally: Tally, job: Any, kind: str, name: str, place: Path) -> None:
-    """Count what is left over; after a kill, or a disk that fails while it cleans, what the next save leaves over."""
+def _strays(tally: Tally, job: Any, name: str, place: Path) -> None:
+    """Count what the next save leaves over: one that is ended, or whose disk fails while it cleans, cannot clean."""
     target, _, after, save = job
-    if not kind.startswith("SIGINT") and [path for path in place.iterdir() if path.name != target]:
+    if [path for path in place.iterdir() if path.name != target]:
         done = forked(lambda: save(place / target))
         if done.code or _now(place / target) != after:
             tally.add("lost", f"{name}: the next save fails: {done.err[-200:]}")
