@@ -47,8 +47,10 @@ def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
         return class_folders(path, part)
     if path.suffix.lower() not in TABLES:
         raise UsageError(f"{path} is neither a folder nor a table of paths and labels ({', '.join(TABLES)})")
-    rows = list(_json_rows(path) if path.suffix.lower() in _JSON else _delimited_rows(path))
-    return _checked(path, rows)
+    try:
+        return _checked(path, list(_json_rows(path) if path.suffix.lower() in _JSON else _delimited_rows(path)))
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply; give an object with path and label a line") from None
 
 
 def _checked(table: Path, rows: list[_Cell]) -> LabelledPaths:
@@ -77,7 +79,12 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
     if not isinstance(path, str) or not path.strip():
         raise DataError(f"line {line} of {table} has no path; give one or remove the row")
     # Text is decoded as UTF-8, file names as the locale says.
-    name = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    try:
+        name = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    except UnicodeError:
+        raise DataError(
+            f"the path in line {line} of {table} holds half a character, {path[:80]!r}; write it anew"
+        ) from None
     tried = [table.parent / each for each in (name, name.strip(), name.strip().replace("\\", "/"))]
     return next((each for each in tried if os.path.lexists(each)), tried[1])
 
@@ -143,7 +150,9 @@ def _without_names(table: Path, rows: list[tuple[int, list[str]]]) -> tuple[list
 
     def is_file(row: int, column: int) -> bool:
         cells = rows[row][1]
-        return column < len(cells) and bool(cells[column].strip()) and _resolved(table, cells[column], 0).is_file()
+        # Path.is_file raises OSError for a name that is too long.
+        given = column < len(cells) and bool(cells[column].strip())
+        return given and os.path.isfile(_resolved(table, cells[column], 0))  # noqa: PTH113
 
     last = len(rows) - 1
     path = 1 if any(is_file(row, 1) for row in (0, last)) and not any(is_file(row, 0) for row in (0, last)) else 0

@@ -136,3 +136,23 @@ def test_a_classifier_learns_from_a_table_and_is_tested_on_one(class_folder, tin
     assert result["skipped"] == {str(class_folder / "gone.png"): "does not exist (FileNotFoundError)"}
     assert main(["evaluate", str(tmp_path / "m"), str(class_folder / "test.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.json", "[" * 100_000, "is nested too deeply"),
+        ("t.jsonl", '{"path": "a.jpg", "label": ' + "[" * 100_000, "is nested too deeply"),
+        ("t.jsonl", '{"path": "\\ud800.jpg", "label": "a"}', "line 1 of .* holds half a character"),
+    ],
+)
+def test_hostile_tables_are_refused_in_one_line(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        labelled_images(folder / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_too_long_is_listed_to_be_reported_where_it_is_read(folder):
+    (folder / "t.csv").write_text(f"{'x' * 5000}.jpg,cat\na.jpg,dog\n")
+    assert [label for label, _ in read(folder / "t.csv")] == ["cat", "dog"]

@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     result = _before(args.out)
     faults = 0
+    # Commands are run from this package, wherever they are started.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
     preload()
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
         # Other users must reach what is in it.

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     return timed(tallies)
 
 
-def _spread(steps: int, plan: Plan, among: int) -> list[int]:
-    """Return all steps, or the share of them that a short run takes."""
-    count = plan.count(steps, least=3)
+def _spread(steps: int, plan: Plan, among: int) -> Iterator[int]:
+    """Yield all steps in any order, or those that the time or the share allows."""
     numbers = list(range(1, steps + 1))
     plan.random.shuffle(numbers)
-    return [numbers[index] for index in plan.trials(steps, least=min(3, count), among=among) if index < count]
+    for index in plan.trials(steps, least=3, among=among):
+        yield numbers[index]
 
 
 def _saves(m: Material) -> dict[str, tuple[str, dict[str, bytes], dict[str, bytes], Callable[[Path], None]]]:
