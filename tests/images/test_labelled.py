@@ -154,5 +154,5 @@ def test_hostile_tables_are_refused_in_one_line(folder, name, content, message):
 
 
 def test_a_name_too_long_is_listed_to_be_reported_where_it_is_read(folder):
-    (folder / "t.csv").write_text(f"{'x' * 5000}.jpg,cat\na.jpg,dog\n")
+    (folder / "t.csv").write_text(f"a.jpg,dog\n{'x' * 5000}.jpg,cat\n")
     assert [label for label, _ in read(folder / "t.csv")] == ["cat", "dog"]
