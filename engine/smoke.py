@@ -14,7 +14,7 @@ from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
 from ..children import run_child
 from ..errors import AurevoirError
-from ..saving import scratch
+from ..saving import explained, scratch
 from .engine import Engine
 from .load import load_engine
 from .runtimes import compile_graph, installed
@@ -50,10 +50,11 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
     """
     with scratch("smoke.engine", "smoke.npy", "smoke.onnx") as folder:
         path = folder / "smoke.engine"
-        path.write_bytes(engine.to_bytes())
-        np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
-        if graph is not None and engine.precision not in ("fp32", "bf16"):
-            path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
+        with explained(folder):
+            path.write_bytes(engine.to_bytes())
+            np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
+            if graph is not None and engine.precision not in ("fp32", "bf16"):
+                path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
         _in_child(f"{engine.precision} on {engine.runtime}", ["features", str(path), engine.device])
 
 
@@ -70,7 +71,8 @@ def first_batches(*engines: Engine) -> None:
         arguments = ["bits"]
         for number, engine in enumerate(engines):
             path = folder / f"{number}.engine"
-            path.write_bytes(engine.to_bytes())
+            with explained(folder):
+                path.write_bytes(engine.to_bytes())
             arguments += [str(path), engine.device]
         _in_child(f"timing {names}", arguments)
 
@@ -91,7 +93,8 @@ def first_calibration(graph: bytes, runtime: str) -> None:
     """
     with scratch("observed.onnx") as folder:
         path = folder / "observed.onnx"
-        path.write_bytes(graph)
+        with explained(folder):
+            path.write_bytes(graph)
         _in_child(f"calibration on {runtime}", ["observed", str(path), runtime])
 
 

@@ -465,3 +465,9 @@ def test_linux_exchanges(tmp_path):
     saving.renameat2(folder, "a", folder, "b", saving._EXCHANGE)
     os.close(folder)
     assert (tmp_path / "a").read_text() == "b"
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "missing"))
+    with pytest.raises(SaveError, match=r"temporary folder \(TMPDIR\) cannot be written: no such file"), scratch("a"):
+        pass
