@@ -194,7 +194,7 @@ def _refuse_other_folders(path: Path | str, target: Path, kind: FolderKind) -> N
             f"{Path(path, 'model')}"
         )
     if not target.is_dir():
-        raise UsageError(f"{path} is not a folder; choose another name, or remove it")
+        raise UsageError(f"{path} exists and is not a {kind.name}; choose another name or remove it")
     entries = sorted(os.scandir(target), key=lambda entry: entry.name)
     foreign = [entry.name for entry in entries if not _is_own(entry, kind.files)]
     if entries and not kind.recognizes(target):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 
 import pytest
 
@@ -12,18 +11,22 @@ from aurevoir.cli.outputs import KINDS
 
 
 @pytest.fixture(scope="module")
-def commands(tiny_onnx, class_folder, tmp_path_factory):
-    """Commands that write, each with its option and kind of file; none is long."""
-    engine = tmp_path_factory.mktemp("engines") / "e.engine"
-    build_engine(tiny_onnx, out=engine, smoke=False)
+def engine(tiny_onnx, tmp_path_factory):
+    path = tmp_path_factory.mktemp("engines") / "e.engine"
+    build_engine(tiny_onnx, out=path, smoke=False)
+    return path
+
+
+@pytest.fixture
+def commands(tiny_onnx, class_folder, engine):
+    """Commands that write, each with its option and the key of its result."""
     photos, network = str(class_folder), str(tiny_onnx)
     calibrate = ["calibrate", network, "--calibration", photos]
     return {
         "build": (["build", network], "--out", "engine"),
         "calibrate": (calibrate, "--out", "table"),
-        "cache": ([*calibrate, "--out", os.devnull], "--cache", "cache"),
         "embed": (["embed", str(engine), photos], "--out", "out"),
-        "fit": (["fit", photos, "--backbone", network], "--out", "out"),
+        "fit": (["fit", photos, "--engine", str(engine)], "--out", "out"),
     }
 
 
@@ -45,7 +48,7 @@ def test_a_result_that_cannot_be_saved_is_printed_with_the_reason(name, commands
     assert len(result["unsaved"]) == 1
     assert result["unsaved"][0].endswith("cannot be written: no space left; free some")
     assert printed.err.rstrip().endswith(f"aurevoir {name}: error: {result['unsaved'][0]}")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_the_text_of_a_result_that_is_not_saved_says_so(commands, tmp_path, monkeypatch, capsys):
