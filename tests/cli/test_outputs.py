@@ -69,9 +69,9 @@ def test_a_file_of_the_user_is_refused_and_one_of_ours_replaced_with_a_note(name
     assert out.read_text() == "the user's notes"
     out.write_text("")
     assert main([*words, option, str(out)]) == 0
-    assert "will be replaced" not in capsys.readouterr().err
+    assert "replaced" not in capsys.readouterr().err
     assert main([*words, option, str(out)]) == 0
-    assert f"note: {option} {out} is a" in capsys.readouterr().err
+    assert f"note: {out} was there before, and has been replaced" in capsys.readouterr().err
 
 
 def test_a_model_is_replaced_with_a_note_and_one_with_photographs_is_not(commands, tmp_path, capsys):
@@ -79,7 +79,7 @@ def test_a_model_is_replaced_with_a_note_and_one_with_photographs_is_not(command
     assert main(words) == 0
     assert "replaced" not in capsys.readouterr().err
     assert main(words) == 0
-    assert f"note: --out {model} is a model folder, and will be replaced" in capsys.readouterr().err
+    assert f"note: {model} was there before, and has been replaced" in capsys.readouterr().err
     (model / "photo.jpg").write_bytes(b"mine")
     assert main(words) == 2
     assert "model folder that also holds photo.jpg, which would be lost; move that" in capsys.readouterr().err
