@@ -21,6 +21,7 @@ from .assemble import assemble, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
+from .child import lasting_child
 from .engine import Engine
 from .float_graph import Exported, export_backbone
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
@@ -278,6 +279,7 @@ class EngineBuilder:
         with self._stages("calibrate"):
             return calibrate(exported, pixels, self.calibration.method, self.progress, placement, smoke)
 
+    @lasting_child()
     def build(self, spec: EngineSpec) -> Engine:
         """Build one engine.
 

@@ -1,8 +1,6 @@
 """Run what is run for the first time in a child process, so that a native crash does not end the caller."""
 
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ import onnx
 
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
-from ..errors import AurevoirError
+from .child import in_child
 from .engine import Engine
 from .load import load_engine
 from .runtimes import compile_graph, installed
@@ -53,7 +51,7 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
         np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
         if graph is not None and engine.precision not in ("fp32", "bf16"):
             path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
-        _in_child(f"{engine.precision} on {engine.runtime}", ["features", str(path), engine.device])
+        in_child(f"{engine.precision} on {engine.runtime}", _features, str(path), engine.device, timeout=TIMEOUT)
 
 
 def first_batches(*engines: Engine) -> None:
@@ -66,12 +64,12 @@ def first_batches(*engines: Engine) -> None:
     """
     names = " and ".join(f"{engine.precision} on {engine.runtime}" for engine in engines)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["bits"]
+        arguments: list[str] = []
         for number, engine in enumerate(engines):
             path = Path(folder) / f"{number}.engine"
             engine.save(path)
             arguments += [str(path), engine.device]
-        _in_child(f"timing {names}", arguments)
+        in_child(f"timing {names}", _bits, *arguments, timeout=TIMEOUT)
 
 
 def first_calibration(graph: bytes, runtime: str) -> None:
@@ -91,22 +89,7 @@ def first_calibration(graph: bytes, runtime: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
         path.write_bytes(graph)
-        _in_child(f"calibration on {runtime}", ["observed", str(path), runtime])
-
-
-def _in_child(name: str, arguments: list[str]) -> None:
-    command = [_python(), "-m", __name__, *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
-        raise AurevoirError(f"{name}: no first inference within {TIMEOUT} s; use another runtime") from None
-    if done.returncode < 0:
-        crash = signal.Signals(-done.returncode).name
-        raise AurevoirError(f"{name} crashes in its first inference ({crash}); use another runtime or precision")
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise AurevoirError(f"{name} fails in its first inference: {last or f'exit code {done.returncode}'}")
+        in_child(f"calibration on {runtime}", _observed, str(path), runtime, timeout=TIMEOUT)
 
 
 def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarray:
@@ -119,13 +102,6 @@ def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarra
     patterns = [PATTERNS[name] for name in ("rings", "bricks", "clouds")]
     drawn = np.stack([draw(each, max(height, width), np.random.default_rng(0)) for each in patterns])
     return np.ascontiguousarray(drawn[:, :height, :width, np.arange(channels) % 3])
-
-
-def _python() -> str:
-    """Return the interpreter; in a program that embeds Python, `sys.executable` is that program."""
-    if Path(sys.executable or "").name.startswith("python"):
-        return sys.executable
-    return str(Path(sys.exec_prefix) / "bin" / "python3")
 
 
 def _noise(count: int, shape: Sequence[int]) -> np.ndarray:
@@ -192,9 +168,10 @@ def _float_features(runtime: str, path: Path, engine: Engine, images: np.ndarray
     return np.array(run(images)[0])
 
 
-def _bits(path: str, device: str) -> None:
-    engine = load_engine(path, device)
-    engine.bits(_noise(engine.batch_size, engine.input_shape))
+def _bits(*paths_and_devices: str) -> None:
+    for path, device in zip(paths_and_devices[::2], paths_and_devices[1::2], strict=True):
+        engine = load_engine(path, device)
+        engine.bits(_noise(engine.batch_size, engine.input_shape))
 
 
 def _observed(path: str, runtime: str) -> None:
@@ -203,16 +180,3 @@ def _observed(path: str, runtime: str) -> None:
     compiled = compile_graph(runtime, model.SerializeToString(), "fp32")
     assert not isinstance(compiled, GpuRunner)
     compiled(_noise(2, shape))
-
-
-def _main(output: str, *arguments: str) -> None:
-    run = {"features": _features, "bits": _bits, "observed": _observed}[output]
-    for path, where in zip(arguments[::2], arguments[1::2], strict=True):
-        run(path, where)
-
-
-if __name__ == "__main__":
-    try:
-        _main(*sys.argv[1:])
-    except AurevoirError as error:
-        sys.exit(str(error))
