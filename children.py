@@ -37,7 +37,7 @@ def run_child(
     subprocess.TimeoutExpired
         If it takes longer; it was killed.
     """
-    command = [_python(), "-m", __name__, str(os.getpid()), module, *arguments]
+    command = [python(), "-m", __name__, str(os.getpid()), module, *arguments]
     environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     reading, writing = os.pipe()
@@ -50,7 +50,7 @@ def run_child(
         os.close(writing)
 
 
-def _python() -> str:
+def python() -> str:
     """Return the interpreter; in a program that embeds Python, `sys.executable` is that program."""
     if Path(sys.executable or "").name.startswith("python"):
         return sys.executable
@@ -58,10 +58,9 @@ def _python() -> str:
 
 
 def end_with(parent: int) -> None:
-    """Let this process end when its parent does; `parent` is the parent's process id."""
+    """Let the system end this process with its parent, whose process id is given, whatever native code it is in."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_wait, daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
 
@@ -76,6 +75,7 @@ def _main() -> None:
     import runpy
 
     end_with(int(sys.argv[1]))
+    threading.Thread(target=_wait, daemon=True).start()
     module = sys.argv[2]
     del sys.argv[1:3]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

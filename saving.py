@@ -72,7 +72,7 @@ def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
     SaveError
         If it cannot be written; the old file is unchanged.
     """
-    with _explained(path):
+    with explained(path):
         target = _resolved(path)
         _save(target, frozenset(), len(data), lambda staging: _write_file(staging, _NEW, data))
 
@@ -95,7 +95,7 @@ def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind)
             _write_file(folder, name, data)
         os.fsync(folder.number)
 
-    with _explained(path):
+    with explained(path):
         target = _resolved(path)
         _refuse_other_folders(path, target, kind)
         _save(target, kind.files, sum(map(len, files.values())), write)
@@ -152,9 +152,9 @@ def scratch(*names: str) -> Iterator[Path]:
     """Make a folder for temporary files of these names; what a killed process leaves of it, the next one deletes."""
     import tempfile
 
-    root = Path(os.path.realpath(tempfile.gettempdir()))
     with ExitStack() as stack:
-        with _explained(root):
+        with explained("the temporary folder (TMPDIR)"):
+            root = Path(os.path.realpath(tempfile.gettempdir()))
             folder, staging = stack.enter_context(_staged(_Descriptor(root, _FOLDER), _NEW, names))
             os.mkdir(_NEW, 0o700, dir_fd=staging.number)
         yield root / folder / _NEW
@@ -194,7 +194,7 @@ def _refuse_other_folders(path: Path | str, target: Path, kind: FolderKind) -> N
             f"{Path(path, 'model')}"
         )
     if not target.is_dir():
-        raise UsageError(f"{path} is not a folder; choose another name, or remove it")
+        raise UsageError(f"{path} exists and is not a {kind.name}; choose another name or remove it")
     entries = sorted(os.scandir(target), key=lambda entry: entry.name)
     foreign = [entry.name for entry in entries if not _is_own(entry, kind.files)]
     if entries and not kind.recognizes(target):
@@ -258,8 +258,8 @@ def _try(path: Path | str, target: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path | str) -> Iterator[None]:
-    """Turn an OSError into one line."""
+def explained(path: Path | str) -> Iterator[None]:
+    """Turn an OSError of the block into a SaveError, whose line names the path, the reason and the remedy."""
     try:
         yield
     except SaveError:
@@ -301,7 +301,9 @@ class _Descriptor:
         """Close it, if it is open; this ends its lock."""
         number, self.number = self.number, -1
         if number >= 0:
-            os.close(number)
+            # What it holds was flushed before.
+            with suppress(OSError):
+                os.close(number)
 
     __del__ = close
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 from .errors import AurevoirWarning, SaveError, UsageError
-from .saving import require_file_target, write_atomically
+from .saving import explained, require_file_target, write_atomically
 
 SCHEMA = "aurevoir-work/1"
 _MARKER = "work.json"
@@ -87,9 +87,10 @@ class Work:
     def __enter__(self) -> "Work":
         check_work(self.folder)
         path = self.folder / _MARKER
-        if not path.exists():
-            write_atomically(path, json.dumps({"schema": SCHEMA}).encode())
-        self._marker = path.open("rb+")
+        with explained(path):
+            if not path.exists():
+                write_atomically(path, json.dumps({"schema": SCHEMA}).encode())
+            self._marker = path.open("rb+")
         try:
             fcntl.flock(self._marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,6 +1,7 @@
 """``aurevoir bench``."""
 
 import argparse
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from ..benchmarks import registry
 from ..benchmarks.registry import SUITES
 from ..benchmarks.reporting import REPORTS
 from .options import finite, positive, seed
-from .outputs import check_outputs, save
+from .outputs import check_outputs, noted, save
 
 if TYPE_CHECKING:
     from ..benchmarks.contract import Benchmark
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for folder in filter(None, (getattr(args, name, None) for name in ("figures", "keep"))):
         require_file_target(Path(folder, "file"))
     if reports:
-        return chosen.run(args).to_json()
+        with noted(args.out) if args.benchmark == "report" else nullcontext():
+            return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
     if figure or args.report:
         from ..calibration.fidelity import require_plotting
@@ -76,15 +78,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         require_plotting()
     result = chosen.run(args).to_json()
     if args.out:
-        save(result, lambda: write_result(result, args.out))
+        save(result, args.out, lambda: write_result(result, args.out))
     if figure and (plot := chosen.plot):
-        save(result, lambda: plot(result, Path(figure)))
+        save(result, figure, lambda: plot(result, Path(figure)))
     if args.report:
         from ..benchmarks.reporting.report import write_report
 
         shown = [(Path(args.out or args.benchmark), dict(result))]
         result["report"] = args.report
-        save(result, lambda: write_report(shown, args.report), "report")
+        save(result, args.report, lambda: write_report(shown, args.report), "report")
     return result
 
 

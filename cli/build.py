@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
     result: dict[str, Any] = {"engine": args.out}
-    save(result, lambda: engine.save(args.out), "engine")
+    save(result, args.out, lambda: engine.save(args.out), "engine")
     return {
         **result,
         "runtime": made.runtime,

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "out": args.out,
         "skipped": files.skipped,
     }
-    save(result, lambda: write_atomically(args.out, buffer.getbuffer()), "out")
+    save(result, args.out, lambda: write_atomically(args.out, buffer.getbuffer()), "out")
     return result
 
 

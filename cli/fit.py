@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .build import speed_lines
 from .options import above_zero, add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
-from .outputs import note_replaced, save
+from .outputs import save
 
 if TYPE_CHECKING:
     from ..kernels.ridge import RidgePath
@@ -58,8 +58,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
     if args.out:
         check_target(args.out)
-        if (Path(args.out) / "model.json").exists():
-            note_replaced("--out", args.out, "a model folder")
     if args.work:
         _check_work(args)
     train, test = train_and_test(args.data, args.test, args.seed)
@@ -75,10 +73,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **engine_arguments(args),
     ).fit(train.paths, train.labels)
     _note_edge(classifier.path_)
-    tested = evaluate(classifier, test)
+    tested = evaluate(classifier, test, args.work)
     saved: dict[str, Any] = {"out": args.out}
     if args.out:
-        save(saved, lambda: classifier.save(args.out), "out")
+        save(saved, args.out, lambda: classifier.save(args.out), "out")
     assert classifier.engine_ is not None
     made = classifier.engine_.manifest
     return {

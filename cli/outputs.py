@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
 
 
 def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: Iterable[object] = ()) -> None:
-    """Check that the files that a command is to write can be written, before its work; note what will be replaced.
+    """Check that the files that a command is to write can be written, before its work.
 
     Parameters
     ----------
@@ -63,22 +64,13 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
 
 
 def _check_kind(option: str, path: str, kind: str) -> None:
-    """Refuse to replace a file that is not one of ours, and note where one is replaced."""
+    """Refuse to replace a file that is not one of ours; an empty one holds nothing."""
     if not Path(path).exists():
         return
     with Path(path).open("rb") as file:
         head = file.read(_HEAD)
     if head and not KINDS[kind](head):
         raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
-    if head and kind != "a timing cache":
-        note_replaced(option, path, kind)
-
-
-def note_replaced(option: str, path: object, kind: str) -> None:
-    """Note that an output replaces what is there."""
-    from ..images.sources import warn
-
-    warn(f"{option} {path} is {kind}, and will be replaced")
 
 
 def _check_figure(path: str) -> None:
@@ -96,19 +88,34 @@ def _check_figure(path: str) -> None:
         raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
 
 
-def save(result: dict[str, Any], write: Callable[[], object], key: str | None = None) -> None:
+@contextmanager
+def noted(path: str) -> Iterator[None]:
+    """Note at the end of a block if what it has written has replaced something."""
+    from ..images.sources import warn
+
+    there = Path(path)
+    replaces = any(there.iterdir()) if there.is_dir() else there.exists() and there.stat().st_size > 0
+    yield
+    if replaces:
+        warn(f"{path} was there before, and has been replaced")
+
+
+def save(result: dict[str, Any], path: str, write: Callable[[], object], key: str | None = None) -> None:
     """Write an output; if that fails, the result stays, to be printed, with the reason.
 
     Parameters
     ----------
     result : dict
         Of a command; at a failure the reason is added to its list ``unsaved``.
+    path : str
+        What is written; a note says if that replaces something.
     write : callable
     key : str, optional
         Where the result names the output; None is put there at a failure.
     """
     try:
-        write()
+        with noted(path):
+            write()
     except AurevoirError as error:
         result.setdefault("unsaved", []).append(str(error))
         if key is not None:

@@ -25,6 +25,7 @@ from .assemble import assemble, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
+from .child import lasting_child
 from .engine import Engine
 from .float_graph import Exported, export_backbone
 from .load import load_engine
@@ -299,6 +300,7 @@ class EngineBuilder:
             self._work.put("table", key, table.to_json().encode())
         return table
 
+    @lasting_child()
     def build(self, spec: EngineSpec) -> Engine:
         """Build one engine.
 

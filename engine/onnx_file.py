@@ -29,6 +29,10 @@ _TRAINING = (
     "in training mode, in which the features of an image depend on the rest of its batch; export the network for "
     "inference (model.eval(), and torch.onnx.export without training=)"
 )
+_DROPOUT = (
+    "in training mode, in which it zeroes other values each time; export it without: in torch as nn.Dropout or as "
+    "F.dropout(x, training=self.training), after model.eval()"
+)
 
 
 def read_onnx(path: Path) -> ModelProto:
@@ -163,8 +167,9 @@ def _why_not(node: NodeProto, tensors: dict[str, TensorProto]) -> str | None:
         return "which is not a standard one; export the network with standard operators"
     if node.op_type in _REFUSED:
         return _REFUSED[node.op_type]
-    trains = node.op_type == "BatchNormalization" and is_training(node)
-    return _TRAINING if trains or (node.op_type == "Dropout" and dropout_trains(node, tensors)) else None
+    if node.op_type == "Dropout" and dropout_trains(node, tensors):
+        return _DROPOUT
+    return _TRAINING if node.op_type == "BatchNormalization" and is_training(node) else None
 
 
 def _upgraded(model: ModelProto, name: str) -> ModelProto:

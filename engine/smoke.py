@@ -1,8 +1,6 @@
 """Run what is run for the first time in a child process, so that a native crash does not end the caller."""
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +10,8 @@ import onnx
 
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
-from ..children import run_child
-from ..errors import AurevoirError
-from ..saving import scratch
+from ..saving import explained, scratch
+from .child import in_child
 from .engine import Engine
 from .load import load_engine
 from .runtimes import compile_graph, installed
@@ -50,11 +47,12 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
     """
     with scratch("smoke.engine", "smoke.npy", "smoke.onnx") as folder:
         path = folder / "smoke.engine"
-        path.write_bytes(engine.to_bytes())
-        np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
-        if graph is not None and engine.precision not in ("fp32", "bf16"):
-            path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
-        _in_child(f"{engine.precision} on {engine.runtime}", ["features", str(path), engine.device])
+        with explained(folder):
+            path.write_bytes(engine.to_bytes())
+            np.save(path.with_suffix(".npy"), _images(engine.input_shape, pixels))
+            if graph is not None and engine.precision not in ("fp32", "bf16"):
+                path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
+        in_child(f"{engine.precision} on {engine.runtime}", _features, str(path), engine.device, timeout=TIMEOUT)
 
 
 def first_batches(*engines: Engine) -> None:
@@ -67,12 +65,13 @@ def first_batches(*engines: Engine) -> None:
     """
     names = " and ".join(f"{engine.precision} on {engine.runtime}" for engine in engines)
     with scratch(*(f"{number}.engine" for number in range(len(engines)))) as folder:
-        arguments = ["bits"]
+        arguments: list[str] = []
         for number, engine in enumerate(engines):
             path = folder / f"{number}.engine"
-            path.write_bytes(engine.to_bytes())
+            with explained(folder):
+                path.write_bytes(engine.to_bytes())
             arguments += [str(path), engine.device]
-        _in_child(f"timing {names}", arguments)
+        in_child(f"timing {names}", _bits, *arguments, timeout=TIMEOUT)
 
 
 def first_calibration(graph: bytes, runtime: str) -> None:
@@ -91,21 +90,9 @@ def first_calibration(graph: bytes, runtime: str) -> None:
     """
     with scratch("observed.onnx") as folder:
         path = folder / "observed.onnx"
-        path.write_bytes(graph)
-        _in_child(f"calibration on {runtime}", ["observed", str(path), runtime])
-
-
-def _in_child(name: str, arguments: list[str]) -> None:
-    try:
-        done = run_child(__name__, arguments, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        raise AurevoirError(f"{name}: no first inference within {TIMEOUT} s; use another runtime") from None
-    if done.returncode < 0:
-        crash = signal.Signals(-done.returncode).name
-        raise AurevoirError(f"{name} crashes in its first inference ({crash}); use another runtime or precision")
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise AurevoirError(f"{name} fails in its first inference: {last or f'exit code {done.returncode}'}")
+        with explained(folder):
+            path.write_bytes(graph)
+        in_child(f"calibration on {runtime}", _observed, str(path), runtime, timeout=TIMEOUT)
 
 
 def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarray:
@@ -184,9 +171,10 @@ def _float_features(runtime: str, path: Path, engine: Engine, images: np.ndarray
     return np.array(run(images)[0])
 
 
-def _bits(path: str, device: str) -> None:
-    engine = load_engine(path, device, trusted=True)
-    engine.bits(_noise(engine.batch_size, engine.input_shape))
+def _bits(*paths_and_devices: str) -> None:
+    for path, device in zip(paths_and_devices[::2], paths_and_devices[1::2], strict=True):
+        engine = load_engine(path, device, trusted=True)
+        engine.bits(_noise(engine.batch_size, engine.input_shape))
 
 
 def _observed(path: str, runtime: str) -> None:
@@ -195,16 +183,3 @@ def _observed(path: str, runtime: str) -> None:
     compiled = compile_graph(runtime, model.SerializeToString(), "fp32")
     assert not isinstance(compiled, GpuRunner)
     compiled(_noise(2, shape))
-
-
-def _main(output: str, *arguments: str) -> None:
-    run = {"features": _features, "bits": _bits, "observed": _observed}[output]
-    for path, where in zip(arguments[::2], arguments[1::2], strict=True):
-        run(path, where)
-
-
-if __name__ == "__main__":
-    try:
-        _main(*sys.argv[1:])
-    except AurevoirError as error:
-        sys.exit(str(error))

@@ -202,7 +202,7 @@ def test_a_link_to_a_file_and_one_to_itself_are_refused(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UsageError, match="link is not a folder"):
+    with pytest.raises(UsageError, match="link exists and is not a test folder"):
         require_folder_target(tmp_path / "link", KIND)
     for check in (require_file_target, lambda path: require_folder_target(path, KIND)):
         with pytest.raises(UsageError, match="loop is a link that leads to itself"):
@@ -465,3 +465,9 @@ def test_linux_exchanges(tmp_path):
     saving.renameat2(folder, "a", folder, "b", saving._EXCHANGE)
     os.close(folder)
     assert (tmp_path / "a").read_text() == "b"
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "missing"))
+    with pytest.raises(SaveError, match=r"temporary folder \(TMPDIR\) cannot be written: no such file"), scratch("a"):
+        pass

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -250,8 +250,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
-        opened = nullcontext() if self.work is None else Work(self.work, report=self.verbose)
-        with self._unchanged_by_failure(), opened as work:
+        with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work:
             X, y = images_and_labels(X, y)
             if is_features(X):
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
@@ -525,8 +524,14 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         X, y = images_and_labels(X, y)
         return float(super().score(X, y, sample_weight))
 
-    def score_images(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    def score_images(self, images: Images, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Score the readable images.
+
+        Parameters
+        ----------
+        images : ImageFiles or ImageArray
+        work : path, optional
+            A work folder that keeps their bits, as that of `fit` keeps those of the training images.
 
         Returns
         -------
@@ -535,7 +540,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         scores : float64 array of shape (n, c)
         """
         check_is_fitted(self)
-        indices, bits = embed_bits(self._required_engine(), images)
+        engine = self._required_engine()
+        with _opened(work, self.verbose) as opened:
+            kept = None if opened is None else KeptBits(opened, "test", engine, images)
+            indices, bits = embed_bits(engine, images, kept=kept)
         return indices, self.readout_.scores(bits, self.memory_budget)
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
@@ -570,6 +578,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             engine=self.engine_,
         )
         write(stored, Path(folder))
+
+
+def _opened(work: Path | str | None, report: bool) -> AbstractContextManager[Work | None]:
+    return nullcontext() if work is None else Work(work, report)
 
 
 def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:

@@ -118,15 +118,15 @@ class Scorer(Protocol):
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files as the classifier's engine takes them."""
 
-    def score_images(self, images: ImageFiles) -> tuple[np.ndarray, np.ndarray]:
+    def score_images(self, images: ImageFiles, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the readable images, and their scores."""
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores to labels."""
 
 
-def evaluate(classifier: Scorer, data: LabelledPaths) -> Evaluation:
-    """Evaluate a classifier on every readable image.
+def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> Evaluation:
+    """Evaluate a classifier on every readable image; a work folder keeps their bits.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def evaluate(classifier: Scorer, data: LabelledPaths) -> Evaluation:
         raise DataError(
             f"class {strange[0]!r} is not one of the model's classes: {', '.join(map(str, classifier.classes_))}"
         )
-    indices, scores = classifier.score_images(files)
+    indices, scores = classifier.score_images(files, work)
     if not len(indices):
         raise DataError(f"none of the {len(files)} test files is a readable image; check the folder")
     truth = np.array(data.labels)[indices]

@@ -3,13 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 _DEPTH = 5
+_AS_WELL = 0.9
+"""Share of the tensors of those that fit best: one of two copies of a network may be without its head."""
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])")
 # Not weights: counters of batch norms, of torch's averaged models and of profilers, and what state dicts say besides.
@@ -44,6 +46,8 @@ class Found:
         The network's names whose tensors are of another shape or dtype, and how.
     missing, extra : list of str
         Names of the network that are not in the checkpoint, and of the checkpoint that are not in the network.
+    rivals : list of str
+        Places of other tensors in the checkpoint that fit as well, and have other values.
     """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -51,19 +55,29 @@ class Found:
     misfits: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    rivals: list[str] = field(default_factory=list)
 
 
 def find(own: Mapping[str, torch.Tensor], checkpoint: Any) -> Found:
     """Return where in a checkpoint most of a network's tensors are; of equals, averages of weights (EMA) first."""
-    best, most = Found(missing=_counted(own)), (0, 0, False)
+    best, most, tried = Found(missing=_counted(own)), (0, 0, False), []
     for place, state in _dictionaries(checkpoint):
         for prefix in _prefixes(own, state):
             found = _fit(own, state, place, prefix)
+            tried.append(found)
             fits = len(_counted(found.tensors))
             score = (fits, fits + len(found.misfits), bool(_AVERAGED.search(found.place)))
             if score > most:
                 best, most = found, score
-    return best
+    return replace(best, rivals=[each.place for each in tried if each is not best and _rivals(each, best)])
+
+
+def _rivals(other: Found, best: Found) -> bool:
+    """Return whether tensors fit as well, or all but for a head, and have other values."""
+    shared = other.tensors.keys() & best.tensors.keys()
+    if len(_counted(other.tensors)) < _AS_WELL * max(1, len(_counted(best.tensors))):
+        return False
+    return any(not torch.equal(other.tensors[name], best.tensors[name]) for name in _counted(shared))
 
 
 def _counted(names: Any) -> list[str]:

@@ -29,7 +29,7 @@ except ImportError as error:
 from . import timm
 from .cut_points import Call, Recording, listed, record
 from .modules import broken_tensors, input_channels, own_copy
-from .torch_export import Truncated, export, set_batch_norm_statistics
+from .torch_export import Truncated, check_repeatable, export, set_batch_norm_statistics
 from .weights import Loaded, fetched, load_weights
 
 # The cut of the blog post's model; by default, other networks are cut at their last feature map.
@@ -156,7 +156,9 @@ class TorchBackbone:
                 )
             truncated = copy.deepcopy(truncated)
             set_batch_norm_statistics(truncated, images)
-        return prepare(export(truncated, (self.channels, *self.size), self.name, names))
+        shape = (self.channels, *self.size)
+        check_repeatable(truncated, shape, self.name)
+        return prepare(export(truncated, shape, self.name, names))
 
 
 def _torchvision(name: str, weights: str) -> tuple[Any, dict[str, Any]]:

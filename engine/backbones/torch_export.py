@@ -18,6 +18,8 @@ from ...errors import AurevoirError
 from .cut_points import Call, features_of, first_line
 
 _OPSET = 18
+_ROUNDING = 1e-3
+"""Of the size of an image's features: what other orders of summation may change."""
 
 
 class _Reached(BaseException):  # no forward that catches exceptions of its own may catch this one
@@ -99,6 +101,43 @@ def set_batch_norm_statistics(module: nn.Module, images: np.ndarray, batch_size:
     module.eval()
 
 
+def check_repeatable(module: Truncated, shape: tuple[int, ...], name: str) -> None:
+    """Check that an image has the same features each time, alone and inside a batch; no exporter does.
+
+    Raises
+    ------
+    AurevoirError
+        If it has not.
+    """
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            alone, again, among = (_flat(module(each)) for each in (images[:1], images[:1], images))
+    except Exception:  # whatever a module's own code raises; the exporter meets it too
+        return
+    where = f"{name} up to {module.cuts[-1].name!r}"
+    if not _close(alone, again):
+        raise AurevoirError(
+            f"{where} gives the same image other features each time, as where its forward draws random numbers; take "
+            "them out, or draw them in training only, as F.dropout(x, training=self.training) does, or cut before them"
+        )
+    if alone.shape[1:] != among.shape[1:] or not _close(alone, among[:1]):
+        raise AurevoirError(
+            f"{where} gives an image other features alone than in a batch of 2: its forward mixes the images of a "
+            "batch, or depends on their number; treat every image alike there, or cut before it"
+        )
+
+
+def _flat(features: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    tensors = features if isinstance(features, tuple) else (features,)
+    return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
+
+
+def _close(features: torch.Tensor, others: torch.Tensor) -> bool:
+    # What is not finite is told by the first inference.
+    return not (features - others).norm() > _ROUNDING * features.norm()
+
+
 def export(module: Truncated, shape: tuple[int, ...], name: str, outputs: Sequence[str]) -> onnx.ModelProto:
     """Export a truncated network for any number of images of shape (channels, height, width).
 
@@ -120,9 +159,11 @@ def export(module: Truncated, shape: tuple[int, ...], name: str, outputs: Sequen
                 verbose=False,
             )
     except Exception as error:  # the exporter raises errors of many types on code it cannot follow
-        reason = "; ".join(cut.name for cut in module.cuts)
+        cuts, why = "; ".join(cut.name for cut in module.cuts), first_line(error)
+        if why.startswith("Constraints violated (batch)"):
+            why = "its forward branches on the number of images"
         raise AurevoirError(
-            f"torch.export cannot follow {name} to {reason!r} for any number of images: {first_line(error)}; cut "
+            f"torch.export cannot follow {name} to {cuts!r} for any number of images: {why}; cut "
             "earlier, or export the truncated network to ONNX yourself and give that file as the backbone"
         ) from None
     if program is None:

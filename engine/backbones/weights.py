@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ...errors import AurevoirError
+from ...errors import AurevoirError, AurevoirWarning
 from .checkpoint import read_checkpoint
 from .cut_points import Call, Recording, first_line
 from .modules import broken_tensors
@@ -98,9 +99,22 @@ def load_weights(module: nn.Module, path: Path, name: str) -> Loaded:
         misfits = [f"{each}: {reason}" for each, reason in found.misfits.items()]
         raise _foreign(str(path), name, len(found.missing) + len(misfits), found.missing, misfits, found.extra)
     module.load_state_dict(found.tensors, strict=False)
+    if found.rivals:
+        _warn_of_rivals(path, name, found)
     place = f", from {found.place!r}" if found.place else ""
     _LOG.info("%s: %d of the %d tensors of %s%s", path, len(found.tensors), len(own), name, place)
     return Loaded(str(path), found, broken_tensors(module))
+
+
+def _warn_of_rivals(path: Path, name: str, found: Found) -> None:
+    taken, *others = (repr(place) if place else "the outermost names" for place in (found.place, *found.rivals))
+    verb = "fits" if len(others) == 1 else "fit"
+    warnings.warn(
+        f"{path} holds more than one set of weights of {name}, with different values: {taken} is taken, and "
+        f"{_some(others)} {verb} as well; to choose, give a file that holds one alone",
+        AurevoirWarning,
+        stacklevel=3,
+    )
 
 
 def _runs_before(tensor: str, call: Call, recording: Recording) -> bool:

@@ -700,7 +700,7 @@ REFUSED = {
     nan_weight: "network.onnx holds nan or inf in 1 of its tensors",
     training_norm: "tensor 'n0' of network.onnx is computed by the operator BatchNormalization, in training mode",
     old_training_norm: "BatchNormalization, in training mode",
-    training_dropout: "Dropout, in training mode",
+    training_dropout: "Dropout, in training mode, in which it zeroes other values each time",
     if_of_the_batch: "tensor 'c2' .* If, whose condition",
     loop: "tensor 'new' .* Loop, ",
     quantized: "QuantizeLinear, which is already quantized",

@@ -1,6 +1,5 @@
 """The first inference in a child process."""
 
-import os
 import sys
 
 import numpy as np
@@ -8,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from aurevoir import build_engine, children
+from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.engine import Engine
@@ -182,9 +181,3 @@ def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, monkeyp
     _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGFPE)", what)
     with pytest.raises(AurevoirError, match=message):
         build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels)
-
-
-def test_a_program_that_embeds_python_uses_its_interpreter(engine, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/opt/program/viewer")
-    assert os.access(children._python(), os.X_OK)
-    first_inference(engine)

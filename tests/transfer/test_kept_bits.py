@@ -192,7 +192,7 @@ def test_a_killed_fit_continues_to_the_same_model(tiny_onnx, tmp_path):
     command += ["--precision", "int8", "--runtime", "openvino", "--projection", "exact"]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     work, random = tmp_path / "work", np.random.default_rng(int(time.time()))
-    for _ in range(3):
+    for _ in range(2):
         with subprocess.Popen(
             [*command, "--out", str(tmp_path / "model"), "--work", str(work)],
             stdout=subprocess.DEVNULL,

@@ -26,6 +26,8 @@ def shared_ones(bits: Bits, others: OtherBits | None = None, *, budget: Budget =
 
 def gram(speckle: Speckle, *, budget: Budget = None) -> SquareCounts:
     """Return exact inner products, with int8 dot products if the processor supports them."""
+    if speckle.ndim != 2 or speckle.dtype != "uint8":
+        raise UsageError(f"speckle of dtype {speckle.dtype} and shape {speckle.shape} is not uint8 of shape (n, k)")
     return products.gram(speckle) if products.has_dot_product() else plain_gram(speckle)
 
 
@@ -40,7 +42,9 @@ def dense(
     budget: Budget = None,
 ) -> Observed:
     """Project bits by a random matrix; a Gaussian one is never stored."""
-    _check(bits, m, k)
+    check_bits(bits, m)
+    if k < 1:
+        raise UsageError(f"k = {k} outputs; give 1 or more")
     if entries == "signs":
         return dense_signs(bits, m, k, seed, gain, budget, shared_ones, dense_kernel.sign_rows)
     return dense_kernel.dense(bits, k, seed, gaussian_levels(), gain)
@@ -48,13 +52,9 @@ def dense(
 
 def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | None = None) -> Observed:
     """Project bits by Walsh-Hadamard transforms, one row at a time within the caches."""
-    _check(bits, m, k)
+    check_bits(bits, m)
+    hadamard_kernel.check(bits, signs, k)
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
         return plain_hadamard(bits, m, k, signs, gain)
     return hadamard_kernel.hadamard(bits, signs, k, gain)
 
-
-def _check(bits: Bits, m: int, k: int) -> None:
-    check_bits(bits, m)
-    if k < 1:
-        raise UsageError(f"k = {k} outputs; give 1 or more")

@@ -14,6 +14,7 @@ from .emit import F32, I1, I16, constant, load, loop, offset, store
 from .outputs import outputs
 
 _LANES = 16
+_CHAINS, _STEPS = 2, 3
 _FLOATS = ir.VectorType(F32, _LANES)
 
 
@@ -163,11 +164,12 @@ def _hadamard(
                     intensities[row, start + index] = light[index] * scale
 
 
-def _check(bits: np.ndarray, signs: np.ndarray, k: int) -> None:
-    """Raise UsageError where the compiled code would read or write outside of the arrays."""
-    length = 8 * signs.shape[-1]
+def check(bits: np.ndarray, signs: np.ndarray, k: int) -> None:
+    """Raise UsageError where code on addresses would read or write outside of the arrays."""
+    chained = signs.ndim == 4 and signs.shape[1:3] == (_CHAINS, _STEPS)
+    length = 8 * signs.shape[3] if chained else 0
     packed = bits.ndim == 2 and 0 < 8 * bits.shape[1] <= length and bits.dtype == signs.dtype == np.uint8
-    if not packed or signs.ndim != 4 or length < _LANES or length & (length - 1) or not 0 < k <= len(signs) * length:
+    if not packed or length & (length - 1) or not 0 < k <= len(signs) * length:
         raise UsageError(
             f"bits of dtype {bits.dtype} and shape {bits.shape}, signs of dtype {signs.dtype} and shape {signs.shape} "
             f"and k = {k} do not belong together"
@@ -176,11 +178,13 @@ def _check(bits: np.ndarray, signs: np.ndarray, k: int) -> None:
 
 def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = None) -> np.ndarray:
     """Project packed bits by chains of transforms of at least 16 values; see `reference.hadamard`."""
-    _check(bits, signs, k)
+    check(bits, signs, k)
+    if 8 * signs.shape[3] < _LANES:
+        raise UsageError(f"transforms of {8 * signs.shape[3]} values are shorter than {_LANES}; use the reference")
     intensities, speckle = outputs(len(bits), k, gain)
     # Bytes are read in pairs.
     whole = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, bits.shape[1] % 2))))
     # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
-    scale = np.float32(float(8 * signs.shape[3]) ** -3)
+    scale = np.float32(float(8 * signs.shape[3]) ** -_STEPS)
     _hadamard(whole, np.ascontiguousarray(signs), scale, np.float32(gain or 0), intensities, speckle)
     return intensities if gain is None else speckle

@@ -53,6 +53,35 @@ def test_averaged_weights_come_first(key, first):
     assert torch.equal(found.tensors["0.weight"], STATE["0.weight"])
 
 
+OTHER = {name: value + 1 for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "place", "rivals"),
+    [
+        ({"student": STATE, "teacher": OTHER}, "student", ["teacher"]),
+        ({"student": STATE, "teacher": under("", STATE)}, "student", []),
+        ([STATE, OTHER, OTHER], "0", ["1", "2"]),
+        ({**under("encoder_q."), **under("encoder_k.", OTHER)}, "encoder_q", ["encoder_k"]),
+        ({"state_dict": {**under("q.net."), **under("k.net.", OTHER)}}, "state_dict.q.net", ["state_dict.k.net"]),
+        ({"model": STATE, "model_ema": OTHER}, "model_ema", ["model"]),
+        ({**STATE, **under("copy.", OTHER)}, "", ["copy"]),
+        ({"model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(4, 3, 3, 3)}}}}, "model", []),
+        ({"model": STATE, "small": {"0.weight": OTHER["0.weight"]}}, "model", []),
+    ],
+)
+def test_other_weights_that_fit_as_well_are_named(checkpoint, place, rivals):
+    found = find(OWN, checkpoint)
+    assert (found.place, found.rivals) == (place, rivals)
+
+
+def test_a_copy_without_its_head_fits_as_well():
+    own = nn.Sequential(*[nn.Conv2d(2, 2, 1) for _ in range(9)], nn.Linear(2, 2)).state_dict()
+    teacher = {name: value + 1 for name, value in own.items() if not name.startswith("9.")}
+    found = find(own, {"teacher": teacher, "student": own})
+    assert (found.place, found.rivals) == ("student", ["teacher"])
+
+
 def test_an_average_of_another_network_does_not():
     found = find(OWN, {"ema": under("", {"0.weight": torch.ones(4, 3, 3, 3)}), "model": STATE})
     assert found.place == "model"

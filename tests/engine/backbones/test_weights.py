@@ -1,6 +1,7 @@
 """Only what lies before a cut must be the network's, and finite."""
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import build_engine
-from aurevoir.errors import AurevoirError
+from aurevoir.errors import AurevoirError, AurevoirWarning
 
 
 def net(classes=10, blocks=2):
@@ -50,6 +51,16 @@ def test_only_what_lies_before_the_cut_must_match(tmp_path, state, good, bad, me
         with pytest.raises(AurevoirError, match=message) as caught:
             with_weights(tmp_path, state, bad)
         assert "\n" not in str(caught.value) and "w.pth" in str(caught.value) and f"up to '{bad}'" in str(caught.value)
+
+
+def test_a_choice_among_equal_weights_is_a_warning(tmp_path):
+    torch.save({"student": net().state_dict(), "teacher": changed(t1__bias=torch.ones(6))}, tmp_path / "w.pth")
+    said = r"w.pth holds more than one .* Sequential, .*: 'student' is taken, and 'teacher' fits as well; .* one alone$"
+    with pytest.warns(AurevoirWarning, match=said):
+        open_backbone(net(), tmp_path / "w.pth", 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AurevoirWarning)
+        with_weights(tmp_path, {"student": net().state_dict(), "teacher": net().state_dict()}, "1")
 
 
 def test_the_features_are_those_of_the_file(tmp_path):
