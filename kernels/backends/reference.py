@@ -244,6 +244,11 @@ def largest_magnitude(values: Magnitudes) -> float:
     return float(abs(values).max()) if values.size else 0.0
 
 
+def bins_per_unit(bins: int, top: float) -> np.float32:
+    """Return ``bins / top``, finite also where `top` is tiny: infinity times 0 would be no bin."""
+    return np.float32(min(bins / top, float(np.finfo("float32").max)))
+
+
 def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCounts, float]:
     """Count |x| in equal bins from 0 to `top`; values from `top` on and nan are not counted.
 
@@ -263,5 +268,5 @@ def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCoun
     sizes = abs(values.reshape(-1).astype("float32"))
     # 2^128 is not a float32: there only infinity is excluded.
     counted = sizes[sizes < np.float32(top if top <= float(np.finfo("float32").max) else np.inf)]
-    index = (counted * np.float32(bins / top)).astype("int64").clip(0, bins - 1)
+    index = (counted * bins_per_unit(bins, top)).astype("int64").clip(0, bins - 1)
     return namespace(values).bincount(index, minlength=bins), float(counted.max()) if counted.size else 0.0

@@ -181,7 +181,7 @@ def _magnitudes(random: Random) -> Case:
 
     values = _array(random, (_size(random), _size(random)), "float32")
     if values.size and values.dtype == np.float32 and values.flags.writeable and random.random() < 0.3:
-        values.reshape(-1)[random.randrange(values.size)] = random.choice((np.nan, np.inf, -np.inf, 1e-45, 3e38))
+        values.reshape(-1)[random.randrange(values.size)] = random.choice((0.0, np.nan, np.inf, -np.inf, 1e-45, 3e38))
     top = random.choice((1.0, 100.0, 255.0, 1e-40, 0.0, float("inf"), float("nan"), 1e39))
     bins = random.choice((1, 2, 128, 2048, 0, -1))
     if random.random() < 0.5:

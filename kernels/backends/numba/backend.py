@@ -57,4 +57,3 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     if 8 * signs.shape[-1] < _LEAST_LENGTH:
         return plain_hadamard(bits, m, k, signs, gain)
     return hadamard_kernel.hadamard(bits, signs, k, gain)
-

@@ -4,6 +4,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ....errors import UsageError
+from ..reference import bins_per_unit
 from .compiled import compiled
 
 _SIGN_OFF = np.uint32(0x7FFFFFFF)
@@ -57,5 +58,5 @@ def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndar
     flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
     # 2^128 is not a float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)
-    counts, largest = _count_magnitudes(flat, limit, np.float32(bins / top), bins, get_num_threads())
+    counts, largest = _count_magnitudes(flat, limit, bins_per_unit(bins, top), bins, get_num_threads())
     return counts, float(largest.max())

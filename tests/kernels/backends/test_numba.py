@@ -8,6 +8,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
 from aurevoir.errors import UsageError
+from aurevoir.kernels.backends import get_backend
 from aurevoir.kernels.backends.numba.dense import dense
 from aurevoir.kernels.backends.numba.features import numba_features
 from aurevoir.kernels.backends.numba.hadamard import hadamard
@@ -134,3 +135,34 @@ def test_functions_compile_where_no_cache_can_be_written(run_double):
     raising = "def FULL(*_):\n    raise OSError(28, 'No space left on device')\n"
     assert run_double(raising + full)[0] == "0"
     assert run_double()[0] == "0"
+
+
+@pytest.mark.parametrize("top", [1e-40, 2.0**-149, 1e-38])
+def test_zeros_under_a_tiny_top_fall_into_the_first_bin(top):
+    """Bins divided by such a top are infinite in float32, and infinity times 0 is no index."""
+    values = np.zeros(1000, "float32")
+    for name in ("numba", "reference"):
+        counts, largest = get_backend(name).count_magnitudes(values, top, 128)
+        assert (counts[0], counts.sum(), largest) == (1000, 1000, 0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend, bits: backend.gram(bits[0]),
+        lambda backend, bits: backend.gram(bits.astype("int16")),
+        lambda backend, bits: backend.dense(bits, 16, -1, 0),
+        lambda backend, bits: backend.dense(bits, 16, 0, 0, "signs"),
+        lambda backend, bits: backend.dense(bits, 17, 4, 0),
+        lambda backend, bits: backend.dense(bits, 0, 4, 0),
+        lambda backend, bits: backend.hadamard(bits, 16, 1, np.zeros((0, 2, 3, 2), "uint8")),
+        lambda backend, bits: backend.hadamard(bits, 16, 16, np.zeros((1, 0, 3, 2), "uint8")),
+        lambda backend, bits: backend.hadamard(bits, 16, 17, np.zeros((1, 2, 3, 2), "uint8")),
+        lambda backend, bits: backend.hadamard(bits, 16, 16, np.zeros((1, 2, 3, 1), "uint8")),
+        lambda backend, bits: backend.hadamard(bits, 16, 16, np.zeros((1, 2, 3, 3), "uint8")),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(call):
+    bits = np.zeros((4, 2), "uint8")
+    with pytest.raises(UsageError):
+        call(get_backend("numba"), bits)
