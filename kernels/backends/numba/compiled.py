@@ -14,8 +14,9 @@ from ...forked import check_process, is_forked
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-# Numba's methods come without types.
+# Numba's functions come without types.
 _FunctionCache: Any = caching.FunctionCache
+_threading_layer: Any = threading_layer
 
 
 class _Cache(_FunctionCache):  # type: ignore[misc, unused-ignore]
@@ -58,7 +59,7 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
         @wraps(function)
         def run(*arguments: Any) -> Any:
             # OpenMP, where it is the layer, ends a child that was forked from a process that had started its threads.
-            if is_forked("Numba") and threading_layer() == "omp":
+            if is_forked("Numba") and _threading_layer() == "omp":
                 check_process("Numba")
             return dispatcher(*arguments)
 
