@@ -1,6 +1,6 @@
 """Which tensors of a graph are quantized."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +11,8 @@ from .graph.edit import initializers, leading_to, merged, node_attribute
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose inputs are quantized."""
+
+_POOLED = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 
 Placement = Literal["conv-inputs", "concat-inputs", "shared-concat"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
@@ -47,17 +49,40 @@ def weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes whose inputs are quantized: `PRODUCTS` of a computed tensor and constant float32 weights.
 
     Products of two computed tensors, of constants from the left, of stacks of matrices and of transposed activations
-    stay in floating point. Only nodes that the first output depends on are included, which in an engine's graph
-    excludes the packing of bits.
+    stay in floating point, and so do those of `_gates`, which cost next to nothing and whose errors scale whole
+    channels. Only nodes that the first output depends on are included, which in an engine's graph excludes the packing
+    of bits.
     """
     constants = initializers(model)
-    for node in leading_to(model, [model.graph.output[0].name]):
+    nodes = leading_to(model, [model.graph.output[0].name])
+    gates = _gates(nodes, constants)
+    for node in nodes:
         if node.op_type not in PRODUCTS or node.input[0] in constants or node.input[1] not in constants:
+            continue
+        if node.output[0] in gates:
             continue
         weights = constants[node.input[1]]
         usual = node.op_type.startswith("Conv") or (len(weights.dims) == 2 and not node_attribute(node, "transA", 0))
         if usual and weights.data_type == onnx.TensorProto.FLOAT:
             yield node
+
+
+def _gates(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]) -> set[str]:
+    """Return what is computed from averages or maxima alone and then multiplies other tensors: squeeze and excitation.
+
+    See Hu et al. 2018, arXiv:1709.01507.
+    """
+    pooled: set[str] = set()
+    for node in nodes:
+        computed = [name for name in node.input if name and name not in constants]
+        if node.op_type in _POOLED or (computed and pooled.issuperset(computed)):
+            pooled.update(node.output)
+    gates: set[str] = set()
+    for node in reversed(nodes):
+        factor = node.op_type == "Mul" and pooled.isdisjoint(node.output)
+        if factor or not gates.isdisjoint(node.output):
+            gates.update(pooled.intersection(node.input))
+    return gates
 
 
 def output_axis(node: onnx.NodeProto) -> int:

@@ -2,8 +2,9 @@
 
 Activations of dtype ``int8`` follow the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and run unchanged in OpenVINO
-and ONNX Runtime. Dtype ``uint8`` uses the same thresholds, but stores non-negative activations, such
-as the output of a ReLU, as unsigned, with 255 steps instead of 127. A ReLU after an unfolded batch norm
+and ONNX Runtime. Dtype ``uint8`` uses the same thresholds, but stores activations with a known lower bound,
+such as the outputs of a ReLU (0) or a SiLU (-0.28), as unsigned, with 255 steps from the bound to the threshold
+instead of 127 from 0. A ReLU after an unfolded batch norm
 gets zero-point 1 and 254 steps: with zero-point 0, OpenVINO 2026.4 folds the batch norm into the
 quantization and runs it in three passes over float32, with 1 in a single pass over the input. If the
 batch norm reads quantized levels, one pass suffices with either, and all steps are kept.
@@ -32,8 +33,10 @@ NARROW_LEVELS = 63
 """Largest magnitude of weights for which two products with unsigned bytes, at most 2 * 255 * 63, fit in 16 bits."""
 
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
-_KEEPS_SIGN = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat", "Add", "Mul"}
-
+_AT_MOST_ONE = {"Sigmoid", "HardSigmoid", "Softmax"}
+_LEAST = {"HardSwish": -0.375, "Gelu": -0.1701}
+_SILU = -0.27847
+_KEEPS_BOUND = {"MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Identity", "Concat"}
 
 _LEAST_SCALE = float(np.finfo("float32").tiny)
 """Smaller scales, and smaller products of the scales of an activation and its weights, are lost in float32."""
@@ -55,7 +58,7 @@ class _Context:
     constants: dict[str, onnx.TensorProto]
     thresholds: dict[str, float]
     means: Mapping[str, Sequence[float]]
-    unsigned: set[str]
+    bounds: dict[str, float]
     weight_levels: int
     names: set[str]
     raised: set[str] = field(default_factory=set)
@@ -110,10 +113,10 @@ def quantize(
             raise AurevoirError(
                 f"tensor {name} reaches {threshold:.3g}, and int8 takes {_MOST_ACTIVATION:.3g} at most; use fp32"
             )
-    unsigned = nonnegative(model) if activation_dtype == "uint8" else set()
+    bounds = lower_bounds(model) if activation_dtype == "uint8" else {}
     quantized = copy.deepcopy(model)
     names = tensor_names(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, unsigned, weight_levels, names)
+    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, bounds, weight_levels, names)
     quantizable = [node for node in weighted(model) if node.input[0] in context.thresholds]
     for node in quantizable:
         least = 255 * _largest_bias(context, node, 1).max() / _MOST_BIAS_AND_WEIGHT
@@ -121,7 +124,7 @@ def quantize(
     groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
-    context.raised.update((unsigned & _after_batch_norms(model, levels)) - levels)
+    context.raised.update((bounds.keys() & _after_batch_norms(model, levels)) - levels)
     products = {node.output[0] for node in quantizable}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
@@ -169,22 +172,43 @@ def dequantized(model: onnx.ModelProto) -> dict[str, str]:
     return {before[node.input[0]]: node.output[0] for node in after}
 
 
-def nonnegative(model: onnx.ModelProto) -> set[str]:
-    """Return the computed tensors that are never negative."""
-    constants, found = initializers(model), set()
+def lower_bounds(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the value, 0 or less, that each computed tensor is never below; tensors with no known one are left out."""
+    constants, found = initializers(model), dict[str, float]()
+    made = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        if (
-            node.op_type in _NEVER_NEGATIVE
-            or (node.op_type == "Clip" and _clips_at_zero(node, constants))
-            or (node.op_type in _KEEPS_SIGN and all(name in found for name in node.input))
-        ):
-            found.update(node.output)
+        bound = _factor_bound(node, found, made) if node.op_type == "Mul" else _bound(node, found, constants)
+        if bound is not None:
+            found.update(dict.fromkeys(node.output, bound))
     return found
 
 
-def _clips_at_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    low = node.input[1] if len(node.input) > 1 else ""
-    return low in constants and bool((read_constant(constants, low) >= 0).all())
+def _bound(node: onnx.NodeProto, found: dict[str, float], constants: Mapping[str, onnx.TensorProto]) -> float | None:
+    kind = node.op_type
+    if kind in _NEVER_NEGATIVE or kind in _LEAST:
+        return _LEAST.get(kind, 0.0)
+    if kind == "Clip":
+        low = node.input[1] if len(node.input) > 1 else ""
+        return min(0.0, float(read_constant(constants, low).min(initial=0))) if low in constants else None
+    known = [found[name] for name in node.input if name in found]
+    if len(known) < len(node.input) or not known:
+        return None
+    return sum(known) if kind == "Add" else min(known) if kind in _KEEPS_BOUND else None
+
+
+def _factor_bound(node: onnx.NodeProto, found: dict[str, float], made: Mapping[str, onnx.NodeProto]) -> float | None:
+    """Return the bound of a product: of SiLU and hard swish, of what is scaled by at most 1, or of two without sign."""
+    for name, factor in (node.input, reversed(node.input)):
+        by = made.get(factor)
+        if by is None or by.op_type not in _AT_MOST_ONE:
+            continue
+        if by.op_type == "Sigmoid" and by.input[0] == name:
+            return _SILU
+        if by.op_type == "HardSigmoid" and by.input[0] == name:
+            return -(node_attribute(by, "beta", 0.5) ** 2) / (4 * node_attribute(by, "alpha", 0.2))
+        if name in found:
+            return found[name]
+    return 0.0 if all(found.get(name) == 0 for name in node.input) else None
 
 
 def _prepare_concat_groups(context: _Context, model: onnx.ModelProto, placement: Placement) -> list[ConcatGroup]:
@@ -193,8 +217,9 @@ def _prepare_concat_groups(context: _Context, model: onnx.ModelProto, placement:
     groups = concat_groups(model) if placement != "conv-inputs" else []
     groups = [group for group in groups if thresholds.keys() >= set(group.sources)]
     for group in groups:
-        if not context.unsigned.issuperset(group.sources):
-            context.unsigned.difference_update(group.members)
+        if any(context.bounds.get(name) != 0 for name in group.sources):
+            for name in group.members:
+                context.bounds.pop(name, None)
         if placement == "shared-concat":
             known = [name for name in group.members if name in thresholds]
             thresholds.update(dict.fromkeys(known, max(thresholds[name] for name in known)))
@@ -229,8 +254,7 @@ def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.Node
 def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
     if name in context.made:
         return []
-    zero_point, scale = int(name in context.raised), _activation_scale(context, name)
-    kind = "uint8" if name in context.unsigned else "int8"
+    kind, scale, zero_point = _activation_levels(context, name)
     inputs = [
         context.add(f"{name}_scale", scale),
         context.add(f"{name}_zero", np.array(zero_point, dtype=kind)),
@@ -243,9 +267,15 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _activation_scale(context: _Context, name: str) -> np.ndarray:
-    levels = 255 - int(name in context.raised) if name in context.unsigned else LEVELS
-    return _scales(np.array(context.thresholds[name]), levels)
+def _activation_levels(context: _Context, name: str) -> tuple[str, np.ndarray, int]:
+    """Return the dtype, scale and zero-point of an activation."""
+    threshold = context.thresholds[name]
+    bound = context.bounds.get(name)
+    if bound is None or -bound >= threshold > 0:
+        return "int8", _scales(np.array(threshold), LEVELS), 0
+    raised = int(name in context.raised)
+    scale = _scales(np.array(threshold - bound), 255 - raised)
+    return "uint8", scale, max(raised, round(-bound / float(scale)))
 
 
 def _weight_nodes(
@@ -268,7 +298,7 @@ def _bias_scales(context: _Context, node: onnx.NodeProto, channels: int) -> tupl
 
     At a scale of 1 the bias of a channel without weights would be rounded to whole levels of the activation.
     """
-    activation = float(_activation_scale(context, node.input[0]))
+    activation = float(_activation_levels(context, node.input[0])[1])
     steps = _largest_bias(context, node, channels) / _MOST_BIAS
     zeros = np.where(steps > 0, steps, _STEP_OF_OTHER_BIASES) / activation
     return np.maximum(steps, _LEAST_SCALE) / activation, np.minimum(zeros, 1)

@@ -97,7 +97,7 @@ def build_engine(
     seed : int
         Seed for random weights and the choice of calibration images.
     activation_dtype : {"auto", "int8", "uint8"}
-        For int8: ``uint8`` stores non-negative activations as unsigned; ``auto`` selects it on CPUs with
+        For int8: ``uint8`` stores activations with a known lower bound as unsigned; ``auto`` selects it on CPUs with
         VNNI, and otherwise ``int8``, which TensorRT requires.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         For int8: the tensors to quantize; see `calibration.placement`.

@@ -119,7 +119,7 @@ class EngineSpec:
     device : str, optional
         Device of the engine, as the runtime names it; by default its first.
     activation_dtype : {"auto", "int8", "uint8"}
-        For int8: ``uint8`` stores non-negative activations as unsigned; ``auto`` selects it on CPUs with VNNI.
+        For int8: ``uint8`` stores activations with a known lower bound as unsigned; ``auto`` selects it with VNNI.
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         For int8: the tensors to quantize; see `calibration.placement`.
     min_sign_agreement : float, optional

@@ -194,3 +194,21 @@ def test_what_does_not_lead_to_the_first_output_stays_in_float():
         helper.make_node("Relu", ["x"], ["y"]),
     ]
     assert quantizable(_model(nodes, {"w": np.ones((72, 3), "float32")})) == []
+
+
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "ReduceMean"])
+def test_gates_stay_in_float_and_heads_on_the_same_averages_do_not(pool):
+    inputs = ["a"] if pool == "GlobalAveragePool" else ["a", "axes"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node(pool, inputs, ["p"]),
+        helper.make_node("Conv", ["p", "w"], ["squeezed"]),
+        helper.make_node("Relu", ["squeezed"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["excited"]),
+        helper.make_node("Sigmoid", ["excited"], ["gate"]),
+        helper.make_node("Mul", ["a", "gate"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "w"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["pooled"]),
+        helper.make_node("Conv", ["pooled", "w"], ["y"]),
+    ]
+    assert quantizable(_model(nodes, {"w": W, "axes": np.array([2, 3])})) == ["x", "scaled", "pooled"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from aurevoir.calibration.placement import quantizable
-from aurevoir.calibration.quantize import _round_weights, nonnegative, quantize
+from aurevoir.calibration.quantize import _round_weights, lower_bounds, quantize
 from aurevoir.errors import AurevoirError, UsageError
 
 
@@ -118,7 +118,7 @@ def test_biases_take_up_the_mean_error_of_rounded_weights(groups):
     np.testing.assert_allclose(corrected, expected, atol=1e-5)
 
 
-def test_what_cannot_be_negative_is_found_through_pools_and_sums():
+def test_lower_bounds_are_found_through_pools_and_sums():
     nodes = [
         helper.make_node("Relu", ["x"], ["a"]),
         helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[1, 1]),
@@ -130,7 +130,56 @@ def test_what_cannot_be_negative_is_found_through_pools_and_sums():
         helper.make_node("Concat", ["c", "d", "e", "f", "g"], ["y"], axis=1),
     ]
     limits = {name: np.array(value, "float32") for name, value in (("zero", 0), ("six", 6), ("low", -1))}
-    assert nonnegative(_model(nodes, limits)) == {"a", "b", "c", "e"}
+    assert lower_bounds(_model(nodes, limits)) == {"a": 0, "b": 0, "c": 0, "e": 0, "f": -1}
+
+
+_GATES = {"sigmoid": ("Sigmoid", {}), "hard swish": ("HardSigmoid", {"alpha": 1 / 6}), "default": ("HardSigmoid", {})}
+
+
+@pytest.mark.parametrize("kind", [*_GATES, "HardSwish", "Gelu"])
+def test_lower_bounds_of_what_is_nearly_a_relu_are_reached_but_not_passed(kind):
+    if kind in _GATES:
+        name, options = _GATES[kind]
+        nodes = [helper.make_node(name, ["x"], ["g"], **options), helper.make_node("Mul", ["g", "x"], ["y"])]
+    else:
+        nodes = [helper.make_node(kind, ["x"], ["y"])]
+    model = _model(nodes, {})
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", 20))
+    x = np.linspace(-10, 10, 72 * 500, dtype="float32").reshape(500, 2, 6, 6)
+    least = float(_run(model, x).min())
+    bound = lower_bounds(model)["y"]
+    assert bound - 1e-6 < least + 1e-6 and least - bound < 2e-4
+
+
+def test_a_gate_keeps_bounds_and_another_factor_does_not():
+    nodes = [
+        helper.make_node("HardSwish", ["x"], ["a"]),
+        helper.make_node("Softmax", ["x"], ["gate"]),
+        helper.make_node("Mul", ["gate", "a"], ["b"]),
+        helper.make_node("Mul", ["a", "a"], ["c"]),
+        helper.make_node("Mul", ["a", "x"], ["d"]),
+        helper.make_node("Mul", ["gate", "gate"], ["e"]),
+        helper.make_node("Concat", ["b", "c", "d", "e"], ["y"], axis=1),
+    ]
+    assert lower_bounds(_model(nodes, {})) == {"a": -0.375, "gate": 0, "b": -0.375, "e": 0}
+
+
+def test_unsigned_levels_begin_at_the_lower_bound_and_padding_stays_zero():
+    weights = {"w": np.random.default_rng(0).normal(size=(2, 2, 3, 3)).astype("float32")}
+    conv = helper.make_node("Conv", ["a", "w"], ["y"], pads=[1, 1, 1, 1])
+    model = _model([helper.make_node("HardSwish", ["x"], ["a"]), conv], weights)
+    x = np.random.default_rng(1).normal(scale=2, size=(4, 2, 6, 6)).astype("float32")
+    expected = _run(model, x)
+    threshold = float(x.max())
+    signed, unsigned = (quantize(model, {"a": threshold}, activation_dtype=kind) for kind in ("int8", "uint8"))
+    constants = {item.name: numpy_helper.to_array(item) for item in unsigned.graph.initializer}
+    assert constants["a_zero"] == round(0.375 / (threshold + 0.375) * 255) and constants["a_zero"].dtype == np.uint8
+    np.testing.assert_allclose(constants["a_scale"], (threshold + 0.375) / 255, rtol=1e-6)
+    errors = [np.abs(_run(each, x) - expected).mean() for each in (signed, unsigned)]
+    assert errors[1] < 0.75 * errors[0]
+    narrow = quantize(model, {"a": 0.3}, activation_dtype="uint8")
+    assert {item.name: item for item in narrow.graph.initializer}["a_zero"].data_type == onnx.TensorProto.INT8
 
 
 def test_the_unsigned_dialect_halves_the_steps_of_what_cannot_be_negative():

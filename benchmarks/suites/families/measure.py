@@ -86,7 +86,9 @@ class Measurements:
     def builder(self, backbone: Any, size: int, cut: str | None = None) -> EngineBuilder:
         """Return a builder of engines of an ONNX file or a module, up to a cut or to its own default."""
         calibration = CalibrationSpec(data=self.images.calibration, images=len(self.images.calibration), held_out=0)
-        builder = EngineBuilder(NetworkSpec(backbone=backbone, size=size, cut=cut), calibration)
+        # Some of timm's networks say another normalization than the one that torch's features were made with.
+        network = NetworkSpec(backbone=backbone, size=size, cut=cut, normalization="imagenet")
+        builder = EngineBuilder(network, calibration)
         self.begin("reading")
         assert builder.exported
         return builder
