@@ -76,7 +76,8 @@ def require(needed: int, budget: int, description: str, remedy: str) -> None:
 
 
 def _format_bytes(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    units = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    return next((f"{size / each:.1f} {name}" for each, name in units if size >= each), f"{size} bytes")
 
 
 def blocks(total: int, length: int) -> list[slice]:

@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from ..engine.engine import Engine
-from ..engine.load import load_engine
+from ..engine.load import MODEL_ENGINE, load_engine
 from ..errors import AurevoirError, UsageError
 from ..files import TEMPORARY, require_folder_target
 from ..kernels.camera import Camera
@@ -31,7 +31,7 @@ from ..kernels.ridge import RidgePath
 from .opu import OPUS, Opu, opu_projector
 
 SCHEMA = "aurevoir-model/2"
-_ENGINE, _ARRAYS, _MODEL, _CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
+_ENGINE, _ARRAYS, _MODEL, _CARD = MODEL_ENGINE, "readout.safetensors", "model.json", "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)

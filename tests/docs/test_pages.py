@@ -75,6 +75,18 @@ def test_commands_are_found_and_wrong_ones_are_not_taken(capsys):
     assert unknown(["aurevoir", "nothing"]) == ["nothing"]
 
 
+def test_the_page_of_the_commands_is_that_of_the_parsers(root):
+    spec = importlib.util.spec_from_file_location("commands", root / "tools" / "commands.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    page = (root / "docs" / "cli.md").read_text()
+    assert tool.filled(page) == page, "run `make commands`"
+    for command in COMMANDS:
+        section = re.search(rf"^## {command}\n(.*?)(?=^## |^<!-- )", page, re.MULTILINE | re.DOTALL)[1]
+        options = set(re.findall(r"^  (--[\w-]+)|(?<=, )(--[\w-]+)", own_help([command]), re.MULTILINE))
+        assert [each for pair in options for each in pair if each and f"`{each}" not in section] == []
+
+
 def test_the_readme_is_short_and_has_its_commands(root):
     text = (root / "README.md").read_text()
     assert len(text.splitlines()) <= 130

@@ -136,3 +136,11 @@ def test_a_classifier_learns_from_a_table_and_is_tested_on_one(class_folder, tin
     assert result["skipped"] == {str(class_folder / "gone.png"): "does not exist (FileNotFoundError)"}
     assert main(["evaluate", str(tmp_path / "m"), str(class_folder / "test.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["accuracy"]
+
+
+def test_a_table_none_of_whose_files_exists_says_where_they_were_looked_for(folder):
+    (folder / "sub" / "t.csv").write_text("a.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(
+        DataError, match=r"none of the 2 files that .*t.csv names exists, such as .*/sub/a.jpg; .* table"
+    ):
+        labelled_images(folder / "sub" / "t.csv")
