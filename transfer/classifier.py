@@ -411,10 +411,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         emptied = np.setdiff1d(labels, kept)
         if len(emptied):
             path, reason = next(iter(self.skipped_.items()), (None, None))
-            first = f"; the first that could not be read, {path}: {reason}" if path else ""
-            none = "none of the files is a readable image"
-            one = f"class {self.classes_[emptied[0]]!s} has no readable image left of {(labels == emptied[0]).sum()}"
-            raise DataError(f"{one if len(kept) else none}{first}")
+            first = f", the first {path}: {reason}" if path else ""
+            what = (
+                f"class {self.classes_[emptied[0]]!s} has no readable image left" if len(kept) else "no image is left"
+            )
+            raise DataError(f"{what}; {len(self.skipped_)} files could not be read{first}")
 
     def _required_engine(self) -> Engine:
         if self.engine_ is None:
