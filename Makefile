@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types docs dist results results-check reliability gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -44,6 +44,10 @@ docs: $(READY)
 # The results in the documentation, from benchmarks/results.
 results: $(READY)
 	$(BIN)/python tools/results.py
+
+# The commands in docs/cli.md, from the parsers.
+commands: $(READY)
+	$(BIN)/python tools/commands.py
 
 results-check: $(READY)
 	$(BIN)/python tools/results.py --check

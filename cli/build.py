@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     from ..engine.build import build_engine
-    from ..engine.preprocessing import Preprocessing
     from ..errors import UsageError
     from ..kernels.stopwatch import Stopwatch
 
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "runtime": made.runtime,
         "precision": made.precision,
         "features": made.features,
-        "normalization": Preprocessing(made.mean, made.std, made.channel_order).describe(),
+        "normalization": made.normalization,
         "megabytes": Path(args.out).stat().st_size / 1e6 if result["engine"] else engine.megabytes,
         "activation_dtype": made.activation_dtype,
         "dialect": made.dialect,
@@ -103,10 +102,9 @@ def describe(result: dict[str, Any]) -> str:
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     lines = [
         f"{result['engine'] or 'not saved'}: {result['precision']} on {result['runtime']}, "
-        f"{result['features']:,d} features, {result['megabytes']:.1f} MB"
+        f"{result['features']:,d} features, {result['megabytes']:.1f} MB",
+        f"normalization: {result['normalization']}",
     ]
-    if result["normalization"] != "imagenet":
-        lines.append(f"normalization: {result['normalization']}")
     if result["precision"] == "int8":
         lines.append(f"int8: {result['quantized_layers']} of {result['layers']} convolutions and matrix products")
     if result["sign_agreement"] is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("engine", help="an engine file")
+    parser.add_argument("engine", help="an engine file, or a model folder (see `aurevoir fit --out`)")
     parser.add_argument("--layers", action="store_true", help="list every layer with its precision on this machine")
 
 
@@ -23,11 +23,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..engine.load import read_engine
 
-    engine = read_engine(args.engine)
+    file, model = _file(args.engine)
+    engine = read_engine(file)
     layers, why = _layers(engine)
     return {
-        "engine": args.engine,
+        "engine": file,
+        "model": model,
         **asdict(engine.manifest),
+        "normalization": engine.manifest.normalization,
         "dialect": engine.manifest.dialect,
         "images_per_second": engine.images_per_second,
         "parts": [
@@ -39,6 +42,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "layer_precisions": _counts(layer["precision"] or "unknown" for layer in layers),
         "layers": layers if args.layers else None,
         "layers_unknown": why,
+    }
+
+
+def _file(path: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the engine file of a path, and what the model says of itself if that is a model folder."""
+    from pathlib import Path
+
+    from ..engine.load import MODEL_ENGINE
+    from ..errors import DataError
+    from ..transfer.classifier import load
+
+    if not (Path(path) / "model.json").is_file():
+        return path, None
+    classifier = load(path)
+    if classifier.engine_ is None:
+        raise DataError(f"the model {path} was trained on features and has no engine to inspect")
+    return str(Path(path) / MODEL_ENGINE), {
+        "classes": classifier.classes_.tolist(),
+        "projection": classifier.projection_,
+        "alpha": classifier.alpha_,
+        "loo_accuracy": classifier.loo_accuracy_,
     }
 
 

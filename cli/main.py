@@ -28,7 +28,7 @@ COMMANDS = {
     "cuts": "list the points where a backbone can be cut",
     "build": "build an engine of one precision",
     "calibrate": "set int8 thresholds from images and measure every tensor",
-    "inspect": "print the contents of an engine file",
+    "inspect": "print the contents of an engine file or a model folder",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
     "predict": "label images",
@@ -75,7 +75,12 @@ def _suggestion(word: Any, known: Any) -> str:
 
 def parser_for(command: str | None, name: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; only the given command, and for ``bench`` the given benchmark, has its arguments added."""
-    parser = _Parser(prog="aurevoir", description="Image classifiers trained without backprop.")
+    parser = _Parser(
+        prog="aurevoir",
+        description="Low-precision CNN engines, and image classifiers trained on them without backprop.",
+        epilog="Begin with `aurevoir fit PHOTOS --out MODEL` and `aurevoir predict MODEL IMAGES`, or with `aurevoir "
+        "build BACKBONE --out F.engine`. `aurevoir COMMAND --help` has the options; docs/cli.md says what is printed.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for each, summary in COMMANDS.items():

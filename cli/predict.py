@@ -9,6 +9,7 @@ from .text import name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "In brackets is the ridge's score: +1 means the class, -1 another; it is no probability."
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     add_rebuild(parser)

@@ -84,7 +84,7 @@ def calibrate(
         return _calibrated_natively(exported, pixels, progress)
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
-    with progress_bar(total=len(seen), desc="calibrate", unit="img", show=progress) as bar:
+    with progress_bar(total=len(seen), desc="activations", unit="img", show=progress) as bar:
         histograms, means = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
     # Without its mean a bias is left as it is; a mean that overflows could not correct it.
     means = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -95,13 +96,14 @@ class _Child:
         process, self._process = self._process, None
         _end(process)
         process.wait()
-        for stream in (process.stdin, process.stdout, self._log):
+        for stream in filter(None, (process.stdin, process.stdout, self._log)):
             with suppress(BrokenPipeError):
                 stream.close()
 
     def _last_line(self) -> str:
         self._log.seek(0)
-        return self._log.read().decode(errors="replace").strip().rpartition("\n")[2].strip()
+        text: str = self._log.read().decode(errors="replace")
+        return text.strip().rpartition("\n")[2].strip()
 
 
 _LASTING: ContextVar[_Child | None] = ContextVar("lasting_child", default=None)
@@ -153,7 +155,8 @@ def _serve(modules: list[str]) -> None:
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
         # A forked process that held the pipes would hide the end of this one.
-        os.register_at_fork(after_in_child=lambda: (os.close(0), os.close(answers.fileno())))
+        os.register_at_fork(after_in_child=partial(os.close, answers.fileno()))
+        os.register_at_fork(after_in_child=partial(os.close, 0))
         for module in modules:
             import_module(module)
         while True:

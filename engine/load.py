@@ -7,13 +7,16 @@ import onnx
 
 from ..archive import read_archive, unpack_bytes
 from ..calibration.graph.float16 import has_float16_body
-from ..errors import AurevoirError
+from ..errors import AurevoirError, UsageError
 from .engine import Engine
 from .first_load import check_first_load
 from .machine import check_machine
 from .runtimes import choose_runtime, takes_body
 from .runtimes import runtime as runtime_module
 from .runtimes.base import RUNTIMES
+
+MODEL_ENGINE = "engine.aurevoir"
+"""Name of the engine file in a model folder."""
 
 
 def load_engine(
@@ -101,8 +104,15 @@ def read_engine(path: Path | str) -> Engine:
     Raises
     ------
     UsageError
-        If there is no such file.
+        If there is no such file, or it is a folder.
     AurevoirError
         If it is corrupted or not an engine file of this schema.
     """
+    if Path(path).suffix.lower() == ".onnx" and Path(path).is_file():
+        raise AurevoirError(
+            f"{path} is not an engine file but an ONNX file, a network: make an engine of it with `aurevoir build`, or "
+            "list where it can be cut with `aurevoir cuts`"
+        )
+    if (inner := Path(path) / MODEL_ENGINE).is_file():
+        raise UsageError(f"{path} is a model folder; give the engine file in it, {inner}")
     return Engine.from_parts(unpack_bytes(read_archive(Path(path)), path), path)

@@ -25,7 +25,7 @@ from ..schema import (
     text,
     whole,
 )
-from .preprocessing import ChannelOrder
+from .preprocessing import ChannelOrder, Preprocessing
 from .runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 
 SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
@@ -90,6 +90,11 @@ class Manifest:
     sign_agreement: float | None = None
     relative_error: float | None = None
     channel_order: ChannelOrder = "RGB"
+
+    @property
+    def normalization(self) -> str:
+        """`mean`, `std` and `channel_order` by their name, or as numbers, as `build_engine` takes them."""
+        return Preprocessing(self.mean, self.std, self.channel_order).describe()
 
     @property
     def dialect(self) -> str | None:

@@ -111,7 +111,10 @@ def resolve(
     if chosen is None:
         measured = statistics()
         if measured is None:
-            raise UsageError("normalization 'data' needs images; give some, or 'imagenet', or (mean, std)")
+            raise UsageError(
+                "normalization 'data' needs images to measure: give some as calibration (--calibration DIR), or give "
+                "'auto', 'imagenet' or numbers"
+            )
         chosen = Preprocessing(*measured)
     chosen = chosen.for_channels(channels)
     return chosen if order in (None, chosen.channel_order) else _reversed(chosen)

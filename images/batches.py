@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..progress import progress_bar
-from .decode import Resize, UnreadableImageError, check_channels, decode
+from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, channels)."""
@@ -28,7 +28,7 @@ class ImageFiles:
     Parameters
     ----------
     paths : sequence of paths
-    size : (height, width)
+    size : (height, width), or int for squares
     resize : {"stretch", "crop"}
     workers : int, optional
         Decoding threads; by default one per processor.
@@ -53,6 +53,7 @@ class ImageFiles:
 
     def __post_init__(self) -> None:
         check_channels(self.channels)
+        self.size = check_size(self.size)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -124,7 +125,11 @@ def _stack(kept: list[tuple[int, np.ndarray]]) -> Batch:
 
 
 def collect(images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Decode all of `images` into one array; return them as one batch (indices, pixels)."""
+    """Decode all of `images` into one array; return them as one batch (indices, pixels).
+
+    Files that cannot be read are left out: their paths and reasons are in ``images.skipped``, and the indices say
+    which are there.
+    """
     parts = list(images.batches())
     if not parts:
         return np.empty(0, dtype="int64"), np.empty((0, 0, 0, 3), dtype="uint8")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -39,6 +40,14 @@ def check_channels(channels: int) -> None:
             f"the network takes images of {channels} channels, and files are decoded to RGB or grayscale; give uint8 "
             f"arrays of shape (n, height, width, {channels}) instead of files"
         )
+
+
+def check_size(size: object) -> tuple[int, int]:
+    """Return a size as (height, width), or raise UsageError unless it is two positive integers, or one."""
+    sides = (size, size) if isinstance(size, int | np.integer) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+        raise UsageError(f"image size {size!r} is not valid; give (height, width) in pixels, or one number for squares")
+    return int(sides[0]), int(sides[1])
 
 
 class UnreadableImageError(AurevoirError):

@@ -65,6 +65,11 @@ def _checked(table: Path, rows: list[_Cell]) -> LabelledPaths:
     # A row given twice counts once.
     found = dict.fromkeys((_text(label, table, line), _resolved(table, path, line)) for line, path, label in rows)
     pairs = sorted(found)
+    if not any(os.path.lexists(path) for _, path in pairs):
+        raise DataError(
+            f"none of the {len(pairs)} files that {table} names exists, such as {pairs[0][1]}; paths are relative to "
+            "the folder of the table"
+        )
     return LabelledPaths([path for _, path in pairs], [label for label, _ in pairs])
 
 

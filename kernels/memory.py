@@ -76,8 +76,9 @@ def require(needed: int, budget: int, description: str, remedy: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """Return a number of bytes for people, in MiB or GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    """Return a number of bytes for people, such as ``1.5 GiB``."""
+    units = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    return next((f"{size / each:.1f} {name}" for each, name in units if size >= each), f"{size} bytes")
 
 
 def blocks(total: int, length: int) -> list[slice]:

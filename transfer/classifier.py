@@ -421,10 +421,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:
         emptied = np.setdiff1d(labels, kept)
         if len(emptied):
-            raise DataError(
-                f"class {self.classes_[emptied[0]]!s} has no readable image left; "
-                f"{len(self.skipped_)} files could not be read, first {next(iter(self.skipped_.items()), None)}"
+            path, reason = next(iter(self.skipped_.items()), (None, None))
+            first = f", the first {path}: {reason}" if path else ""
+            what = (
+                f"class {self.classes_[emptied[0]]!s} has no readable image left" if len(kept) else "no image is left"
             )
+            raise DataError(f"{what}; {len(self.skipped_)} files could not be read{first}")
 
     def _required_engine(self) -> Engine:
         if self.engine_ is None:
@@ -469,6 +471,20 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             If a file cannot be read; `score_images` skips such files.
         """
         return self.labels(self.scores(X))
+
+    @property
+    def predict_proba(self) -> Any:
+        """Not there: scores are no probabilities.
+
+        Raises
+        ------
+        AttributeError
+            Always, and it says how to have probabilities.
+        """
+        raise AttributeError(
+            "OpticalClassifier has scores (decision_function) and no probabilities; fit "
+            "sklearn.calibration.CalibratedClassifierCV(classifier) on the images for those"
+        )
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores of shape (n, c) to labels, or for multilabel targets to an indicator matrix."""

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 
 from ..calibration.thresholds import KNOWN_METHODS
+from ..engine.load import MODEL_ENGINE
 from ..images.decode import RESIZES
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
@@ -33,7 +34,7 @@ from ..schema import (
 from .opu import OPUS
 
 SCHEMA = "aurevoir-model/2"
-ENGINE, ARRAYS, MODEL, CARD = "engine.aurevoir", "readout.safetensors", "model.json", "README.md"
+ENGINE, ARRAYS, MODEL, CARD = MODEL_ENGINE, "readout.safetensors", "model.json", "README.md"
 
 _KINDS = ("none", "exact", *PROJECTORS, *OPUS)
 _LABEL = Check(

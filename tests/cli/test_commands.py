@@ -104,7 +104,27 @@ def test_build_takes_any_normalization_and_says_it(call, tiny_onnx, tmp_path, gi
     monkeypatch.setattr("aurevoir.engine.build.first_inference", lambda *rest: None)
     code, result, _ = call("build", tiny_onnx, "--out", tmp_path / "x.engine", "--normalization", given, "--json")
     assert (code, result["normalization"]) == (0, said)
-    assert call("inspect", tmp_path / "x.engine", "--json")[1]["mean"][0] == pytest.approx(mean)
+    told = call("inspect", tmp_path / "x.engine", "--json")[1]
+    assert told["mean"][0] == pytest.approx(mean)
+    assert told["normalization"] == said
+
+
+def test_fit_build_and_inspect_name_the_normalization_in_the_same_words(text, call, tiny_onnx, class_folder, tmp_path):
+    engine, model, given = tmp_path / "e.engine", tmp_path / "model", ["--normalization", "symmetric:bgr"]
+    said = "normalization: symmetric:bgr"
+    assert said in text("build", tiny_onnx, "--out", engine, *given).splitlines()
+    assert said in text("fit", class_folder, "--backbone", tiny_onnx, "--out", model, *given).splitlines()
+    assert call("fit", class_folder, "--engine", engine, "--json")[1]["normalization"] == "symmetric:bgr"
+    for path in (engine, model):
+        assert re.search(r"^normalization +symmetric:bgr$", text("inspect", path), re.MULTILINE)
+    told = call("inspect", model, "--json")[1]
+    assert told["model"]["classes"] == ["blue", "green", "red"]
+    assert told["engine"] == str(model / "engine.aurevoir")
+    code, _, err = call("embed", model, class_folder, "--out", tmp_path / "b.npz")
+    assert (code, f"is a model folder; give the engine file in it, {model}/engine.aurevoir" in _message(err)) == (
+        2,
+        True,
+    )
 
 
 def test_a_grayscale_network_is_fitted_on_a_folder(call, class_folder, tmp_path):
@@ -341,7 +361,7 @@ def test_inspect_tells_all_about_an_engine(call, tiny_onnx, class_folder, tmp_pa
     assert (told["layers"], told["layer_precisions"]) == (None, {})
     assert "pip install openvino" in told["layers_unknown"]
     code, _, err = call("inspect", tiny_onnx)
-    assert (code, "is not an engine file" in _message(err)) == (1, True)
+    assert (code, "is not an engine file but an ONNX file" in _message(err)) == (1, True)
 
 
 def test_bench_accuracy_pairs_precisions_over_all_data_sets(call, tiny_onnx, class_folder, tmp_path):

@@ -12,7 +12,18 @@ from aurevoir.cli.main import COMMANDS, parser_for
 
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-NAMES = ("getting-started", "networks", "quantization", "gpu", "cpp", "optics", "formats", "results", "reliability", "cli")
+NAMES = (
+    "getting-started",
+    "networks",
+    "quantization",
+    "gpu",
+    "cpp",
+    "optics",
+    "formats",
+    "results",
+    "reliability",
+    "cli",
+)
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
@@ -73,6 +84,18 @@ def test_commands_are_found_and_wrong_ones_are_not_taken(capsys):
     assert not takes(["aurevoir", "fit", "photos", "--no-such-option"])
     assert [unknown(words) for words in mentions(text)] == [[], ["--no-such"]]
     assert unknown(["aurevoir", "nothing"]) == ["nothing"]
+
+
+def test_the_page_of_the_commands_is_that_of_the_parsers(root):
+    spec = importlib.util.spec_from_file_location("commands", root / "tools" / "commands.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    page = (root / "docs" / "cli.md").read_text()
+    assert tool.filled(page) == page, "run `make commands`"
+    for command in COMMANDS:
+        section = re.search(rf"^## {command}\n(.*?)(?=^## |^<!-- )", page, re.MULTILINE | re.DOTALL)[1]
+        options = set(re.findall(r"^  (--[\w-]+)|(?<=, )(--[\w-]+)", own_help([command]), re.MULTILINE))
+        assert [each for pair in options for each in pair if each and f"`{each}" not in section] == []
 
 
 def test_the_readme_is_short_and_has_its_commands(root):

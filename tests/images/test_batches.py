@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from aurevoir.errors import UsageError
 from aurevoir.images import batches as batches_module
 from aurevoir.images.batches import ImageArray, ImageFiles, channel_statistics, collect
 from aurevoir.images.decode import UnreadableImageError, decode
@@ -316,3 +317,22 @@ def test_the_reason_for_a_skipped_file_is_the_error_s(files, monkeypatch):
     images = ImageFiles(files(1), SIZE)
     list(images.batches())
     assert list(images.skipped.values()) == ["for no reason"]
+
+
+@pytest.mark.parametrize(("given", "size"), [(6, (6, 6)), (np.int64(7), (7, 7)), ([5, 6], (5, 6)), ((4, 3), (4, 3))])
+def test_one_number_is_the_side_of_squares(files, given, size):
+    assert collect(ImageFiles(files(1), given))[1].shape == (1, *size, 3)
+
+
+@pytest.mark.parametrize("size", [0, -3, 6.5, "66", None, (5,), (5, 6, 3), (5, 0), (5.0, 6), [[5], 6]])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(UsageError, match=r"^image size .* is not valid; give \(height, width\)"):
+        ImageFiles([], size)
+
+
+def test_collect_leaves_out_what_cannot_be_read_and_says_so(files):
+    images = ImageFiles(files(4, bad=(1,)), SIZE)
+    indices, pixels = collect(images)
+    assert indices.tolist() == [0, 2, 3]
+    assert len(pixels) == 3
+    assert [path.rpartition("/")[2] for path in images.skipped] == ["001.png"]

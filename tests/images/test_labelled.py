@@ -156,3 +156,11 @@ def test_hostile_tables_are_refused_in_one_line(folder, name, content, message):
 def test_a_name_too_long_is_listed_to_be_reported_where_it_is_read(folder):
     (folder / "t.csv").write_text(f"a.jpg,dog\n{'x' * 5000}.jpg,cat\n")
     assert [label for label, _ in read(folder / "t.csv")] == ["cat", "dog"]
+
+
+def test_a_table_none_of_whose_files_exists_says_where_they_were_looked_for(folder):
+    (folder / "sub" / "t.csv").write_text("a.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(
+        DataError, match=r"none of the 2 files that .*t.csv names exists, such as .*/sub/a.jpg; .* table"
+    ):
+        labelled_images(folder / "sub" / "t.csv")

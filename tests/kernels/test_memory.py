@@ -96,6 +96,14 @@ def test_require_names_what_how_much_and_how_to_mend_it():
     assert "AUREVOIR_MEMORY" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("size", "text"), [(1000, "1000 bytes"), (1024, "1.0 KiB"), (2**20, "1.0 MiB"), (3 * 2**29, "1.5 GiB")]
+)
+def test_small_budgets_are_shown_in_small_units(size, text):
+    with pytest.raises(BudgetError, match=f"the memory budget is {text};"):
+        require(2**40, size, "it", "less")
+
+
 def test_a_budget_error_is_a_memory_error():
     with pytest.raises(MemoryError):
         require(2, 1, "it", "mend it")

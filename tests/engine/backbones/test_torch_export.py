@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from aurevoir.engine.backbones.torch import TorchBackbone
 from aurevoir.errors import AurevoirError
@@ -36,19 +36,19 @@ def exported(function, cut):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: F.dropout(x, training=True), RANDOM),
-        (lambda x: F.dropout2d(x, 0.5, training=True), RANDOM),
+        (lambda x: functional.dropout(x, training=True), RANDOM),
+        (lambda x: functional.dropout2d(x, 0.5, training=True), RANDOM),
         (lambda x: x + torch.rand_like(x), RANDOM),
         (lambda x: x * torch.randn(()), RANDOM),
         (lambda x: x[:, torch.randperm(4)], RANDOM),
         (lambda x: x * random.random(), RANDOM),
-        (lambda x: x * np.random.rand(), RANDOM),
+        (lambda x: x * np.random.default_rng().random(), RANDOM),
         (lambda x: x * 2 if x.shape[0] == 1 else x, MIXED),
         (lambda x: x * len(x), MIXED),
         (lambda x: x - x.mean(0, keepdim=True), MIXED),
-        (lambda x: F.batch_norm(x, None, None, training=True), MIXED),
+        (lambda x: functional.batch_norm(x, None, None, training=True), MIXED),
         (lambda x: x * 2 if x.shape[0] > 8 else x, BRANCH),
-        (lambda x: x * 2 if len(x) % 2 else x, BRANCH),
+        (lambda x: x * 2 if len(x) % 3 == 0 else x, BRANCH),
     ],
 )
 def test_a_forward_that_is_not_repeatable_is_refused(function, message):
