@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..calibration.table import CalibrationTable
     from ..engine.engine import Engine
     from ..engine.runtimes.base import Layer
@@ -12,14 +14,50 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("engine", help="an engine file")
+    parser.add_argument("engine", metavar="FILE|FOLDER", help="an engine file or a model folder")
     parser.add_argument("--layers", action="store_true", help="list every layer with its precision on this machine")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Read an engine file, and the layers as the runtime reports them."""
+    """Read an engine file, and the layers as the runtime reports them; or a model folder, with its engine."""
+    from pathlib import Path
+
+    folder = Path(args.engine)
+    if not folder.is_dir():
+        return _engine(args)
+    model = _model(folder)
+    args.engine = str(folder / "engine.aurevoir")
+    return {**(_engine(args) if "engine.aurevoir" in model["files"] else {"parts": []}), **model}
+
+
+def _model(folder: "Path") -> dict[str, Any]:
+    """Return what a model folder holds; the digest of model.json, which holds those of the others, stands for all."""
+    import hashlib
+
+    from ..signing import SIGNATURE
+    from ..transfer.model import read
+
+    model = read(folder)
+    data = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {
+        "model": str(folder),
+        "model_sha256": hashlib.sha256(data["model.json"]).hexdigest(),
+        "classes": model.classes.tolist(),
+        "multilabel": model.multilabel,
+        "features": model.features,
+        "projection": model.readout.kind,
+        "alpha": model.path.alpha,
+        "loo_accuracy": model.path.loo_accuracy,
+        "seed": model.seed,
+        "signed": SIGNATURE in data,
+        "files": {name: hashlib.sha256(each).hexdigest() for name, each in data.items()},
+    }
+
+
+def _engine(args: argparse.Namespace) -> dict[str, Any]:
     import hashlib
     from dataclasses import asdict
+    from pathlib import Path
 
     from ..engine.load import read_engine
 
@@ -27,6 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     layers, why = _layers(engine)
     return {
         "engine": args.engine,
+        "sha256": hashlib.sha256(Path(args.engine).read_bytes()).hexdigest(),
         **asdict(engine.manifest),
         "dialect": engine.manifest.dialect,
         "images_per_second": engine.images_per_second,
@@ -92,7 +131,8 @@ def describe(result: dict[str, Any]) -> str:
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
     lines += [
-        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}" for layer in result["layers"] or []
+        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}"
+        for layer in result.get("layers") or []
     ]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from aurevoir.cli.main import COMMANDS
 LAYERS = [
     "errors",
     "files",
+    "signing",
     "progress",
     "kernels",
     "images",
