@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("backbone", help="a torchvision name, timm:NAME or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
+    parser.add_argument(
+        "--keep-speeds",
+        action="store_true",
+        help="keep the measured images/s in the file; two builds of the same inputs then differ",
+    )
     add_engine_options(parser)
     group = parser.add_argument_group("TensorRT and TensorRT-RTX plan")
     group.add_argument("--target", metavar="SM", help="GPU architecture to build for ahead of time, such as sm89")
@@ -53,6 +58,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         stages=watch,
         **engine_arguments(args),
     )
+    if args.keep_speeds and not engine.images_per_second:
+        raise UsageError(
+            "--keep-speeds has no effect: speeds are measured of int8 engines for this machine; leave it out"
+        )
+    if args.keep_speeds:
+        engine.save(args.out, speeds=True)
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
     result: dict[str, Any] = {"engine": args.out}

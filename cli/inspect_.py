@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..calibration.table import CalibrationTable
     from ..engine.engine import Engine
     from ..engine.runtimes.base import Layer
@@ -12,23 +14,60 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("engine", help="an engine file, or a model folder (see `aurevoir fit --out`)")
+    parser.add_argument("engine", metavar="FILE|FOLDER", help="an engine file or a model folder")
     parser.add_argument("--layers", action="store_true", help="list every layer with its precision on this machine")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Read an engine file, and the layers as the runtime reports them."""
+    """Read an engine file, and the layers as the runtime reports them; or a model folder, with its engine."""
+    from pathlib import Path
+
+    from ..engine.load import MODEL_ENGINE
+
+    folder = Path(args.engine)
+    if not folder.is_dir():
+        return _engine(args)
+    model = _model(folder)
+    args.engine = str(folder / MODEL_ENGINE)
+    return {**(_engine(args) if MODEL_ENGINE in model["files"] else {"parts": []}), **model}
+
+
+def _model(folder: "Path") -> dict[str, Any]:
+    """Return what a model folder holds; the digest of model.json, which holds those of the others, stands for all."""
+    import hashlib
+
+    from ..signing import SIGNATURE
+    from ..transfer.model import read
+
+    model = read(folder)
+    data = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {
+        "model": str(folder),
+        "model_sha256": hashlib.sha256(data["model.json"]).hexdigest(),
+        "classes": model.classes.tolist(),
+        "multilabel": model.multilabel,
+        "features": model.features,
+        "projection": model.readout.kind,
+        "alpha": model.path.alpha,
+        "loo_accuracy": model.path.loo_accuracy,
+        "seed": model.seed,
+        "signed": SIGNATURE in data,
+        "files": {name: hashlib.sha256(each).hexdigest() for name, each in data.items()},
+    }
+
+
+def _engine(args: argparse.Namespace) -> dict[str, Any]:
     import hashlib
     from dataclasses import asdict
+    from pathlib import Path
 
     from ..engine.load import read_engine
 
-    file, model = _file(args.engine)
-    engine = read_engine(file)
+    engine = read_engine(args.engine)
     layers, why = _layers(engine)
     return {
-        "engine": file,
-        "model": model,
+        "engine": args.engine,
+        "sha256": hashlib.sha256(Path(args.engine).read_bytes()).hexdigest(),
         **asdict(engine.manifest),
         "normalization": engine.manifest.normalization,
         "dialect": engine.manifest.dialect,
@@ -45,30 +84,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _file(path: str) -> tuple[str, dict[str, Any] | None]:
-    """Return the engine file of a path, and what the model says of itself if that is a model folder."""
-    from pathlib import Path
-
-    from ..engine.load import MODEL_ENGINE
-    from ..errors import DataError
-    from ..transfer.classifier import load
-
-    if not (Path(path) / "model.json").is_file():
-        return path, None
-    classifier = load(path)
-    if classifier.engine_ is None:
-        raise DataError(f"the model {path} was trained on features and has no engine to inspect")
-    return str(Path(path) / MODEL_ENGINE), {
-        "classes": classifier.classes_.tolist(),
-        "projection": classifier.projection_,
-        "alpha": classifier.alpha_,
-        "loo_accuracy": classifier.loo_accuracy_,
-    }
-
-
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or why they are not available."""
-    from ..engine.first_load import check_first_load
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
@@ -76,7 +93,6 @@ def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
         require_runtime(engine.runtime, engine.precision)
         if fault := engine.plan_mismatch():
             return [], fault
-        check_first_load(engine, "the engine")
         if builds_plans(engine.runtime):
             if engine.plan is None:
                 return [], f"{engine.runtime} reports layers only of a plan, and this engine has no plan yet"
@@ -118,7 +134,8 @@ def describe(result: dict[str, Any]) -> str:
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
     lines += [
-        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}" for layer in result["layers"] or []
+        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}"
+        for layer in result.get("layers") or []
     ]
     return "\n".join(lines)
 

@@ -259,9 +259,13 @@ class Engine:
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
         return {MANIFEST: self.manifest.to_json(digests), **parts}
 
-    def save(self, path: Path | str) -> None:
-        """Write the engine file atomically; measured speeds are stored outside the hashed manifest."""
-        write_atomically(Path(path), self._file())
+    def save(self, path: Path | str, speeds: bool = False) -> None:
+        """Write the engine file atomically.
+
+        Two builds from the same inputs give the same bytes, unless `speeds`, the measured `images_per_second`, are
+        kept in the file.
+        """
+        write_atomically(Path(path), self._file() if speeds else self.to_bytes())
         remember(self.digest())
 
     def digest(self) -> str:

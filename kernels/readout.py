@@ -35,7 +35,7 @@ from .exact_kernel import exact_kernel
 from .gram import gram, overlap
 from .memory import Budget, blocks, memory_budget, require
 from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
-from .ridge import RidgePath, dual_path, one_vs_rest, primal_path
+from .ridge import RidgePath, dual_path, primal_path
 from .ridge.sums import RowSums
 from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 
@@ -198,15 +198,17 @@ def fit_readout(
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
     n, size = len(bits), memory_budget(budget, bits)
+    needed = _system_bytes(n, bits) + _target_bytes(n, n, classes)
     if projection == "auto":
-        projection = "hadamard" if _system_bytes(n, bits) > size else projection
+        projection = "hadamard" if needed > size else projection
     multilabel = labels.ndim == 2
-    targets = 2.0 * labels - 1 if multilabel else one_vs_rest(labels, classes)
+    targets = _signs(labels, classes)
     ridge = _Ridge(targets, alphas, weights, search, multilabel)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
         return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
     require(_system_bytes(n, bits), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
+    require(needed, size, f"the {n} x {n} ridge system of {classes} classes", "use projection='hadamard'")
     kinds = ("none", "exact") if projection == "auto" else (projection,)
     return _fit_kernels(bits, m, kinds, ridge, size, timer)
 
@@ -222,11 +224,27 @@ class _Ridge:
     multilabel: bool
 
     def dual(self, gram: Gram) -> RidgePath:
-        return dual_path(gram, self.targets, self.alphas, self.weights, self.search, self.multilabel)
+        return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
 
     def primal(self, speckle: Speckle, rows: RowBlocks, budget: int) -> RidgePath:
         sums = RowSums.of(speckle, self.targets, self.weights, budget)
-        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel)
+        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
+
+
+def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
+    """Return the targets, +1 and -1, as int8: for many classes as float64 they would outgrow the speckle."""
+    xp = namespace(labels)
+    targets = xp.full((len(labels), classes), -1, dtype="int8")
+    if labels.ndim == 2:
+        targets[labels > 0] = 1
+    else:
+        targets[xp.arange(len(labels)), labels] = 1
+    return targets
+
+
+def _target_bytes(n: int, order: int, classes: int) -> int:
+    """Return the memory of int8 targets, and of float64 targets, solutions and the best of them in a system."""
+    return n * classes + 4 * 8 * order * classes
 
 
 def _system_bytes(order: int, bits: Bits) -> int:
@@ -266,7 +284,7 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    needed = _system_bytes(order, bits) + n * k
+    needed = _system_bytes(order, bits) + n * k + _target_bytes(n, order, ridge.targets.shape[1])
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)
@@ -282,6 +300,6 @@ def _fit_speckle(
             weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
-            path = ridge.primal(speckle, speckle_rows(speckle, budget), budget)
+            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.targets.shape[1]), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path

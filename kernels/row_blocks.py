@@ -33,9 +33,9 @@ def bit_rows(bits: Bits, m: int, budget: Budget = None) -> RowBlocks:
     return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
 
 
-def speckle_rows(speckle: Speckle, budget: Budget = None) -> RowBlocks:
-    """Return a pass over speckle - 128 in blocks of rows."""
-    width = speckle.shape[1]
+def speckle_rows(speckle: Speckle, budget: Budget = None, targets: int = 0) -> RowBlocks:
+    """Return a pass over speckle - 128 in blocks of rows, which leave room for errors of as many targets."""
+    width = speckle.shape[1] + 3 * targets
     return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     "saving",
     "children",
     "work",
+    "signing",
     "progress",
     "kernels",
     "images",

@@ -14,7 +14,7 @@ from ..memory import blocks, rows_at_a_time
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
 from .path import RidgePath, Scored, best_path
-from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, refine
+from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, accurate, refine
 
 SEARCHES = ("auto", "all", "halving")
 _HALVED_ROWS = 2048
@@ -25,6 +25,9 @@ _FEW_ROWS = 64
 # Below the first, float32 gains nothing; above the second, an eigendecomposition, which also needs factors for
 # small alphas, costs more than factors alone.
 _SINGLE_ROWS, _SPECTRAL_ROWS = 512, 4096
+# Each step of refinement multiplies all targets at all alphas by the system three times, which costs more than float64
+# saves where targets times alphas outnumber rows. A factor serves one alpha, which counts as so many.
+_MANY_TARGETS = 4
 # Rows per block for centring a Gram within the CPU's caches.
 _BLOCK = 64
 # If float64 is slower by this factor, float32 factors with refinement are faster. The ratio is 32 to 64 on consumer
@@ -154,14 +157,40 @@ class _Dual:
         """Yield (index, leave-one-out score, solution) for every alpha whose system is not singular."""
         for index, solution, diagonal in self._solved(alphas, indices):
             share = namespace(solution).square(self.constant) / (alphas[index] + self.shift)
-            residuals = solution / (diagonal - share)[:, None] / self.roots
+            scale = 1 / ((diagonal - share)[:, None] * self.roots)
             score = LooScore(multilabel)
-            score.add(self.original, residuals, self.weights)
+            for rows in blocks(len(solution), rows_at_a_time(solution, 256)):
+                score.add(self.original[rows], solution[rows] * scale[rows], self.weights[rows])
             if score.finite:
                 yield index, score, solution
 
     def _solved(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
         pending = list(indices)
+        yield from (self._unrefined if self._has_many_targets(len(pending)) else self._refined)(alphas, pending)
+        for index in pending:
+            try:
+                exact = CholeskySolver(self.matrix, float(alphas[index]))
+            except np.linalg.LinAlgError:
+                continue
+            yield index, next(exact.each(self.targets)), exact.inverse_diagonals()[:, 0]
+
+    def _has_many_targets(self, alphas: int) -> bool:
+        n, c = self.targets.shape
+        return namespace(self.matrix) is np and c * max(alphas, _MANY_TARGETS) > n
+
+    def _unrefined(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[int, Array, Array]]:
+        """Solve in float64 by one eigendecomposition, and take what is solved off `pending`."""
+        if len(pending) < MANY_ALPHAS or not _FEW_ROWS <= len(self.matrix) <= _SPECTRAL_ROWS:
+            return
+        solver = EighSolver(self.matrix, alphas[pending])
+        trusted, diagonals = accurate(self.matrix, solver, self.targets), solver.inverse_diagonals()
+        for column, (index, solution) in enumerate(zip(tuple(pending), solver.each(self.targets), strict=True)):
+            if trusted[column]:
+                pending.remove(index)
+                yield index, solution, diagonals[:, column]
+
+    def _refined(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[int, Array, Array]]:
+        """Solve by what is faster than float64 factors and refine, and take what is solved off `pending`."""
         for chosen, solver in self._fast(alphas, pending):
             found, trusted = refine(self.matrix, solver, self.targets)
             diagonals = solver.inverse_diagonals().astype("float64")
@@ -169,12 +198,6 @@ class _Dual:
                 if trusted[column]:
                     pending.remove(index)
                     yield index, found[:, column], diagonals[:, column]
-        for index in pending:
-            try:
-                exact = CholeskySolver(self.matrix, float(alphas[index]))
-            except np.linalg.LinAlgError:
-                continue
-            yield index, exact.solve(self.targets[:, None])[:, 0], exact.inverse_diagonals()[:, 0]
 
     def _fast(self, alphas: Alphas, pending: list[int]) -> Iterator[tuple[list[int], Solver]]:
         """Yield solvers that are cheaper than float64 factors, to be refined, for the alphas still `pending`."""

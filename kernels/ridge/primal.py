@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from ..array_types import Alphas, Array, RowWeights, Targets
 from ..arrays import namespace
 from ..blas import product
+from ..memory import Budget, block_length, blocks, memory_budget
 from ..row_blocks import RowBlocks
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
@@ -26,6 +27,7 @@ def primal_path(
     alphas: ArrayLike | None = None,
     weights: Array | None = None,
     multilabel: bool = False,
+    budget: Budget = None,
 ) -> RidgePath:
     """Solve the primal ridge for every alpha from sums over rows; leave-one-out streams the rows.
 
@@ -36,11 +38,14 @@ def primal_path(
     rows : callable
         Starts a pass over the rows, in blocks of shape (rows, k). The CPU needs one pass, a GPU one per
         alpha.
-    targets : float64 array of shape (n, c)
+    targets : array of shape (n, c)
+        Blocks of rows become float64.
     alphas : array of shape (a,), optional
     weights : float64 array of shape (n,), optional
     multilabel : bool
         See `dual_path`.
+    budget : int, str or None
+        Memory for the solutions at the alphas that a pass over the rows scores; see `memory_budget`.
 
     Returns
     -------
@@ -53,7 +58,8 @@ def primal_path(
         See `dual_path`.
     """
     checked_rows(len(targets))
-    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)))
+    size = memory_budget(budget, targets)
+    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)), size)
     trace, n = namespace(targets).trace, len(targets)
     alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
     path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
@@ -63,7 +69,8 @@ def primal_path(
 class _Primal:
     """The centred system of the primal; see `ridge`."""
 
-    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights) -> None:
+    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights, budget: int) -> None:
+        self.budget = budget
         self.rows, self.targets, self.weights = rows, targets, weights
         self.total = sums.weight
         self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
@@ -86,7 +93,10 @@ class _Primal:
 
     def _solvers(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], Solver]]:
         if namespace(self.covariance) is np:
-            yield indices, EighSolver(self.covariance, alphas[list(indices)])
+            solver = EighSolver(self.covariance, alphas[list(indices)])
+            # Usually all alphas at once, in one pass over the rows.
+            for part in blocks(len(indices), block_length(3 * self.cross.nbytes, self.budget // 4, len(indices))):
+                yield indices[part], solver.only(part)
             return
         for index in indices:
             try:

@@ -54,7 +54,7 @@ class RowSums:
             Memory for a block of rows; see `memory_budget`.
         """
         n, k = speckle.shape
-        length = block_length(16 * k, memory_budget(budget, speckle) // 8, max(1, n))
+        length = block_length(16 * (k + targets.shape[1]), memory_budget(budget, speckle) // 8, max(1, n))
         parts = (
             cls._of_block(speckle[which], targets[which], None if weights is None else weights[which], budget)
             for which in blocks(n, length) or [slice(0, 0)]
@@ -67,7 +67,7 @@ class RowSums:
     @classmethod
     def _of_block(cls, speckle: Speckle, targets: Targets, weights: RowWeights | None, budget: Budget) -> "RowSums":
         xp = namespace(speckle)
-        rows = signed(speckle).astype("float64")
+        rows, targets = signed(speckle).astype("float64"), targets.astype("float64")
         if weights is not None:
             scaled = rows * xp.sqrt(weights)[:, None]
             weighted = targets * weights[:, None]

@@ -22,7 +22,8 @@ def sha256(data):
 @pytest.fixture(scope="module")
 def engine_file(tiny_onnx, pixels, tmp_path_factory):
     path = tmp_path_factory.mktemp("formats") / "tiny.engine"
-    aurevoir.build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels, smoke=False, out=path)
+    engine = aurevoir.build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels, smoke=False)
+    engine.save(path, speeds=True)
     return path
 
 
