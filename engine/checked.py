@@ -24,6 +24,12 @@ def digest(made: Manifest, graph: bytes, plan: bytes | None, device: str) -> str
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def is_known(key: str) -> bool:
     """Return whether a digest is in the record."""
     try:

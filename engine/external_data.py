@@ -67,7 +67,8 @@ def _read(tensor: TensorProto, path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
         if offset + wanted > size:
-            raise _refused(path, tensor, f"{entries['location']!r} has {size} bytes, fewer than the {offset + wanted} needed")
+            fewer = f"{entries['location']!r} has {size} bytes, fewer than the {offset + wanted} needed"
+            raise _refused(path, tensor, fewer)
         file.seek(offset)
         return file.read(wanted)
 
@@ -90,7 +91,9 @@ def _opened(location: str, path: Path, tensor: TensorProto) -> int:
     except OSError as error:
         os.close(place)
         linked = (path.parent / location).is_symlink()
-        reason = "is a link, and links are not followed" if linked else f"cannot be read: {(error.strerror or '').lower()}"
+        reason = (
+            "is a link, and links are not followed" if linked else f"cannot be read: {(error.strerror or '').lower()}"
+        )
         raise _refused(path, tensor, f"{location!r} {reason}") from None
     except BaseException:
         os.close(place)

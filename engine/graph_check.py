@@ -19,19 +19,20 @@ MOST_DEPTH = 8
 """Graphs inside graphs, and functions that call functions."""
 
 _CONVOLUTIONAL = (
-    "AveragePool BatchNormalization Col2Im Conv ConvTranspose DeformConv GlobalAveragePool GlobalLpPool GlobalMaxPool "
-    "InstanceNormalization LRN LpPool MaxPool MaxRoiPool MaxUnpool Resize RoiAlign Upsample"
+    "AveragePool BatchNormalization Col2Im Conv ConvTranspose DeformConv GlobalAveragePool GlobalLpPool "
+    "GlobalMaxPool InstanceNormalization LRN LpPool MaxPool MaxRoiPool MaxUnpool Resize RoiAlign Upsample"
 )
 _ELEMENTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil "
-    "Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity "
-    "IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu "
-    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike "
+    "Ceil Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish "
+    "Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal "
+    "Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu "
+    "Where Xor"
 )
 _MOVING = (
     "AffineGrid CenterCropPad Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather "
-    "GatherElements GatherND GridSample OneHot Pad Range Reshape ReverseSequence Scatter ScatterElements ScatterND Shape "
-    "Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze"
+    "GatherElements GatherND GridSample OneHot Pad Range Reshape ReverseSequence Scatter ScatterElements ScatterND "
+    "Shape Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze"
 )
 _PRODUCTS = (
     "Attention CumProd CumSum DFT Det Einsum GRU Gemm GroupNormalization Hardmax LSTM LayerNormalization LogSoftmax "
