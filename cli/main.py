@@ -145,7 +145,7 @@ def _show_notes(program: str) -> None:
         if issubclass(category, AurevoirWarning):
             print(f"{program}: note: {one_line(str(message))}", file=sys.stderr, flush=True)
         else:
-            original(message, category, *where, **options)
+            original(one_line(str(message)), category, *where, **options)
 
     original = warnings.showwarning
     warnings.showwarning = show
@@ -156,7 +156,13 @@ def _show_notes(program: str) -> None:
 def _show_logs(verbose: bool) -> None:
     import logging
 
-    logging.basicConfig(format="%(message)s")
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return shown(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
     logging.getLogger("aurevoir.weights").setLevel(logging.INFO)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
@@ -74,6 +74,8 @@ def check_graph(graph: bytes, made: Manifest, source: object) -> None:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise _refused(source, "weights in another file, which no engine file may name")
     _check_ends(model, made, source)
+    for tensor in _tensors(model.graph):
+        _check_data(tensor, source)
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker's errors have no common base class
@@ -181,6 +183,16 @@ def tensors(model: ModelProto) -> list[TensorProto]:
 
 def _bodies(model: ModelProto) -> list[GraphProto]:
     return [model.graph, *(GraphProto(node=function.node) for function in model.functions)]
+
+
+def _check_data(tensor: TensorProto, source: object) -> None:
+    """Check that a tensor has as many values as its shape says, which onnx's full check leaves open."""
+    try:
+        if tensor.data_type == TensorProto.STRING:
+            raise ValueError("strings are no numbers")
+        numpy_helper.to_array(tensor)
+    except Exception as error:  # numpy's errors, protobuf's and onnx's
+        raise _refused(source, f"a tensor {tensor.name!r} that is no array ({_first_line(error)})") from None
 
 
 def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:
