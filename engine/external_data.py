@@ -47,10 +47,10 @@ def _length(tensor: TensorProto, path: Path) -> int:
         raise _refused(path, tensor, "it is of no type that numbers have") from None
     if tensor.data_type == TensorProto.STRING:
         raise _refused(path, tensor, "it holds strings")
-    length = itemsize
+    length = int(itemsize)
     for size in tensor.dims:
         length *= max(0, size)
-    packed = {TensorProto.INT4: 2, TensorProto.UINT4: 2, TensorProto.FLOAT4E2M1: 2}.get(tensor.data_type, 1)
+    packed = 2 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1) else 1
     return -(-length // packed)
 
 
@@ -90,7 +90,7 @@ def _opened(location: str, path: Path, tensor: TensorProto) -> int:
             raise _refused(path, tensor, f"{location!r} is not a regular file")
     except OSError as error:
         os.close(place)
-        linked = (path.parent / location).is_symlink()
+        linked = os.path.islink(path.parent / location)
         reason = (
             "is a link, and links are not followed" if linked else f"cannot be read: {(error.strerror or '').lower()}"
         )

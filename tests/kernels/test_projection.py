@@ -229,9 +229,7 @@ def test_bits_of_another_number_of_features_are_refused(kind):
 @pytest.mark.parametrize("kind", [Dense, DenseSigns, Hadamard])
 def test_more_components_than_memory_holds_are_refused_before_anything_is_drawn(kind):
     """As where a hostile model.json says k = 2^33."""
-    with pytest.raises(
-        BudgetError, match=r"k = 8589934592 components needs [\d.]+ GiB and the memory budget is 4.0 GiB"
-    ):
+    with pytest.raises(BudgetError, match=r"k = 8589934592 components needs [\d.]+ GiB and the memory budget"):
         kind(1024, 2**33, 0)
     with pytest.raises(BudgetError, match="features"):
         kind(2**40, 16, 0)
