@@ -1,5 +1,6 @@
 """Read the weights that an ONNX file keeps in files beside it, and no other file."""
 
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -90,10 +91,8 @@ def _opened(location: str, path: Path, tensor: TensorProto) -> int:
             raise _refused(path, tensor, f"{location!r} is not a regular file")
     except OSError as error:
         os.close(place)
-        linked = os.path.islink(path.parent / location)
-        reason = (
-            "is a link, and links are not followed" if linked else f"cannot be read: {(error.strerror or '').lower()}"
-        )
+        linked = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        reason = "leads through a link or a file" if linked else f"cannot be read: {(error.strerror or '').lower()}"
         raise _refused(path, tensor, f"{location!r} {reason}") from None
     except BaseException:
         os.close(place)
