@@ -14,6 +14,7 @@ import onnx
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
 from ..errors import AurevoirError
+from .checked import remember
 from .engine import Engine
 from .load import load_engine
 from .runtimes import compile_graph, installed
@@ -54,6 +55,7 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
         if graph is not None and engine.precision not in ("fp32", "bf16"):
             path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
         _in_child(f"{engine.precision} on {engine.runtime}", ["features", str(path), engine.device])
+    remember(engine.digest())
 
 
 def first_batches(*engines: Engine) -> None:

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
 from aurevoir.engine.build import EngineBuilder
+from aurevoir.engine.checked import is_known
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.runtimes import compile_graph
 from aurevoir.engine.smoke import first_inference
@@ -188,3 +189,10 @@ def test_a_program_that_embeds_python_uses_its_interpreter(engine, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/opt/program/viewer")
     assert os.access(smoking._python(), os.X_OK)
     first_inference(engine)
+
+
+def test_what_ran_in_a_child_process_here_is_not_run_in_one_again(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUREVOIR_CACHE", str(tmp_path / "another"))
+    assert not is_known(engine.digest())
+    first_inference(engine)
+    assert is_known(engine.digest())
