@@ -5,6 +5,7 @@ from typing import Any
 
 from .options import add_network_options, network_arguments
 from .outputs import check_outputs, save
+from .text import name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +99,7 @@ def describe(result: dict[str, Any]) -> str:
     for tensor in result["tensors"]:
         threshold = "" if tensor["threshold"] is None else f"{tensor['threshold']:.4g}"
         ratio = "" if tensor["sqnr"] is None else f"{tensor['sqnr']:.2f}"
-        lines.append(f"{tensor['name']:50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:15.4f}")
+        lines.append(f"{name(tensor['name']):50s} {threshold:>10s} {ratio:>8s} {tensor['sign_agreement']:15.4f}")
     lines.append(
         f"{result['table'] or 'not saved'}: {result['method']}, {result['images']} images, {result['seconds']:.1f} s"
     )

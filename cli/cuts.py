@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .options import pixels
+from .text import name
 
 if TYPE_CHECKING:
     from ..engine.backbones.base import Backbone
@@ -51,7 +52,7 @@ def describe(result: dict[str, Any]) -> str:
     """Format the cuts as a table."""
     lines = [f"  {'cut':40s} {'features':>10s} {'parameters':>12s} {'GMACs':>8s} {'MB fp32':>8s} {'MB int8':>8s}"]
     lines += [
-        f"{'*' if cut['default'] else ' '} {cut['name']:40s} {cut['features']:10,d} {cut['parameters']:12,d} "
+        f"{'*' if cut['default'] else ' '} {name(cut['name']):40s} {cut['features']:10,d} {cut['parameters']:12,d} "
         f"{cut['macs'] / 1e9:8.3f} {cut['megabytes']['fp32']:8.2f} {cut['megabytes']['int8']:8.2f}"
         for cut in result["cuts"]
     ]

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .options import positive, seed
+from .text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,7 @@ def _backbone(seed: int) -> "tuple[Backbone, str | None]":
         if error.exit_code != 1:
             raise
         note = f"random weights of seed {seed}, with batch-norm statistics from the images, because {error}"
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
         return open_backbone(BACKBONE, "random", seed=seed), note
 
 

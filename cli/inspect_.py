@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .text import name as plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -134,7 +136,7 @@ def describe(result: dict[str, Any]) -> str:
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
     lines += [
-        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}"
+        f"{layer['precision'] or '-':8s} {plain(layer['type'] or '-'):24s} {plain(layer['name'])}"
         for layer in result.get("layers") or []
     ]
     return "\n".join(lines)
@@ -142,7 +144,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+        return ", ".join(f"{plain(name)} {_text(each)}" for name, each in value.items())
     if isinstance(value, tuple | list):
         return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)

@@ -178,7 +178,7 @@ def _show_notes(program: str) -> None:
         if issubclass(category, AurevoirWarning):
             _say(f"{program}: note: {one_line(str(message))}")
         else:
-            original(message, category, *where, **options)
+            original(one_line(str(message)), category, *where, **options)
 
     original = warnings.showwarning
     warnings.showwarning = show
@@ -189,7 +189,13 @@ def _show_notes(program: str) -> None:
 def _show_logs(verbose: bool) -> None:
     import logging
 
-    logging.basicConfig(format="%(message)s")
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return shown(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     # A log that cannot be written would print a traceback.
     logging.raiseExceptions = False
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)

@@ -1,14 +1,8 @@
-"""Text for a terminal: control characters and what no encoding holds are escaped."""
+"""Text for a terminal: names stay on their line, and lines are joined to one."""
 
-import re
+from ..printable import shown
 
-# Controls, which may be commands to a terminal, and surrogates, which stand for bytes of names that are not UTF-8.
-_UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def shown(text: str) -> str:
-    """Escape what cannot be shown, except line feeds."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+__all__ = ["name", "one_line", "shown"]
 
 
 def name(text: object) -> str:

@@ -19,9 +19,22 @@ _MOST = 1 << 20
 
 def digest(made: Manifest, graph: bytes, plan: bytes | None, device: str) -> str:
     """Return the SHA-256 of what decides how an engine runs: graph, plan, precision, runtime, its version, device."""
-    about = "\n".join((made.runtime, runtime(made.runtime).version(), made.precision, device))
+    about = "\n".join((made.runtime, _version(made), made.precision, device))
     parts = (hashlib.sha256(part).hexdigest() for part in (about.encode(), graph, plan or b""))
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _version(made: Manifest) -> str:
+    try:
+        return runtime(made.runtime).version()
+    except ImportError:  # an engine for a runtime that is elsewhere
+        return ""
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_known(key: str) -> bool:

@@ -1,5 +1,6 @@
 """Read the weights that an ONNX file keeps in files beside it, and no other file."""
 
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -47,10 +48,10 @@ def _length(tensor: TensorProto, path: Path) -> int:
         raise _refused(path, tensor, "it is of no type that numbers have") from None
     if tensor.data_type == TensorProto.STRING:
         raise _refused(path, tensor, "it holds strings")
-    length = itemsize
+    length = int(itemsize)
     for size in tensor.dims:
         length *= max(0, size)
-    packed = {TensorProto.INT4: 2, TensorProto.UINT4: 2, TensorProto.FLOAT4E2M1: 2}.get(tensor.data_type, 1)
+    packed = 2 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1) else 1
     return -(-length // packed)
 
 
@@ -67,9 +68,8 @@ def _read(tensor: TensorProto, path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
         if offset + wanted > size:
-            raise _refused(
-                path, tensor, f"{entries['location']!r} has {size} bytes, fewer than the {offset + wanted} needed"
-            )
+            fewer = f"{entries['location']!r} has {size} bytes, fewer than the {offset + wanted} needed"
+            raise _refused(path, tensor, fewer)
         file.seek(offset)
         return file.read(wanted)
 
@@ -91,10 +91,8 @@ def _opened(location: str, path: Path, tensor: TensorProto) -> int:
             raise _refused(path, tensor, f"{location!r} is not a regular file")
     except OSError as error:
         os.close(place)
-        linked = (path.parent / location).is_symlink()
-        reason = (
-            "is a link, and links are not followed" if linked else f"cannot be read: {(error.strerror or '').lower()}"
-        )
+        linked = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        reason = "leads through a link or a file" if linked else f"cannot be read: {(error.strerror or '').lower()}"
         raise _refused(path, tensor, f"{location!r} {reason}") from None
     except BaseException:
         os.close(place)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
@@ -19,19 +19,20 @@ MOST_DEPTH = 8
 """Graphs inside graphs, and functions that call functions."""
 
 _CONVOLUTIONAL = (
-    "AveragePool BatchNormalization Col2Im Conv ConvTranspose DeformConv GlobalAveragePool GlobalLpPool GlobalMaxPool "
-    "InstanceNormalization LRN LpPool MaxPool MaxRoiPool MaxUnpool Resize RoiAlign Upsample"
+    "AveragePool BatchNormalization Col2Im Conv ConvTranspose DeformConv GlobalAveragePool GlobalLpPool "
+    "GlobalMaxPool InstanceNormalization LRN LpPool MaxPool MaxRoiPool MaxUnpool Resize RoiAlign Upsample"
 )
 _ELEMENTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil "
-    "Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity "
-    "IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu "
-    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike "
+    "Ceil Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish "
+    "Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal "
+    "Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu "
+    "Where Xor"
 )
 _MOVING = (
     "AffineGrid CenterCropPad Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather "
-    "GatherElements GatherND GridSample OneHot Pad Range Reshape ReverseSequence Scatter ScatterElements ScatterND Shape "
-    "Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze"
+    "GatherElements GatherND GridSample OneHot Pad Range Reshape ReverseSequence Scatter ScatterElements ScatterND "
+    "Shape Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze"
 )
 _PRODUCTS = (
     "Attention CumProd CumSum DFT Det Einsum GRU Gemm GroupNormalization Hardmax LSTM LayerNormalization LogSoftmax "
@@ -73,6 +74,8 @@ def check_graph(graph: bytes, made: Manifest, source: object) -> None:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise _refused(source, "weights in another file, which no engine file may name")
     _check_ends(model, made, source)
+    for tensor in _tensors(model.graph):
+        _check_data(tensor, source)
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker's errors have no common base class
@@ -180,6 +183,16 @@ def tensors(model: ModelProto) -> list[TensorProto]:
 
 def _bodies(model: ModelProto) -> list[GraphProto]:
     return [model.graph, *(GraphProto(node=function.node) for function in model.functions)]
+
+
+def _check_data(tensor: TensorProto, source: object) -> None:
+    """Check that a tensor has as many values as its shape says, which onnx's full check leaves open."""
+    try:
+        if tensor.data_type == TensorProto.STRING:
+            raise ValueError("strings are no numbers")
+        numpy_helper.to_array(tensor)
+    except Exception as error:  # numpy's errors, protobuf's and onnx's
+        raise _refused(source, f"a tensor {tensor.name!r} that is no array ({_first_line(error)})") from None
 
 
 def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:

@@ -20,7 +20,7 @@ _ENDS = (-(1 << 63), (1 << 63) - 1, 1 << 31)
 """What exporters write for an open end of a slice."""
 _SHAPES = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Tile": 1, "Pad": 1, "Resize": 3, "OneHot": 1, "Range": 1}
 """The input of an operator that says how large its output is."""
-_WEIGHTED = ("Conv", "DeformConv", "ConvInteger")
+_WEIGHTED = ("Conv", "DeformConv")
 _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
@@ -60,8 +60,8 @@ def check_cost(
     require(cost.memory, memory_budget(budget), f"one image in the graph of {source}", "use a smaller network or image")
     if cost.work > MOST_WORK:
         raise AurevoirError(
-            f"the graph of {source} takes {cost.work:.2g} multiply-adds an image, and {MOST_WORK:.2g} are the most that "
-            "are run; use a smaller network or image"
+            f"the graph of {source} takes {cost.work:.2g} multiply-adds an image, and at most {MOST_WORK:.2g} are run; "
+            "use a smaller network or image"
         )
 
 
@@ -160,15 +160,14 @@ def _factor(node: NodeProto, inputs: list[list[int]]) -> int:
         return prod(second[1:])
     if kind == "ConvTranspose":
         return prod(second[:1] + second[2:])
-    if kind in ("MatMul", "Gemm", "MatMulInteger"):
+    if kind in ("MatMul", "Gemm"):
         return max([*first[-2:], 1])
     if kind == "Einsum":
         return prod(sorted({size for shape in inputs for size in shape})[-4:])
     if kind in ("Attention", "DFT", "Det"):
         return max([size for shape in inputs for size in shape], default=1)
-    if kind == "LRN":
-        return abs(int(node_attribute(node, "size", 1)))
-    return prod(map(abs, node_attribute(node, "kernel_shape", [])))
+    window = [node_attribute(node, "size", 1)] if kind == "LRN" else node_attribute(node, "kernel_shape", [])
+    return prod(map(abs, window))
 
 
 def _steps(inputs: Iterable[list[int]]) -> int:

@@ -11,6 +11,7 @@ import onnx
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import prune
 from ..saving import explained, scratch
+from .checked import remember
 from .child import in_child
 from .engine import Engine
 from .load import load_engine
@@ -53,6 +54,7 @@ def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels
             if graph is not None and engine.precision not in ("fp32", "bf16"):
                 path.with_suffix(".onnx").write_bytes(graph.SerializeToString())
         in_child(f"{engine.precision} on {engine.runtime}", _features, str(path), engine.device, timeout=TIMEOUT)
+    remember(engine.digest())
 
 
 def first_batches(*engines: Engine) -> None:

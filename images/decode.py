@@ -91,9 +91,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
     except UnreadableImageError:
         raise
     except MemoryError:
-        raise BudgetError(
-            f"not enough memory to decode {path}; free some, or lower the budget (AUREVOIR_MEMORY)"
-        ) from None
+        remedy = "free some, or lower the budget (AUREVOIR_MEMORY)"
+        raise BudgetError(f"not enough memory to decode {path}; {remedy}") from None
     except UnidentifiedImageError:
         raise UnreadableImageError(_unidentified(Path(path))) from None
     except Image.DecompressionBombError as error:

@@ -17,7 +17,7 @@ from .array_types import Bits, Intensities, PackedChainSigns, Speckle
 from .backends import backend_for
 from .bits import check_bits
 from .camera import Camera
-from .memory import Budget, block_length, blocks, memory_budget
+from .memory import Budget, block_length, blocks, memory_budget, require
 from .random_matrix import Entries, hadamard_length, hadamard_signs
 
 _SAMPLE_ROWS = 64
@@ -57,6 +57,12 @@ class _Simulated(Projection):
                 f"a projection of m = {self.m} features to k = {self.k} components with seed {self.seed}: "
                 "m and k must be at least 1, and the seed between 0 and 2^64 - 1"
             )
+        what = f"one row of a {self.kind} projection of m = {self.m} features to k = {self.k} components"
+        require(self.row_bytes() + self._own_bytes(), memory_budget(), what, "lower n_components")
+
+    def _own_bytes(self) -> int:
+        """Return the bytes of what is drawn once and kept."""
+        return 0
 
     def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         """Return float32 intensities, or the uint8 speckle of a camera's gain."""
@@ -107,6 +113,10 @@ class Hadamard(_Simulated):
     def row_bytes(self) -> int:
         """Return the working memory of one row; see `Projection`."""
         return 4 * (5 * self.length + 2 * self.k)
+
+    def _own_bytes(self) -> int:
+        # Signs of two chains of three products are drawn as bytes and packed to bits.
+        return 6 * self.length * -(-self.k // self.length)
 
     def _compute(self, bits: Bits, gain: float | None, budget: Budget) -> Intensities:
         return backend_for(bits).hadamard(bits, self.m, self.k, self._packed_signs, gain)

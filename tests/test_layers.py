@@ -13,6 +13,7 @@ from aurevoir.cli.main import COMMANDS
 # Each subpackage may import from those before it, and from itself.
 LAYERS = [
     "errors",
+    "printable",
     "files",
     "schema",
     "archive",

@@ -27,6 +27,7 @@ from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
 from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
 from ..kernels.ridge import RidgePath
+from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
 from ..schema import LONGEST, refusing
 from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, read_arrays, read_classes, read_model
@@ -249,17 +250,18 @@ def _card(model: StoredModel) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(map(str, model.classes))} |",
+        f"| classes | {', '.join(map(in_markdown, model.classes))} |",
         f"| projection | {model.readout.kind} |",
         f"| alpha | {model.path.alpha:.6g} |",
         f"| leave-one-out accuracy on the training images | {model.path.loo_accuracy:.4f} |",
     ]
     if model.engine is not None:
         made = model.engine.manifest
+        backbone, weights, cut = map(in_markdown, (made.backbone, made.weights, made.cut))
         channels = made.input_shape[2]
         kind = {1: "grayscale", 3: "RGB"}.get(channels, f"of {channels} channels")
         lines += [
-            f"| backbone | {made.backbone}, weights {made.weights}, cut at {made.cut} |",
+            f"| backbone | {backbone}, weights {weights}, cut at {cut} |",
             f"| features | {made.features} |",
             f"| precision | {made.precision} on {made.runtime} {made.runtime_version} |",
             f"| input | uint8 {kind} {made.input_shape[0]} x {made.input_shape[1]}, resized by {made.resize} |",

@@ -80,29 +80,28 @@ class _Folder:
         return True
 
     def _evaluated(self, node: NodeProto) -> dict[str, Values] | None:
-        if node.op_type in ("Shape", "Size"):
-            return self._shape(node)
-        if node.op_type == "Constant":
-            value = _value(node)
-            return None if value is None else {node.output[0]: [value]}
+        if node.op_type in ("Shape", "Size", "Constant"):
+            return self._said(node)
         inputs = {name: self._values(name) for name in node.input if name}
         if not all(map(len, inputs.values())):
             return None
         results = []
         for number in range(max(map(len, inputs.values()), default=1)):
             given = {name: values[number % len(values)] for name, values in inputs.items()}
-            if not _is_small(node, list(given.values())):
+            if self.room < 0 or not _is_small(node, list(given.values())):
                 return None
             try:
                 results.append(_run(node, given, self.opset))
             except Exception:  # what the reference cannot compute, the runtime does or refuses
                 return None
             self.room -= sum(value.size for value in results[-1].values())
-            if self.room < 0:
-                return None
         return {name: _distinct([result[name] for result in results]) for name in node.output if name}
 
-    def _shape(self, node: NodeProto) -> dict[str, Values] | None:
+    def _said(self, node: NodeProto) -> dict[str, Values] | None:
+        """Return what a Constant holds, or the shape or size of a tensor."""
+        if node.op_type == "Constant":
+            value = _value(node)
+            return None if value is None else {node.output[0]: [value]}
         tensor = self.tensors.get(node.input[0])
         dims = self.shapes.get(node.input[0]) if tensor is None else [[size] * len(BATCHES) for size in tensor.dims]
         if dims is None or None in dims:

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import pathlib
+import sys
 import types
 import zipfile
 from pathlib import Path
@@ -15,7 +16,13 @@ from numpy._core import multiarray
 from safetensors.torch import load_file
 
 from ...errors import AurevoirError, UsageError
+from ...kernels.memory import memory_budget
+from ..graph_check import LARGEST
+from ..limited import limit
+from .pickles import check_archive, check_pickle, check_sparse
 
+_INDEX = 1 << 26
+"""Bytes of an index of shards."""
 WANTED = "give a state dict: a .safetensors file, or a .pth file of torch.save(model.state_dict(), path)"
 
 _BEGINNINGS = {
@@ -56,6 +63,7 @@ def read_checkpoint(path: Path, name: str) -> Any:
         raise UsageError(f"weights {str(path)!r} is a folder; give the file in it that holds the weights")
     if not path.is_file():
         raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file; check the path")
+    check_sparse(path)
     with path.open("rb") as file:
         start = file.read(32)
     if path.suffix == ".json":
@@ -91,36 +99,55 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _shards(path: Path, name: str) -> dict[str, Any]:
+    if path.stat().st_size > _INDEX:
+        raise _unreadable(path, "it is larger than an index of shards")
     try:
         files = {str(file) for file in json.loads(path.read_text())["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _unreadable(path, "it is a JSON file without the weight_map of an index") from None
     tensors: dict[str, Any] = {}
     for file in sorted(files):
         if Path(file).name != file:
             raise _unreadable(path, f"its index names {file!r}, which is not beside it")
+        if file.endswith(".json"):
+            raise _unreadable(path, f"its index names {file!r}, another index")
         tensors |= read_checkpoint(path.parent / file, name)
     return tensors
 
 
 def _torch(path: Path, name: str, start: bytes) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = {member.rpartition("/")[2] for member in archive.namelist()}
-        for member, what in _ZIPS.items():
-            if member in members:
-                raise _unreadable(path, f"it is {what}")
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        _check_members(path)
     elif start.startswith(b"PK"):
         raise _unreadable(path, "it is truncated; copy it again")
-    try:
-        with torch.serialization.safe_globals(_plain_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # unpickling, zip and file errors share no base class
-        # torch's message suggests unsafe loading, which would run code in the file.
-        reason = _objects(path)
+    if (reason := _objects(path)) is None:
+        check_pickle(path, name)
+        try:
+            return _loaded(path, mapped=archive and path.stat().st_size > memory_budget())
+        except Exception:  # unpickling, zip and file errors share no base class
+            # torch's message suggests unsafe loading, which would run code in the file.
+            reason = None
     if reason is None and _is_onnx(path):
         raise _onnx(path, name)
     raise _unreadable(path, reason)
+
+
+def _check_members(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.rpartition("/")[2] for member in archive.namelist()}
+    except Exception:  # zip errors share no base class
+        raise _unreadable(path, "it is a damaged ZIP archive") from None
+    for member, what in _ZIPS.items():
+        if member in members:
+            raise _unreadable(path, f"it is {what}")
+    check_archive(path)
+
+
+def _loaded(path: Path, mapped: bool = False) -> Any:
+    with torch.serialization.safe_globals(_plain_types()):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _plain_types() -> list[Any]:
@@ -168,8 +195,26 @@ def _objects(path: Path) -> str | None:
 def _is_onnx(path: Path) -> bool:
     import onnx
 
+    if path.stat().st_size > LARGEST:
+        return False
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception:  # protobuf has errors of its own
         return False
     return bool(model.graph.node)
+
+
+def _main(memory: str, seconds: str, path: str, name: str) -> None:
+    """Read a file of torch in this process, which ends without a word if that is an error like any other."""
+    limit(memory, seconds)
+    try:
+        _loaded(Path(path))
+    except MemoryError:
+        sys.exit("it takes more memory than it may")
+    except Exception as error:  # what torch refuses is said where it is read again
+        if "allocate memory" in str(error):
+            sys.exit("it takes more memory than it may")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -22,6 +22,7 @@ NAMES = (
     "formats",
     "results",
     "reliability",
+    "security",
     "cli",
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in NAMES)]

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
 from aurevoir.engine.build import EngineBuilder
+from aurevoir.engine.checked import is_known
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.runtimes import compile_graph
 from aurevoir.engine.smoke import first_inference
@@ -181,3 +182,10 @@ def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, monkeyp
     _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGFPE)", what)
     with pytest.raises(AurevoirError, match=message):
         build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels)
+
+
+def test_what_ran_in_a_child_process_here_is_not_run_in_one_again(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUREVOIR_CACHE", str(tmp_path / "another"))
+    assert not is_known(engine.digest())
+    first_inference(engine)
+    assert is_known(engine.digest())

@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aurevoir.errors import UsageError
+from aurevoir.errors import BudgetError, UsageError
 from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera, NoisyCamera
 from aurevoir.kernels.exact_kernel import exact_kernel
@@ -224,3 +224,12 @@ def test_bits_of_another_number_of_features_are_refused(kind):
     for call in (projection.intensities, lambda bits: projection.speckle(bits, Camera(1.0))):
         with pytest.raises(UsageError, match=r"shape \(2, 7840\) does not hold the packed bits of 16 features"):
             call(bits)
+
+
+@pytest.mark.parametrize("kind", [Dense, DenseSigns, Hadamard])
+def test_more_components_than_memory_holds_are_refused_before_anything_is_drawn(kind):
+    """As where a hostile model.json says k = 2^33."""
+    with pytest.raises(BudgetError, match=r"k = 8589934592 components needs [\d.]+ GiB and the memory budget"):
+        kind(1024, 2**33, 0)
+    with pytest.raises(BudgetError, match="features"):
+        kind(2**40, 16, 0)
