@@ -183,7 +183,7 @@ def lower_bounds(model: onnx.ModelProto) -> dict[str, float]:
     return found
 
 
-def _bound(node: onnx.NodeProto, found: dict[str, float], constants: Mapping[str, onnx.TensorProto]) -> float | None:
+def _bound(node: onnx.NodeProto, found: dict[str, float], constants: dict[str, onnx.TensorProto]) -> float | None:
     kind = node.op_type
     if kind in _NEVER_NEGATIVE or kind in _LEAST:
         return _LEAST.get(kind, 0.0)
@@ -193,7 +193,7 @@ def _bound(node: onnx.NodeProto, found: dict[str, float], constants: Mapping[str
     known = [found[name] for name in node.input if name in found]
     if len(known) < len(node.input) or not known:
         return None
-    return sum(known) if kind == "Add" else min(known) if kind in _KEEPS_BOUND else None
+    return sum(known, 0.0) if kind == "Add" else min(known) if kind in _KEEPS_BOUND else None
 
 
 def _factor_bound(node: onnx.NodeProto, found: dict[str, float], made: Mapping[str, onnx.NodeProto]) -> float | None:
