@@ -95,7 +95,9 @@ def unfit_process() -> str | None:
     """Return which limit or variable of this process would make native libraries end it, or None."""
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").strip()
-        if value.isdecimal() and not 1 <= int(value) <= _MOST_THREADS:
+        # OpenMP takes lists too.
+        wrong = not 1 <= int(value) <= _MOST_THREADS if value.isdecimal() else value and name.startswith("NUMBA")
+        if wrong:
             return f"{name}={value} is not between 1 and {_MOST_THREADS:,d} threads; set it to the number of processors"
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= addresses < _ADDRESSES:

@@ -11,6 +11,9 @@ from typing import Any
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_AGAIN = 0.02
+"""Seconds after which a signal that came during an import is looked at again."""
+
 
 class Ended(KeyboardInterrupt):
     """A signal that asks the process to end; what cleans up behind an interrupt does so behind it too."""
@@ -54,19 +57,33 @@ def own_process() -> Iterator[None]:
     what native code says on it.
     """
     _open_streams()
-    for number in _ENDING:
+    for number in (signal.SIGINT, *_ENDING):
         # Who started it with nohup wants SIGHUP ignored.
-        if signal.getsignal(number) is signal.SIG_DFL:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, *_ENDING):
+        for number in (signal.SIGINT, signal.SIGALRM, *_ENDING):
             signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Ended(number)
+    if _is_importing(frame):
+        # Native code that calls Python while it is loaded ends the process at an exception: ask again soon.
+        signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether the command is importing; whoever imports the program that runs it does not count."""
+    while frame is not None and frame.f_globals.get("__name__") != f"{__package__}.main":
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _open_streams() -> None:

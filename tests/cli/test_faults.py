@@ -71,7 +71,11 @@ def test_limits_that_would_end_the_process_are_named(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: low.get(kind, real(kind)))
     monkeypatch.setenv("NUMBA_NUM_THREADS", "100000")
     assert "NUMBA_NUM_THREADS=100000 is not between 1 and 1,024 threads" in faults.unfit_process()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
+    assert "NUMBA_NUM_THREADS=many is not between 1 and 1,024 threads" in faults.unfit_process()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert faults.unfit_process() is None
     assert "the limit of virtual memory, 300 MiB, is too low to load the runtimes" in faults.unfit_process()
     low.clear()
     low[resource.RLIMIT_NPROC] = (100, 100)
@@ -156,3 +160,23 @@ def test_sighup_is_ignored_under_nohup(tiny_onnx, tmp_path):
         child.send_signal(signal.SIGHUP)
         assert child.wait(60) == 0
     assert Path(tmp_path / "e").is_file()
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.2)\nprint('loaded', flush=True)\n"
+    )
+    script = (
+        "from aurevoir.cli.process import Ended, own_process\n"
+        "import time\n"
+        "with own_process():\n"
+        "    try:\n"
+        "        import slow\n"
+        "        time.sleep(10)\n"
+        "    except Ended as ended:\n"
+        "        print('ended', int(ended.number))\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=ENVIRONMENT | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:2] == ["loaded", "ended 15"], done.stderr

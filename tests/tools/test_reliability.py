@@ -1,6 +1,5 @@
 """The reliability programme finds nothing, and would find something."""
 
-import errno
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ def test_a_short_run_of_every_experiment_finds_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = json.loads(out.read_bytes())["rows"]
     assert {row["experiment"] for row in rows} == set(EXPERIMENTS), done.stderr
-    assert [row for row in rows if any(row[fault] for fault in FAULTS)] == []
+    assert [row for row in rows if any(row[fault] for fault in FAULTS)] == [], done.stdout
     assert all(row["tried"] for row in rows)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
@@ -100,6 +99,7 @@ def test_the_committed_figures_have_every_experiment_and_no_fault():
 
 
 def test_an_injected_step_takes_the_place_of_the_call(tmp_path):
+    from aurevoir.errors import AurevoirError
     from aurevoir.saving import write_atomically
     from aurevoir.tools.reliability.steps import CALLS, _Steps
 
@@ -120,8 +120,8 @@ def test_an_injected_step_takes_the_place_of_the_call(tmp_path):
     for number in range(1, count + 1):
         try:
             save(number)
-        except OSError as error:
-            failed += error.errno in (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EMFILE)
+        except (OSError, AurevoirError):
+            failed += 1
         assert (tmp_path / "f").read_bytes() in (b"old", b"new")
     assert failed > 5
     assert Path(tmp_path / "f").is_file()

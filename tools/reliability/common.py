@@ -1,5 +1,6 @@
 """What the experiments share: a tally, a child process that is watched, and the limits of a run."""
 
+import faulthandler
 import json
 import os
 import resource
@@ -204,6 +205,7 @@ def spawned(
 def _child(action: Callable[[], int | None], out: int, err: int) -> None:
     code = 1
     try:
+        faulthandler.disable()
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

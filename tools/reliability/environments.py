@@ -44,13 +44,13 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     pairs = list(product(commands, _worlds(plan)))
     plan.random.shuffle(pairs)
     tallies = [worlds, files]
-    for index in plan.trials(len(pairs), least=3, among=2):
+    for index in plan.trials(len(pairs), least=2, among=2):
         (name, make), world = pairs[index % len(pairs)]
         _try(worlds, f"{name} | {world.name}", make(plan.place("out")), world, plan)
     files.began = time.perf_counter()
     hostile = list(_hostile(material, plan))
     plan.random.shuffle(hostile)
-    for index in plan.trials(len(hostile), least=3):
+    for index in plan.trials(len(hostile), least=2):
         name, words, world = hostile[index % len(hostile)]
         _try(files, name, words, world, plan)
     return timed(tallies)

@@ -40,7 +40,7 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     for name, job in jobs.items():
         for each in signals:
             tally = Tally(f"{each.name} at random moments of {name}")
-            for number in plan.trials(FULL // len(jobs), least=2 if plan.short else 1, among=parts - len(tallies)):
+            for number in plan.trials(FULL // len(jobs), among=parts - len(tallies)):
                 _end(tally, job, each, plan, cold=number % 10 == 9)
             tallies.append(tally)
     return timed(tallies)

@@ -5,6 +5,7 @@ starts another behind an input that killed it or took too long. Input i of a rea
 """
 
 import contextlib
+import faulthandler
 import hashlib
 import io
 import json
@@ -112,6 +113,7 @@ def _note(tally: Tally, name: str, line: dict[str, Any]) -> int:
 
 
 def _work(writer: int, plan: Plan, name: str, mutate: Mutate, read: Read, which: range, ends: float) -> None:
+    faulthandler.disable()
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))

@@ -52,7 +52,7 @@ def _spread(steps: int, plan: Plan, among: int) -> Iterator[int]:
     """Yield all steps in any order, or those that the time or the share allows."""
     numbers = list(range(1, steps + 1))
     plan.random.shuffle(numbers)
-    for index in plan.trials(steps, least=3, among=among):
+    for index in plan.trials(steps, least=2, among=among):
         yield numbers[index]
 
 

