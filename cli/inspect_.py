@@ -130,10 +130,8 @@ def describe(result: dict[str, Any]) -> str:
     shown = {name: value for name, value in result.items() if name not in ("parts", "layers", "dialect") and value}
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
-    lines += [
-        f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}"
-        for layer in result.get("layers") or []
-    ]
+    layers = result.get("layers") or []
+    lines += [f"{layer['precision'] or '-':8s} {layer['type'] or '-':24s} {layer['name']}" for layer in layers]
     return "\n".join(lines)
 
 
