@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock clean
+.PHONY: demo test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock audit \
+	sbom licences clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
@@ -89,5 +90,24 @@ lock:
 	$(LOCK) --output-file requirements/dev.txt
 	$(LOCK) --output-file requirements/oldest.txt --resolution lowest-direct
 
+# Known vulnerabilities of what the lock installs: asks an advisory database on the internet. Strict, as a package that it
+# does not know would pass unseen.
+audit:
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/dev.txt
+
+# The bill of materials of a release, CycloneDX: what the wheel brings into an environment of its own.
+sbom: dist
+	$(PYTHON) -m venv --clear .venv-sbom/wheel && $(PYTHON) -m venv --clear .venv-sbom/tool
+	.venv-sbom/wheel/bin/pip install --quiet dist/*.whl
+	.venv-sbom/tool/bin/pip install --quiet 'cyclonedx-bom>=7'
+	.venv-sbom/tool/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type library \
+		--output-file dist/aurevoir.cdx.json .venv-sbom/wheel/bin/python
+
+# docs/licences.md, from the lock and the metadata of what it installed.
+licences: $(READY)
+	$(BIN)/python tools/licences.py
+
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-lock .types build dist docs/_build *.egg-info
+	rm -rf .venv .venv-audit .venv-sbom .venv-newest .venv-oldest .venv-lock .types build dist docs/_build *.egg-info

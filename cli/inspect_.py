@@ -135,9 +135,9 @@ def describe(result: dict[str, Any]) -> str:
     shown = {name: value for name, value in result.items() if name not in ("parts", "layers", "dialect") and value}
     lines = [f"{name:18s} {_text(value)}" for name, value in shown.items()]
     lines += [f"{'part':18s} {part['name']}, {part['bytes']:,d} bytes, {part['sha256']}" for part in result["parts"]]
+    layers = result.get("layers") or []
     lines += [
-        f"{layer['precision'] or '-':8s} {plain(layer['type'] or '-'):24s} {plain(layer['name'])}"
-        for layer in result.get("layers") or []
+        f"{layer['precision'] or '-':8s} {plain(layer['type'] or '-'):24s} {plain(layer['name'])}" for layer in layers
     ]
     return "\n".join(lines)
 

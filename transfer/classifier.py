@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -355,12 +356,20 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return 1.0
         if self._multilabel:
             raise UsageError("class_weight does not support multilabel targets; give sample_weight to `fit`")
+        given = self.class_weight.values() if isinstance(self.class_weight, dict) else ()
+        if not all(isinstance(weight, Real) for weight in given):
+            raise UsageError(f"class_weight {self.class_weight!r} must be positive finite numbers; give one a class")
         try:
             weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
         except ValueError as error:
             raise UsageError(
                 f"class_weight {self.class_weight!r} is invalid; give 'balanced' or a dict of a weight a class"
             ) from error
+        if weights.dtype.kind not in "fiu" or not (np.isfinite(weights) & (weights > 0)).all():
+            raise UsageError(
+                f"class_weight {self.class_weight!r} must be positive finite numbers; leave out the images of a class "
+                "that shall not count"
+            )
         return weights
 
     def _check_choices(self) -> None:
@@ -416,6 +425,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
         counted = weights[indices] > 0
+        if not self._multilabel and len(weightless := np.setdiff1d(labels[indices], labels[indices][counted])):
+            raise DataError(
+                f"sample_weight is 0 for every image of class {self.classes_[weightless[0]]!s}, which could never be "
+                "predicted; give one of them a positive weight, or leave the class out"
+            )
         return bits[counted], labels[indices][counted], weights[indices][counted]
 
     def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:

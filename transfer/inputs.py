@@ -292,6 +292,9 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     if weights is None:
         return np.ones(n)
     try:
+        # Converting would drop the imaginary part, with a warning.
+        if np.iscomplexobj(weights):
+            raise TypeError("they are complex")
         found: np.ndarray = np.asarray(weights, dtype="float64")
     except (TypeError, ValueError) as error:
         raise UsageError(f"sample_weight must be {n} finite, non-negative numbers: {_one_line(error)}") from error

@@ -40,7 +40,13 @@ def checked_alphas(alphas: ArrayLike | None, scale: float) -> Alphas:
         raise DataError("the Gram contains nan or inf; check the features for values that are not finite")
     if alphas is None:
         return default_alphas(scale)
-    alphas = np.atleast_1d(np.asarray(alphas, dtype="float64"))
+    try:
+        if np.iscomplexobj(alphas):
+            raise TypeError
+        found = np.atleast_1d(np.asarray(alphas, dtype="float64"))
+    except (TypeError, ValueError):
+        raise UsageError(f"alphas {alphas!r} must be one or more finite, non-negative numbers") from None
+    alphas = found
     if alphas.ndim != 1 or alphas.size == 0 or not np.all(np.isfinite(alphas) & (alphas >= 0)):
         raise UsageError(f"alphas {alphas} must be one or more finite, non-negative numbers")
     return alphas
