@@ -1,4 +1,4 @@
-"""Files, written whole or not at all, and read within bounds: every file the package writes or reads goes through here."""
+"""Files, written whole or not at all, and read within bounds."""
 
 import errno
 import os
@@ -148,6 +148,6 @@ def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
 def was_replaced(path: Path | str, folder: int) -> bool:
     """Return whether a path is no longer the folder that was opened there."""
     try:
-        return not os.path.samestat(os.stat(path), os.fstat(folder))
+        return not os.path.samestat(Path(path).stat(), os.fstat(folder))
     except OSError:
         return True
