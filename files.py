@@ -79,6 +79,6 @@ def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
 def was_replaced(path: Path | str, folder: int) -> bool:
     """Return whether a path is no longer the folder that was opened there."""
     try:
-        return not os.path.samestat(os.stat(path), os.fstat(folder))
+        return not os.path.samestat(Path(path).stat(), os.fstat(folder))
     except OSError:
         return True

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from ..saving import write_atomically
 from .harness.machine import Machine
 
+SCHEMA = "aurevoir-result/1"
+
 Cells = dict[str, Any]
 """JSON values by name."""
 
@@ -92,6 +94,7 @@ class Result:
     def to_json(self) -> Cells:
         """Return the result as the JSON object that ``--out`` writes."""
         return {
+            "schema": SCHEMA,
             "benchmark": self.benchmark,
             **self.settings,
             "rows": [row.to_json() for row in self.rows],

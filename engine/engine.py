@@ -299,9 +299,7 @@ class Engine:
             raise AurevoirError(f"{source} holds a plan, which runtime {manifest.runtime!r} has not; build it again")
         if TABLE in parts and manifest.precision != "int8":
             raise AurevoirError(f"{source} is {manifest.precision} with a calibration table; build it again")
-        table = CalibrationTable.from_json(parts[TABLE]) if TABLE in parts else None
-        if table is not None and table.graph != manifest.graph:
-            raise AurevoirError(f"{source}: its calibration table is of another graph; build it again")
+        table = _read_table(parts[TABLE], manifest, source) if TABLE in parts else None
         check_graph(parts[GRAPH], manifest, source)
         check_interface(parts[GRAPH], manifest, source)
         return cls(manifest, parts[GRAPH], table, device, parts.get(PLAN), speeds)
@@ -314,6 +312,16 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self._file(), self._device)
+
+
+def _read_table(data: bytes, manifest: Manifest, source: object) -> CalibrationTable:
+    try:
+        table = CalibrationTable.from_json(data)
+    except AurevoirError as error:
+        raise AurevoirError(f"{source}: part {TABLE}: {error}") from None
+    if table.graph != manifest.graph:
+        raise AurevoirError(f"{source}: its calibration table is of another graph; build it again")
+    return table
 
 
 _SHARED: WeakValueDictionary[tuple[bytes, str | None], Engine] = WeakValueDictionary()

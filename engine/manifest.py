@@ -163,7 +163,8 @@ def read_manifest(data: bytes, source: object) -> tuple[Manifest, dict[str, str]
         _MANIFEST(content, "")
         digests = content.pop("parts")
         del content["schema"]
-        made = Manifest(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        tuples: dict[str, Any] = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        made = Manifest(**content | tuples)
         _check(made)
     return made, digests, speeds
 

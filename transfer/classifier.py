@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
-from ..calibration.thresholds import Method
+from ..calibration.thresholds import Method, check_method
 from ..engine.build import EngineBuilder
 from ..engine.engine import Engine
 from ..engine.load import load_engine
@@ -31,7 +31,7 @@ from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
-from ..kernels.ridge import RidgePath
+from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .embed import embed_bits
@@ -382,6 +382,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
         if not (self.n_components is None or isinstance(self.n_components, int | np.integer)):
             raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
+        if self.alpha_search not in SEARCHES:
+            raise UsageError(f"alpha_search {self.alpha_search!r} is not known; choose one of {', '.join(SEARCHES)}")
+        if not isinstance(self.calibration_images, int | np.integer) or self.calibration_images < 0:
+            raise UsageError(f"calibration_images {self.calibration_images!r} is not a number of images")
+        check_method(self.method)
         check_resize(self.resize)
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)

@@ -182,7 +182,8 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
     engine = open_engine(files[ENGINE], folder / ENGINE, rebuild=rebuild) if ENGINE in files else None
     if engine is not None and engine.features != content["features"]:
         raise AurevoirError(
-            f"{folder} was trained on {content['features']:,d} features, and its engine has {engine.features:,d}; {_REMEDY}"
+            f"{folder} was trained on {content['features']:,d} features, and its engine has {engine.features:,d}; "
+            f"{_REMEDY}"
         )
     path = RidgePath(
         arrays["alphas"],

@@ -12,7 +12,7 @@ from ..images.decode import RESIZES
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..kernels.readout import PROJECTIONS, PROJECTORS
-from ..kernels.ridge.dual import SEARCHES
+from ..kernels.ridge import SEARCHES
 from ..schema import (
     BOOLEAN,
     DIGEST,
@@ -42,7 +42,9 @@ _LABEL = Check(
     lambda value: is_text(value) if isinstance(value, str) else isinstance(value, bool | int | float),
 )
 _DTYPE = text(12, r"[<>|=]?([biufO]|[iu][1248]|f[248]|b1|U[1-9][0-9]{0,8})", "a plain NumPy dtype such as <U9")
-_SEED = whole(0, 2**64 - 1)
+_RIGHT = 1 + 1e-9
+"""The greatest accuracy: weights are summed in two orders."""
+_SEED = whole(0, 2**128 - 1)
 _COUNT = whole(0, 2**63 - 1)
 _PARAMETERS = record(
     {},
@@ -62,7 +64,7 @@ _MODEL = record(
         "classes_dtype": _DTYPE,
         "features": whole(1),
         "alpha": number(0),
-        "loo_accuracy": number(0, 1),
+        "loo_accuracy": number(0, _RIGHT),
         "best": whole(),
         "multilabel": BOOLEAN,
         "seed": _SEED,
@@ -158,9 +160,10 @@ def read_arrays(data: bytes, content: Mapping[str, Any]) -> dict[str, np.ndarray
             )
     for name, (dtype, shape) in wanted.items():
         found = arrays[name]
-        if (found.dtype, found.shape) != (dtype, shape):
+        if found.dtype != dtype or found.shape != shape:
             raise MalformedError(
-                f"is of another readout (array {name} is {found.dtype} of shape {found.shape}, not {dtype} of shape {shape})"
+                f"is of another readout (array {name} is {found.dtype} of shape {found.shape}, not {dtype} of "
+                f"shape {shape})"
             )
     _check_values(content, arrays)
     return arrays
@@ -191,7 +194,7 @@ def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     alphas, accuracies, errors = (arrays[name] for name in ("alphas", "loo_accuracies", "loo_errors"))
     if not (np.isfinite(alphas) & (alphas >= 0)).all():
         raise MalformedError("is damaged (an alpha is not a finite number from 0)")
-    if not (np.isnan(accuracies) | ((accuracies >= 0) & (accuracies <= 1 + 1e-9))).all():
+    if not (np.isnan(accuracies) | ((accuracies >= 0) & (accuracies <= _RIGHT))).all():
         raise MalformedError("is damaged (a loo_accuracy is not from 0 to 1)")
     if not (np.isnan(errors) | (errors >= 0)).all():
         raise MalformedError("is damaged (a loo_error is negative)")

@@ -4,22 +4,46 @@ A result is a JSON object; lists of objects in it, first of all ``rows``, are it
 objects gets a dotted name, and a row that lists objects becomes one row for each of them.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, UsageError
-from ..contract import Benchmark, Cells, Json
+from ...errors import DataError
+from ...files import read_file
+from ...schema import LONGEST, Check, MalformedError, array, is_text, parse_object, require_version, text
+from ..contract import SCHEMA, Benchmark, Cells, Json
 from .text import is_number
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-ASIDE = ("machine",)
+ASIDE = ("machine", "schema")
 """Parts of a result that are no cells."""
 
 TEXTS = ("error", "remark")
 """Columns of text that say how a row went, not which it is."""
+
+_REMEDY = "give a file that --out wrote"
+_DEEPEST = 12
+_NAME = text(1000)
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_text(value)
+    return isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+_SCALAR = Check("text, or a number below 2^63", _is_scalar)
+_ROW = Check("an object", lambda value: isinstance(value, dict))
+_PARTS = {"benchmark": text(100), "rows": array(_ROW), "machine": _ROW}
+
+
+def _check_parts(result: Json) -> None:
+    """Check the parts of every result, and that all else is cells."""
+    for part, check in _PARTS.items():
+        if part in result:
+            check(result[part], part)
+    _check_cell(result, "")
 
 
 def read_result(path: str | Path) -> Cells:
@@ -30,17 +54,34 @@ def read_result(path: str | Path) -> Cells:
     UsageError
         If there is no such file.
     DataError
-        If it does not hold a JSON object.
+        If it does not hold a JSON object, is of a newer version, or its tables or cells are none.
     """
+    data = read_file(path, LONGEST, "result file", _REMEDY)
     try:
-        result = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UsageError(f"result file {path} cannot be read ({error.strerror}); give one that --out wrote") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); give a file that --out wrote") from None
-    if not isinstance(result, dict):
-        raise DataError(f"{path} holds a {type(result).__name__}, not a JSON object; give a file that --out wrote")
+        result = parse_object(data)
+        if "schema" in result:
+            require_version(result["schema"], (SCHEMA,))
+        _check_parts(result)
+    except MalformedError as error:
+        raise DataError(f"{path} {error}; {_REMEDY}") from None
     return result
+
+
+def _check_cell(value: Any, name: str, depth: int = 0) -> None:
+    """Check what a result holds: scalars, and objects and lists of them, not too deep."""
+    if depth > _DEEPEST:
+        raise MalformedError(f"has wrong fields ({name[:80]} is nested more than {_DEEPEST} deep)")
+    if isinstance(value, list):
+        if any(isinstance(entry, dict) for entry in value) and not _is_table(value):
+            raise MalformedError(f"has wrong fields ({name[:80]} lists objects and other values)")
+        for index, entry in enumerate(value):
+            _check_cell(entry, f"{name}[{index}]", depth + 1)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            _NAME(key, "the name")
+            _check_cell(entry, f"{name}.{key}" if name else key, depth + 1)
+    elif value is not None:
+        _SCALAR(value, name[:80])
 
 
 def tables(result: Json) -> dict[str, list[Cells]]:
@@ -99,7 +140,11 @@ def identifying(rows: Sequence[Sequence[Cells]], benchmark: Benchmark | None = N
     """
     every = [row for table in rows for row in table]
     sound = [row for row in every if "error" not in row] or every
-    names = [name for name in columns(sound) if name not in TEXTS]
+    names = [
+        name
+        for name in columns(sound)
+        if name not in TEXTS and not any(isinstance(row.get(name), list) for row in every)
+    ]
     chosen = [name for name in (benchmark.keys if benchmark else ()) if name in names]
     chosen = chosen or [name for name in names if all(isinstance(row.get(name), str) for row in sound)]
     for name in names:
