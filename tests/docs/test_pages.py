@@ -12,7 +12,8 @@ from aurevoir.cli.main import COMMANDS, parser_for
 
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-NAMES = "getting-started networks quantization gpu cpp optics formats results reliability cli".split()
+NAMES = ["getting-started", "networks", "quantization", "gpu", "cpp", "optics", "formats", "results", "cli"]
+NAMES.append("reliability")
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
