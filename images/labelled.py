@@ -120,8 +120,13 @@ def _json_rows(table: Path) -> Iterator[_Cell]:
         names = list(item)
         path, label = _named(names, _PATH_NAMES), _named(names, _LABEL_NAMES)
         if path is None:
-            raise DataError(f"line {line} of {table} has the keys {', '.join(names)}; name one of them path")
+            raise DataError(f"line {line} of {table} has the keys {_joined(names)}; name one of them path")
         yield line, item[names[path]], None if label is None else item[names[label]]
+
+
+def _joined(names: list[str]) -> str:
+    """Return names for a message, with what cannot be printed escaped."""
+    return repr(", ".join(names)[:80])[1:-1]
 
 
 def _named(names: list[str], known: set[str]) -> int | None:
@@ -149,7 +154,7 @@ def _without_names(table: Path, rows: list[tuple[int, list[str]]]) -> tuple[list
     """Return the rows and the indices of path and label, where the header does not name them or is missing."""
     if len(rows[0][1]) != 2:
         raise DataError(
-            f"the first line of {table} has {len(rows[0][1])} columns: {', '.join(rows[0][1])[:80]}; name those of the "
+            f"the first line of {table} has {len(rows[0][1])} columns: {_joined(rows[0][1])}; name those of the "
             "image and its class path and label there"
         )
 

@@ -439,7 +439,7 @@ def _stored(random: Random, parts: dict[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.external_attr = random.choice((0, 0o120777 << 16, 0o40755 << 16))
             info.extra = random.choice((b"", b"\x01\x00\x08\x00" + b"\xff" * 8))
-            more = b"\0" * (200 << 20) if random.random() < 0.02 else b""
+            more = b"\0" * (64 << 20) if random.random() < 0.005 else b""
             for _ in range(random.choice((1, 1, 2))):
                 archive.writestr(info, data + more, random.choice(methods))
         archive.comment = b"0" * 64
