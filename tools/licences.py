@@ -88,7 +88,7 @@ def allowed(name: str, found: str | None) -> bool:
 _HEAD = [
     "# Licences",
     "",
-    "aurevoir is under the Apache License 2.0. This is what `requirements/dev.txt`, the lock for development, installs, by",
+    "aurevoir is under the Apache License 2.0. This is what `requirements/dev.txt`, the lock, installs, by",
     "the packages' own metadata; `make licences` writes it. A package of other systems only has no licence here.",
     "",
     "| package | version | licence |",
