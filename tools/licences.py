@@ -88,12 +88,12 @@ def allowed(name: str, found: str | None) -> bool:
 _HEAD = [
     "# Licences",
     "",
-    "aurevoir is under the Apache License 2.0. This is what the lock for development and tests, `requirements/dev.txt`, installs, from the",
-    "packages' own metadata; `make licences` writes it. A package that is installed only on other systems has no licence here.",
+    "aurevoir is under the Apache License 2.0. This is what `requirements/dev.txt`, the lock, installs, by",
+    "the packages' own metadata; `make licences` writes it. A package of other systems only has no licence here.",
     "",
     "| package | version | licence |",
     "|---|---|---|",
-]  # fmt: skip
+]
 
 
 def _rows(versions: Mapping[str, str], licences: Mapping[str, str | None]) -> Iterable[str]:
