@@ -205,7 +205,7 @@ def _factor_bound(node: onnx.NodeProto, found: dict[str, float], made: Mapping[s
         if by.op_type == "Sigmoid" and by.input[0] == name:
             return _SILU
         if by.op_type == "HardSigmoid" and by.input[0] == name:
-            return -(node_attribute(by, "beta", 0.5) ** 2) / (4 * node_attribute(by, "alpha", 0.2))
+            return float(-(node_attribute(by, "beta", 0.5) ** 2) / (4 * node_attribute(by, "alpha", 0.2)))
         if name in found:
             return found[name]
     return 0.0 if all(found.get(name) == 0 for name in node.input) else None
