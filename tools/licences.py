@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from aurevoir.files import write_atomically
+from aurevoir.saving import write_atomically
 
 ROOT = Path(__file__).parents[1]
 LOCK, PAGE = ROOT / "requirements" / "dev.txt", ROOT / "docs" / "licences.md"
@@ -70,11 +70,11 @@ def licence(name: str) -> str | None:
 
 def declared(package: Distribution) -> str:
     """Return the licence expression of a package, or else its classifiers, or else the first line of its licence."""
-    metadata = package.metadata
-    expression = metadata.get("License-Expression")
-    named = [line.split(" :: ")[-1] for line in metadata.get_all("Classifier") or () if line.startswith("License ::")]
+    metadata = package.metadata.json
+    named = [line.split(" :: ")[-1] for line in metadata.get("classifier", ()) if line.startswith("License ::")]
     named = [each for each in named if each != "OSI Approved"]
-    return expression or "; ".join(named) or (metadata.get("License") or "").strip().partition("\n")[0]
+    expression, free = metadata.get("license_expression"), str(metadata.get("license", "")).strip()
+    return str(expression or "") or "; ".join(named) or free.partition("\n")[0]
 
 
 def allowed(name: str, found: str | None) -> bool:
