@@ -30,6 +30,7 @@ from ..kernels.ridge import RidgePath
 from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
 from ..schema import LONGEST, refusing
+from ..signing import SIGNATURE
 from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, read_arrays, read_classes, read_model
 from .opu import OPUS, Opu, opu_projector
 
@@ -108,7 +109,7 @@ def _is_model_folder(folder: Path) -> bool:
     return isinstance(schema, str) and schema.startswith(f"{SCHEMA.partition('/')[0]}/")
 
 
-KIND = FolderKind("model folder", frozenset({ENGINE, ARRAYS, MODEL, CARD}), _is_model_folder)
+KIND = FolderKind("model folder", frozenset({ENGINE, ARRAYS, MODEL, CARD, SIGNATURE}), _is_model_folder)
 
 
 def _files(model: StoredModel) -> dict[str, bytes]:
