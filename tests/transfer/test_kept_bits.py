@@ -69,7 +69,7 @@ def _same(found, expected):
 def test_interrupted_after_any_batch_the_bits_are_the_same(paths, tmp_path):
     whole = ImageFiles(paths, (24, 24))
     expected = _embedded(_Engine(), whole, None)
-    for stop in range(0, len(paths), 4):
+    for stop in range(0, len(paths), 12):
         engine, images = _Engine(), ImageFiles(paths, (24, 24))
         engine.stop_after = stop
         with suppress(KeyboardInterrupt):
