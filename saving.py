@@ -90,10 +90,10 @@ def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind)
 
     def write(staging: "_Descriptor") -> None:
         os.mkdir(_NEW, dir_fd=staging.number)
-        folder = _Descriptor(_NEW, _FOLDER, staging)
-        for name, data in files.items():
-            _write_file(folder, name, data)
-        os.fsync(folder.number)
+        with _Descriptor(_NEW, _FOLDER, staging) as folder:
+            for name, data in files.items():
+                _write_file(folder, name, data)
+            os.fsync(folder.number)
 
     with explained(path):
         target = _resolved(path)
@@ -144,7 +144,8 @@ def recover(path: Path | str) -> None:
     with suppress(OSError, AurevoirError):
         target = _resolved(path)
         if not os.path.lexists(target):
-            _remove_leftovers(_Descriptor(target.parent, _FOLDER), target.name)
+            with _Descriptor(target.parent, _FOLDER) as above:
+                _remove_leftovers(above, target.name)
 
 
 @contextmanager
@@ -155,7 +156,8 @@ def scratch(*names: str) -> Iterator[Path]:
     with ExitStack() as stack:
         with explained("the temporary folder (TMPDIR)"):
             root = Path(os.path.realpath(tempfile.gettempdir()))
-            folder, staging = stack.enter_context(_staged(_Descriptor(root, _FOLDER), _NEW, names))
+            above = stack.enter_context(_Descriptor(root, _FOLDER))
+            folder, staging = stack.enter_context(_staged(above, _NEW, names))
             os.mkdir(_NEW, 0o700, dir_fd=staging.number)
         yield root / folder / _NEW
 
@@ -253,7 +255,7 @@ def _try(path: Path | str, target: Path) -> None:
     longest = os.pathconf(parent, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in target.parts) or len(os.fsencode(target)) > _LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    with _staged(_Descriptor(parent, _FOLDER), _NEW, ()) as (_, staging):
+    with _Descriptor(parent, _FOLDER) as above, _staged(above, _NEW, ()) as (_, staging):
         _write_file(staging, _NEW, bytes(4096))
 
 
@@ -289,7 +291,7 @@ def _why(path: Path | str, error: OSError) -> str:
 
 
 class _Descriptor:
-    """An open file or folder, closed with the last reference to it where an interrupt comes before `close`."""
+    """An open file or folder, closed by `with`, or with the last reference to it where an interrupt comes before."""
 
     def __init__(self, name: str | Path, flags: int, folder: "_Descriptor | None" = None) -> None:
         self.number = -1
@@ -305,6 +307,13 @@ class _Descriptor:
             with suppress(OSError):
                 os.close(number)
 
+    def __enter__(self) -> "_Descriptor":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    # Python passes over what is raised in here, an interrupt too.
     __del__ = close
 
 
@@ -313,20 +322,23 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
 def _write_file(folder: _Descriptor, name: str, data: bytes | memoryview) -> None:
-    file, left = _Descriptor(name, _CREATE, folder), memoryview(data)
-    while left:
-        left = left[os.write(file.number, left) :]
-    os.fsync(file.number)
+    left = memoryview(data)
+    with _Descriptor(name, _CREATE, folder) as file:
+        while left:
+            left = left[os.write(file.number, left) :]
+        os.fsync(file.number)
 
 
 def _save(target: Path, names: Collection[str], size: int, write: Callable[[_Descriptor], None]) -> None:
-    with _with_parents(target.parent):
-        above = _Descriptor(target.parent, _FOLDER)
-        with _staged(above, target.name, names, size) as (_, staging):
-            write(staging)
-            _keep_mode(target, staging)
-            os.fsync(staging.number)
-            _place(above, target.name, staging, names)
+    with (
+        _with_parents(target.parent),
+        _Descriptor(target.parent, _FOLDER) as above,
+        _staged(above, target.name, names, size) as (_, staging),
+    ):
+        write(staging)
+        _keep_mode(target, staging)
+        os.fsync(staging.number)
+        _place(above, target.name, staging, names)
 
 
 def _keep_mode(target: Path, staging: _Descriptor) -> None:
@@ -344,8 +356,8 @@ def _with_parents(folder: Path) -> Iterator[None]:
                 if not each.exists():
                     each.mkdir()
                     made.append(each)
-                    holding = _Descriptor(each.parent, _FOLDER)
-                    os.fsync(holding.number)
+                    with _Descriptor(each.parent, _FOLDER) as holding:
+                        os.fsync(holding.number)
         yield
     except BaseException:
         for each in reversed(made):
@@ -518,19 +530,19 @@ def _remove_leftovers(above: _Descriptor, target: str | None = None) -> None:
 
 
 def _remove_leftover(above: _Descriptor, name: str, target: str | None) -> None:
-    staging = _Descriptor(name, _FOLDER, above)
-    if os.fstat(staging.number).st_uid != os.geteuid():
-        return
-    if not _exists(staging, _JOURNAL):
-        # Where one has come meanwhile, this fails.
-        os.rmdir(name, dir_fd=above.number)
-        return
-    journal = _Descriptor(_JOURNAL, os.O_RDWR | os.O_NONBLOCK, staging)
-    # It raises where a process holds the lock, or where nothing can be locked.
-    fcntl.flock(journal.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    own = _read_journal(journal) or ("", frozenset())
-    if target in (None, own[0]):
-        _dispose(above, name, *own)
+    with _Descriptor(name, _FOLDER, above) as staging:
+        if os.fstat(staging.number).st_uid != os.geteuid():
+            return
+        if not _exists(staging, _JOURNAL):
+            # Where one has come meanwhile, this fails.
+            os.rmdir(name, dir_fd=above.number)
+            return
+        with _Descriptor(_JOURNAL, os.O_RDWR | os.O_NONBLOCK, staging) as journal:
+            # It raises where a process holds the lock, or where nothing can be locked.
+            fcntl.flock(journal.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            own = _read_journal(journal) or ("", frozenset())
+            if target in (None, own[0]):
+                _dispose(above, name, *own)
 
 
 def _read_journal(journal: _Descriptor) -> tuple[str, frozenset[str]] | None:
@@ -551,22 +563,22 @@ def _is_plain(name: Any) -> bool:
 
 def _dispose(above: _Descriptor, name: str, target: str, names: Collection[str]) -> None:
     """Delete the folder in which a save was prepared; all of it, or nothing where something else is in it."""
-    staging = _Descriptor(name, _FOLDER, above)
-    found = set(_names_in(staging))
-    if not found <= {_JOURNAL, _NEW, _OLD} or (not target and found - {_JOURNAL}):
-        return
-    if _OLD in found and not _exists(above, target):
-        os.rename(_OLD, target, src_dir_fd=staging.number, dst_dir_fd=above.number)
-        os.fsync(above.number)
-        found.remove(_OLD)
-    parts = sorted(found - {_JOURNAL})
-    for each in parts:
-        _refuse_foreign(staging, each, names, target)
-    for each in parts:
-        _delete(staging, each)
-    if _JOURNAL in found:
-        os.unlink(_JOURNAL, dir_fd=staging.number)
-    os.rmdir(name, dir_fd=above.number)
+    with _Descriptor(name, _FOLDER, above) as staging:
+        found = set(_names_in(staging))
+        if not found <= {_JOURNAL, _NEW, _OLD} or (not target and found - {_JOURNAL}):
+            return
+        if _OLD in found and not _exists(above, target):
+            os.rename(_OLD, target, src_dir_fd=staging.number, dst_dir_fd=above.number)
+            os.fsync(above.number)
+            found.remove(_OLD)
+        parts = sorted(found - {_JOURNAL})
+        for each in parts:
+            _refuse_foreign(staging, each, names, target)
+        for each in parts:
+            _delete(staging, each)
+        if _JOURNAL in found:
+            os.unlink(_JOURNAL, dir_fd=staging.number)
+        os.rmdir(name, dir_fd=above.number)
 
 
 def _refuse_foreign(staging: _Descriptor, part: str, names: Collection[str], target: str) -> None:
@@ -574,8 +586,7 @@ def _refuse_foreign(staging: _Descriptor, part: str, names: Collection[str], tar
     mode = os.stat(part, dir_fd=staging.number, follow_symlinks=False).st_mode
     foreign = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     if stat.S_ISDIR(mode):
-        folder = _Descriptor(part, _FOLDER, staging)
-        with os.scandir(folder.number) as entries:
+        with _Descriptor(part, _FOLDER, staging) as folder, os.scandir(folder.number) as entries:
             foreign = not all(_is_own(entry, names) for entry in entries)
     if foreign:
         raise SaveError(f"{target} now holds what is not part of it, and is left as it is; move that, or give another")
@@ -585,7 +596,7 @@ def _delete(staging: _Descriptor, part: str) -> None:
     if not stat.S_ISDIR(os.stat(part, dir_fd=staging.number, follow_symlinks=False).st_mode):
         os.unlink(part, dir_fd=staging.number)
         return
-    folder = _Descriptor(part, _FOLDER, staging)
-    for name in _names_in(folder):
-        os.unlink(name, dir_fd=folder.number)
+    with _Descriptor(part, _FOLDER, staging) as folder:
+        for name in _names_in(folder):
+            os.unlink(name, dir_fd=folder.number)
     os.rmdir(part, dir_fd=staging.number)

@@ -67,7 +67,7 @@ class Inferred:
         types = {name: self.types[name] for name in names}
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._opsets)
-        except (onnx.shape_inference.InferenceError, RuntimeError):
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
             return False
         self.types |= found
         before, after = (self.shape(name) for name in (node.input[0], node.output[0])) if names else (None, None)
