@@ -28,8 +28,8 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
         raise AurevoirError(f"{what} {error}; {remedy}") from None
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
-    """Return a JSON object of unique names.
+def parse_object(data: bytes, verb: str = "is") -> dict[str, Any]:
+    """Return a JSON object of unique names; `verb` is that of the message where it is another value.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise MalformedError(f"is not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise MalformedError(f"is a {type(content).__name__}, not a JSON object")
+        raise MalformedError(f"{verb} a {type(content).__name__}, not a JSON object")
     return content
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError
+from ...errors import DataError, UsageError
 from ...files import read_file
-from ...schema import LONGEST, Check, MalformedError, array, is_text, parse_object, require_version, text
+from ...schema import LONGEST, Check, MalformedError, parse_object, require_version, text
 from ..contract import SCHEMA, Benchmark, Cells, Json
 from .text import is_number
 
@@ -28,22 +28,10 @@ _NAME = text(1000)
 
 
 def _is_scalar(value: Any) -> bool:
-    if isinstance(value, str):
-        return is_text(value)
-    return isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63)
+    return isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 _SCALAR = Check("text, or a number below 2^63", _is_scalar)
-_ROW = Check("an object", lambda value: isinstance(value, dict))
-_PARTS = {"benchmark": text(100), "rows": array(_ROW), "machine": _ROW}
-
-
-def _check_parts(result: Json) -> None:
-    """Check the parts of every result, and that all else is cells."""
-    for part, check in _PARTS.items():
-        if part in result:
-            check(result[part], part)
-    _check_cell(result, "")
 
 
 def read_result(path: str | Path) -> Cells:
@@ -56,12 +44,15 @@ def read_result(path: str | Path) -> Cells:
     DataError
         If it does not hold a JSON object, is of a newer version, or its tables or cells are none.
     """
-    data = read_file(path, LONGEST, "result file", _REMEDY)
     try:
-        result = parse_object(data)
+        data = read_file(path, LONGEST, "result file", _REMEDY)
+    except UsageError as error:
+        raise UsageError(f"a result cannot be read: {error}") from None
+    try:
+        result = parse_object(data, "holds")
         if "schema" in result:
             require_version(result["schema"], (SCHEMA,))
-        _check_parts(result)
+        _check_cell(result, "")
     except MalformedError as error:
         raise DataError(f"{path} {error}; {_REMEDY}") from None
     return result

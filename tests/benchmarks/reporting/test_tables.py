@@ -31,18 +31,13 @@ def test_a_result_has_its_schema_and_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"rows": 3}', "rows 3 is not an array"),
-        ('{"rows": [3]}', r"rows\[0\] 3 is not an object"),
-        ('{"benchmark": 3}', "benchmark 3 is not text"),
-        ('{"machine": []}', r"machine \[\] is not an object"),
         ('{"x": 1' + "0" * 400 + "}", "x 1000.* is not text, or a number below"),
-        ('{"x": "\\ud800"}', "x '.ud800' is not text"),
         ('{"x": [{}, 1]}', "x lists objects and other values"),
         ('{"x": ' + "[" * 50 + "]" * 50 + "}", "nested more than 12 deep"),
         ('{"x": ' + "[" * 100_000, "nested too deeply"),
         ('{"x": 1, "x": 2}', "the name 'x' is repeated"),
         ('{"schema": "aurevoir-result/2"}', "written by a newer version of aurevoir; upgrade"),
-        ("[]", "is a list, not a JSON object"),
+        ("[]", "holds a list, not a JSON object"),
         ("{", "is not JSON"),
     ],
 )
