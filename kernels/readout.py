@@ -198,7 +198,7 @@ def fit_readout(
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
     n, size = len(bits), memory_budget(budget, bits)
-    needed = _system_bytes(n, bits) + _target_bytes(n, n, classes)
+    needed = _with_targets(_system_bytes(n, bits), n, n, classes)
     if projection == "auto":
         projection = "hadamard" if needed > size else projection
     multilabel = labels.ndim == 2
@@ -242,9 +242,13 @@ def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
     return targets
 
 
-def _target_bytes(n: int, order: int, classes: int) -> int:
-    """Return the memory of int8 targets, and of float64 targets, solutions and the best of them in a system."""
-    return n * classes + 4 * 8 * order * classes
+def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
+    """Return the memory of a solve with its int8 targets, and float64 targets, solutions and the best of them.
+
+    Those of a few classes are left out: they are less than what the blocks of a solve take besides.
+    """
+    targets = n * classes + 4 * 8 * order * classes
+    return needed + targets if targets > needed // 8 else needed
 
 
 def _system_bytes(order: int, bits: Bits) -> int:
@@ -284,7 +288,7 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    needed = _system_bytes(order, bits) + n * k + _target_bytes(n, order, ridge.targets.shape[1])
+    needed = _with_targets(_system_bytes(order, bits) + n * k, n, order, ridge.targets.shape[1])
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)

@@ -9,7 +9,21 @@ from statistics import median
 from ...engine.timing import alternate
 from ..contract import Benchmark, Json, Result, Row
 
-COMMANDS = ("cuts", "build", "calibrate", "inspect", "embed", "fit", "predict", "evaluate", "doctor", "bench", "demo")
+COMMANDS = (
+    "cuts",
+    "build",
+    "calibrate",
+    "inspect",
+    "sign",
+    "verify",
+    "embed",
+    "fit",
+    "predict",
+    "evaluate",
+    "doctor",
+    "bench",
+    "demo",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
