@@ -233,13 +233,12 @@ class _Ridge:
 
 def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
     """Return the targets, +1 and -1, as int8: for many classes as float64 they would outgrow the speckle."""
-    xp = namespace(labels)
-    targets = xp.full((len(labels), classes), -1, dtype="int8")
     if labels.ndim == 2:
-        targets[labels > 0] = 1
-    else:
-        targets[xp.arange(len(labels)), labels] = 1
-    return targets
+        return 2 * (labels > 0).astype("int8") - 1
+    xp = namespace(labels)
+    targets = xp.zeros((len(labels), classes), dtype="int8")
+    targets[xp.arange(len(labels)), labels] = 1
+    return 2 * targets - 1
 
 
 def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
