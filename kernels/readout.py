@@ -7,6 +7,7 @@ exact optical kernel, and linear in speckle.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -202,8 +203,7 @@ def fit_readout(
     if projection == "auto":
         projection = "hadamard" if needed > size else projection
     multilabel = labels.ndim == 2
-    targets = _signs(labels, classes)
-    ridge = _Ridge(targets, alphas, weights, search, multilabel)
+    ridge = _Ridge(labels, classes, alphas, weights, search, multilabel)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
         return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
@@ -215,13 +215,19 @@ def fit_readout(
 
 @dataclass(frozen=True)
 class _Ridge:
-    """Targets and options of the ridge."""
+    """Labels and options of the ridge."""
 
-    targets: Targets
+    labels: Labels | LabelSets
+    classes: int
     alphas: ArrayLike | None
     weights: Array | None
     search: str
     multilabel: bool
+
+    @cached_property
+    def targets(self) -> Targets:
+        """+1 and -1, made once the budget has been checked."""
+        return _signs(self.labels, self.classes)
 
     def dual(self, gram: Gram) -> RidgePath:
         return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
@@ -237,8 +243,9 @@ def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
         return 2 * (labels > 0).astype("int8") - 1
     xp = namespace(labels)
     targets = xp.zeros((len(labels), classes), dtype="int8")
+    targets -= 1
     targets[xp.arange(len(labels)), labels] = 1
-    return 2 * targets - 1
+    return targets
 
 
 def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
@@ -287,7 +294,7 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    needed = _with_targets(_system_bytes(order, bits) + n * k, n, order, ridge.targets.shape[1])
+    needed = _with_targets(_system_bytes(order, bits) + n * k, n, order, ridge.classes)
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)
@@ -303,6 +310,6 @@ def _fit_speckle(
             weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
-            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.targets.shape[1]), budget)
+            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.classes), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path

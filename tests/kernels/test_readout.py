@@ -292,7 +292,7 @@ def test_the_budget_counts_the_targets_of_many_classes(projection):
     few, many = labels % 2, np.arange(len(labels)) % 2000
     options = {"n_components": 50, "alphas": [1.0], "budget": "440MiB" if projection == "none" else "5MiB"}
     assert fit_readout(bits[:2000], 8, few[:2000], 2, projection, **options)[0].kind == projection
-    with allocating_less_than(2**24), pytest.raises(BudgetError):
+    with allocating_less_than(2**20), pytest.raises(BudgetError):
         fit_readout(bits, 8, many, 2000, projection, **options)
 
 
