@@ -7,6 +7,7 @@ exact optical kernel, and linear in speckle.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -198,12 +199,11 @@ def fit_readout(
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
     n, size = len(bits), memory_budget(budget, bits)
-    needed = _system_bytes(n, bits) + _target_bytes(n, n, classes)
+    needed = _with_targets(_system_bytes(n, bits), n, n, classes)
     if projection == "auto":
         projection = "hadamard" if needed > size else projection
     multilabel = labels.ndim == 2
-    targets = _signs(labels, classes)
-    ridge = _Ridge(targets, alphas, weights, search, multilabel)
+    ridge = _Ridge(labels, classes, alphas, weights, search, multilabel)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
         return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
@@ -215,13 +215,19 @@ def fit_readout(
 
 @dataclass(frozen=True)
 class _Ridge:
-    """Targets and options of the ridge."""
+    """Labels and options of the ridge."""
 
-    targets: Targets
+    labels: Labels | LabelSets
+    classes: int
     alphas: ArrayLike | None
     weights: Array | None
     search: str
     multilabel: bool
+
+    @cached_property
+    def targets(self) -> Targets:
+        """+1 and -1, made once the budget has been checked."""
+        return _signs(self.labels, self.classes)
 
     def dual(self, gram: Gram) -> RidgePath:
         return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
@@ -233,18 +239,22 @@ class _Ridge:
 
 def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
     """Return the targets, +1 and -1, as int8: for many classes as float64 they would outgrow the speckle."""
-    xp = namespace(labels)
-    targets = xp.full((len(labels), classes), -1, dtype="int8")
     if labels.ndim == 2:
-        targets[labels > 0] = 1
-    else:
-        targets[xp.arange(len(labels)), labels] = 1
+        return 2 * (labels > 0).astype("int8") - 1
+    xp = namespace(labels)
+    targets = xp.zeros((len(labels), classes), dtype="int8")
+    targets -= 1
+    targets[xp.arange(len(labels)), labels] = 1
     return targets
 
 
-def _target_bytes(n: int, order: int, classes: int) -> int:
-    """Return the memory of int8 targets, and of float64 targets, solutions and the best of them in a system."""
-    return n * classes + 4 * 8 * order * classes
+def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
+    """Return the memory of a solve with its int8 targets, and float64 targets, solutions and the best of them.
+
+    Those of a few classes are left out: they are less than what the blocks of a solve take besides.
+    """
+    targets = n * classes + 4 * 8 * order * classes
+    return needed + targets if targets > needed // 8 else needed
 
 
 def _system_bytes(order: int, bits: Bits) -> int:
@@ -284,7 +294,7 @@ def _fit_speckle(
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
     order = min(n, k)
-    needed = _system_bytes(order, bits) + n * k + _target_bytes(n, order, ridge.targets.shape[1])
+    needed = _with_targets(_system_bytes(order, bits) + n * k, n, order, ridge.classes)
     require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)
@@ -300,6 +310,6 @@ def _fit_speckle(
             weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
-            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.targets.shape[1]), budget)
+            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.classes), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path

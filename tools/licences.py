@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from aurevoir.saving import write_atomically
 
@@ -70,11 +71,11 @@ def licence(name: str) -> str | None:
 
 def declared(package: Distribution) -> str:
     """Return the licence expression of a package, or else its classifiers, or else the first line of its licence."""
-    metadata = package.metadata.json
-    named = [line.split(" :: ")[-1] for line in metadata.get("classifier", ()) if line.startswith("License ::")]
+    metadata: Any = package.metadata
+    expression = metadata.get("License-Expression")
+    named = [line.split(" :: ")[-1] for line in metadata.get_all("Classifier") or () if line.startswith("License ::")]
     named = [each for each in named if each != "OSI Approved"]
-    expression, free = metadata.get("license_expression"), str(metadata.get("license", "")).strip()
-    return str(expression or "") or "; ".join(named) or free.partition("\n")[0]
+    return expression or "; ".join(named) or (metadata.get("License") or "").strip().partition("\n")[0]
 
 
 def allowed(name: str, found: str | None) -> bool:

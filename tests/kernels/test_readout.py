@@ -286,6 +286,16 @@ def test_components_beyond_the_budget_are_refused_before_anything_is_allocated(p
         assert text in str(error.value)
 
 
+@pytest.mark.parametrize("projection", ["none", "hadamard"])
+def test_the_budget_counts_the_targets_of_many_classes(projection):
+    bits, labels = big()
+    few, many = labels % 2, np.arange(len(labels)) % 2000
+    options = {"n_components": 50, "alphas": [1.0], "budget": "440MiB" if projection == "none" else "5MiB"}
+    assert fit_readout(bits[:2000], 8, few[:2000], 2, projection, **options)[0].kind == projection
+    with allocating_less_than(2**20), pytest.raises(BudgetError):
+        fit_readout(bits, 8, many, 2000, projection, **options)
+
+
 def test_auto_goes_to_hadamard_where_the_dual_does_not_fit():
     bits, labels = big()
     readout, path = fit_readout(bits, 8, labels, 2, "auto", n_components=6, budget="100MiB")

@@ -532,3 +532,17 @@ def test_an_unknown_search_is_refused():
     X, _, targets = problem(8, 9, 5)
     with pytest.raises(UsageError, match="search 'golden' is not known"):
         dual(X, targets, search="golden")
+
+
+@pytest.mark.parametrize("n", [80, 700])
+def test_many_classes_are_solved_without_refinement_as_each_alpha_alone(n, monkeypatch):
+    """Half as many classes as rows: the same scores as from a float64 factor at each alpha."""
+    random, labels = np.random.default_rng(0), np.arange(n) % (n // 2)
+    X, targets = random.normal(size=(n // 2, 60))[labels] + random.normal(size=(n, 60)), one_vs_rest(labels, n // 2)
+    found = dual(X, targets, search="all")
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual._SPECTRAL_ROWS", 0)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.refine", None)
+    factored = dual(X, targets, found.alphas, search="all")
+    np.testing.assert_allclose(found.loo_errors, factored.loo_errors, rtol=1e-6)
+    np.testing.assert_array_equal(found.best, factored.best)
+    assert apart(found.coefficients, factored.coefficients) < 1e-7
