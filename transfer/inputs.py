@@ -292,10 +292,11 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     if weights is None:
         return np.ones(n)
     try:
+        given = np.asarray(weights)
         # Converting would drop the imaginary part, with a warning.
-        if np.iscomplexobj(weights):
+        if given.dtype.kind == "c":
             raise TypeError("they are complex")
-        found: np.ndarray = np.asarray(weights, dtype="float64")
+        found: np.ndarray = given.astype("float64")
     except (TypeError, ValueError) as error:
         raise UsageError(f"sample_weight must be {n} finite, non-negative numbers: {_one_line(error)}") from error
     if found.shape != (n,) or not (np.isfinite(found) & (found >= 0)).all():
