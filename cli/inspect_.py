@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("engine", metavar="FILE|FOLDER", help="an engine file or a model folder")
+    parser.add_argument("engine", metavar="PATH", help="an engine file or a model folder")
     parser.add_argument("--layers", action="store_true", help="list every layer with its precision on this machine")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="FILE|FOLDER", help="an engine file or a model folder")
+    parser.add_argument("path", metavar="PATH", help="an engine file or a model folder")
     parser.add_argument("--key", required=True, metavar="F", help="the signer's public key in PEM or OpenSSH form")
 
 

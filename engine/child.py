@@ -75,8 +75,10 @@ class _Child:
         process, late = self._process, threading.Event()
         assert process.stdin is not None and process.stdout is not None
         timer = threading.Timer(timeout, _kill, (process, late))
-        timer.start()
+        # An interpreter that ends would wait for it, where an interrupt comes before it is cancelled.
+        timer.daemon = True
         try:
+            timer.start()
             _send(process.stdin, [function.__module__, function.__qualname__, *arguments])
             answer = process.stdout.readline()
             code = None if answer else process.wait()

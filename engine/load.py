@@ -55,7 +55,7 @@ def load_engine(
     MissingPackageError
         If the runtime is not installed.
     """
-    return open_engine(read_archive(Path(path)), path, device, runtime, rebuild, trusted)
+    return open_engine(_read(Path(path)), path, device, runtime, rebuild, trusted)
 
 
 def open_engine(
@@ -108,11 +108,15 @@ def read_engine(path: Path | str) -> Engine:
     AurevoirError
         If it is corrupted or not an engine file of this schema.
     """
-    if Path(path).suffix.lower() == ".onnx" and Path(path).is_file():
+    return Engine.from_parts(unpack_bytes(_read(Path(path)), path), path)
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix.lower() == ".onnx" and path.is_file():
         raise AurevoirError(
             f"{path} is not an engine file but an ONNX file, a network: make an engine of it with `aurevoir build`, or "
             "list where it can be cut with `aurevoir cuts`"
         )
-    if (inner := Path(path) / MODEL_ENGINE).is_file():
+    if (inner := path / MODEL_ENGINE).is_file():
         raise UsageError(f"{path} is a model folder; give the engine file in it, {inner}")
-    return Engine.from_parts(unpack_bytes(read_archive(Path(path)), path), path)
+    return read_archive(path)

@@ -51,7 +51,7 @@ def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch)
     result = Result("x", [Row({"a": 1})], {"network": "n"}, {"speedup": None})
     write_result(result.to_json(), tmp_path / "r.json")
     read = json.loads((tmp_path / "r.json").read_text())
-    assert list(read) == ["benchmark", "network", "rows", "speedup", "machine"]
+    assert list(read) == ["schema", "benchmark", "network", "rows", "speedup", "machine"]
     assert read["machine"]["command"] == "aurevoir bench x --rounds 2"
     assert read["machine"] == Machine.here().to_json()
     assert {"processor", "cores", "memory_gib", "system", "python", "versions", "date"} <= set(read["machine"])

@@ -118,7 +118,7 @@ def test_fit_build_and_inspect_name_the_normalization_in_the_same_words(text, ca
     for path in (engine, model):
         assert re.search(r"^normalization +symmetric:bgr$", text("inspect", path), re.MULTILINE)
     told = call("inspect", model, "--json")[1]
-    assert told["model"]["classes"] == ["blue", "green", "red"]
+    assert (told["model"], told["classes"]) == (str(model), ["blue", "green", "red"])
     assert told["engine"] == str(model / "engine.aurevoir")
     code, _, err = call("embed", model, class_folder, "--out", tmp_path / "b.npz")
     assert (code, f"is a model folder; give the engine file in it, {model}/engine.aurevoir" in _message(err)) == (

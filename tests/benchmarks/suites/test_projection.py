@@ -50,7 +50,7 @@ def test_a_part_of_r_is_said_and_what_does_not_fit_is_kept(bench, monkeypatch):
     assert rows["projection", "sgemm", 256]["remark"] == "measured on 16 of 128 columns of R, seconds scaled"
     assert "remark" not in rows["projection", "sgemm", 64]
     assert rows["projection", "torch int8", 64]["error"] == "RuntimeError: no kernel"
-    assert "memory budget is 0.1 MiB" in rows["projection", "opu-simulated", 256]["error"]
+    assert "memory budget is 128.0 KiB" in rows["projection", "opu-simulated", 256]["error"]
     assert "seconds" in rows["projection", "hadamard", 256]
 
 

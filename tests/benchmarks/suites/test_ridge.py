@@ -49,7 +49,7 @@ def test_what_is_too_large_says_so(bench, few_digits):
     assert code == 0, err
     refused = [row for row in result["rows"] if "error" in row]
     assert {row["part"] for row in refused} == {"growth"}
-    assert all("the memory budget is 0.1 MiB" in row["error"] for row in refused)
+    assert all("the memory budget is 100.0 KiB" in row["error"] for row in refused)
 
 
 def test_the_full_size_is_timed_stage_by_stage(bench, tmp_path):
@@ -111,7 +111,7 @@ def test_a_gpu_is_for_the_full_size_and_must_be_here(bench):
 def test_a_process_that_is_killed_leaves_its_row(monkeypatch):
     from subprocess import CompletedProcess
 
-    monkeypatch.setattr(ridge_full.subprocess, "run", lambda *_, **__: CompletedProcess((), -9, ""))
+    monkeypatch.setattr(ridge_full, "run_child", lambda *_, **__: CompletedProcess((), -9, ""))
     rows = ridge_full.measure_full((10, 8, 4), None)
     assert [row.error for row in rows] == ["exit status -9; killed, and memory is the likeliest reason"] * 2
 
