@@ -12,10 +12,10 @@ from aurevoir.engine.sample import calibration_sample, hold_out, sample_images
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 
-@pytest.mark.parametrize("moment", ["pathlib.Path.replace", "os.fsync"])
+@pytest.mark.parametrize("moment", ["aurevoir.saving.renameat2", "os.fsync"])
 def test_a_build_that_is_killed_leaves_no_engine(tiny_onnx, tmp_path, moment):
     script = (
-        "import os, pathlib, signal\n"
+        "import os, signal\nimport aurevoir.saving\n"
         f"{moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from aurevoir import build_engine\n"
         f"build_engine({str(tiny_onnx)!r}, smoke=False, out={str(tmp_path / 'e.engine')!r})\n"
