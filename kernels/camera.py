@@ -1,14 +1,17 @@
 """Cameras convert intensities to uint8 speckle."""
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
+from ..errors import UsageError
 from .array_types import IntensitiesOfAnyShape, SpeckleOfAnyShape
 from .arrays import namespace
 
 # Fraction of a sample's intensities that exposure saturates.
 _SATURATED = 1e-3
+_LARGEST = float(np.finfo("float32").max)
 
 
 def expose(intensities: IntensitiesOfAnyShape, gain: float) -> SpeckleOfAnyShape:
@@ -23,12 +26,18 @@ class Camera:
 
     gain: float
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.gain, Real) or not 0 < self.gain <= _LARGEST:
+            raise UsageError(
+                f"gain {self.gain!r} of a camera is not a positive number within float32; give one above 0"
+            )
+
     @classmethod
     def exposed(cls, intensities: IntensitiesOfAnyShape) -> "Camera":
         """Set the exposure so that one in a thousand intensities of the sample saturates."""
         xp = namespace(intensities)
         white = float(xp.quantile(intensities, 1 - _SATURATED)) if intensities.size else 0.0
-        return cls(255 / white if white > 0 else 1.0)
+        return cls(min(255 / white, _LARGEST) if white > 0 else 1.0)
 
     def expose(self, intensities: IntensitiesOfAnyShape) -> SpeckleOfAnyShape:
         """Return speckle: uint8 of the same shape."""

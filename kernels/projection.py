@@ -52,10 +52,11 @@ class _Simulated(Projection):
     """A projection that a backend computes in one pass with the rounding of an ideal camera."""
 
     def __post_init__(self) -> None:
-        if self.m < 1 or self.k < 1 or not 0 <= self.seed < 2**64:
+        whole = all(isinstance(value, int | np.integer) for value in (self.m, self.k, self.seed))
+        if not whole or self.m < 1 or self.k < 1 or not 0 <= self.seed < 2**64:
             raise UsageError(
                 f"a projection of m = {self.m} features to k = {self.k} components with seed {self.seed}: "
-                "m and k must be at least 1, and the seed between 0 and 2^64 - 1"
+                "m and k must be integers of at least 1, and the seed one between 0 and 2^64 - 1"
             )
         what = f"one row of a {self.kind} projection of m = {self.m} features to k = {self.k} components"
         require(self.row_bytes() + self._own_bytes(), memory_budget(), what, "lower n_components")

@@ -557,7 +557,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 warnings.warn(f"{len(tested.skipped)} files cannot be read; first: {path}: {reason}", stacklevel=2)
             return tested.accuracy
         X, y = images_and_labels(X, y)
-        return float(super().score(X, y, sample_weight))
+        weights = None if sample_weight is None else checked_weights(sample_weight, len(y))
+        return float(super().score(X, y, weights))
 
     def score_images(self, images: Images, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Score the readable images.

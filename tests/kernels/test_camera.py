@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from aurevoir.errors import UsageError
 from aurevoir.kernels.camera import Camera, NoisyCamera
 
 
@@ -47,3 +48,13 @@ def test_without_photons_lost_a_noisy_camera_is_a_camera():
     light = np.linspace(0, 300, 1001, dtype="float32")
     noisy = NoisyCamera(1.0, full_well=1e13, random=np.random.default_rng(0)).expose(light)
     np.testing.assert_array_equal(noisy[light % 1 != 0.5], Camera(1.0).expose(light)[light % 1 != 0.5])
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, np.nan, np.inf, 1e39, 1j, "1", None])
+def test_a_gain_that_is_no_positive_number_is_refused(gain):
+    with pytest.raises(UsageError, match="of a camera is not a positive number"):
+        Camera(gain)
+
+
+def test_the_darkest_light_is_exposed():
+    assert Camera.exposed(np.full(9, 1e-40, dtype="float32")).gain <= np.finfo("float32").max

@@ -30,6 +30,12 @@ def test_sample_weights_that_are_no_numbers_are_refused(weights):
         fitted(weights)
 
 
+@pytest.mark.parametrize("weights", [np.zeros(12), np.full(12, np.nan), -np.ones(12), np.ones(11)])
+def test_score_takes_the_weights_that_fit_takes(weights):
+    with pytest.raises(UsageError, match="sample_weight"):
+        fitted().score(X, Y, weights)
+
+
 @pytest.mark.parametrize("alphas", [[1j], "a", [np.nan], [np.inf], [-1.0], []])
 def test_alphas_that_are_no_numbers_are_refused(alphas):
     with pytest.raises(UsageError, match="alphas .* must be one or more finite, non-negative numbers"):
