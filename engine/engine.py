@@ -23,7 +23,6 @@ from ..kernels.memory import blocks
 from ..saving import write_atomically
 from .checked import digest, remember
 from .graph_check import check_graph
-from .interface import check_interface
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
 from .runtimes import (
@@ -301,7 +300,6 @@ class Engine:
             raise AurevoirError(f"{source} is {manifest.precision} with a calibration table; build it again")
         table = _read_table(parts[TABLE], manifest, source) if TABLE in parts else None
         check_graph(parts[GRAPH], manifest, source)
-        check_interface(parts[GRAPH], manifest, source)
         return cls(manifest, parts[GRAPH], table, device, parts.get(PLAN), speeds)
 
     def __copy__(self) -> "Engine":

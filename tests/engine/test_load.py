@@ -69,7 +69,7 @@ def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(expo
     made = assemble(exported, "fp32", "torch", device="cpu")
     engine = Engine(replace(made.manifest, precision="fp16", runtime="openvino"), made.graph)
     engine.save(tmp_path / "e.engine")
-    moved = load_engine(tmp_path / "e.engine", "cpu", "torch")
+    moved = load_engine(tmp_path / "e.engine", "cpu", "torch", trusted=True)
     assert (moved.runtime, moved.precision) == ("torch", "fp16")
     assert np.isfinite(moved(pixels[:4])).all()
     # As torch's were written once: a float graph is no float16 plan.

@@ -111,7 +111,7 @@ def test_graphs_of_one_family_of_runtimes_are_not_run_by_the_other(path, tiny_on
     with pytest.raises(AurevoirError, match="built for tensorrt-rtx, whose int8 graph onnxruntime does not support"):
         load_engine(path, runtime="onnxruntime")
     build_engine(tiny_onnx, out=tmp_path / "fp32.engine")
-    assert load_engine(tmp_path / "fp32.engine", runtime="tensorrt-rtx").runtime == "tensorrt-rtx"
+    assert load_engine(tmp_path / "fp32.engine", runtime="tensorrt-rtx", trusted=True).runtime == "tensorrt-rtx"
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.999])
