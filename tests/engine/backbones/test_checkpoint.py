@@ -193,11 +193,12 @@ def test_what_a_pickle_builds_from_nothing_is_bounded(tmp_path, bomb, monkeypatc
     monkeypatch.setenv("AUREVOIR_MEMORY", "100MB")
     torch.save({"a": torch.ones(2), "b": bomb}, tmp_path / "bomb.pth")
     assert not is_plain(tmp_path / "bomb.pth")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     with contextlib.suppress(AurevoirError):
         read_checkpoint(tmp_path / "bomb.pth", "net")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own < 200 << 10
+    # That of all children before is the least that can be told here.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(children, 2 << 20)
 
 
 def test_plain_state_dicts_need_no_process_of_their_own(tmp_path, monkeypatch):
