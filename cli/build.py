@@ -62,12 +62,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(
             "--keep-speeds has no effect: speeds are measured of int8 engines for this machine; leave it out"
         )
-    if args.keep_speeds:
-        engine.save(args.out, speeds=True)
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
     result: dict[str, Any] = {"engine": args.out}
-    save(result, args.out, lambda: engine.save(args.out), "engine")
+    save(result, args.out, lambda: engine.save(args.out, args.keep_speeds), "engine")
     return {
         **result,
         "runtime": made.runtime,

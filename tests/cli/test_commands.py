@@ -1,5 +1,6 @@
 """The commands: results on stdout, progress and errors on stderr, exit codes."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -340,6 +341,27 @@ def test_bench_threads_counts_other_outputs(call, tiny_onnx, tmp_path, monkeypat
     monkeypatch.setattr(Engine, "__call__", lambda self, images: run(self, images) + (next(calls) > 20))
     code, result, _ = call("bench", "threads", *options, "--json")
     assert (code, result["calls_with_other_outputs"]) == (0, 19)
+
+
+def test_two_builds_are_identical_and_speeds_are_kept_on_request(call, tiny_onnx, class_folder, tmp_path):
+    options = ["--precision", "int8", "--calibration", class_folder, "--runtime", "openvino", "--json"]
+    digests = []
+    for name, more in (("a", []), ("b", []), ("c", ["--keep-speeds"])):
+        code, built, err = call("build", tiny_onnx, "--out", tmp_path / name, *options, *more)
+        assert code == 0, err
+        told = call("inspect", tmp_path / name, "--json")[1]
+        assert told["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert told["images_per_second"] == (built["images_per_second"] if more else {})
+        digests.append(told["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_inspect_gives_the_digest_of_every_file_of_a_model(call, tiny_onnx, class_folder, tmp_path):
+    assert call("fit", class_folder, "--backbone", tiny_onnx, "--out", tmp_path / "m", "--json")[0] == 0
+    told = call("inspect", tmp_path / "m", "--json")[1]
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "m").iterdir()}
+    assert told["files"] == files
+    assert (told["model_sha256"], told["sha256"]) == (files["model.json"], files["engine.aurevoir"])
 
 
 def test_inspect_tells_all_about_an_engine(call, tiny_onnx, class_folder, tmp_path, monkeypatch):
