@@ -23,12 +23,6 @@ while True:
 BUSY = ("time.sleep(60)", "pass", "sum(range(10**8))")
 
 
-def _parent(folder):
-    """Run the child module, which never ends."""
-    sys.path.insert(0, str(folder))
-    run_child("endless", [str(folder / "pid")])
-
-
 def _wait_for(condition, seconds=20):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -64,9 +58,11 @@ def test_a_child_ends_when_its_parent_is_killed(busy, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_of_a_worker_process_ends_with_it(method, tmp_path):
+def test_a_child_of_a_worker_process_ends_with_it(method, tmp_path, monkeypatch):
     (tmp_path / "endless.py").write_text(CHILD.format(busy=BUSY[0]))
-    parent = multiprocessing.get_context(method).Process(target=_parent, args=(tmp_path,))
+    monkeypatch.syspath_prepend(tmp_path)
+    # A spawned process imports what it runs: this module is no part of its path.
+    parent = multiprocessing.get_context(method).Process(target=run_child, args=("endless", [str(tmp_path / "pid")]))
     parent.start()
     assert _ends_with(parent.pid, tmp_path)
     parent.join()

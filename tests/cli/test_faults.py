@@ -139,7 +139,9 @@ def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e")]
     environment = ENVIRONMENT | {"TMPDIR": str(tmp_path / "tmp")}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+    # The tests may run where it is ignored, as under nohup.
+    options = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL), "start_new_session": True}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options) as child:
         ends = time.monotonic() + 60
         while not list((tmp_path / "tmp").iterdir()) and time.monotonic() < ends:
             time.sleep(0.01)
