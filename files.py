@@ -1,6 +1,7 @@
 """Files read within bounds."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -74,6 +75,12 @@ def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def file_digest(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def was_replaced(path: Path | str, folder: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import AurevoirError, MissingPackageError, UsageError
+from .files import file_digest
 from .saving import write_atomically
 
 if TYPE_CHECKING:
@@ -119,10 +120,10 @@ def _digests(path: Path) -> dict[str, str]:
     if not path.is_dir():
         if not path.is_file():
             raise UsageError(f"{path} is no file or folder; give an engine file or a model folder")
-        return {_FILE: _digest(path)}
+        return {_FILE: file_digest(path)}
     if not (path / "model.json").is_file():
         raise UsageError(f"{path} is not a model folder (no model.json); give an engine file or a model folder")
-    return {name: _digest(path / name) for name in sorted(_names(path)) if name != SIGNATURE}
+    return {name: file_digest(path / name) for name in sorted(_names(path)) if name != SIGNATURE}
 
 
 def _names(folder: Path, prefix: str = "") -> Iterator[str]:
@@ -134,11 +135,6 @@ def _names(folder: Path, prefix: str = "") -> Iterator[str]:
                 yield f"{prefix}{entry.name}"
             else:
                 raise AurevoirError(f"{entry.path} is a link or a special file, which cannot be signed; remove it")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compare(path: Path | str, found: dict[str, str], signed: dict[str, str]) -> None:

@@ -192,9 +192,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": [
-            value for name, value in processor.items() if name.strip() in ("model name", "flags", "Features")
-        ],
+        "processor": [value for name, value in processor.items() if name.strip() in _PROCESSOR],
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": [_text(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
         "variables": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},

@@ -204,8 +204,9 @@ def _factor_bound(node: onnx.NodeProto, found: dict[str, float], made: Mapping[s
             continue
         if by.op_type == "Sigmoid" and by.input[0] == name:
             return _SILU
-        if by.op_type == "HardSigmoid" and by.input[0] == name:
-            return float(-(node_attribute(by, "beta", 0.5) ** 2) / (4 * node_attribute(by, "alpha", 0.2)))
+        slope = node_attribute(by, "alpha", 0.2)
+        if by.op_type == "HardSigmoid" and by.input[0] == name and slope > 0:
+            return float(-(node_attribute(by, "beta", 0.5) ** 2) / (4 * slope))
         if name in found:
             return found[name]
     return 0.0 if all(found.get(name) == 0 for name in node.input) else None

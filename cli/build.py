@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not smallest <= usual <= largest:
         raise UsageError(f"--batches {smallest} {usual} {largest} do not grow; give MIN OPT MAX, such as 1 16 64")
     check_outputs(args, {"out": "an engine file", "timing_cache": "a timing cache"}, (args.backbone,))
+    if args.keep_speeds and (args.precision != "int8" or args.target):
+        raise UsageError(
+            "--keep-speeds has no effect: speeds are measured of int8 engines for this machine; leave it out"
+        )
     watch = Stopwatch(report=True)
     engine = build_engine(
         args.backbone,
@@ -58,10 +62,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         stages=watch,
         **engine_arguments(args),
     )
-    if args.keep_speeds and not engine.images_per_second:
-        raise UsageError(
-            "--keep-speeds has no effect: speeds are measured of int8 engines for this machine; leave it out"
-        )
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
     result: dict[str, Any] = {"engine": args.out}

@@ -36,16 +36,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _model(folder: "Path") -> dict[str, Any]:
     """Return what a model folder holds; the digest of model.json, which holds those of the others, stands for all."""
-    import hashlib
-
+    from ..files import file_digest
     from ..signing import SIGNATURE
     from ..transfer.model import read
 
     model = read(folder)
-    data = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
     return {
         "model": str(folder),
-        "model_sha256": hashlib.sha256(data["model.json"]).hexdigest(),
+        "model_sha256": files["model.json"],
         "classes": model.classes.tolist(),
         "multilabel": model.multilabel,
         "features": model.features,
@@ -53,23 +52,23 @@ def _model(folder: "Path") -> dict[str, Any]:
         "alpha": model.path.alpha,
         "loo_accuracy": model.path.loo_accuracy,
         "seed": model.seed,
-        "signed": SIGNATURE in data,
-        "files": {name: hashlib.sha256(each).hexdigest() for name, each in data.items()},
+        "signed": SIGNATURE in files,
+        "files": files,
     }
 
 
 def _engine(args: argparse.Namespace) -> dict[str, Any]:
     import hashlib
     from dataclasses import asdict
-    from pathlib import Path
 
     from ..engine.load import read_engine
+    from ..files import file_digest
 
     engine = read_engine(args.engine)
     layers, why = _layers(engine)
     return {
         "engine": args.engine,
-        "sha256": hashlib.sha256(Path(args.engine).read_bytes()).hexdigest(),
+        "sha256": file_digest(args.engine),
         **asdict(engine.manifest),
         "normalization": engine.manifest.normalization,
         "dialect": engine.manifest.dialect,

@@ -290,14 +290,19 @@ class EngineBuilder:
 
     def _calibrated(self, placement: Placement, smoke: bool) -> CalibrationTable:
         exported, pixels, method = self.exported, self.sample[0], self.calibration.method
+
+        def made() -> CalibrationTable:
+            with self._stages("calibrate"):
+                return calibrate(exported, pixels, method, self.progress, placement, smoke)
+
+        if self._work is None:
+            return made()
         key = key_of("table", digest(exported.graph), _pixels_key(pixels), method, placement)
-        if self._work is not None and (kept := self._work.get("table", key)) is not None:
+        if (kept := self._work.get("table", key)) is not None:
             self._work.say("the calibration table")
             return CalibrationTable.from_json(kept)
-        with self._stages("calibrate"):
-            table = calibrate(exported, pixels, method, self.progress, placement, smoke)
-        if self._work is not None:
-            self._work.put("table", key, table.to_json().encode())
+        table = made()
+        self._work.put("table", key, table.to_json().encode())
         return table
 
     @lasting_child()

@@ -31,12 +31,6 @@ def _version(made: Manifest) -> str:
         return ""
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_known(key: str) -> bool:
     """Return whether a digest is in the record."""
     try:

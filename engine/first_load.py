@@ -5,7 +5,6 @@ A graph that passes `graph_check` may still crash native code, or take more memo
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from ..archive import read_archive, unpack_bytes
 from ..errors import AurevoirError
 from ..kernels.memory import memory_budget
+from ..saving import explained, scratch
 from .checked import is_known, remember
 from .engine import Engine
 from .limited import limit, run_limited
@@ -36,9 +36,10 @@ def check_first_load(engine: Engine, source: object) -> None:
     key = engine.digest()
     if is_known(key):
         return
-    with tempfile.TemporaryDirectory(prefix=".aurevoir-") as folder:
-        path = Path(folder) / "first.engine"
-        path.write_bytes(engine.to_bytes())
+    with scratch("first.engine") as folder:
+        path = folder / "first.engine"
+        with explained(folder):
+            path.write_bytes(engine.to_bytes())
         what = f"{source}: its first run, in a process of its own,"
         run_limited(__name__, [str(path), engine.device], _memory(engine), what, _REMEDY)
     remember(key)

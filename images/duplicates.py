@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from ..files import file_digest
+
 _ENDS = 8192
 
 
@@ -41,7 +43,7 @@ def same_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     for alike in _groups(paths, _size):
         for similar in _groups(alike, _ends):
-            yield from _groups(similar, _digest)
+            yield from _groups(similar, file_digest)
 
 
 def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[list[Path]]:
@@ -66,8 +68,3 @@ def _ends(path: Path) -> bytes:
         head = file.read(_ENDS)
         file.seek(max(0, path.stat().st_size - _ENDS))
         return hashlib.sha256(head + file.read(_ENDS)).digest()
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page would change")
     args = parser.parse_args(argv)
     versions = locked(LOCK.read_text())
-    licences = {name: licence(name) for name in versions}
+    licences = {name: licence(name, version) for name, version in versions.items()}
     faults = [
         f"{name}: licence {found!r} is not allowed" for name, found in licences.items() if not allowed(name, found)
     ]
@@ -61,12 +61,13 @@ def locked(lock: str) -> dict[str, str]:
     return {name: ", ".join(found) for name, found in versions.items()}
 
 
-def licence(name: str) -> str | None:
-    """Return the licence that an installed package declares, or None where it is not installed."""
+def licence(name: str, versions: str) -> str | None:
+    """Return the licence that an installed package declares, or None where it, or of it another version, is not."""
     try:
-        return declared(distribution(name))
+        package = distribution(name)
     except PackageNotFoundError:
         return None
+    return declared(package) if package.version.partition("+")[0] in versions.split(", ") else None
 
 
 def declared(package: Distribution) -> str:

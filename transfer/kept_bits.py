@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.engine import Engine
+from ..files import file_digest
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
 from ..kernels.bits import packed_length
@@ -148,9 +149,6 @@ def _digests(images: Images, start: int, stop: int) -> list[str]:
 
 def _digest(path: Path | str) -> str:
     try:
-        if not Path(path).is_file():
-            return "not a file"
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path) if Path(path).is_file() else "not a file"
     except (OSError, ValueError) as error:
         return f"unreadable: {type(error).__name__}"

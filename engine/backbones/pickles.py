@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import AurevoirError
+from ...files import file_digest
 from ...kernels.memory import format_bytes, memory_budget
-from ..checked import file_digest, is_known, remember
+from ..checked import is_known, remember
 from ..limited import run_limited
 
 _BASE = 2 << 30

@@ -152,6 +152,12 @@ def test_lower_bounds_of_what_is_nearly_a_relu_are_reached_but_not_passed(kind):
     assert bound - 1e-6 < least + 1e-6 and least - bound < 2e-4
 
 
+@pytest.mark.parametrize("slope", [0.0, -0.2])
+def test_a_hard_sigmoid_that_does_not_rise_gives_no_bound(slope):
+    nodes = [helper.make_node("HardSigmoid", ["x"], ["g"], alpha=slope), helper.make_node("Mul", ["g", "x"], ["y"])]
+    assert "y" not in lower_bounds(_model(nodes, {}))
+
+
 def test_a_gate_keeps_bounds_and_another_factor_does_not():
     nodes = [
         helper.make_node("HardSwish", ["x"], ["a"]),

@@ -354,6 +354,8 @@ def test_two_builds_are_identical_and_speeds_are_kept_on_request(call, tiny_onnx
         assert told["images_per_second"] == (built["images_per_second"] if more else {})
         digests.append(told["sha256"])
     assert digests[0] == digests[1] != digests[2]
+    code, _, err = call("build", tiny_onnx, "--out", tmp_path / "d", "--keep-speeds")
+    assert (code, "--keep-speeds has no effect" in _message(err), (tmp_path / "d").exists()) == (2, True, False)
 
 
 def test_inspect_gives_the_digest_of_every_file_of_a_model(call, tiny_onnx, class_folder, tmp_path):
