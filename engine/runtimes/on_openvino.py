@@ -5,21 +5,27 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino
-from .base import Compiled, Layer, Precision, refusal
+from ...saving import explained, scratch
+from .base import FLOAT32_PREFIX, Compiled, Layer, Precision, refusal
 from .gpu_run import check_rows
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
 
+_MARK = ElementTree.fromstring('<rt_info><attribute name="precise" version="0"/></rt_info>')
+
+_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", "Parameter", "Constant")
+
 CHUNK = 4
 """Images per inference request."""
-MAX_CHUNKED_OUTPUTS = 2
+MAX_CHUNKED_OUTPUTS = 3
 
 
 @cache
@@ -71,7 +77,50 @@ def read(graph: bytes) -> Any:
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
     chain_concats(model)
-    return _core().read_model(model.SerializeToString())
+    return _keep_float32(_core().read_model(model.SerializeToString()))
+
+
+def _keep_float32(model: Any) -> Any:
+    """Return a model in which what follows a classifier's features, and their signs, are marked to stay in float32."""
+    import openvino
+
+    kept = _float32_names(model)
+    if not kept:
+        return model
+    # Python cannot set the mark: only a file can.
+    with scratch("float32.xml", "float32.bin") as folder:
+        path = folder / "float32.xml"
+        with explained(folder):
+            openvino.save_model(model, path, compress_to_fp16=False)
+            tree = ElementTree.parse(path)
+            for layer in tree.iterfind("layers/layer"):
+                if layer.get("name") in kept and layer.get("type") != "Result":
+                    layer.insert(0, _MARK)
+            tree.write(path)
+        return _core().read_model(path)
+
+
+def _float32_names(model: Any) -> set[str]:
+    """Return the names of a classifier's own nodes, and of those before them back to the last products.
+
+    In a graph that ends in bits OpenVINO keeps the latter in float32 by itself, as it does at the end of every graph:
+    the bits of a classifier are to be the same ones.
+    """
+    kept: set[str] = set()
+    first: list[Any] = []
+    for node in model.get_ordered_ops():
+        sources = [value.get_source_output().get_node() for value in node.inputs()]
+        if node.get_friendly_name().startswith(FLOAT32_PREFIX) or any(
+            source.get_friendly_name() in kept for source in sources
+        ):
+            first += [] if kept else sources
+            kept.add(node.get_friendly_name())
+    while first:
+        node = first.pop()
+        if node.get_type_name() not in _PRODUCTS and node.get_friendly_name() not in kept:
+            kept.add(node.get_friendly_name())
+            first += [value.get_source_output().get_node() for value in node.inputs()]
+    return kept
 
 
 def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
