@@ -10,8 +10,8 @@ from .text import name
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "In brackets is the probability of the label, calibrated by leave-one-out on the training images; an image of none "
-        "of the classes has one too."
+        "In brackets is the probability of the label, calibrated by leave-one-out on the training images; an image of "
+        "none of the classes has one too."
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
