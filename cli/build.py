@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "target": made.target,
         "sign_agreement": made.sign_agreement,
         "relative_error": made.relative_error,
+        "measured_on": None if made.sign_agreement is None else ("this processor" if args.target else made.runtime),
         "not_measured": _not_measured(engine, args),
         "images_per_second": engine.images_per_second,
         "timings": {stage: seconds[stage] for stage in ("decode", "calibrate", "build", "total")},
@@ -145,7 +146,7 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
     made = engine.manifest
     if made.sign_agreement is not None or made.precision == "fp32":
         return None
-    if args.target is not None:
+    if args.target is not None and args.precision != "int8":
         return f"the engine runs on {args.target} GPUs, which this machine does not have"
     if args.calibration is None:
         return "no images were given (--calibration DIR)"
@@ -173,6 +174,7 @@ def describe(result: dict[str, Any]) -> str:
     if result["sign_agreement"] is not None:
         lines.append(
             f"sign agreement with fp32: {result['sign_agreement']:.1%}, relative error {result['relative_error']:.4f}"
+            + (" (of its quantized graph, on this processor)" if result["measured_on"] == "this processor" else "")
         )
     elif result["not_measured"]:
         lines.append(f"sign agreement with fp32 was not measured: {result['not_measured']}")

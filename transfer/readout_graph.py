@@ -1,6 +1,5 @@
 """A readout as ONNX nodes: from float features to scores, probabilities and label."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,7 @@ def append_readout(
     nodes = _Nodes(model, packed)
     scores, probabilities, label = CLASSIFIER_OUTPUTS
     signs = nodes("Greater", "features", nodes.constant("zero", np.float32(0)))
-    linear = _linear(nodes, nodes("Cast", signs, to=TensorProto.FLOAT), readout, m)
-    nodes("Add", linear, nodes.single("intercept", readout.intercept), out=scores)
+    _scores(nodes, nodes("Cast", signs, to=TensorProto.FLOAT), readout, m, scores)
     sharpness = nodes.constant("sharpness", np.float32((2 if multilabel else 1) / temperature))
     scaled = nodes("Mul", scores, sharpness)
     if multilabel:
@@ -94,6 +92,17 @@ class _Nodes:
         """Reshape to a shape behind a free first length."""
         return self("Reshape", x, self.constant("shape", np.array([-1, *shape])))
 
+    def dequantized(self, levels: str) -> str:
+        """Append the float32 of int8 levels; TensorRT takes int8 in no other way."""
+        return self("DequantizeLinear", levels, *self._levels())
+
+    def quantized(self, x: str) -> str:
+        """Append the int8 of whole numbers."""
+        return self("QuantizeLinear", x, *self._levels())
+
+    def _levels(self) -> tuple[str, str]:
+        return self.constant("one", np.float32(1)), self.constant("zero", np.int8(0))
+
     def sum(self, x: str, axis: int, keepdims: int = 0) -> str:
         """Sum along an axis."""
         return self("ReduceSum", x, self.constant("axes", np.array([axis])), keepdims=keepdims)
@@ -119,13 +128,24 @@ def require_small(size: int, what: str) -> None:
         )
 
 
-def _linear(nodes: _Nodes, bits: str, readout: BitsReadout | ExactReadout | SpeckleReadout, m: int) -> str:
-    """Append nodes from the bits, float32 of shape (batch, m), to scores less the intercept."""
-    if isinstance(readout, ExactReadout):
-        return _exact(nodes, bits, readout, m)
-    if isinstance(readout, SpeckleReadout):
-        bits = _speckle(nodes, bits, readout)
-    return nodes("MatMul", bits, nodes.single("weights", readout.weights))
+def _scores(nodes: _Nodes, bits: str, readout: BitsReadout | ExactReadout | SpeckleReadout, m: int, out: str) -> None:
+    """Append nodes from the bits, float32 of shape (batch, m), to the scores."""
+    if isinstance(readout, BitsReadout):
+        linear = _times_weights(nodes, bits, readout.weights)
+    elif isinstance(readout, ExactReadout):
+        linear = _exact(nodes, bits, readout, m)
+    elif isinstance(readout.projection, Hadamard):
+        linear = _hadamard(nodes, bits, readout.projection, readout)
+    else:
+        speckle = _exposed(nodes, _dense(nodes, bits, readout.projection), readout)
+        linear = _times_weights(nodes, speckle, readout.weights)
+    nodes("Add", linear, nodes.single("intercept", readout.intercept), out=out)
+
+
+def _times_weights(nodes: _Nodes, x: str, weights: np.ndarray) -> str:
+    """Append x @ weights in float32, with the constant on the left: OpenVINO forgets to keep float32 elsewhere."""
+    product = nodes("MatMul", nodes.single("weights", weights.T), nodes("Transpose", x, perm=[1, 0]))
+    return nodes("Transpose", product, perm=[1, 0])
 
 
 def _exact(nodes: _Nodes, bits: str, readout: ExactReadout, m: int) -> str:
@@ -138,27 +158,24 @@ def _exact(nodes: _Nodes, bits: str, readout: ExactReadout, m: int) -> str:
     require_small(n * m, f"the exact kernel with {n:,d} training images of {m:,d} bits")
     rows = unpack(readout.rows, m)
     total = rows.sum(axis=0, dtype="float64")
-    middle = nodes.constant("middle", np.float32(np.rint(total @ total / n**2)))
+    middle = np.float32(np.rint(total @ total / n**2))
     counts = _times_bits(nodes, bits, rows, 0)
-    squares = nodes("Mul", nodes("Sub", counts, middle), nodes("Add", counts, middle))
-    kernel = nodes("MatMul", squares, nodes.single("coefficients", coefficients))
+    less, more = (nodes("Add", counts, nodes.constant("middle", each)) for each in (-middle, middle))
+    kernel = _times_weights(nodes, nodes("Mul", less, more), coefficients)
     rates = nodes.single("rates", (norms @ coefficients)[None])
     return nodes("Add", kernel, nodes("Mul", nodes.sum(bits, 1, keepdims=1), rates))
 
 
-def _speckle(nodes: _Nodes, bits: str, readout: SpeckleReadout) -> str:
-    """Append a projection and a camera: its speckle less 128, as float32 of shape (batch, k)."""
-    seen = nodes(
-        "Mul", _intensities(nodes, bits, readout.projection), nodes.single("gain", np.array(readout.camera.gain))
-    )
-    speckle = nodes("Min", nodes("Round", seen), nodes.constant("white", np.float32(255)))
-    return nodes("Sub", speckle, nodes.constant("grey", np.float32(128)))
+def _exposed(nodes: _Nodes, intensities: str, readout: SpeckleReadout, scale: float = 1.0) -> str:
+    """Append a camera: the speckle of intensities times a power of two, less 128."""
+    gain = nodes.constant("gain", np.float32(readout.camera.gain) * np.float32(scale))
+    seen = nodes("Round", nodes("Mul", intensities, gain))
+    speckle = nodes("Min", seen, nodes.constant("white", np.float32(255)))
+    return nodes("Add", speckle, nodes.constant("grey", np.float32(-128)))
 
 
-def _intensities(nodes: _Nodes, bits: str, projection: Projection) -> str:
-    """Append a projection |Rx|^2: float32 of shape (batch, k)."""
-    if isinstance(projection, Hadamard):
-        return _hadamard(nodes, bits, projection)
+def _dense(nodes: _Nodes, bits: str, projection: Projection) -> str:
+    """Append a projection |Rx|^2 by a matrix: float32 of shape (batch, k)."""
     if not isinstance(projection, Dense | DenseSigns):
         raise UsageError(
             f"projection {projection.kind!r} is hardware, or simulates it in Python, and no graph holds it; fit with "
@@ -189,51 +206,82 @@ def _times_bits(nodes: _Nodes, bits: str, ones: np.ndarray, low: int) -> str:
 
 def _times(nodes: _Nodes, bits: str, matrix: str) -> str:
     """Append the product with an int8 matrix of shape (m, columns), in integers where the runtime can: exact."""
-    one, zero = nodes.constant("one", np.float32(1)), nodes.constant("zero", np.int8(0))
-    levels = nodes("DequantizeLinear", nodes("QuantizeLinear", bits, one, zero), one, zero)
-    return nodes("MatMul", levels, nodes("DequantizeLinear", matrix, one, zero))
+    return nodes("MatMul", nodes.dequantized(nodes.quantized(bits)), nodes.dequantized(matrix))
 
 
-def _hadamard(nodes: _Nodes, bits: str, projection: Hadamard) -> str:
-    """Append the chains of Walsh-Hadamard transforms, without their norm until the end, where it is a power of two."""
+def _hadamard(nodes: _Nodes, bits: str, projection: Hadamard, readout: SpeckleReadout) -> str:
+    """Append chains of Walsh-Hadamard transforms, their speckle, and its product with the readout's weights.
+
+    Transforms lack their norm until the end, where it is a power of two, and leave their outputs in an order of their
+    own (`_Digits`), in which later signs and the weights are stored.
+    """
     m, k, p = projection.m, projection.k, projection.length
     signs = hadamard_signs(m, k, projection.seed)
-    pairs = len(signs)
+    pairs, classes = len(signs), readout.weights.shape[1]
     require_small(4 * signs.size, f"the hadamard projection of m = {m:,d} features to k = {k:,d} components")
-    chains = signs.reshape(2 * pairs, 3, p)
     if p > m:
         bits = nodes("Pad", bits, nodes.constant("padding", np.array([0, 0, 0, p - m])))
-    x, kept = nodes.reshape(bits, 1, p), p
+    x, digits = nodes.reshape(bits, 1, p), _Digits(p)
     for step in range(3):
-        flips = nodes("Cast", nodes.constant("flips", chains[:, step]), to=TensorProto.FLOAT)
-        x = nodes("Mul", x, flips)
+        flips = digits.ordered(signs[:, :, step].reshape(2 * pairs, p)).astype("float32")
+        x = nodes("Mul", x, nodes.constant("flips", flips))
         # Of the last transform of a single pair, only what contains the first k outputs is computed.
-        x, kept = _walsh_hadamard(nodes, x, p, k if step == 2 and pairs == 1 else p)
-        x = nodes.reshape(x, 2 * pairs, kept)
-    squares = nodes.reshape(nodes("Mul", x, x), pairs, 2, kept)
-    sums = nodes("Mul", nodes.sum(squares, 2), nodes.constant("norm", np.float32(float(p) ** -3)))
-    return nodes.first(nodes.reshape(sums, pairs * kept), k, pairs * kept)
+        x = digits.transform(nodes, x, k if step == 2 and pairs == 1 else p)
+        x = nodes.reshape(x, 2 * pairs, digits.size)
+    squares = nodes.reshape(nodes("Mul", x, x), pairs, 2, digits.size)
+    seen = _exposed(nodes, nodes.reshape(nodes.sum(squares, 2), pairs * digits.size), readout, float(p) ** -3)
+    padded = np.zeros((pairs * p, classes))
+    padded[:k] = readout.weights
+    weights = digits.ordered(padded.reshape(pairs, p, classes).transpose(2, 0, 1)).reshape(classes, -1)
+    return _times_weights(nodes, seen, weights.T)
 
 
-def _walsh_hadamard(nodes: _Nodes, x: str, p: int, least: int) -> tuple[str, int]:
-    """Append the first outputs, at least so many, of a transform of each row of p, and return how many they are.
+class _Digits:
+    """The digits of the indices of a transform's rows, in the order in which they are laid out.
 
-    H of length p is a Kronecker product of small ones, each a matrix product along its axis.
+    H of length p is a Kronecker product of small ones, one a digit. A small one is a matrix product from the left
+    along the axis of its digit; the digit that is laid out last comes first before that.
     """
-    kept, left = 1, p
-    for radix in _factors(p):
-        left //= radix
-        rows = min(radix, -(-least // (kept * left))) if kept == 1 else radix
-        small = nodes.constant("H", hadamard(radix, dtype="float32")[:rows])
-        if left > 1:
-            x = nodes("MatMul", small, nodes.reshape(x, radix, left))
-        else:
-            x = nodes("MatMul", nodes.reshape(x, radix), nodes("Transpose", small, perm=[1, 0]))
-        kept *= rows
-    return x, kept
 
+    def __init__(self, p: int) -> None:
+        self.radices: list[int] = []
+        while p > 1:
+            self.radices.append(min(p, _RADIX))
+            p //= self.radices[-1]
+        self.radices = self.radices or [1]
+        self.lengths, self.order = list(self.radices), list(range(len(self.radices)))
 
-def _factors(p: int) -> Iterator[int]:
-    while p > 1:
-        yield min(p, _RADIX)
-        p //= min(p, _RADIX)
+    @property
+    def size(self) -> int:
+        """The number of outputs that are computed."""
+        return int(np.prod(self.lengths))
+
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """Return values of shape (..., p), in natural order, in this one, of shape (..., size)."""
+        lead = values.shape[:-1]
+        apart = values.reshape(*lead, *self.radices)[(..., *(slice(0, length) for length in self.lengths))]
+        axes = [*range(len(lead)), *(len(lead) + digit for digit in self.order)]
+        return np.ascontiguousarray(apart.transpose(axes)).reshape(*lead, self.size)
+
+    def transform(self, nodes: _Nodes, x: str, least: int) -> str:
+        """Append a transform of rows in this order; the first outputs are needed, `least` in natural order."""
+        for place in range(len(self.order) - 1):
+            x = self._product(nodes, x, place, least)
+        if len(self.order) > 1:
+            last = self.order.pop()
+            x = nodes(
+                "Transpose", nodes.reshape(x, self.size // self.lengths[last], self.lengths[last]), perm=[0, 2, 1]
+            )
+            self.order.insert(0, last)
+        return self._product(nodes, x, 0, least)
+
+    def _product(self, nodes: _Nodes, x: str, place: int, least: int) -> str:
+        digit = self.order[place]
+        radix = self.radices[digit]
+        after = int(np.prod([self.lengths[each] for each in self.order[place + 1 :]]))
+        rows = radix if digit else -(-least // int(np.prod(self.radices[1:])))
+        x = nodes(
+            "MatMul", nodes.constant("H", hadamard(radix, dtype="float32")[:rows]), nodes.reshape(x, radix, after)
+        )
+        self.lengths[digit] = rows
+        return x

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino
+from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino, split_products
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIX, Compiled, Layer, Precision, refusal
 from .gpu_run import check_rows
@@ -53,7 +53,7 @@ def devices() -> tuple[str, ...]:
     return tuple(name.lower() for name in _core().available_devices)
 
 
-def _inference_precision(precision: Precision) -> str:
+def inference_precision(precision: Precision) -> str:
     """Return the float type of unquantized layers; for int8 the narrowest one."""
     if precision == "int8":
         return "bf16" if "bf16" in precisions() else "f32"
@@ -62,7 +62,7 @@ def _inference_precision(precision: Precision) -> str:
 
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
     """Compile an ONNX graph; see `base.GraphRuntime`."""
-    return compile_model(read(graph), precision, device)
+    return compile_model(read(graph, precision), precision, device)
 
 
 def check(graph: bytes) -> None:
@@ -70,9 +70,11 @@ def check(graph: bytes) -> None:
     read(graph)
 
 
-def read(graph: bytes) -> Any:
+def read(graph: bytes, precision: Precision = "fp32") -> Any:
     """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
     model = as_openvino_reads(onnx.load_from_string(graph))
+    if inference_precision(precision) != "f32":
+        split_products(model, FLOAT32_PREFIX)
     if misread := misread_by_openvino(model):
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
@@ -189,7 +191,7 @@ def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
 def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Layer]:
     """Return name, type and precision of every executed layer, except constants."""
     found: list[Layer] = []
-    for layer in _compiled(read(graph), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
+    for layer in _compiled(read(graph, precision), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
         info = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
         if info["layerType"] not in ("Input", "Const", "Output"):
             found.append(
@@ -204,5 +206,5 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
 
 
 def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
-    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _inference_precision(precision)}
+    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
     return _core().compile_model(model, device.upper(), options)
