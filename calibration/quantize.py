@@ -320,8 +320,8 @@ def _add_to_bias(context: _Context, node: onnx.NodeProto, more: np.ndarray) -> N
     """Add to the constant bias of a product, of which there may be none."""
     tensors = initializers(context.model)
     known = read_constant(tensors, node.input[2]) if len(node.input) > 2 and node.input[2] else 0
-    del node.input[2:]
-    node.input.append(context.add(f"{node.output[0]}_shifted_bias", (known + more).astype("float32")))
+    shifted = context.add(f"{node.output[0]}_shifted_bias", (known + more).astype("float32"))
+    node.input[:] = [*node.input[:2], shifted, *node.input[3:]]
 
 
 def _weight_nodes(

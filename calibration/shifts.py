@@ -8,9 +8,10 @@ as many nodes as before. Convolutions that pad their input are left as they are:
 
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import onnx
 
-from .graph.edit import consumers, initializers, node_attribute
+from .graph.edit import consumers, initializers, node_attribute, read_constant
 
 _WITH_BIAS = {"Conv": 2, "BatchNormalization": 2}
 """The operators whose bias a constant can be subtracted from, and the input that it is."""
@@ -62,6 +63,22 @@ def find_shifts(
         and has_bounds(made[name])
         and has_bias(made[name].input[0])
         and all(reader.output[0] in unpadded and reader.input[0] == name for reader in readers[name])
+    }
+
+
+def shifts_of(model: onnx.ModelProto, quantized: onnx.ModelProto, names: Iterable[str]) -> list[float]:
+    """Return what `quantize` has subtracted from each of the named tensors of a float graph; 0 where nothing was."""
+    lows = [_lows(each) for each in (model, quantized)]
+    return [lows[0].get(name, 0.0) - lows[1].get(name, 0.0) for name in names]
+
+
+def _lows(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the lower bounds that Clips set."""
+    constants = initializers(model)
+    return {
+        node.output[0]: float(np.min(read_constant(constants, node.input[1])))
+        for node in model.graph.node
+        if node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in constants
     }
 
 
