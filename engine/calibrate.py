@@ -15,7 +15,6 @@ from ..calibration.histograms import Run, observe, with_means
 from ..calibration.placement import Placement, quantizable, units, weighted
 from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
-from ..calibration.shifts import shifts_of
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
 from ..calibration.trt_cache import read_cache
@@ -215,12 +214,10 @@ def tensor_fidelity(
         for graph, tensors in ((exported.graph, names), (low, [after[name] for name in names]))
     ]
     meters = {name: FidelityMeter() for name in [*names, "features"]}
-    shifts = [np.float32(shift) for shift in (*shifts_of(exported.graph, low, names), 0)]
     with progress_bar(total=len(pixels), desc="fidelity", unit="img", show=progress) as bar:
         for which in blocks(len(pixels), max(1, _observed_batch(exported, names) // 2)):
-            computed = (run(pixels[which]) for run in runs)
-            for meter, shift, reference, values in zip(meters.values(), shifts, *computed, strict=True):
-                meter.add(values + shift, reference)
+            for meter, reference, values in zip(meters.values(), *(run(pixels[which]) for run in runs), strict=True):
+                meter.add(values, reference)
             bar.update(len(pixels[which]))
     return [meter.result(name, table.thresholds.get(name)) for name, meter in meters.items()]
 
