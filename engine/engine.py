@@ -3,8 +3,9 @@
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from .checked import digest, remember
 from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
 from .manifest import Manifest, read_manifest, read_speeds
+from .pointers import IMAGES, check_pointers, host_memory, stream_handle, writable
 from .runtimes import (
     batch_size,
     builds_plans,
     check_device,
     check_precision,
+    check_settings,
     compile_graph,
     default_device,
     plan_runtime,
@@ -37,7 +40,7 @@ from .runtimes import (
 )
 from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
-from .runtimes.gpu_run import GpuRunner, check_images, check_rows
+from .runtimes.gpu_run import GpuRunner, check_images, check_rows, host_array
 from .spec import PlanSpec
 
 MANIFEST, GRAPH, TABLE, PLAN, SPEEDS = "manifest.json", "model.onnx", "calibration.json", "plan.bin", "speeds.json"
@@ -76,6 +79,7 @@ class Engine:
         self.images_per_second = dict(images_per_second or {})
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
+        self._settings: dict[str, int] = {}
         self._compiled: dict[str, Compiled | GpuRunner] = {}
         self._runner: GpuRunner | None = None
         self._lock = threading.Lock()
@@ -119,6 +123,21 @@ class Engine:
         """Size of the graph with its weights, in units of 10^6 bytes."""
         return len(self.graph) / 1e6
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return ("features", "bits")
+
+    @cached_property
+    def output_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """The shape, without the batch axis, and the dtype of each output by name."""
+        found = {}
+        for value in onnx.load_from_string(self.graph).graph.output:
+            kind = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            found[value.name] = tuple(axis.dim_value for axis in kind.shape.dim[1:]), str(dtype)
+        return found
+
     def quantized_products(self) -> tuple[int, int]:
         """Return the number of convolutions and matrix products that read int8, and their total number."""
         nodes = leading_to(onnx.load_from_string(self.graph), ["features"])
@@ -129,19 +148,22 @@ class Engine:
         products = [node for node in nodes if node.op_type in PRODUCTS]
         return sum(node.input[0] in integers for node in products), len(products)
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Any, out: Any = None) -> Any:
         """Compute features.
 
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, channels)
-            RGB, or the channels that the network was made for. A NumPy array, or any array with DLPack or the array
-            interface.
+            RGB, or the channels that the network was made for. A NumPy array, or what has DLPack, the array interface
+            or the buffer protocol: a ``memoryview`` or a ctypes array of that shape, or ``bytes`` and ``array.array``
+            that hold whole images.
+        out : float32 array of shape (batch, m), optional
+            A C-contiguous NumPy array, or one of the host with DLPack, to write the features into.
 
         Returns
         -------
         features : float32 array of shape (batch, m)
-            A NumPy array; for images on a GPU and an engine that runs there, an array on that GPU.
+            `out`, or a new NumPy array; for images on a GPU and an engine that runs there, an array on that GPU.
 
         Raises
         ------
@@ -150,14 +172,16 @@ class Engine:
         AurevoirError
             If the network returns another number of rows than there are images.
         """
-        return self._run("features", images, "float32", self.features)
+        return self._run("features", images, "float32", self.features, out)
 
-    def bits(self, images: Any) -> Any:
+    def bits(self, images: Any, out: Any = None) -> Any:
         """Compute the packed sign bits of features, without transferring the features.
 
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, 3)
+        out : uint8 array of shape (batch, ceil(m / 8)), optional
+            See `__call__`.
 
         Returns
         -------
@@ -165,11 +189,59 @@ class Engine:
             Equal to ``numpy.packbits(features > 0, axis=1)``. Below fp32, a runtime may round the two
             outputs differently near zero.
         """
-        return self._run("bits", images, "uint8", packed_length(self.features))
+        return self._run("bits", images, "uint8", packed_length(self.features), out)
 
-    def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
-        run = self._plan_runner() if builds_plans(self.runtime) else self.compiled(output)
+    def run_pointers(self, addresses: Mapping[str, int], batch: int, stream: Any = None) -> None:
+        """Compute outputs of images in memory that the caller owns, into memory that the caller owns.
+
+        For a program that embeds Python, or that holds its buffers itself. What is computed lies in the given memory
+        when the call returns; on a GPU, when the stream has come that far. Where the runtime allows it nothing is
+        copied.
+
+        Parameters
+        ----------
+        addresses : mapping of int
+            That of ``images``, uint8 (batch, height, width, channels) in C order, and of any of `outputs`, whose shapes
+            and dtypes `output_types` has; of memory of the host, or for an engine that runs on a GPU of that GPU.
+        batch : int
+            The number of images.
+        stream : optional
+            For an engine on a GPU: the stream to enqueue the work on, of torch, CuPy or PyCUDA or a ``cudaStream_t`` as
+            an integer; by default the current stream of the library that aurevoir runs on. It must last as long as
+            this thread uses the engine.
+
+        Raises
+        ------
+        UsageError
+            If a name is not one of these, an address is no positive integer or not aligned to its dtype, two memories
+            overlap, or a stream is given to an engine that runs on the host. That the memory is the caller's and as
+            large as the shapes say cannot be checked: a wrong address or batch ends the process, or worse.
+        AurevoirError
+            If the network returns another number of rows than there are images, or the runtime fails.
+        """
+        described = {IMAGES: (self.input_shape, "uint8"), **self.output_types}
+        found, batch = check_pointers(addresses, batch, described)
+        if stream is not None and not self.device.startswith("cuda"):
+            raise UsageError(f"stream {stream!r} has no effect: this engine runs on {self.device!r}; leave it out")
+        names = [name for name in self.output_types if name in found]
+        run = self._runner_of(*names)
         if isinstance(run, GpuRunner):
+            run.run_pointers(found, batch, None if stream is None else stream_handle(stream))
+            return
+        arrays = {
+            name: host_memory(address, (batch, *described[name][0]), described[name][1])
+            for name, address in found.items()
+        }
+        self._write(run, arrays[IMAGES], [arrays[name] for name in names])
+
+    def _run(self, output: str, images: Any, dtype: str, width: int, out: Any = None) -> Any:
+        run = self._runner_of(output)
+        if isinstance(run, GpuRunner):
+            if out is not None:
+                raise UsageError(
+                    f"out is for engines that run on the host, and this one runs on {self.device!r}; leave it out, or "
+                    "give addresses of the GPU's memory to run_pointers"
+                )
             return run(images, [output])[output]
         if on_gpu(images):
             raise UsageError(
@@ -177,12 +249,27 @@ class Engine:
                 "host memory; copy them to the host, or load the engine on 'cuda'"
             )
         images = self._checked(images)
+        if out is not None:
+            self._write(run, images, [writable(out, (len(images), width), dtype)])
+            return out
         results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), self.batch_size):
             rows = run(images[which])[0]
             check_rows(len(rows), which.stop - which.start)
             results[which] = rows
         return results
+
+    def _write(self, run: Compiled, images: np.ndarray, results: Sequence[np.ndarray]) -> None:
+        """Compute outputs into arrays, where the runtime allows it in place."""
+        for which in blocks(len(images), self.batch_size):
+            parts = [result[which] for result in results]
+            for part, rows in zip(parts, run(images[which], parts), strict=True):
+                check_rows(len(rows), len(part))
+                if rows.ctypes.data != part.ctypes.data:
+                    part[...] = rows
+
+    def _runner_of(self, *outputs: str) -> Compiled | GpuRunner:
+        return self._plan_runner() if builds_plans(self.runtime) else self.compiled(*outputs)
 
     def plan_mismatch(self) -> str:
         """Describe why the plan does not fit this machine; empty if it does, or if there is none."""
@@ -222,22 +309,39 @@ class Engine:
         """Return the same engine with measured speeds."""
         return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
 
+    def with_threads(self, threads: int | None = None, streams: int | None = None) -> "Engine":
+        """Return the same engine on a number of threads of the CPU, and of streams that run at the same time.
+
+        OpenVINO takes both, ONNX Runtime and torch take threads, torch's being those of the process. None leaves the
+        choice to the runtime. They belong to the machine, and are in neither the engine's file nor its pickle.
+
+        Raises
+        ------
+        UsageError
+            If one is below 1, or the runtime does not take it on the engine's device.
+        """
+        engine = self.with_speeds(self.images_per_second)
+        engine._settings = check_settings(self.runtime, self.device, {"threads": threads, "streams": streams})
+        return engine
+
     def _checked(self, images: Any) -> np.ndarray:
-        read = np.from_dlpack if hasattr(images, "__dlpack__") else np.asarray
-        pixels: np.ndarray = images if isinstance(images, np.ndarray) else read(images)
+        pixels = host_array(images, self.input_shape)
         check_images(pixels, self.input_shape)
         return pixels
 
-    def compiled(self, output: str) -> Compiled | GpuRunner:
-        """Return a function that computes only one output, ``features`` or ``bits``; see `runtimes`."""
+    def compiled(self, *outputs: str) -> Compiled | GpuRunner:
+        """Return a function that computes only some outputs, such as ``bits``, in their order; see `runtimes`."""
+        key = " ".join(outputs)
         with self._lock:
-            if output not in self._compiled:
+            if key not in self._compiled:
                 require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
-                graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
+                graph = prune(onnx.load_from_string(self.graph), list(outputs)).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[output] = compile_graph(self.runtime, graph, precision, self.device)
-            return self._compiled[output]
+                self._compiled[key] = compile_graph(
+                    self.runtime, graph, precision, self.device, self._settings
+                )
+            return self._compiled[key]
 
     def parts(self) -> dict[str, bytes]:
         """Return the parts of the engine file, except the manifest."""

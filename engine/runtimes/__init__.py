@@ -1,6 +1,6 @@
 """Find runtimes by name and choose among them; `base` defines their interface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -47,7 +47,13 @@ def graph_runtime(name: str) -> GraphRuntime:
     raise _unknown(name)
 
 
-def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
+def compile_graph(
+    name: str,
+    graph: bytes,
+    precision: Precision,
+    device: str = "cpu",
+    settings: Mapping[str, int] | None = None,
+) -> Compiled | GpuRunner:
     """Compile an ONNX graph for a graph runtime; see `GraphRuntime.compile`.
 
     Raises
@@ -59,16 +65,34 @@ def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "
     module = graph_runtime(name)
     check_process(name)
     with native_errors(name, "compile"):
-        compiled = module.compile(graph, precision, device)
+        compiled = module.compile(graph, precision, device, settings)
     if isinstance(compiled, GpuRunner):
         return compiled
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
+    def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         check_process(name)
         with native_errors(name, "run"):
-            return compiled(images)
+            return compiled(images) if into is None else compiled(images, into)
 
     return run
+
+
+def check_settings(name: str, device: str, settings: Mapping[str, int | None]) -> dict[str, int]:
+    """Return those of ``threads`` and ``streams`` that are given, for a runtime on a device.
+
+    Raises
+    ------
+    UsageError
+        If one is below 1, or the runtime does not take it there.
+    """
+    given = {each: value for each, value in settings.items() if value is not None}
+    taken = graph_runtime(name).SETTINGS if device == "cpu" and not builds_plans(name) else ()
+    for each, value in given.items():
+        if value < 1:
+            raise UsageError(f"{each} {value} is less than 1")
+        if each not in taken:
+            raise UsageError(f"{each} {value} has no effect with runtime {name!r} on device {device!r}; leave it out")
+    return given
 
 
 def plan_runtime(name: str) -> PlanRuntime:
