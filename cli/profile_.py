@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = profile_engine(engine, images, args.calls)
     result: dict[str, Any] = {**_about(engine, args.engine), **found.to_json(), "top": args.top}
     if args.trace:
-        save(result, args.trace, lambda: write_trace(found, args.trace), "trace")
+        save(result, args.trace, lambda: write_trace(found, args.trace))
     if args.plot:
-        save(result, args.plot, lambda: plot_profile(found, _title(result), args.plot), "plot")
+        save(result, args.plot, lambda: plot_profile(found, _title(result), args.plot))
     return result
 
 
@@ -86,7 +86,7 @@ def describe(result: dict[str, Any]) -> str:
             header,
             *("  ".join(row) for row in rows),
             *more,
-            *(_shares(layers, key) for key in ("type", "precision")),
+            *(_shares(result, key) for key in ("type", "precision")),
         ]
     )
 
@@ -97,9 +97,5 @@ def _made_of(layer: dict[str, Any]) -> str:
     return plain(layer["name"]) + plain(fused)
 
 
-def _shares(layers: list[dict[str, Any]], key: str) -> str:
-    shares: dict[str, float] = {}
-    for layer in layers:
-        shares[layer[key]] = shares.get(layer[key], 0.0) + layer["share"]
-    ordered = sorted(shares.items(), key=lambda item: -item[1])
-    return f"by {key}: " + ", ".join(f"{plain(name)} {share:.1%}" for name, share in ordered)
+def _shares(result: dict[str, Any], key: str) -> str:
+    return f"by {key}: " + ", ".join(f"{plain(name)} {share:.1%}" for name, share in result[f"by_{key}"].items())

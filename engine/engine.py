@@ -224,7 +224,7 @@ class Engine:
         if stream is not None and not self.device.startswith("cuda"):
             raise UsageError(f"stream {stream!r} has no effect: this engine runs on {self.device!r}; leave it out")
         names = [name for name in self.output_types if name in found]
-        run = self._runner_of(*names)
+        run = self.runner(*names)
         if isinstance(run, GpuRunner):
             run.run_pointers(found, batch, None if stream is None else stream_handle(stream))
             return
@@ -235,7 +235,7 @@ class Engine:
         self._write(run, arrays[IMAGES], [arrays[name] for name in names])
 
     def _run(self, output: str, images: Any, dtype: str, width: int, out: Any = None) -> Any:
-        run = self._runner_of(output)
+        run = self.runner(output)
         if isinstance(run, GpuRunner):
             if out is not None:
                 raise UsageError(
@@ -268,7 +268,8 @@ class Engine:
                 if rows.ctypes.data != part.ctypes.data:
                     part[...] = rows
 
-    def _runner_of(self, *outputs: str) -> Compiled | GpuRunner:
+    def runner(self, *outputs: str) -> Compiled | GpuRunner:
+        """Return what computes some outputs, such as ``bits``, in their order: of a plan, all."""
         return self._plan_runner() if builds_plans(self.runtime) else self.compiled(*outputs)
 
     def plan_mismatch(self) -> str:

@@ -102,7 +102,12 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        return {**asdict(self), "layers_milliseconds": self.layers_milliseconds}
+        return {
+            **asdict(self),
+            "layers_milliseconds": self.layers_milliseconds,
+            "by_type": self.by("type"),
+            "by_precision": self.by("precision"),
+        }
 
 
 def profile_engine(engine: "Engine", images: np.ndarray, calls: int) -> Profile:
