@@ -35,6 +35,7 @@ from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
 from .smoke import first_batches, first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
+from .timing import is_faster
 
 Stages = Callable[[str], AbstractContextManager[None]]
 """Returns a context manager for a stage: ``decode``, ``calibrate`` or ``build``."""
@@ -105,7 +106,8 @@ def build_engine(
         For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the
         held-out images; `Engine.images_per_second` has the speeds with and without.
     prefer_faster : bool
-        Build the runtime's narrowest float precision instead if int8 is not faster on this machine.
+        Build the runtime's narrowest float precision instead if it is faster than int8 on this machine, in every turn of
+        their timing; where the turns disagree, int8 stays.
     smoke : bool
         Run the engine once in a child process first, so that a crash in a native library raises an
         error here.
@@ -416,10 +418,10 @@ class EngineBuilder:
         if spec.smoke:
             first_batches(engine, *peers.values())
         engine = with_speed(engine, peers, self.progress)
-        speeds = engine.images_per_second
-        if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
+        turns = engine.images_per_second_by_turn
+        if not spec.prefer_faster or is_faster(turns["int8"], turns[peer.precision]) is not False:
             return engine
-        return self._finish(peer, spec).with_speeds(speeds)
+        return self._finish(peer, spec).with_speeds(engine.images_per_second, turns)
 
 
 def _pixels_key(pixels: np.ndarray | None) -> str | None:

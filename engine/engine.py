@@ -65,6 +65,8 @@ class Engine:
     images_per_second : dict of float, optional
         Throughput of an int8 engine and its float peer by precision, timed in turn on the machine that built it;
         ``int8 throughout`` is the engine with all tensors quantized, if some are kept in floating point.
+    images_per_second_by_turn : dict of lists, optional
+        The same of each turn, of which those are the medians; not in the engine file.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Engine:
         device: str | None = None,
         plan: bytes | None = None,
         images_per_second: Mapping[str, float] | None = None,
+        images_per_second_by_turn: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.images_per_second = dict(images_per_second or {})
+        self.images_per_second_by_turn = {name: list(each) for name, each in (images_per_second_by_turn or {}).items()}
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
         self._settings: dict[str, int] = {}
@@ -304,11 +308,21 @@ class Engine:
 
     def with_manifest(self, manifest: Manifest) -> "Engine":
         """Return the same engine with another manifest."""
-        return Engine(manifest, self.graph, self.table, self._device, self.plan, self.images_per_second)
+        return self._with(manifest, self.images_per_second, self.images_per_second_by_turn)
 
-    def with_speeds(self, images_per_second: Mapping[str, float]) -> "Engine":
+    def with_speeds(
+        self, images_per_second: Mapping[str, float], by_turn: Mapping[str, Sequence[float]] | None = None
+    ) -> "Engine":
         """Return the same engine with measured speeds."""
-        return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
+        return self._with(self.manifest, images_per_second, by_turn)
+
+    def _with(
+        self,
+        manifest: Manifest,
+        images_per_second: Mapping[str, float],
+        by_turn: Mapping[str, Sequence[float]] | None,
+    ) -> "Engine":
+        return Engine(manifest, self.graph, self.table, self._device, self.plan, images_per_second, by_turn)
 
     def with_threads(self, threads: int | None = None, streams: int | None = None) -> "Engine":
         """Return the same engine on a number of threads of the CPU, and of streams that run at the same time.
@@ -321,7 +335,7 @@ class Engine:
         UsageError
             If one is below 1, or the runtime does not take it on the engine's device.
         """
-        engine = self.with_speeds(self.images_per_second)
+        engine = self.with_manifest(self.manifest)
         engine._settings = check_settings(self.runtime, self.device, {"threads": threads, "streams": streams})
         return engine
 
