@@ -36,7 +36,7 @@ COMMANDS = {
     "fit": "train a classifier on a folder of class folders",
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",
-    "doctor": "show which runtimes work on this machine and how to install the others",
+    "doctor": "show what the processor has, which runtimes work on this machine and how to install the others",
     "bench": "run benchmarks against other libraries",
     "demo": "train and test on generated images in several precisions",
 }

@@ -21,12 +21,13 @@ from .base import (
 from .device import has_nvidia_driver, open_device
 from .gpu_run import GpuRunner
 from .native_errors import native_errors
+from .processor import has_int8_dot_product, saturates
 
 HOST_BATCH, GPU_BATCH = 16, 512
 """Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
 
 # Runtimes with int8 kernels for the CPU.
-_ON_HOST = ("openvino", "onnxruntime")
+ON_HOST = ("openvino", "onnxruntime")
 
 
 def graph_runtime(name: str) -> GraphRuntime:
@@ -339,21 +340,14 @@ def takes_unsigned(name: str) -> bool:
 
     TensorRT supports only signed activations; for processors without VNNI see `weight_levels`.
     """
-    return name in _ON_HOST and _has_int8_dot_product()
+    return name in ON_HOST and has_int8_dot_product(name)
 
 
 def weight_levels(name: str) -> int:
-    """Return the largest magnitude of int8 weights that a runtime multiplies without overflow on this processor.
+    """Return the largest magnitude of int8 weights whose products a runtime sums without overflow on this processor.
 
-    Without VNNI, x86 processors add pairs of unsigned-by-signed products in 16 bits, where two large products
-    overflow; the runtimes convert signed activations to unsigned.
+    See `processor.saturates`.
     """
     from ...calibration.quantize import LEVELS, NARROW_LEVELS
 
-    return NARROW_LEVELS if name in _ON_HOST and not _has_int8_dot_product() else LEVELS
-
-
-def _has_int8_dot_product() -> bool:
-    from ...kernels.backends.numba.features import has_int8_dot_product
-
-    return has_int8_dot_product()
+    return NARROW_LEVELS if name in ON_HOST and saturates(name) else LEVELS

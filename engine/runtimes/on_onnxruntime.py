@@ -53,8 +53,15 @@ def compile(
     graph: bytes, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
 ) -> Compiled:
     """Open a session on an ONNX graph; see `base.GraphRuntime`."""
-    session = _session(graph, settings)
+    return _runner(_session(graph, settings))
 
+
+def compile_plain(graph: bytes) -> Compiled:
+    """Open a session that computes a graph node by node, as it is written: Q/DQ pairs round, and all else is float32."""
+    return _runner(_session(graph, plain=True))
+
+
+def _runner(session: Any) -> Compiled:
     def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         outputs: list[np.ndarray] = session.run(None, {"images": images})
         return outputs
@@ -62,11 +69,15 @@ def compile(
     return run
 
 
-def _session(graph: bytes, settings: Mapping[str, int] | None = None, profile: str | None = None) -> Any:
+def _session(
+    graph: bytes, settings: Mapping[str, int] | None = None, profile: str | None = None, plain: bool = False
+) -> Any:
     """Open a session; with `profile`, the beginning of a file name, it records the time of every node."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised too
     options.intra_op_num_threads = (settings or {}).get("threads", 0)
     if profile is not None:
