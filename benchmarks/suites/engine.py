@@ -111,7 +111,7 @@ def _names(files: Sequence[str]) -> list[str]:
 
 
 def _load(each: Contender, args: argparse.Namespace) -> None:
-    # What a user can mend is refused at once: a file that is none would leave a table without its row's point.
+    # What a user can mend, such as a file that is no engine, is refused at once.
     engine = load_engine(each.row["file"], args.device).with_threads(args.threads, args.streams)
     made = engine.manifest
     each.row.note(
