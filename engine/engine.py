@@ -254,7 +254,7 @@ class Engine:
             )
         images = self._checked(images)
         if out is not None:
-            self._write(run, images, [writable(out, (len(images), width), dtype)])
+            self._write(run, images, [writable(out, (len(images), width), dtype, images)])
             return out
         results = np.empty((len(images), width), dtype)
         for which in blocks(len(images), self.batch_size):

@@ -102,13 +102,13 @@ def stream_handle(stream: Any) -> int:
     return handle
 
 
-def writable(out: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def writable(out: Any, shape: tuple[int, ...], dtype: str, images: np.ndarray) -> np.ndarray:
     """Return `out`, a NumPy array or one of the host with DLPack, as an array to write an output into.
 
     Raises
     ------
     UsageError
-        If it has another shape or dtype, cannot be written, or is not C-contiguous.
+        If it has another shape or dtype, cannot be written, is not C-contiguous, or shares memory with the images.
     """
     try:
         array: np.ndarray = out if isinstance(out, np.ndarray) else np.from_dlpack(out)
@@ -119,4 +119,6 @@ def writable(out: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     if not (array.flags.c_contiguous and array.flags.writeable):
         what = "not C-contiguous" if array.flags.writeable else "read-only"
         raise UsageError(f"out is {what}; give an array such as numpy.empty({shape}, {dtype!r})")
+    if np.may_share_memory(array, images):
+        raise UsageError("out shares memory with the images; give an array of its own")
     return array

@@ -185,6 +185,7 @@ def test_images_come_from_any_buffer(engine, pixels):
     assert shape == (20, 28, 28, 3)
     for name, images in buffers.items():
         np.testing.assert_array_equal(engine.bits(images), expected, err_msg=name)
+    np.testing.assert_array_equal(torch.from_dlpack(engine.bits(pixels)), expected)
 
 
 class Dlpack:
@@ -225,7 +226,8 @@ def test_outputs_are_written_into_out(engine, pixels):
 
 def test_another_out_is_refused():
     good = np.empty((3, 25), "uint8")
-    assert writable(good, (3, 25), "uint8") is good
+    images = np.zeros((3, 28, 28, 3), "uint8")
+    assert writable(good, (3, 25), "uint8", images) is good
     readonly = good.copy()
     readonly.flags.writeable = False
     for out, message in (
@@ -234,9 +236,10 @@ def test_another_out_is_refused():
         (np.empty((25, 3), "uint8").T, "out is not C-contiguous; give an array such as numpy.empty"),
         (readonly, "out is read-only"),
         ([[0] * 25] * 3, "out of type list cannot be written"),
+        (images.reshape(-1)[:75].reshape(3, 25), "out shares memory with the images"),
     ):
         with pytest.raises(UsageError, match=message):
-            writable(out, (3, 25), "uint8")
+            writable(out, (3, 25), "uint8", images)
 
 
 def test_threads_and_streams_are_the_runtimes(exported, pixels):

@@ -10,6 +10,10 @@ import pytest
 from gpu_fake import Foreign
 from tensorrt_fake import MOST, fake_tensorrt
 
+from aurevoir.engine import engine as engines
+from aurevoir.engine import runtimes
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.layer_times import profile_engine
 from aurevoir.engine.runtimes import gpu_run, on_tensorrt
 from aurevoir.engine.runtimes.base import WARM_RUNS
 from aurevoir.engine.runtimes.gpu_run import MAX_GRAPHS
@@ -259,3 +263,25 @@ def test_layers_are_timed_by_nvidias_profiler(graphs, many, kind):
     assert trt.device.events.count("run") == 5 + WARM_RUNS
     with pytest.raises(UsageError, match=f"batch {MOST + 1} is more than {MOST}, the plan's maximum"):
         runner.layer_times(many[: MOST + 1], 5)
+
+
+def test_an_engine_on_a_gpu_is_profiled_and_runs_on_the_callers_memory(trt, exported, many, wanted, monkeypatch):
+    monkeypatch.setattr(on_tensorrt, "import_module", lambda name: trt)
+    monkeypatch.setattr(on_tensorrt, "find_spec", lambda name: name)
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: name)
+    monkeypatch.setattr(on_tensorrt, "package_version", lambda name: "11")
+    for module in (on_tensorrt, runtimes, engines):
+        monkeypatch.setattr(module, "open_device", lambda name="cuda": trt.device)
+    monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(on_tensorrt, "build_plan", lambda library, graph, **options: graph)
+    engine = assemble(exported, "fp32", "tensorrt")
+    addresses, arrays = _addresses(trt, engine.runner(), many, 3)
+    stream = trt.device.new_stream()
+    engine.run_pointers(addresses, 3, stream=trt.device.handle(stream))
+    trt.device.synchronize(stream)
+    _check({name: arrays[name] for name in ("features", "bits")}, wanted[:3])
+    profile = profile_engine(engine, many[:2], calls=4)
+    assert [(layer.name, layer.precision, layer.share) for layer in profile.layers] == [
+        ("a + b", "float32", 0.8),
+        ("tail", "unknown", 0.2),
+    ]
