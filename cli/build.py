@@ -136,9 +136,10 @@ def speed_lines(speeds: dict[str, float], in_float: int, turns: dict[str, list[f
     if "int8 throughout" in speeds:
         int8, whole = speeds["int8"], speeds["int8 throughout"]
         verb = "falls" if int8 < whole else "changes"
+        before = _rate("int8 throughout", speeds, turns)
         lines.append(
             f"throughput {verb} from {whole:.1f} to {int8:.1f} images/s ({int8 / whole - 1:+.0%}) because {in_float} "
-            f"tensor{'s stay' if in_float != 1 else ' stays'} in float; before: {_rate('int8 throughout', speeds, turns)}"
+            f"tensor{'s stay' if in_float != 1 else ' stays'} in float; before: {before}"
         )
     return lines
 

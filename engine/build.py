@@ -108,8 +108,8 @@ def build_engine(
         For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the
         held-out images; `Engine.images_per_second` has the speeds with and without.
     prefer_faster : bool
-        Build the runtime's narrowest float precision instead if it is faster than int8 on this machine, in every turn of
-        their timing; where the turns disagree, int8 stays.
+        Build the runtime's narrowest float precision instead if it is faster than int8 on this machine in every turn
+        of their timing; where the turns disagree, int8 stays.
     smoke : bool
         Run the engine once in a child process first, so that a crash in a native library raises an
         error here.

@@ -40,7 +40,7 @@ from .runtimes import (
 )
 from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
-from .runtimes.gpu_run import GpuRunner, check_images, check_rows, host_array
+from .runtimes.gpu_run import GpuRunner, check_images, check_rows, host_array, write_rows
 from .spec import PlanSpec
 
 MANIFEST, GRAPH, TABLE, PLAN, SPEEDS = "manifest.json", "model.onnx", "calibration.json", "plan.bin", "speeds.json"
@@ -268,9 +268,7 @@ class Engine:
         for which in blocks(len(images), self.batch_size):
             parts = [result[which] for result in results]
             for part, rows in zip(parts, run(images[which], parts), strict=True):
-                check_rows(len(rows), len(part))
-                if rows.ctypes.data != part.ctypes.data:
-                    part[...] = rows
+                write_rows(part, rows)
 
     def runner(self, *outputs: str) -> Compiled | GpuRunner:
         """Return what computes some outputs, such as ``bits``, in their order: of a plan, all."""
@@ -353,9 +351,7 @@ class Engine:
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), list(outputs)).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[key] = compile_graph(
-                    self.runtime, graph, precision, self.device, self._settings
-                )
+                self._compiled[key] = compile_graph(self.runtime, graph, precision, self.device, self._settings)
             return self._compiled[key]
 
     def parts(self) -> dict[str, bytes]:

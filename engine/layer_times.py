@@ -30,6 +30,7 @@ _WORDS = {
     "half": "float16",
     "fp16": "float16",
     "bf16": "bfloat16",
+    "double": "float64",
     "i8": "int8",
     "u8": "uint8",
     "i32": "int32",
@@ -138,7 +139,9 @@ def profile_engine(engine: "Engine", images: np.ndarray, calls: int) -> Profile:
         times = list(_times(engine, output, images, calls))
     if not sum(each.seconds for each in times):
         raise AurevoirError(f"runtime {engine.runtime!r} reported no times; give a larger batch, or more calls")
-    return Profile(len(images), calls, _layers(times, onnx.load_from_string(engine.graph)), _whole(engine, images, calls))
+    return Profile(
+        len(images), calls, _layers(times, onnx.load_from_string(engine.graph)), _whole(engine, images, calls)
+    )
 
 
 def _times(engine: "Engine", output: str, images: np.ndarray, calls: int) -> Any:
@@ -165,23 +168,42 @@ def _layers(times: Sequence[LayerTime], model: onnx.ModelProto) -> list[Layer]:
     total = sum(each.seconds for each in times)
     order = sorted(range(len(times)), key=lambda index: -times[index].seconds)
     sums = dict(zip(order, accumulate(times[index].seconds / total for index in order), strict=True))
-    known = _nodes_by_name(model)
-    found = []
-    for index, each in enumerate(times):
-        nodes = _original(each.nodes, known)
-        found.append(
-            Layer(
-                name=each.name,
-                type=each.type or "unknown",
-                precision=in_words(each.precision),
-                milliseconds=1000 * each.seconds,
-                share=each.seconds / total,
-                cumulative=sums[index],
-                nodes=[node.name or node.output[0] for node in nodes],
-                operators=[node.op_type for node in nodes],
-            )
+    made_of = _made_of([each.nodes for each in times], model)
+    return [
+        Layer(
+            name=each.name,
+            type=each.type or "unknown",
+            precision=in_words(each.precision),
+            milliseconds=1000 * each.seconds,
+            share=each.seconds / total,
+            cumulative=sums[index],
+            nodes=[node.name or node.output[0] for node in made_of[index]],
+            operators=[node.op_type for node in made_of[index]],
         )
-    return found
+        for index, each in enumerate(times)
+    ]
+
+
+def _made_of(named: Sequence[Sequence[str]], model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
+    """Return the ONNX nodes of each layer, in the order of the graph, of the names that the runtime says.
+
+    Some name the last node of those that they fused: a node that no layer names, and that one layer alone reads, is
+    part of that.
+    """
+    known, nodes = _nodes_by_name(model), list(model.graph.node)
+    order = {id(node): place for place, node in enumerate(nodes)}
+    owned = [{order[id(node)] for node in _original(names, known)} for names in named]
+    owners = {place: index for index in reversed(range(len(owned))) for place in owned[index]}
+    readers: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(place)
+    for place in reversed(range(len(nodes))):
+        reading = {owners.get(other) for name in nodes[place].output for other in readers.get(name, [])}
+        if place not in owners and len(reading) == 1 and (owner := reading.pop()) is not None:
+            owners[place] = owner
+            owned[owner].add(place)
+    return [[nodes[place] for place in sorted(places)] for places in owned]
 
 
 def _nodes_by_name(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -218,8 +240,9 @@ def in_words(precision: str | None) -> str:
     """Return a runtime's name of a data type as ONNX names it; one that is not known, as it is."""
     if not precision:
         return "unknown"
-    words = precision.replace("/", " ").lower().split()
-    return next((_WORDS[word] for word in reversed(words) if word in _WORDS), precision)
+    words = precision.removeprefix("tensor").replace("/", " ").strip("()").lower().split()
+    known = {**_WORDS, **{word: word for word in _WORDS.values()}}
+    return next((known[word] for word in reversed(words) if word in known), precision)
 
 
 def write_trace(profile: Profile, path: str | Path) -> None:

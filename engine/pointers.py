@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from operator import index
 from typing import Any
 
@@ -76,7 +77,7 @@ def _row_bytes(described: tuple[tuple[int, ...], str]) -> int:
 
 def _refuse_overlap(starts: Mapping[str, int], ends: Mapping[str, int]) -> None:
     ordered = sorted(starts, key=lambda name: starts[name])
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if ends[first] > starts[second]:
             raise UsageError(
                 f"the memory of {first!r}, up to {ends[first]:#x}, overlaps that of {second!r}, from "

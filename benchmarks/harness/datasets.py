@@ -199,5 +199,7 @@ def photographs(
     chosen = [paths[index] for index in np.random.default_rng(seed).permutation(len(paths))[:count]]
     pixels = collect(ImageFiles(chosen, (height, width), resize, description="decode", channels=channels))[1]
     if not len(pixels):
-        raise DataError(f"none of the {len(chosen)} files in {folder} is a readable image; give a folder of photographs")
+        raise DataError(
+            f"none of the {len(chosen)} files in {folder} is a readable image; give a folder of photographs"
+        )
     return pixels

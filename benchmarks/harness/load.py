@@ -125,6 +125,8 @@ def _together(
 def percentiles(latencies: Sequence[float]) -> dict[str, float | None]:
     """Return percentiles in milliseconds by name; None for one that so few calls do not have."""
     return {
-        f"p{each:g}": 1000 * float(np.percentile(latencies, each)) if round(len(latencies) * (100 - each), 6) >= 100 else None
+        f"p{each:g}": 1000 * float(np.percentile(latencies, each))
+        if round(len(latencies) * (100 - each), 6) >= 100
+        else None
         for each in PERCENTILES
     }

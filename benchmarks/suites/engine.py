@@ -23,7 +23,6 @@ from ...engine.engine import Engine
 from ...engine.load import load_engine
 from ...engine.runtimes.gpu_run import GpuRunner
 from ...errors import UsageError
-
 from ...images.decode import Resize
 from ...progress import progress_bar
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
@@ -349,7 +348,12 @@ def _latency_point(axes: Axes, row: Json, batch: int, colour: str, marker: str) 
         whisker = [[0], [max(0.0, (late or middle) - middle)]]
         axes.errorbar(at[0], at[1], xerr=whisker, fmt=marker, color=colour, markersize=8, capsize=3)
         axes.annotate(
-            f"{row['name']}, {row['megabytes']:.1f} MB", at, (6, 8), textcoords="offset points", color=colour, fontsize=9
+            f"{row['name']}, {row['megabytes']:.1f} MB",
+            at,
+            (6, 8),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
         )
 
 

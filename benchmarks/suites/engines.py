@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_network(args.backbone, args.weights)
     images = _images(args.data, backbone)
     # Never those that are calibrated on; where there are few, every fourth.
-    calibrated, measured = images[: min(CALIBRATED, -(-3 * len(images) // 4))], images[-min(MEASURED, len(images) // 4) :]
+    calibrated, measured = (
+        images[: min(CALIBRATED, -(-3 * len(images) // 4))],
+        images[-min(MEASURED, len(images) // 4) :],
+    )
     timed = np.resize(images, (max(MEASURED, *args.batches), *images.shape[1:]))
     engines = Engines.export(backbone, args.cut, calibrated)
     contestants = [*_engines(engines, args.device), *(() if args.no_peers else _peers(engines, args.device))]

@@ -56,8 +56,6 @@ class LayerTime:
     nodes: tuple[str, ...]
 
 
-
-
 class Compiled(Protocol):
     """Maps uint8 images to a graph's outputs; thread-safe. The next call on the same thread may overwrite them.
 

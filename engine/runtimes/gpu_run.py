@@ -75,6 +75,13 @@ def check_rows(rows: int, images: int) -> None:
         )
 
 
+def write_rows(target: np.ndarray, rows: np.ndarray) -> None:
+    """Copy an output to where it belongs, unless it was written there; as many rows as there are images, or an error."""
+    check_rows(len(rows), len(target))
+    if rows.ctypes.data != target.ctypes.data:
+        target[...] = rows
+
+
 class ThreadContext(Protocol):
     """Execution state of one thread; its work must not be on two streams at the same time."""
 

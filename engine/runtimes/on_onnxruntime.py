@@ -57,7 +57,7 @@ def compile(
 
 
 def compile_plain(graph: bytes) -> Compiled:
-    """Open a session that computes a graph node by node, as it is written: Q/DQ pairs round, and all else is float32."""
+    """Open a session that computes a graph node by node as written: Q/DQ pairs round, and all else is float32."""
     return _runner(_session(graph, plain=True))
 
 
@@ -93,9 +93,7 @@ def _session(
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def layer_times(
-    graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int
-) -> Iterator[LayerTime]:
+def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
     """Yield the time of every node of the optimized graph; see `base.GraphRuntime`."""
     with tempfile.TemporaryDirectory() as folder:
         session = _session(graph, profile=str(Path(folder, "profile")))

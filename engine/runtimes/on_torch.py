@@ -97,9 +97,7 @@ def _input_shape(model: onnx.ModelProto) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def layer_times(
-    graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int
-) -> Iterator[LayerTime]:
+def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
     """Yield the time of every node, on a GPU each waited for; see `base.GraphRuntime`."""
     import torch
 

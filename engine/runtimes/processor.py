@@ -69,7 +69,7 @@ def describe_int8(runtime: str) -> str:
     why = f"{' or '.join(ISA_LIMIT)} is {limit}: " if limit else ""
     if saturates(runtime):
         return (
-            f"{why}no VNNI: pairs of int8 products are summed in 16 bits and could saturate, so that engines built here "
-            "have 63 levels of weights, which costs some signs, and those of 127 from elsewhere are refused"
+            f"{why}no VNNI: pairs of int8 products are summed in 16 bits and could saturate, so that engines built "
+            "here have 63 levels of weights, which costs some signs, and those of 127 from elsewhere are refused"
         )
     return f"{why}int8 products are summed in 32 bits and cannot saturate: engines have all 127 levels of weights"

@@ -41,4 +41,6 @@ def test_speeds_of_an_engine_that_was_kept_say_that_their_spread_was_not():
     )
     assert speed_lines({}, 0, {}) == []
     _, cost = speed_lines({"int8": 90.0, "bf16": 80.0, "int8 throughout": 100.0}, 2, {})
-    assert cost.startswith("throughput falls from 100.0 to 90.0 images/s (-10%) because 2 tensors stay in float; before")
+    assert cost.startswith(
+        "throughput falls from 100.0 to 90.0 images/s (-10%) because 2 tensors stay in float; before"
+    )

@@ -106,7 +106,10 @@ def test_the_faster_is_preferred_only_beyond_the_spread(tiny_onnx, pixels, monke
     options = {"precision": "int8", "runtime": "onnxruntime", "calibration": pixels, "smoke": False}
     engine = build_engine(tiny_onnx, **options, prefer_faster=True)
     assert engine.precision == kept
-    assert engine.images_per_second_by_turn == {"int8": [16 / each for each in int8], "fp32": [16 / each for each in fp32]}
+    assert engine.images_per_second_by_turn == {
+        "int8": [16 / each for each in int8],
+        "fp32": [16 / each for each in fp32],
+    }
     assert engine.with_manifest(engine.manifest).images_per_second_by_turn == engine.images_per_second_by_turn
 
 

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.layer_times import Layer, Profile, _original, in_words, plot_profile, profile_engine, write_trace
+from aurevoir.engine.layer_times import (
+    Layer,
+    Profile,
+    _made_of,
+    _original,
+    in_words,
+    plot_profile,
+    profile_engine,
+    write_trace,
+)
 from aurevoir.errors import UsageError
 
 
@@ -63,12 +72,38 @@ def test_precisions_are_in_words(theirs, words):
 
 
 def test_names_that_runtimes_make_of_nodes_lead_back_to_them():
-    conv, relu = onnx.helper.make_node("Conv", ["x"], ["c"], "block/conv"), onnx.helper.make_node("Relu", ["c"], ["out"])
+    conv, relu = (
+        onnx.helper.make_node("Conv", ["x"], ["c"], "block/conv"),
+        onnx.helper.make_node("Relu", ["c"], ["out"]),
+    )
     known = {"block/conv": conv, "c": conv, "out": relu}
     assert _original(["block/conv", "c", "out"], known) == [conv, relu]
     assert _original(["fused block/conv_nchwc"], known) == [conv]
     # Names of a few letters are in everything.
     assert _original(["reorder_token_0"], known) == []
+
+
+def test_nodes_that_no_layer_names_are_part_of_the_layer_that_reads_them():
+    make = onnx.helper.make_node
+    nodes = [
+        make("Pad", ["x"], ["p"], "padding"),
+        make("Conv", ["p"], ["c"], "convolution"),
+        make("Relu", ["c"], ["r"], "positive"),
+        make("MaxPool", ["r"], ["m"], "pooling"),
+        make("Split", ["m"], ["s1", "s2"], "splitting"),
+        make("Neg", ["s1"], ["n"], "negation"),
+        make("Abs", ["s2"], ["a"], "magnitude"),
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    layers = _made_of([["r"], ["pooling"], ["n"], ["a_nchwc"], ["magnitude"]], model)
+    assert [[node.name for node in layer] for layer in layers] == [
+        ["padding", "convolution", "positive"],
+        ["pooling"],
+        # What two layers read is neither's.
+        ["negation"],
+        [],
+        ["magnitude"],
+    ]
 
 
 def _profile():

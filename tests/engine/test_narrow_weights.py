@@ -29,7 +29,9 @@ def test_both_ranges_are_computed_in_exact_arithmetic(exported, table, pixels, r
 
 
 def test_a_build_says_what_few_levels_cost(tiny_onnx, pixels, without_vnni):
-    with pytest.warns(AurevoirWarning, match=r"weights have 63 levels.*[\d.]+% of the signs.* and with 127 levels.*[\d.]+%"):
+    with pytest.warns(
+        AurevoirWarning, match=r"weights have 63 levels.*[\d.]+% of the signs.* and with 127 levels.*[\d.]+%"
+    ):
         engine = build_engine(tiny_onnx, precision="int8", runtime="onnxruntime", calibration=pixels, smoke=False)
     assert engine.manifest.weight_levels == 63
     assert engine.manifest.activation_dtype == "int8"

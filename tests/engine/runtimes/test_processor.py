@@ -97,7 +97,9 @@ def test_what_a_processor_means_for_int8_is_said(processor):
     assert {name for name, there in found.items() if there} == {"avx2", "avx512_vnni", "amx_int8"}
     assert "dotprod" not in found
     processor("x86_64", "avx2", "avx512vnni", ONEDNN_MAX_CPU_ISA="AVX2")
-    assert describe_int8("openvino").startswith("ONEDNN_MAX_CPU_ISA or DNNL_MAX_CPU_ISA is avx2: no VNNI: pairs of int8")
+    assert describe_int8("openvino").startswith(
+        "ONEDNN_MAX_CPU_ISA or DNNL_MAX_CPU_ISA is avx2: no VNNI: pairs of int8"
+    )
     assert "63 levels" in describe_int8("openvino")
     assert "127 levels" in describe_int8("onnxruntime")
     processor("aarch64", "dotprod", "bf16")
