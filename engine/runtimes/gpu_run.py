@@ -76,7 +76,7 @@ def check_rows(rows: int, images: int) -> None:
 
 
 def write_rows(target: np.ndarray, rows: np.ndarray) -> None:
-    """Copy an output to where it belongs, unless it was written there; as many rows as there are images, or an error."""
+    """Copy an output to where it belongs, unless it was written there; it must have as many rows."""
     check_rows(len(rows), len(target))
     if rows.ctypes.data != target.ctypes.data:
         target[...] = rows
