@@ -92,9 +92,9 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def _made_of(layer: dict[str, Any]) -> str:
-    """Return a layer's name and, where it was fused, the operators of its ONNX nodes."""
-    fused = f" ({' + '.join(layer['operators'])})" if len(layer["operators"]) > 1 else ""
-    return plain(layer["name"]) + plain(fused)
+    """Return a layer's name and, where it was fused, the operators that it computes."""
+    fused = f" ({layer['operation']})" if " + " in layer["operation"] else ""
+    return plain(layer["name"] + fused)
 
 
 def _shares(result: dict[str, Any], key: str) -> str:

@@ -54,6 +54,8 @@ class Layer:
         Of one call: the mean.
     share, cumulative : float
         Of all layers' time, and with that of the slower layers.
+    operation : str
+        Which operators it computes, such as ``Conv + Clip``, without those that only change scales; else its type.
     nodes, operators : list of str
         The ONNX nodes that it was made of, several where the runtime fused them, and their operators.
     """
@@ -64,6 +66,7 @@ class Layer:
     milliseconds: float
     share: float
     cumulative: float
+    operation: str
     nodes: list[str]
     operators: list[str]
 
@@ -177,11 +180,16 @@ def _layers(times: Sequence[LayerTime], model: onnx.ModelProto) -> list[Layer]:
             milliseconds=1000 * each.seconds,
             share=each.seconds / total,
             cumulative=sums[index],
+            operation=" + ".join(_computing(made_of[index])) or each.type or "unknown",
             nodes=[node.name or node.output[0] for node in made_of[index]],
             operators=[node.op_type for node in made_of[index]],
         )
         for index, each in enumerate(times)
     ]
+
+
+def _computing(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    return [node.op_type for node in nodes if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
 
 
 def _made_of(named: Sequence[Sequence[str]], model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
@@ -272,26 +280,24 @@ def plot_profile(profile: Profile, title: str, path: str | Path, most: int = 25)
     from ..calibration.fidelity import save_figure
 
     layers = profile.slowest()[:most]
-    colours = {name: f"C{index}" for index, name in enumerate(profile.by("precision"))}
+    shown = [name for name in profile.by("precision") if any(layer.precision == name for layer in layers)]
     figure = Figure(figsize=(9, 1.6 + 0.24 * len(layers)), layout="constrained")
     axes = figure.subplots()
-    for name, colour in colours.items():
+    for name in shown:
         own = [(row, layer) for row, layer in enumerate(layers) if layer.precision == name]
-        axes.barh(
-            [row for row, _ in own], [layer.milliseconds for _, layer in own], color=colour, label=name, height=0.75
-        )
+        axes.barh([row for row, _ in own], [layer.milliseconds for _, layer in own], label=name, height=0.75)
     axes.set_yticks(range(len(layers)), [label_of(layer, 60) for layer in layers], fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlabel(f"ms of one call of {profile.batch} images")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(title=None, loc="lower right")
-    shown = sum(layer.share for layer in layers)
-    axes.set_title(f"{title}\n{len(layers)} of {len(profile.layers)} layers: {shown:.0%} of the time", fontsize=9)
+    axes.legend(loc="lower right")
+    part = sum(layer.share for layer in layers)
+    axes.set_title(f"{title}\n{len(layers)} of {len(profile.layers)} layers: {part:.0%} of the time", fontsize=9)
     save_figure(figure, path)
 
 
 def label_of(layer: Layer, longest: int) -> str:
     """Return what a layer is made of and its name, the middle left out where that is long."""
-    text = f"{'+'.join(layer.operators) or layer.type}: {layer.name}"
+    text = f"{layer.operation}: {layer.name}"
     half = (longest - 3) // 2
     return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"

@@ -88,7 +88,7 @@ def _refuse_overlap(starts: Mapping[str, int], ends: Mapping[str, int]) -> None:
 def host_memory(address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Return memory of the host as an array, without a copy; whether it is as large cannot be checked."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.dtype(dtype)).reshape(shape)
 
 
 def stream_handle(stream: Any) -> int:

@@ -26,7 +26,7 @@ from ...errors import UsageError
 from ...images.decode import Resize
 from ...progress import progress_bar
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
-from ..harness.datasets import photographs, procedural_images
+from ..harness.datasets import folder_name, photographs, procedural_images
 from ..harness.load import Load, closed_load, open_load, percentiles
 from ..reporting.figures import MARKERS, Axes, figure, sound
 from ..reporting.text import aligned, markdown_table
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> Result:
             "seconds": args.seconds,
             "rounds": args.rounds,
             "arrivals": [{"batch": batch, "calls_per_second": rate} for batch, rate in rates.items()],
-            "images": "drawn" if args.data is None else Path(args.data).name,
+            "images": "drawn" if args.data is None else folder_name(args.data),
         },
     )
 
@@ -263,7 +263,7 @@ def describe(result: Json) -> str:
         f"{how}; spread: most minus least of {result['rounds']} turns of {result['seconds']:g} s, of closed load in "
         "images/s, of open load in p50",
         f"open load: calls arrive at random, a second {', '.join(rates)}; latency counts from the arrival",
-        f"signs: agreement with fp32 on {result['images']} images, or with * as the build measured it",
+        f"signs: agreement with fp32 on images {_source(result)}, or with * as the build measured it",
     ]
     transfers = [
         f"{row['name']}, batch {each['batch']}: to the GPU {each['to_device_ms']:.3f} ms, on it "
@@ -272,6 +272,10 @@ def describe(result: Json) -> str:
         for each in row.get("transfers", [])
     ]
     return "\n".join([*aligned(header, rows), *notes, *transfers])
+
+
+def _source(result: Json) -> str:
+    return "that were drawn" if result["images"] == "drawn" else f"of {result['images']}"
 
 
 def _rate(arrivals: Json) -> bool:
@@ -331,6 +335,7 @@ def plot(result: Json, path: Path) -> None:
         signs.set_ylabel("sign agreement with fp32")
         signs.set_xlim(left=0)
         signs.margins(x=0.25, y=0.2)
+        signs.set_ylim(top=min(1.004, signs.get_ylim()[1]))
         speed.set_xscale("log", base=2)
         speed.set_xticks(result["batches"], [str(batch) for batch in result["batches"]])
         speed.set_xlabel("images a call")

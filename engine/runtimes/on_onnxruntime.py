@@ -17,7 +17,7 @@ from .base import WARM_RUNS, Compiled, LayerTime, Precision, refusal
 PACKAGE = "onnxruntime"
 INSTALL = "pip install 'aurevoir[onnxruntime]'"
 
-SETTINGS = ("threads",)
+SETTINGS: tuple[str, ...] = ("threads",)
 _OTHERS = "'openvino' or 'torch'"
 
 

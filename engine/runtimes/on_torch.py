@@ -14,7 +14,7 @@ from .device import open_device
 from .gpu_run import GpuRunner
 
 PACKAGE = "torch"
-SETTINGS = ("threads",)
+SETTINGS: tuple[str, ...] = ("threads",)
 INSTALL = "pip install 'aurevoir[torch]'"
 
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from collections.abc import Mapping
 
 # Instruction sets by LLVM's names, with those that Linux shows.
 NAMES = {
@@ -33,7 +32,7 @@ def has_int8_dot_product(runtime: str) -> bool:
     if limit in _WITHOUT_VNNI:
         return False
     if limit in _ON_AVX2:
-        return bool(features.get_host_cpu_features().get("avxvnni"))
+        return bool(features.host_features().get("avxvnni"))
     return features.has_int8_dot_product()
 
 
@@ -55,9 +54,9 @@ def isa_limit() -> str | None:
 
 def instruction_sets() -> dict[str, bool]:
     """Return which of the instruction sets that matter to engines the processor has."""
-    from ...kernels.backends.numba.features import get_host_cpu_features
+    from ...kernels.backends.numba.features import host_features
 
-    found: Mapping[str, bool] = get_host_cpu_features()
+    found = host_features()
     arm = platform.machine().lower() not in _X86
     own = ("dotprod", "i8mm", "bf16") if arm else [name for name in NAMES if name.startswith(("avx", "amx"))]
     return {NAMES[name]: bool(found.get(name)) for name in own}

@@ -108,9 +108,9 @@ def test_nodes_that_no_layer_names_are_part_of_the_layer_that_reads_them():
 
 def _profile():
     layers = [
-        Layer("a", "Convolution", "int8", 2.0, 0.5, 0.5, ["n1", "n2"], ["Conv", "Relu"]),
-        Layer("b", "Pooling", "float32", 0.5, 0.125, 1.0, ["n3"], ["MaxPool"]),
-        Layer("c" * 90, "Convolution", "int8", 1.5, 0.375, 0.875, [], []),
+        Layer("a", "Convolution", "int8", 2.0, 0.5, 0.5, "Conv + Relu", ["n1", "n2"], ["Conv", "Relu"]),
+        Layer("b", "Pooling", "float32", 0.5, 0.125, 1.0, "MaxPool", ["n3"], ["MaxPool"]),
+        Layer("c" * 90, "Convolution", "int8", 1.5, 0.375, 0.875, "Convolution", [], []),
     ]
     return Profile(4, 10, layers, 4.2)
 
