@@ -430,7 +430,7 @@ class EngineBuilder:
 
 def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray) -> None:
     """Warn of what fewer levels of weights cost on this processor."""
-    what = f"weights have {NARROW_LEVELS} levels, whose products do not saturate on this processor, which has no VNNI"
+    what = f"weights have {NARROW_LEVELS} levels, whose products cannot saturate without VNNI"
     with suppress(AurevoirError):
         if (found := cost_of_narrow_weights(engine, exported, held_out)) is not None:
             whole, narrow = found
