@@ -20,9 +20,8 @@ QUICK = ("--seconds", "0.05", "--rounds", "2", "--batch", "1", "4")
 def files(tiny_onnx, pixels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     for precision in ("fp32", "int8"):
-        build_engine(
-            tiny_onnx, precision=precision, runtime="openvino", calibration=pixels, out=folder / f"{precision}.engine"
-        )
+        options = {"precision": precision, "runtime": "openvino", "calibration": pixels, "smoke": False}
+        build_engine(tiny_onnx, **options, out=folder / f"{precision}.engine")
     return [folder / "fp32.engine", folder / "int8.engine"]
 
 
@@ -145,11 +144,20 @@ def test_transfers_to_a_gpu_and_back_are_timed_apart(files, pixels):
     assert trt.device.events == ["copy", "run", "copy"] * 4
 
 
-def test_engines_of_a_backbone_take_ones_own_images_cut_and_weights(bench, mobilenet, data):
-    options = ("--data", data("hymenoptera/train"), "--no-peers", "--rounds", "1", "--latency-calls", "1")
-    code, result, text = bench("engines", mobilenet, "--batches", "2", *options)
+def test_engines_of_a_backbone_take_ones_own_images_cut_and_weights(bench, tiny_onnx, class_folder, written_by):
+    options = ("--data", class_folder, "--no-peers", "--rounds", "1", "--latency-calls", "1", "--batches", "2")
+    code, result, text = bench("engines", tiny_onnx, *options, "--cut", written_by("Relu"))
     assert code == 0, text
-    assert result["images"] == "hymenoptera"
+    assert (result["network"], result["images"]) == (f"tiny.onnx to {written_by('Relu')}", "photos")
+    # The whole network has 196.
+    assert result["features"] == 4 * 14 * 14
     int8 = next(row for row in result["rows"] if row["name"] == "openvino int8")
-    # On photographs, with weights that were trained, most signs are kept.
-    assert int8["sign_agreement"] > 0.85
+    assert 0.8 < int8["sign_agreement"] <= 1
+    code, _, text = bench("engines", tiny_onnx, *options[:1], class_folder / "red" / "0.png", *options[2:])
+    assert code == 2
+    assert "is not a folder" in text
+    for file in [*class_folder.rglob("*.png")][3:]:
+        file.unlink()
+    code, _, text = bench("engines", tiny_onnx, *options)
+    assert code == 1
+    assert "has 3 readable images; give 4 or more" in text
