@@ -261,6 +261,16 @@ def test_threads_and_streams_are_the_runtimes(exported, pixels):
             assemble(exported, "fp32", name, device="cpu").with_threads(**settings)
 
 
+def test_openvino_is_compiled_for_them(exported):
+    from aurevoir.engine.runtimes import on_openvino
+
+    graph = on_openvino.read(assemble(exported, "fp32", "openvino").graph)
+    for hint in ("LATENCY", "THROUGHPUT"):
+        compiled = on_openvino._compiled(graph, "fp32", "cpu", hint, {"threads": 1, "streams": 1})
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+        assert compiled.get_property("NUM_STREAMS") == 1
+
+
 def test_torchs_threads_are_the_processs(exported, pixels):
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
