@@ -181,7 +181,10 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
 
 
 def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
-    """Yield the time of every executed layer, the whole batch in one request on all cores; see `base.GraphRuntime`."""
+    """Yield the time of every layer that takes a microsecond or more; see `base.GraphRuntime`.
+
+    The whole batch is computed in one request on all cores.
+    """
     compiled = _compiled(read(graph), precision, device, "LATENCY", profiled=True)
     request = compiled.create_infer_request()
 
@@ -196,7 +199,7 @@ def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndar
     before, after = total(WARM_RUNS), total(calls)
     for layer in compiled.get_runtime_model().get_ordered_ops():
         name, info = layer.get_friendly_name(), _execution(layer)
-        if info["layerType"] not in _NOT_RUN:
+        if info["layerType"] not in _NOT_RUN and after.get(name):
             seconds = max(0.0, after.get(name, 0.0) - before.get(name, 0.0)) / calls
             nodes = tuple(filter(None, info["originalLayersNames"].split(",")))
             yield LayerTime(name, info["layerType"], info["runtimePrecision"], seconds, nodes)

@@ -24,8 +24,9 @@ from aurevoir.errors import UsageError
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "torch"])
 def test_each_runtime_reports_its_layers_and_their_nodes(exported, pixels, runtime):
     engine = assemble(exported, "fp32", runtime, device="cpu")
-    profile = profile_engine(engine, pixels[:8], calls=20)
-    assert (profile.batch, profile.calls) == (8, 20)
+    # So many that no convolution takes less than OpenVINO's counters tell.
+    profile = profile_engine(engine, np.concatenate([pixels] * 5), calls=20)
+    assert (profile.batch, profile.calls) == (100, 20)
     assert profile.layers_milliseconds > 0
     assert profile.call_milliseconds > 0
     assert sum(layer.share for layer in profile.layers) == pytest.approx(1)
@@ -40,16 +41,17 @@ def test_each_runtime_reports_its_layers_and_their_nodes(exported, pixels, runti
 
 
 def test_fused_nodes_are_named(exported, pixels):
-    profile = profile_engine(assemble(exported, "fp32", "openvino"), pixels[:8], calls=3)
+    profile = profile_engine(assemble(exported, "fp32", "openvino"), np.concatenate([pixels] * 5), calls=3)
     fused = next(layer for layer in profile.layers if "Conv" in layer.operators)
     assert {"Conv", "Relu"} <= set(fused.operators)
     assert len(fused.nodes) == len(fused.operators)
 
 
 def test_int8_layers_are_int8(exported, table, pixels):
-    profile = profile_engine(assemble(exported, "int8", "openvino", table), pixels[:8], calls=3)
-    assert {layer.precision for layer in profile.layers if "Conv" in layer.operators} <= {"int8", "uint8"}
-    assert set(profile.by("precision")) >= {"int8"} or "uint8" in profile.by("precision")
+    profile = profile_engine(assemble(exported, "int8", "openvino", table), np.concatenate([pixels] * 5), calls=3)
+    precisions = {layer.precision for layer in profile.layers if "Conv" in layer.operators}
+    assert precisions
+    assert precisions <= {"int8", "uint8"}
     assert sum(profile.by("type").values()) == pytest.approx(1)
 
 
