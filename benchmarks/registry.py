@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .contract import Benchmark
 
 SUITES = {
+    "engine": "engine files under closed and open load: throughput and latency against sign agreement and size",
     "engines": "throughput and latency by runtime and precision, compared with peers",
     "calibration": "int8 by calibration method, compared with other quantizers",
     "accuracy": "accuracy by precision and projection over splits of real photographs",

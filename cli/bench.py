@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     chosen = load(args.benchmark)
     reports = args.benchmark in REPORTS
     outputs = {"out": "a report" if reports else "a result file", "report": "a report", "plot": "a figure"}
-    check_outputs(args, outputs, getattr(args, "results", []))
+    check_outputs(args, outputs, [*getattr(args, "results", []), *getattr(args, "files", [])])
     for folder in filter(None, (getattr(args, name, None) for name in ("figures", "keep"))):
         require_file_target(Path(folder, "file"))
     if reports:

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "measured_on": None if made.sign_agreement is None else ("this processor" if args.target else made.runtime),
         "not_measured": _not_measured(engine, args),
         "images_per_second": engine.images_per_second,
+        "images_per_second_by_turn": engine.images_per_second_by_turn,
         "timings": {stage: seconds[stage] for stage in ("decode", "calibrate", "build", "total")},
         "seconds": seconds["total"],
     }
@@ -178,23 +179,42 @@ def describe(result: dict[str, Any]) -> str:
         )
     elif result["not_measured"]:
         lines.append(f"sign agreement with fp32 was not measured: {result['not_measured']}")
-    lines += speed_lines(result["images_per_second"], len(result["in_float"]))
+    lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
     return "\n".join([*lines, f"seconds: {spent}"])
 
 
-def speed_lines(speeds: dict[str, float], in_float: int) -> list[str]:
-    """Report the speed of int8 on this machine, and the cost of keeping layers in floating point."""
+def speed_lines(speeds: dict[str, float], in_float: int, turns: dict[str, list[float]]) -> list[str]:
+    """Report the speed of int8 on this machine, and the cost of keeping layers in floating point, with the spread."""
     if not speeds:
         return []
-    int8 = speeds["int8"]
     peer = next(name for name in speeds if not name.startswith("int8"))
-    verdict = f"{int8 / speeds[peer]:.2f} x {peer}" if int8 > speeds[peer] else f"NOT faster than {peer}"
-    lines = [f"int8 on this machine: {int8:.1f} images/s, {verdict} ({speeds[peer]:.1f} images/s)"]
+    lines = [f"int8 on this machine: {_rate('int8', speeds, turns)}, {_verdict(peer, speeds, turns)}"]
     if "int8 throughout" in speeds:
-        whole = speeds["int8 throughout"]
+        int8, whole = speeds["int8"], speeds["int8 throughout"]
         verb = "falls" if int8 < whole else "changes"
+        before = _rate("int8 throughout", speeds, turns)
         lines.append(
             f"throughput {verb} from {whole:.1f} to {int8:.1f} images/s ({int8 / whole - 1:+.0%}) because {in_float} "
-            f"tensor{'s stay' if in_float != 1 else ' stays'} in float"
+            f"tensor{'s stay' if in_float != 1 else ' stays'} in float; before: {before}"
         )
     return lines
+
+
+def _rate(name: str, speeds: dict[str, float], turns: dict[str, list[float]]) -> str:
+    own = turns.get(name)
+    spread = f"{min(own):.1f} to {max(own):.1f} in {len(own)} turns" if own else "its spread was not kept"
+    return f"{speeds[name]:.1f} images/s ({spread})"
+
+
+def _verdict(peer: str, speeds: dict[str, float], turns: dict[str, list[float]]) -> str:
+    from ..engine.timing import is_faster
+
+    ratio, rate = f"{speeds['int8'] / speeds[peer]:.2f} x", _rate(peer, speeds, turns)
+    if peer not in turns:
+        return f"{ratio} {peer}, {rate}" if speeds["int8"] > speeds[peer] else f"NOT faster than {peer}, {rate}"
+    pairs = [ours / theirs for ours, theirs in zip(turns["int8"], turns[peer], strict=True)]
+    ratio += f" ({min(pairs):.2f} to {max(pairs):.2f})"
+    faster = is_faster(turns["int8"], turns[peer])
+    if faster is None:
+        return f"as fast as {peer} within the spread: {ratio} its {rate}"
+    return f"{ratio} {peer}, {rate}" if faster else f"NOT faster than {peer}: {ratio} its {rate}"

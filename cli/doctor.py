@@ -9,10 +9,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check every runtime."""
+    """Check the processor and every runtime."""
     from ..engine.runtimes.base import RUNTIMES
 
-    return {"runtimes": [_examine(name) for name in RUNTIMES]}
+    return {"processor": _processor(), "runtimes": [_examine(name) for name in RUNTIMES]}
+
+
+def _processor() -> dict[str, Any]:
+    """Return the instruction sets that matter to engines, and what they mean for int8 on each runtime."""
+    from ..engine.runtimes import ON_HOST
+    from ..engine.runtimes.processor import describe_int8, instruction_sets, isa_limit
+
+    return {
+        "instruction_sets": instruction_sets(),
+        "onednn_limit": isa_limit(),
+        "int8": {name: describe_int8(name) for name in ON_HOST},
+    }
 
 
 def _examine(name: str) -> dict[str, Any]:
@@ -43,8 +55,19 @@ def _examine(name: str) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Format one line per runtime."""
-    return "\n".join(_line(item) for item in result["runtimes"])
+    """Format the processor and one line per runtime."""
+    found = result["processor"]
+    has = ", ".join(name for name, there in found["instruction_sets"].items() if there) or "none of those that matter"
+    lacks = ", ".join(name for name, there in found["instruction_sets"].items() if not there)
+    meaning = [*dict.fromkeys(found["int8"].values())]
+    lines = meaning if len(meaning) == 1 else [f"{name}: {remark}" for name, remark in found["int8"].items()]
+    return "\n".join(
+        [
+            f"{'processor':12s} {has}" + (f"; not {lacks}" if lacks else ""),
+            *(f"{'int8':12s} {line}" for line in lines),
+            *(_line(item) for item in result["runtimes"]),
+        ]
+    )
 
 
 def _line(item: dict[str, Any]) -> str:

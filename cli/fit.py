@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "in_float": list(made.in_float),
         # Those in a file were measured when it was built.
         "images_per_second": classifier.engine_.images_per_second if args.engine is None else {},
+        "images_per_second_by_turn": classifier.engine_.images_per_second_by_turn if args.engine is None else {},
         "timings": classifier.timings_,
         **saved,
     }
@@ -151,7 +152,7 @@ def describe(result: dict[str, Any]) -> str:
     ]
     if result["sign_agreement"] is not None:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
-    lines += speed_lines(result["images_per_second"], len(result["in_float"]))
+    lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
     lines.append(f"training, seconds: {spent}")
     if result["out"]:
         lines.append(f"model: {result['out']}")

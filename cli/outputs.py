@@ -26,6 +26,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a timing cache": lambda head: True,
     "an ONNX file": lambda head: head.startswith(b"\x08"),
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
+    "a trace": lambda head: head.startswith(b'{"traceEvents"'),
     "a report": lambda head: head.startswith(b"<!doctype html>") and b"aurevoir" in head,
     "a figure": lambda head: b"matplotlib" in head.lower(),
 }

@@ -1,7 +1,8 @@
 """Build engines from specs; every engine is built here."""
 
+import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 
 from ..calibration.graph.edit import digest
 from ..calibration.placement import Placement
-from ..calibration.quantize import ActivationDtype
+from ..calibration.quantize import LEVELS, NARROW_LEVELS, ActivationDtype
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import Method
-from ..errors import AurevoirError, ThresholdMissedError, UsageError
+from ..errors import AurevoirError, AurevoirWarning, ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
 from ..images.sources import expand
@@ -29,12 +30,14 @@ from .child import lasting_child
 from .engine import Engine
 from .float_graph import Exported, export_backbone
 from .load import load_engine
+from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
 from .smoke import first_batches, first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
+from .timing import is_faster
 
 Stages = Callable[[str], AbstractContextManager[None]]
 """Returns a context manager for a stage: ``decode``, ``calibrate`` or ``build``."""
@@ -105,7 +108,8 @@ def build_engine(
         For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the
         held-out images; `Engine.images_per_second` has the speeds with and without.
     prefer_faster : bool
-        Build the runtime's narrowest float precision instead if int8 is not faster on this machine.
+        Build the runtime's narrowest float precision instead if it is faster than int8 on this machine in every turn
+        of their timing; where the turns disagree, int8 stays.
     smoke : bool
         Run the engine once in a child process first, so that a crash in a native library raises an
         error here.
@@ -374,6 +378,8 @@ class EngineBuilder:
             with self._stages("build"):
                 here = stand_in(engine, exported) if ahead else engine
                 engine = engine if here is None else with_fidelity(engine, exported, held_out, here)
+                if engine.manifest.weight_levels == NARROW_LEVELS:
+                    _say_cost(engine, exported, held_out)
         return engine
 
     def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:
@@ -418,10 +424,23 @@ class EngineBuilder:
         if spec.smoke:
             first_batches(engine, *peers.values())
         engine = with_speed(engine, peers, self.progress)
-        speeds = engine.images_per_second
-        if not spec.prefer_faster or speeds["int8"] > speeds[peer.precision]:
+        turns = engine.images_per_second_by_turn
+        if not spec.prefer_faster or is_faster(turns["int8"], turns[peer.precision]) is not False:
             return engine
-        return self._finish(peer, spec).with_speeds(speeds)
+        return self._finish(peer, spec).with_speeds(engine.images_per_second, turns)
+
+
+def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray) -> None:
+    """Warn of what fewer levels of weights cost on this processor."""
+    what = f"weights have {NARROW_LEVELS} levels, whose products cannot saturate without VNNI"
+    with suppress(AurevoirError):
+        if (found := cost_of_narrow_weights(engine, exported, held_out)) is not None:
+            whole, narrow = found
+            what += (
+                f"; in exact arithmetic {narrow:.1%} of the signs are those of fp32, and with {LEVELS} levels, where "
+                f"there is VNNI, {whole:.1%}"
+            )
+    warnings.warn(what, AurevoirWarning, stacklevel=2)
 
 
 def _pixels_key(pixels: np.ndarray | None) -> str | None:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +19,19 @@ from ..calibration.graph.edit import leading_to, prune
 from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
-from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..saving import write_atomically
 from .checked import digest, remember
 from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
 from .manifest import CLASSIFIER_OUTPUTS, Manifest, read_manifest, read_speeds
+from .pointers import IMAGES, check_pointers, host_memory, stream_handle, writable
 from .runtimes import (
     batch_size,
     builds_plans,
     check_device,
     check_precision,
+    check_settings,
     compile_graph,
     default_device,
     plan_runtime,
@@ -37,7 +39,7 @@ from .runtimes import (
 )
 from .runtimes.base import Compiled
 from .runtimes.device import on_gpu, open_device
-from .runtimes.gpu_run import GpuRunner, check_images, check_rows
+from .runtimes.gpu_run import GpuRunner, check_images, host_array, write_rows
 from .spec import PlanSpec
 
 MANIFEST, GRAPH, TABLE, PLAN, SPEEDS = "manifest.json", "model.onnx", "calibration.json", "plan.bin", "speeds.json"
@@ -71,6 +73,8 @@ class Engine:
     images_per_second : dict of float, optional
         Throughput of an int8 engine and its float peer by precision, timed in turn on the machine that built it;
         ``int8 throughout`` is the engine with all tensors quantized, if some are kept in floating point.
+    images_per_second_by_turn : dict of lists, optional
+        The same of each turn, of which those are the medians; not in the engine file.
     """
 
     def __init__(
@@ -81,10 +85,13 @@ class Engine:
         device: str | None = None,
         plan: bytes | None = None,
         images_per_second: Mapping[str, float] | None = None,
+        images_per_second_by_turn: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.images_per_second = dict(images_per_second or {})
+        self.images_per_second_by_turn = {name: list(each) for name, each in (images_per_second_by_turn or {}).items()}
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
+        self._settings: dict[str, int] = {}
         self._compiled: dict[tuple[str, ...], Compiled | GpuRunner] = {}
         self._runner: GpuRunner | None = None
         self._lock = threading.Lock()
@@ -136,6 +143,21 @@ class Engine:
         """Size of the graph with its weights, in units of 10^6 bytes."""
         return len(self.graph) / 1e6
 
+    @property
+    def usual_outputs(self) -> tuple[str, ...]:
+        """What a program asks for: ``bits``, or of a whole classifier everything."""
+        return self.outputs if self.manifest.labels else ("bits",)
+
+    @cached_property
+    def output_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """The shape, without the batch axis, and the dtype of each output by name."""
+        found = {}
+        for value in onnx.load_from_string(self.graph).graph.output:
+            kind = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            found[value.name] = tuple(axis.dim_value for axis in kind.shape.dim[1:]), str(dtype)
+        return found
+
     def quantized_products(self) -> tuple[int, int]:
         """Return the number of convolutions and matrix products that read int8, and their total number."""
         nodes = leading_to(onnx.load_from_string(self.graph), self.outputs[:1])
@@ -146,19 +168,22 @@ class Engine:
         products = [node for node in nodes if node.op_type in PRODUCTS]
         return sum(node.input[0] in integers for node in products), len(products)
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Any, out: Any = None) -> Any:
         """Compute features.
 
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, channels)
-            RGB, or the channels that the network was made for. A NumPy array, or any array with DLPack or the array
-            interface.
+            RGB, or the channels that the network was made for. A NumPy array, or what has DLPack, the array interface
+            or the buffer protocol: a ``memoryview`` or a ctypes array of that shape, or ``bytes`` and ``array.array``
+            that hold whole images.
+        out : float32 array of shape (batch, m), optional
+            A C-contiguous NumPy array, or one of the host with DLPack, to write the features into.
 
         Returns
         -------
         features : float32 array of shape (batch, m)
-            A NumPy array; for images on a GPU and an engine that runs there, an array on that GPU.
+            `out`, or a new NumPy array; for images on a GPU and an engine that runs there, an array on that GPU.
 
         Raises
         ------
@@ -167,14 +192,16 @@ class Engine:
         AurevoirError
             If the network returns another number of rows than there are images.
         """
-        return self._only("features", images)
+        return self._only("features", images, out)
 
-    def bits(self, images: Any) -> Any:
+    def bits(self, images: Any, out: Any = None) -> Any:
         """Compute the packed sign bits of features, without transferring the features.
 
         Parameters
         ----------
         images : uint8 array of shape (batch, height, width, 3)
+        out : uint8 array of shape (batch, ceil(m / 8)), optional
+            See `__call__`.
 
         Returns
         -------
@@ -182,7 +209,7 @@ class Engine:
             Equal to ``numpy.packbits(features > 0, axis=1)``. Below fp32, a runtime may round the two
             outputs differently near zero.
         """
-        return self._only("bits", images)
+        return self._only("bits", images, out)
 
     def classify(self, images: Any) -> Classified:
         """Compute scores, probabilities and labels, with an engine that `OpticalClassifier.to_engine` made.
@@ -219,43 +246,102 @@ class Engine:
         UsageError
             If the engine does not have an output.
         """
-        names = tuple(self.outputs if outputs is None else outputs)
+        names = self._checked_outputs(self.outputs if outputs is None else outputs)
+        run = self.runner(*names)
+        if isinstance(run, GpuRunner):
+            return run(images, list(names))
+        pixels = self._on_host(images)
+        results = {
+            name: np.empty((len(pixels), *self.output_types[name][0]), self.output_types[name][1]) for name in names
+        }
+        self._write(run, pixels, list(results.values()))
+        return results
+
+    def run_pointers(self, addresses: Mapping[str, int], batch: int, stream: Any = None) -> None:
+        """Compute outputs of images in memory that the caller owns, into memory that the caller owns.
+
+        For a program that embeds Python, or that holds its buffers itself. What is computed lies in the given memory
+        when the call returns; on a GPU, when the stream has come that far. Where the runtime allows it nothing is
+        copied.
+
+        Parameters
+        ----------
+        addresses : mapping of int
+            That of ``images``, uint8 (batch, height, width, channels) in C order, and of any of `outputs`, whose shapes
+            and dtypes `output_types` has; of memory of the host, or for an engine that runs on a GPU of that GPU.
+        batch : int
+            The number of images.
+        stream : optional
+            For an engine on a GPU: the stream to enqueue the work on, of torch, CuPy or PyCUDA or a ``cudaStream_t`` as
+            an integer; by default the current stream of the library that aurevoir runs on. It must last as long as
+            this thread uses the engine.
+
+        Raises
+        ------
+        UsageError
+            If a name is not one of these, an address is no positive integer or not aligned to its dtype, two memories
+            overlap, or a stream is given to an engine that runs on the host. That the memory is the caller's and as
+            large as the shapes say cannot be checked: a wrong address or batch ends the process, or worse.
+        AurevoirError
+            If the network returns another number of rows than there are images, or the runtime fails.
+        """
+        described = {IMAGES: (self.input_shape, "uint8"), **self.output_types}
+        found, batch = check_pointers(addresses, batch, described)
+        if stream is not None and not self.device.startswith("cuda"):
+            raise UsageError(f"stream {stream!r} has no effect: this engine runs on {self.device!r}; leave it out")
+        names = [name for name in self.output_types if name in found]
+        run = self.runner(*names)
+        if isinstance(run, GpuRunner):
+            run.run_pointers(found, batch, None if stream is None else stream_handle(stream))
+            return
+        arrays = {
+            name: host_memory(address, (batch, *described[name][0]), described[name][1])
+            for name, address in found.items()
+        }
+        self._write(run, arrays[IMAGES], [arrays[name] for name in names])
+
+    def _only(self, output: str, images: Any, out: Any = None) -> Any:
+        """Compute one output, into a given array or a new one."""
+        if out is None:
+            return self.run(images, [output])[output]
+        run = self.runner(*self._checked_outputs([output]))
+        if isinstance(run, GpuRunner):
+            raise UsageError(
+                f"out is for engines that run on the host, and this one runs on {self.device!r}; leave it out, or "
+                "give addresses of the GPU's memory to run_pointers"
+            )
+        pixels = self._on_host(images)
+        shape, dtype = self.output_types[output]
+        self._write(run, pixels, [writable(out, (len(pixels), *shape), dtype, pixels)])
+        return out
+
+    def _checked_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if name not in self.outputs:
                 raise UsageError(
                     f"this engine computes {', '.join(self.outputs)}, and no {name}; "
                     + ("it is a whole classifier: call `classify`" if self.manifest.labels else "build one of a model")
                 )
-        run = self._plan_runner() if builds_plans(self.runtime) else self.compiled(*names)
-        if isinstance(run, GpuRunner):
-            return run(images, list(names))
+        return tuple(names)
+
+    def _on_host(self, images: Any) -> np.ndarray:
         if on_gpu(images):
             raise UsageError(
                 f"the images are on a GPU, and this engine runs on {self.device!r} by {self.runtime!r}, which reads "
                 "host memory; copy them to the host, or load the engine on 'cuda'"
             )
-        images = self._checked(images)
-        results = {name: np.empty((len(images), *shape), dtype) for name, (dtype, shape) in self._rows(names).items()}
+        return self._checked(images)
+
+    def _write(self, run: Compiled, images: np.ndarray, results: Sequence[np.ndarray]) -> None:
+        """Compute outputs into arrays, where the runtime allows it in place."""
         for which in blocks(len(images), self.batch_size):
-            for name, rows in zip(names, run(images[which]), strict=True):
-                check_rows(len(rows), which.stop - which.start)
-                results[name][which] = rows
-        return results
+            parts = [result[which] for result in results]
+            for part, rows in zip(parts, run(images[which], parts), strict=True):
+                write_rows(part, rows)
 
-    def _only(self, output: str, images: Any) -> Any:
-        return self.run(images, [output])[output]
-
-    def _rows(self, names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return the dtype and the shape of each output's rows."""
-        c = (len(self.manifest.labels),)
-        known: dict[str, tuple[str, tuple[int, ...]]] = {
-            "features": ("float32", (self.features,)),
-            "bits": ("uint8", (packed_length(self.features),)),
-            "scores": ("float32", c),
-            "probabilities": ("float32", c),
-            "label": ("int64", c if self.manifest.multilabel else ()),
-        }
-        return {name: known[name] for name in names}
+    def runner(self, *outputs: str) -> Compiled | GpuRunner:
+        """Return what computes some outputs, such as ``bits``, in their order: of a plan, all."""
+        return self._plan_runner() if builds_plans(self.runtime) else self.compiled(*outputs)
 
     def plan_mismatch(self) -> str:
         """Describe why the plan does not fit this machine; empty if it does, or if there is none."""
@@ -289,27 +375,51 @@ class Engine:
 
     def with_manifest(self, manifest: Manifest) -> "Engine":
         """Return the same engine with another manifest."""
-        return Engine(manifest, self.graph, self.table, self._device, self.plan, self.images_per_second)
+        return self._with(manifest, self.images_per_second, self.images_per_second_by_turn)
 
-    def with_speeds(self, images_per_second: Mapping[str, float]) -> "Engine":
+    def with_speeds(
+        self, images_per_second: Mapping[str, float], by_turn: Mapping[str, Sequence[float]] | None = None
+    ) -> "Engine":
         """Return the same engine with measured speeds."""
-        return Engine(self.manifest, self.graph, self.table, self._device, self.plan, images_per_second)
+        return self._with(self.manifest, images_per_second, by_turn)
+
+    def _with(
+        self,
+        manifest: Manifest,
+        images_per_second: Mapping[str, float],
+        by_turn: Mapping[str, Sequence[float]] | None,
+    ) -> "Engine":
+        return Engine(manifest, self.graph, self.table, self._device, self.plan, images_per_second, by_turn)
+
+    def with_threads(self, threads: int | None = None, streams: int | None = None) -> "Engine":
+        """Return the same engine on a number of threads of the CPU, and of streams that run at the same time.
+
+        OpenVINO takes both, ONNX Runtime and torch take threads, torch's being those of the process. None leaves the
+        choice to the runtime. They belong to the machine, and are in neither the engine's file nor its pickle.
+
+        Raises
+        ------
+        UsageError
+            If one is below 1, or the runtime does not take it on the engine's device.
+        """
+        engine = self.with_manifest(self.manifest)
+        engine._settings = check_settings(self.runtime, self.device, {"threads": threads, "streams": streams})
+        return engine
 
     def _checked(self, images: Any) -> np.ndarray:
-        read = np.from_dlpack if hasattr(images, "__dlpack__") else np.asarray
-        pixels: np.ndarray = images if isinstance(images, np.ndarray) else read(images)
+        pixels = host_array(images, self.input_shape)
         check_images(pixels, self.input_shape)
         return pixels
 
     def compiled(self, *outputs: str) -> Compiled | GpuRunner:
-        """Return a function that computes only some outputs, such as ``features``; see `runtimes`."""
+        """Return a function that computes only some outputs, such as ``bits``, in their order; see `runtimes`."""
         with self._lock:
             if outputs not in self._compiled:
                 require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), outputs).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device)
+                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device, self._settings)
             return self._compiled[outputs]
 
     def parts(self) -> dict[str, bytes]:

@@ -25,8 +25,8 @@ def check_machine(made: Manifest, device: str | None, source: object) -> None:
     # Older files do not record the levels, which were always 127.
     if made.precision == "int8" and (made.weight_levels or LEVELS) > limit:
         raise AurevoirError(
-            f"{source} was built on a processor with an int8 dot product (VNNI), and this one has none: products of "
-            f"weights beyond {limit} overflow in {made.runtime}; build it again on this machine"
+            f"{source} was built on a processor with an int8 dot product (VNNI), and {made.runtime} has none here: "
+            f"products of weights beyond {limit} overflow; build it again on this machine, or see `aurevoir doctor`"
         )
 
 

@@ -126,7 +126,8 @@ class EngineSpec:
         For int8: keep as few tensors in floating point as needed for this sign agreement with fp32 on the held-out
         images.
     prefer_faster : bool
-        Build the runtime's narrowest float precision instead if int8 is not faster on this machine.
+        Build the runtime's narrowest float precision instead if it is faster than int8 on this machine in every turn
+        of their timing; where the turns disagree, int8 stays.
     smoke : bool
         Run the engine once in a child process first, so that a native crash raises an error.
     measure : bool

@@ -1,7 +1,7 @@
 """Interleaved timing: contestants run in turn, so that drift of the machine affects all alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -55,3 +55,16 @@ def spread(seconds: list[float]) -> float:
     """Return the interquartile range relative to the median."""
     low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
     return float((high - low) / middle)
+
+
+def is_faster(rates: Sequence[float], peer: Sequence[float]) -> bool | None:
+    """Return whether one is faster than its peer in every turn; None where the turns disagree.
+
+    Parameters
+    ----------
+    rates, peer : sequence of float
+        Images per second, turn by turn.
+    """
+    if all(ours > theirs for ours, theirs in zip(rates, peer, strict=True)):
+        return True
+    return False if all(ours < theirs for ours, theirs in zip(rates, peer, strict=True)) else None

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +85,39 @@ def test_optics_takes_features_from_a_file(example, tmp_path):
     y = np.arange(60) % 2
     np.savez(tmp_path / "features.npz", X=random.normal(size=(60, 300)) + y[:, None], y=y)
     assert _number(r"accuracy ([\d.]+)", example("optics", tmp_path / "features.npz")[-1]) == 1
+
+
+@pytest.fixture
+def embedding():
+    """The compiler, and its arguments that build a program with this Python inside; skips where one is missing."""
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    include, folder = Path(sysconfig.get_path("include")), Path(sysconfig.get_config_var("LIBDIR") or "")
+    version = sysconfig.get_config_var("LDVERSION")
+    if not (include / "Python.h").is_file() or not list(folder.glob(f"libpython{version}.so*")):
+        pytest.skip("this Python has no headers, or no shared library")
+    return [compiler, "-Wall", "-Wextra", "-Werror", f"-I{include}", f"-L{folder}", f"-Wl,-rpath,{folder}"], [
+        f"-lpython{version}"
+    ]
+
+
+def test_a_c_program_runs_an_engine_in_its_own_memory(root, tiny_onnx, tmp_path, embedding):
+    import aurevoir
+
+    engine = aurevoir.build_engine(tiny_onnx, out=tmp_path / "tiny.engine")
+    (before, behind), program = embedding, tmp_path / "embed"
+    source = root / "examples" / "embed_c" / "embed.c"
+    subprocess.run([*before, str(source), "-o", str(program), *behind], check=True, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [str(program), str(tmp_path / "tiny.engine")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # The same noise as in the program.
+    count = 4 * 28 * 28 * 3
+    noise = (np.arange(count, dtype="uint64") * 2654435761 % 2**32 >> 24).astype("uint8").reshape(4, 28, 28, 3)
+    ones = np.bitwise_count(engine.bits(noise)).sum(axis=1)
+    assert done.stdout.splitlines() == [
+        f"image {image}: {count} of 196 features are positive" for image, count in enumerate(ones)
+    ]
+    missing = subprocess.run([str(program), "nowhere"], env=environment, capture_output=True, text=True, check=False)
+    assert missing.returncode == 1
+    assert "nowhere does not exist" in missing.stderr

@@ -13,8 +13,9 @@ import numpy as np
 from ...engine.backbones.base import Backbone
 from ...errors import DataError
 from ...images.batches import ImageFiles, collect
+from ...images.decode import Resize
 from ...images.procedural import PATTERNS, draw, write_class_folders
-from ...images.sources import LabelledPaths
+from ...images.sources import LabelledPaths, list_files
 from ...transfer.evaluate import split, train_and_test
 from ..contract import Cells, Json
 from .engines import open_network
@@ -180,3 +181,25 @@ def decode_timed(
     if not len(kept):
         raise DataError(f"none of the {len(files)} files of {name} holds a readable image")
     return kept, pixels, seconds, dict(files.skipped)
+
+
+def photographs(
+    folder: str | Path, count: int, shape: tuple[int, int, int], resize: Resize = "stretch", seed: int = 0
+) -> np.ndarray:
+    """Return up to `count` images of a folder, chosen and ordered by the seed, as uint8 of shape (n, *shape).
+
+    Raises
+    ------
+    UsageError
+        If there is no such folder.
+    DataError
+        If none can be read.
+    """
+    paths, (height, width, channels) = list_files(folder), shape
+    chosen = [paths[index] for index in np.random.default_rng(seed).permutation(len(paths))[:count]]
+    pixels = collect(ImageFiles(chosen, (height, width), resize, description="decode", channels=channels))[1]
+    if not len(pixels):
+        raise DataError(
+            f"none of the {len(chosen)} files in {folder} is a readable image; give a folder of photographs"
+        )
+    return pixels

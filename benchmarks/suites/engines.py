@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from ...calibration.placement import PLACEMENTS
+from ...engine.backbones.base import Backbone
 from ...engine.float_graph import Exported
 from ...engine.runtimes import precisions_on
 from ...engine.timing import ratios, spread
-from ...errors import AurevoirError
+from ...errors import AurevoirError, DataError
 from ...kernels.arrays import on_device
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.contestants import Contestant, prepare, running, take_turns
-from ..harness.datasets import procedural_images
+from ..harness.datasets import folder_name, photographs, procedural_images
 from ..harness.device import add_device_argument, runtimes_of
 from ..harness.engines import Engines, open_network
 from ..reporting.figures import figure, sound
@@ -37,6 +38,8 @@ EXACT = {"cpu": "onnxruntime fp32", "cuda": "torch fp32"}
 PEER_NAMES = ("ORT minmax U8", "ORT percentile U8, all", "NNCF", "NNCF, all")
 CALIBRATED, MEASURED = 48, 16
 """Images to calibrate on, and others on which signs are compared with those of `EXACT`."""
+LEAST = 4
+"""Images of one's own, at least: three to calibrate on and one to measure on."""
 WIDE_SPREAD = 0.1
 _SPELLED = {"onnxruntime fp32": "ONNX Runtime fp32"}
 PERCENTILES = (50, 90, 99)
@@ -44,7 +47,13 @@ PERCENTILES = (50, 90, 99)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
-    parser.add_argument("--backbone", default="densenet169", help="a torchvision name or ONNX file (densenet169)")
+    help_ = "a torchvision name, timm:NAME or an ONNX file (default: densenet169)"
+    # Without a default of its own the first leaves that of the second, which older command lines use.
+    parser.add_argument("backbone", nargs="?", default=argparse.SUPPRESS, metavar="BACKBONE", help=help_)
+    parser.add_argument("--backbone", default="densenet169", help="the same")
+    parser.add_argument("--cut", help="where to truncate the network (default: the backbone's default cut)")
+    parser.add_argument("--weights", help="default, random or a file (default: random; an ONNX file's own)")
+    parser.add_argument("--data", metavar="DIR", help="images to calibrate and compare signs on (default: drawn ones)")
     add_device_argument(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[16], help="images a call (default: 16)")
     parser.add_argument("--rounds", type=int, default=7, help="timed turns of each engine (default: 7)")
@@ -59,27 +68,45 @@ def run(args: argparse.Namespace) -> Result:
     """Time every engine and peer at every batch size; one that fails keeps its row, with the reason."""
     on_device(np.zeros(0), args.device)
     base = BASE[args.device]
-    backbone = open_network(args.backbone)
-    images = procedural_images(max(CALIBRATED + MEASURED, *args.batches), backbone.size[0])
-    engines = Engines.export(backbone, None, images[:CALIBRATED])
+    backbone = open_network(args.backbone, args.weights)
+    images = _images(args.data, backbone)
+    # Never those that are calibrated on; where there are few, every fourth.
+    calibrated, measured = (
+        images[: min(CALIBRATED, -(-3 * len(images) // 4))],
+        images[-min(MEASURED, len(images) // 4) :],
+    )
+    timed = np.resize(images, (max(MEASURED, *args.batches), *images.shape[1:]))
+    engines = Engines.export(backbone, args.cut, calibrated)
     contestants = [*_engines(engines, args.device), *(() if args.no_peers else _peers(engines, args.device))]
-    prepare(contestants, [(images[:count],) for count in (1, MEASURED, *args.batches)], description="build")
-    _agree(contestants, images[CALIBRATED : CALIBRATED + MEASURED], EXACT[args.device])
+    prepare(contestants, [(timed[:count],) for count in (1, MEASURED, *args.batches)], description="build")
+    _agree(contestants, measured, EXACT[args.device])
     for batch in args.batches:
-        _throughput(contestants, images[:batch], args.rounds, base)
-    _latency(contestants, images[:1], args.rounds, args.latency_calls)
+        _throughput(contestants, timed[:batch], args.rounds, base)
+    _latency(contestants, timed[:1], args.rounds, args.latency_calls)
     return Result(
         "engines",
         [each.row for each in contestants],
         {
             "network": engines.network,
-            "weights": "default" if args.backbone.endswith(".onnx") else "random",
+            "weights": engines.exported.weights,
             "features": engines.exported.features,
             "device": args.device,
             "base": base,
+            "images": "drawn" if args.data is None else folder_name(args.data),
         },
         {"speedup": _speedup(contestants, args.batches[-1], base)},
     )
+
+
+def _images(folder: str | None, backbone: Backbone) -> np.ndarray:
+    """Return images to calibrate on and then, at their end, to measure on."""
+    count, size = CALIBRATED + MEASURED, backbone.size
+    if folder is None:
+        return procedural_images(count, size[0])
+    images = photographs(folder, count, (*size, backbone.channels))
+    if len(images) < LEAST:
+        raise DataError(f"{folder} has {len(images)} readable images; give {LEAST} or more")
+    return images
 
 
 def _engines(engines: Engines, device: str) -> Iterator[Contestant]:

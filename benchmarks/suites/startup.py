@@ -14,6 +14,7 @@ COMMANDS = (
     "build",
     "calibrate",
     "inspect",
+    "profile",
     "sign",
     "verify",
     "embed",

@@ -1,6 +1,6 @@
 """Find runtimes by name and choose among them; `base` defines their interface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -21,6 +21,7 @@ from .base import (
 from .device import has_nvidia_driver, open_device
 from .gpu_run import GpuRunner
 from .native_errors import native_errors
+from .processor import has_int8_dot_product, saturates
 
 HOST_BATCH, GPU_BATCH = 16, 512
 """Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
@@ -47,7 +48,13 @@ def graph_runtime(name: str) -> GraphRuntime:
     raise _unknown(name)
 
 
-def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
+def compile_graph(
+    name: str,
+    graph: bytes,
+    precision: Precision,
+    device: str = "cpu",
+    settings: Mapping[str, int] | None = None,
+) -> Compiled | GpuRunner:
     """Compile an ONNX graph for a graph runtime; see `GraphRuntime.compile`.
 
     Raises
@@ -59,16 +66,34 @@ def compile_graph(name: str, graph: bytes, precision: Precision, device: str = "
     module = graph_runtime(name)
     check_process(name)
     with native_errors(name, "compile"):
-        compiled = module.compile(graph, precision, device)
+        compiled = module.compile(graph, precision, device, settings)
     if isinstance(compiled, GpuRunner):
         return compiled
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
+    def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         check_process(name)
         with native_errors(name, "run"):
-            return compiled(images)
+            return compiled(images) if into is None else compiled(images, into)
 
     return run
+
+
+def check_settings(name: str, device: str, settings: Mapping[str, int | None]) -> dict[str, int]:
+    """Return those of ``threads`` and ``streams`` that are given, for a runtime on a device.
+
+    Raises
+    ------
+    UsageError
+        If one is below 1, or the runtime does not take it there.
+    """
+    given = {each: value for each, value in settings.items() if value is not None}
+    taken = graph_runtime(name).SETTINGS if device == "cpu" and not builds_plans(name) else ()
+    for each, value in given.items():
+        if value < 1:
+            raise UsageError(f"{each} {value} is less than 1")
+        if each not in taken:
+            raise UsageError(f"{each} {value} has no effect with runtime {name!r} on device {device!r}; leave it out")
+    return given
 
 
 def plan_runtime(name: str) -> PlanRuntime:
@@ -315,21 +340,14 @@ def takes_unsigned(name: str) -> bool:
 
     TensorRT supports only signed activations; for processors without VNNI see `weight_levels`.
     """
-    return name in ON_HOST and _has_int8_dot_product()
+    return name in ON_HOST and has_int8_dot_product(name)
 
 
 def weight_levels(name: str) -> int:
-    """Return the largest magnitude of int8 weights that a runtime multiplies without overflow on this processor.
+    """Return the largest magnitude of int8 weights whose products a runtime sums without overflow on this processor.
 
-    Without VNNI, x86 processors add pairs of unsigned-by-signed products in 16 bits, where two large products
-    overflow; the runtimes convert signed activations to unsigned.
+    See `processor.saturates`.
     """
     from ...calibration.quantize import LEVELS, NARROW_LEVELS
 
-    return NARROW_LEVELS if name in ON_HOST and not _has_int8_dot_product() else LEVELS
-
-
-def _has_int8_dot_product() -> bool:
-    from ...kernels.backends.numba.features import has_int8_dot_product
-
-    return has_int8_dot_product()
+    return NARROW_LEVELS if name in ON_HOST and saturates(name) else LEVELS

@@ -4,7 +4,8 @@ A runtime is a module of this package, found by name with `runtimes.runtime`. It
 computes an ONNX graph, or `PlanRuntime`, for NVIDIA's libraries, which first build a GPU-specific plan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -26,14 +27,47 @@ RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 Batches = tuple[int, int, int]
 """Minimum, optimal and maximum batch size of a plan."""
 
-Compiled = Callable[[np.ndarray], list[np.ndarray]]
-"""Maps uint8 images to a graph's outputs; thread-safe. The next call on the same thread may overwrite the outputs."""
-
 FLOAT32_PREFIX = "classifier/"
 """What the names of those nodes begin with that are computed in float32, as a graph says, in every precision."""
 
 Layer = dict[str, str | None]
 """``name``, ``type`` and ``precision`` of a layer as executed; None if the runtime does not report it."""
+
+WARM_RUNS = 3
+"""Runs before those whose layers are timed."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer as executed, and its time.
+
+    Attributes
+    ----------
+    name : str
+    type, precision : str or None
+        As the runtime names them; None if it does not report them.
+    seconds : float
+        Mean of the calls.
+    nodes : tuple of str
+        What the runtime says that the layer was made of: names of ONNX nodes or of their outputs.
+    """
+
+    name: str
+    type: str | None
+    precision: str | None
+    seconds: float
+    nodes: tuple[str, ...]
+
+
+class Compiled(Protocol):
+    """Maps uint8 images to a graph's outputs; thread-safe. The next call on the same thread may overwrite them.
+
+    With `into`, C-contiguous arrays for the outputs, a runtime may write those in place: what it then returns has their
+    memory. Nothing of it is kept.
+    """
+
+    def __call__(self, images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Compute the outputs."""
 
 
 class Runtime(Protocol):
@@ -53,10 +87,14 @@ class Runtime(Protocol):
 
 
 class GraphRuntime(Runtime, Protocol):
-    """A runtime that computes an ONNX graph."""
+    """A runtime that computes an ONNX graph; ``SETTINGS`` names those of ``threads`` and ``streams`` that it takes."""
 
-    def compile(self, graph: bytes, precision: Precision, device: str = "cpu") -> Compiled | GpuRunner:
-        """Compile a graph for a device; on a GPU to a `GpuRunner`."""
+    SETTINGS: tuple[str, ...]
+
+    def compile(
+        self, graph: bytes, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
+    ) -> Compiled | GpuRunner:
+        """Compile a graph for a device; on a GPU to a `GpuRunner`. With `settings` for a CPU with these of them."""
 
     def check(self, graph: bytes) -> None:
         """Raise AurevoirError if the runtime does not support something of a graph, as far as can be told unrun."""
@@ -64,6 +102,11 @@ class GraphRuntime(Runtime, Protocol):
     @property
     def layers(self) -> Callable[[bytes, Precision, str], list[Layer]] | None:
         """Function that lists the layers of a graph in a precision on a device; None if not supported."""
+
+    def layer_times(
+        self, graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int
+    ) -> Iterable[LayerTime]:
+        """Time every layer of a graph on images, in the order of execution, by the library's own profiler."""
 
 
 class PlanRuntime(Runtime, Protocol):
@@ -97,6 +140,9 @@ class PlanRuntime(Runtime, Protocol):
 
     def layers(self, plan: bytes, device: str = "cuda") -> list[Layer]:
         """Return the layers of a plan."""
+
+    def layer_times(self, plan: bytes, device: str, images: np.ndarray, calls: int) -> Iterable[LayerTime]:
+        """Time every layer of a plan on images, in the order of execution, by the library's own profiler."""
 
 
 def refusal(runtime: str, others: str, what: str) -> AurevoirError:

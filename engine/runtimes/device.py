@@ -5,6 +5,7 @@ Streams and arrays are those of the library: all work is asynchronous in stream 
 """
 
 import ctypes
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,18 @@ class Device(Protocol):
 
     def pointer(self, array: Any) -> int:
         """Return the address of an array on the GPU."""
+
+    def at(self, address: int, shape: Shape, dtype: str) -> Any:
+        """Return a caller's memory on the GPU as an array, without a copy.
+
+        Raises
+        ------
+        UsageError
+            If it is not memory of this GPU.
+        """
+
+    def external_stream(self, handle: int) -> Any:
+        """Return the stream of a ``cudaStream_t``; 0 is the default stream."""
 
     def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
         """Make a stream the library's current stream."""
@@ -124,6 +137,17 @@ def open_device(name: str = "cuda", libraries: Sequence[str] = ("torch", "cupy")
     raise UsageError(f"device {name!r} cannot be used here ({'; '.join(reasons)})")
 
 
+class _Interface:
+    """What has the CUDA array interface and nothing else."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        self.__cuda_array_interface__ = described
+
+
+def _not_here(address: int, gpu: str, reason: object) -> UsageError:
+    return UsageError(f"{address:#x} is no address of memory on {gpu}: {reason}; give memory of this GPU")
+
+
 class _TorchDevice:
     def __init__(self, index: int | None) -> None:
         import torch
@@ -188,6 +212,22 @@ class _TorchDevice:
 
     def pointer(self, array: Any) -> int:
         return array.data_ptr()
+
+    def at(self, address: int, shape: Shape, dtype: str) -> Any:
+        described = {"shape": shape, "typestr": np.dtype(dtype).str, "data": (address, False), "version": 2}
+        try:
+            array = self._torch.as_tensor(_Interface(described), device=self._device)
+        except RuntimeError as problem:
+            raise _not_here(address, self.name, problem) from None
+        # Of another GPU's memory it is a copy.
+        if array.data_ptr() != address:
+            raise _not_here(address, self.name, "it is another GPU's")
+        return array
+
+    def external_stream(self, handle: int) -> Any:
+        if not handle:
+            return self._torch.cuda.default_stream(self._device)
+        return self._torch.cuda.ExternalStream(handle, self._device)
 
     def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
         return self._torch.cuda.stream(stream)
@@ -273,6 +313,18 @@ class _CupyDevice:
 
     def pointer(self, array: Any) -> int:
         return array.data.ptr
+
+    def at(self, address: int, shape: Shape, dtype: str) -> Any:
+        cuda, kind = self._cupy.cuda, np.dtype(dtype)
+        # The host's memory has no device, or a negative one.
+        if cuda.runtime.pointerGetAttributes(address).device != self._device.id:
+            raise _not_here(address, self.name, "it is the host's or another GPU's")
+        memory = cuda.UnownedMemory(address, math.prod(shape) * kind.itemsize, None, self._device.id)
+        return self._cupy.ndarray(shape, kind, cuda.MemoryPointer(memory, 0))
+
+    def external_stream(self, handle: int) -> Any:
+        cuda = self._cupy.cuda
+        return cuda.ExternalStream(handle, self._device.id) if handle else cuda.Stream.null
 
     def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
         return stream

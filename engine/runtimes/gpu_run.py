@@ -1,9 +1,10 @@
 """Run a network on a GPU, for images in host or GPU memory."""
 
 import logging
+import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -25,6 +26,36 @@ _LOG = logging.getLogger("aurevoir.gpu")
 _capture_lock = threading.Lock()
 
 
+def host_array(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return images in host memory as a NumPy array, without a copy where they allow it.
+
+    Parameters
+    ----------
+    images : array
+        A NumPy array, or what has DLPack, the array interface or the buffer protocol. A buffer without a shape of its
+        own, such as ``array.array`` or ``bytes``, holds whole images of `shape` one after the other.
+    shape : (height, width, channels)
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    if isinstance(images, np.ndarray):
+        return images
+    try:
+        if hasattr(images, "__dlpack__"):
+            return np.from_dlpack(images)
+        if hasattr(images, "__array__") or hasattr(images, "__array_interface__") or isinstance(images, list | tuple):
+            return np.asarray(images)
+        view = memoryview(images)
+        flat = view.ndim == 1 and view.itemsize == 1 and view.nbytes and view.nbytes % math.prod(shape) == 0
+        return np.asarray(view.cast("B", (view.nbytes // math.prod(shape), *shape)) if flat else view)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        what = f"images of type {type(images).__name__} cannot be read: {error}"
+        raise UsageError(f"{what}; give a NumPy array, or what has DLPack or the buffer protocol") from None
+
+
 def check_images(images: Any, shape: tuple[int, int, int]) -> None:
     """Raise UsageError unless images are uint8 of shape (batch, height, width, channels)."""
     dtype = str(images.dtype).removeprefix("torch.")
@@ -42,6 +73,13 @@ def check_rows(rows: int, images: int) -> None:
             f"the network returned {rows} rows for {images} images: a batch size is fixed inside its graph; export it "
             "with a dynamic batch"
         )
+
+
+def write_rows(target: np.ndarray, rows: np.ndarray) -> None:
+    """Copy an output to where it belongs, unless it was written there; it must have as many rows."""
+    check_rows(len(rows), len(target))
+    if rows.ctypes.data != target.ctypes.data:
+        target[...] = rows
 
 
 class ThreadContext(Protocol):
@@ -120,11 +158,43 @@ class GpuRunner:
         """
         foreign = on_gpu(images)
         with self.device.scope():
-            if not hasattr(self._local, "worker"):
-                self._local.worker = _Worker(self)
             names = list(self.outputs if wanted is None else wanted)
-            worker: _Worker = self._local.worker
-            return worker.on_device(images, names) if foreign else worker.on_host(np.asarray(images), names)
+            if foreign:
+                return self._worker().on_device(images, names)
+            return self._worker().on_host(host_array(images, self.input_shape), names)
+
+    def run_pointers(self, addresses: Mapping[str, int], batch: int, stream: int | None = None) -> None:
+        """Compute outputs of images on the GPU into memory there, both the caller's, without waiting.
+
+        Parameters
+        ----------
+        addresses : mapping of int
+            Of ``images`` and of the outputs to compute.
+        batch : int
+        stream : int, optional
+            The ``cudaStream_t`` to enqueue the work on; by default the caller's current stream.
+
+        Raises
+        ------
+        UsageError
+            If an address is not of this GPU's memory, as far as its library can tell.
+        AurevoirError
+            If the library fails; the message contains its error.
+        """
+        device, described = self.device, {"images": (self.input_shape, "uint8"), **self.outputs}
+        with device.scope():
+            own = device.stream() if stream is None else device.external_stream(stream)
+            arrays = {
+                name: device.at(address, (batch, *described[name][0]), described[name][1])
+                for name, address in addresses.items()
+            }
+            self._worker().into(arrays.pop("images"), arrays, own)
+
+    def _worker(self) -> "_Worker":
+        if not hasattr(self._local, "worker"):
+            self._local.worker = _Worker(self)
+        worker: _Worker = self._local.worker
+        return worker
 
 
 @dataclass(frozen=True)
@@ -165,42 +235,43 @@ class _Worker:
         device, stream = self.device, self.device.stream()
         array = device.from_foreign(images)
         check_images(array, self.runner.input_shape)
-        self._wait_for_pending(stream)
-        self.pending = stream
-        compute = self._in_place if self.runner.in_place else self._through_buffers
-        results = compute(array, wanted, stream)
+        results = self._outputs(len(array), stream, wanted)
+        self.into(array, results, stream)
         return {name: device.to_foreign(result, images) for name, result in results.items()}
 
-    def _in_place(self, array: Any, wanted: list[str], stream: Any) -> dict[str, Any]:
+    def into(self, array: Any, results: dict[str, Any], stream: Any) -> None:
+        """Compute outputs of images on the GPU into arrays there, on a stream."""
+        self._wait_for_pending(stream)
+        self.pending = stream
+        (self._in_place if self.runner.in_place else self._through_buffers)(array, results, stream)
+
+    def _in_place(self, array: Any, results: dict[str, Any], stream: Any) -> None:
         runner, device = self.runner, self.device
-        results, parts = self._outputs(len(array), stream, wanted), blocks(len(array), runner.max_batch)
+        parts = blocks(len(array), runner.max_batch)
+        # A slice of the results need not be aligned, nor need memory of the caller's.
+        direct = {
+            name: result
+            for name, result in results.items()
+            if len(parts) == 1 and not device.pointer(result) % _ALIGNMENT
+        }
         for which in parts:
             pixels = array[which]
             if device.pointer(pixels) % _ALIGNMENT:
                 pixels = device.empty(tuple(pixels.shape), "uint8", stream)
                 device.copy(pixels, array[which], stream)
-            # A slice of the results need not be aligned.
-            whole = len(parts) == 1
-            spare = self._outputs(
-                len(pixels), stream, [name for name in runner.outputs if not whole or name not in wanted]
-            )
-            outputs = spare | (results if whole else {})
-            self.context.bind(len(pixels), pixels, outputs)(stream)
-            if not whole:
-                for name in wanted:
-                    device.copy(results[name][which], outputs[name], stream)
-        return results
+            spare = self._outputs(len(pixels), stream, [name for name in runner.outputs if name not in direct])
+            self.context.bind(len(pixels), pixels, spare | direct)(stream)
+            for name in [each for each in results if each not in direct]:
+                device.copy(results[name][which], spare[name], stream)
 
-    def _through_buffers(self, array: Any, wanted: list[str], stream: Any) -> dict[str, Any]:
-        results = self._outputs(len(array), stream, wanted)
+    def _through_buffers(self, array: Any, results: dict[str, Any], stream: Any) -> None:
         self._reserve(min(len(array), self.runner.max_batch))
         for which in blocks(len(array), self.runner.max_batch):
             length = which.stop - which.start
             self.device.copy(self.pixels[:length], array[which], stream)
             self._launch(length, stream)
-            for name in wanted:
-                self.device.copy(results[name][which], self.outputs[name][:length], stream)
-        return results
+            for name, result in results.items():
+                self.device.copy(result[which], self.outputs[name][:length], stream)
 
     def on_host(self, images: np.ndarray, wanted: list[str]) -> dict[str, np.ndarray]:
         """Compute images in host memory, overlapping transfers with computation."""

@@ -1,6 +1,7 @@
 """OpenVINO, the default on CPUs: fp32, int8, and bf16 if the processor supports it."""
 
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as package_version
@@ -13,8 +14,9 @@ import onnx
 from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino
 from ...saving import explained, scratch
-from .base import FLOAT32_PREFIX, Compiled, Layer, Precision, refusal
-from .gpu_run import check_rows
+from .base import FLOAT32_PREFIX, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
+from .gpu_run import write_rows
+from .processor import isa_limit
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
@@ -24,6 +26,9 @@ _MARK = ElementTree.fromstring('<rt_info><attribute name="precise" version="0"/>
 CHUNK = 4
 """Images per inference request."""
 MAX_CHUNKED_OUTPUTS = 3
+
+_SETTINGS = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS"}
+SETTINGS = tuple(_SETTINGS)
 
 
 @cache
@@ -43,7 +48,9 @@ def precisions() -> tuple[Precision, ...]:
     """Return the precisions that the CPU plugin supports natively on this processor."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     names: dict[str, Precision] = {"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"}
-    return tuple(ours for theirs, ours in names.items() if theirs in capabilities)
+    # It reports bf16 of a processor under a limit where its kernels then return nan.
+    limited = isa_limit() not in (None, "avx512_core")
+    return tuple(ours for theirs, ours in names.items() if theirs in capabilities and not (limited and ours == "bf16"))
 
 
 def devices() -> tuple[str, ...]:
@@ -58,9 +65,11 @@ def inference_precision(precision: Precision) -> str:
     return {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision]
 
 
-def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
+def compile(
+    graph: bytes, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
+) -> Compiled:
     """Compile an ONNX graph; see `base.GraphRuntime`."""
-    return compile_model(read(graph, precision), precision, device)
+    return compile_model(read(graph, precision), precision, device, settings)
 
 
 def check(graph: bytes) -> None:
@@ -110,7 +119,9 @@ def _float32_names(model: Any) -> set[str]:
     return kept
 
 
-def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
+def compile_model(
+    model: Any, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
+) -> Compiled:
     """Compile an ``openvino.Model`` on its first run.
 
     A single image runs on all cores. Several run concurrently, in chunks of `CHUNK` images on about one
@@ -121,47 +132,62 @@ def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Comp
     models: dict[str, Any] = {}
     lock, local = threading.Lock(), threading.local()
 
-    def requests(hint: str) -> list[Any]:
-        # A request holds the buffers of a call, so each thread has its own.
-        if not hasattr(local, hint):
+    def requests(hint: str, kept: str) -> list[Any]:
+        # A request holds the buffers of a call, so each thread has its own; and it goes on writing where it wrote
+        # last, so that those which write into a caller's memory are never run without memory given anew.
+        if not hasattr(local, hint + kept):
             with lock:
                 if hint not in models:
-                    models[hint] = _compiled(model, precision, device, hint)
+                    models[hint] = _compiled(model, precision, device, hint, settings)
             count = models[hint].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            setattr(local, hint, [models[hint].create_infer_request() for _ in range(count)])
-        found: list[Any] = getattr(local, hint)
+            setattr(local, hint + kept, [models[hint].create_infer_request() for _ in range(count)])
+        found: list[Any] = getattr(local, hint + kept)
         return found
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        images = np.ascontiguousarray(images)
-        if len(images) > 1 and chunked:
-            return _run_chunks(requests("THROUGHPUT"), images)
-        outputs = requests("LATENCY")[0].infer({0: images}, share_inputs=True, share_outputs=True)
+    def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        images, kept = np.ascontiguousarray(images), "" if into is None else "into"
+        if len(images) > 1 and (chunked or into is not None):
+            return _run_chunks(requests("THROUGHPUT", kept), images, into)
+        request = requests("LATENCY", kept)[0]
+        if into is not None:
+            _write_into(request, into)
+        outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
         return [outputs[index] for index in range(len(outputs))]
 
     return run
 
 
-def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
+def _write_into(request: Any, arrays: Sequence[np.ndarray]) -> None:
+    """Let the next run of a request write its outputs into arrays."""
+    import openvino
+
+    for index, array in enumerate(arrays):
+        request.set_output_tensor(index, openvino.Tensor(array, shared_memory=True))
+
+
+def _run_chunks(requests: list[Any], images: np.ndarray, into: Sequence[np.ndarray] | None) -> list[np.ndarray]:
     """Run chunks of images on several requests concurrently; return the joined outputs."""
     chunk = min(CHUNK, -(-len(images) // len(requests)))
     starts = range(0, len(images), chunk)
-    results: list[np.ndarray] = []
+    results: list[np.ndarray] = [] if into is None else list(into)
 
     def collect(index: int) -> None:
-        request = requests[index % len(requests)]
+        request, which = requests[index % len(requests)], slice(starts[index], starts[index] + chunk)
         request.wait()
-        for number, tensor in enumerate(request.output_tensors):
-            if len(results) <= number:
-                results.append(np.empty((len(images), *tensor.data.shape[1:]), tensor.data.dtype))
-            check_rows(len(tensor.data), min(chunk, len(images) - starts[index]))
-            results[number][starts[index] : starts[index] + chunk] = tensor.data
+        tensors = [tensor.data for tensor in request.output_tensors]
+        if not results:
+            results.extend(np.empty((len(images), *data.shape[1:]), data.dtype) for data in tensors)
+        for result, data in zip(results, tensors, strict=True):
+            write_rows(result[which], data)
 
     try:
         for index, start in enumerate(starts):
             if index >= len(requests):
                 collect(index - len(requests))
-            requests[index % len(requests)].start_async({0: images[start : start + chunk]}, share_inputs=True)
+            request = requests[index % len(requests)]
+            if into is not None:
+                _write_into(request, [array[start : start + chunk] for array in into])
+            request.start_async({0: images[start : start + chunk]}, share_inputs=True)
         for index in range(max(0, len(starts) - len(requests)), len(starts)):
             collect(index)
     except BaseException:
@@ -177,8 +203,8 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
     """Return name, type and precision of every executed layer, except constants."""
     found: list[Layer] = []
     for layer in _compiled(read(graph, precision), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
-        info = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
-        if info["layerType"] not in ("Input", "Const", "Output"):
+        info = _execution(layer)
+        if info["layerType"] not in _NOT_RUN:
             found.append(
                 {
                     "name": layer.get_friendly_name(),
@@ -190,6 +216,48 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
     return found
 
 
-def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
-    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
-    return _core().compile_model(model, device.upper(), options)
+def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
+    """Yield the time of every layer that takes a microsecond or more; see `base.GraphRuntime`.
+
+    The whole batch is computed in one request on all cores.
+    """
+    compiled = _compiled(read(graph, precision), precision, device, "LATENCY", profiled=True)
+    request = compiled.create_infer_request()
+
+    def total(runs: int) -> dict[str, float]:
+        # OpenVINO reports the mean of all runs of a request so far, in microseconds.
+        for _ in range(runs):
+            request.infer({0: images}, share_inputs=True)
+        done.append(runs)
+        return {layer.node_name: layer.real_time.total_seconds() * sum(done) for layer in request.profiling_info}
+
+    done: list[int] = []
+    before, after = total(WARM_RUNS), total(calls)
+    for layer in compiled.get_runtime_model().get_ordered_ops():
+        name, info = layer.get_friendly_name(), _execution(layer)
+        if info["layerType"] not in _NOT_RUN and after.get(name):
+            seconds = max(0.0, after.get(name, 0.0) - before.get(name, 0.0)) / calls
+            nodes = tuple(filter(None, info["originalLayersNames"].split(",")))
+            yield LayerTime(name, info["layerType"], info["runtimePrecision"], seconds, nodes)
+
+
+_NOT_RUN = ("Input", "Const", "Output")
+
+
+def _execution(layer: Any) -> dict[str, str]:
+    """Return what a layer of a runtime model says of its execution."""
+    keys = ("layerType", "runtimePrecision", "primitiveType", "originalLayersNames")
+    return {key: layer.rt_info[key].astype(str) if key in layer.rt_info else "" for key in keys}
+
+
+def _compiled(
+    model: Any,
+    precision: Precision,
+    device: str,
+    hint: str,
+    settings: Mapping[str, int] | None = None,
+    profiled: bool = False,
+) -> Any:
+    options: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
+    options |= {_SETTINGS[name]: value for name, value in (settings or {}).items()}
+    return _core().compile_model(model, device.upper(), options | ({"PERF_COUNT": True} if profiled else {}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
-from .base import Batches, Layer, Precision
+from .base import Batches, Layer, LayerTime, Precision
 from .device import has_nvidia_driver, open_device
 from .tensorrt_plan import BATCHES, build_plan, describe_plan, known_targets
 from .tensorrt_run import PlanRunner
@@ -130,6 +130,10 @@ class NvidiaRuntime:
         """Return name, type and precision of every layer of a plan; see `describe_plan`."""
         return describe_plan(self._library(), self.load(plan, device).engine)
 
+    def layer_times(self, plan: bytes, device: str, images: Any, calls: int) -> list[LayerTime]:
+        """Time every layer of a plan on images; see `PlanRunner.layer_times`."""
+        return self.load(plan, device).layer_times(images, calls)
+
     def _library(self) -> Any:
         try:
             return import_module(self.package)
@@ -169,4 +173,4 @@ _nvidia = NvidiaRuntime(
 )
 version, precisions, devices, why_not = _nvidia.version, _nvidia.precisions, _nvidia.devices, _nvidia.why_not
 buildable, targets, build = _nvidia.buildable, _nvidia.targets, _nvidia.build
-load, layers, native_cache = _nvidia.load, _nvidia.layers, _nvidia.native_cache
+load, layers, native_cache, layer_times = _nvidia.load, _nvidia.layers, _nvidia.native_cache, _nvidia.layer_times

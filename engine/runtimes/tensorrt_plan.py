@@ -6,6 +6,7 @@ its version number.
 
 import json
 import logging
+import re
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -128,9 +129,24 @@ def describe_plan(trt: Any, engine: Any) -> list[Layer]:
     engine : trt.ICudaEngine
         A deserialized engine, which requires its GPU.
     """
+    return [_described(layer) for layer in _reported(trt, engine)]
+
+
+def onnx_nodes(trt: Any, engine: Any) -> dict[str, tuple[str, ...]]:
+    """Return the ONNX nodes that each layer was made of, by its name; what a plan does not say is read in the name."""
+    found = {}
+    for layer in _reported(trt, engine):
+        name = layer if isinstance(layer, str) else layer.get("Name", "")
+        metadata = "" if isinstance(layer, str) else layer.get("Metadata", "")
+        nodes = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)", metadata) or name.split(" + ")
+        found[name] = tuple(dict.fromkeys(each.strip() for each in nodes))
+    return found
+
+
+def _reported(trt: Any, engine: Any) -> list[Any]:
     inspector = engine.create_engine_inspector()
-    report = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    return [_described(layer) for layer in report["Layers"]]
+    layers: list[Any] = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+    return layers
 
 
 def _described(layer: Any) -> Layer:
@@ -140,6 +156,20 @@ def _described(layer: Any) -> Layer:
     # The key before TensorRT 11; its value includes the memory layout.
     precision = output.get("Datatype", output.get("Format/Datatype"))
     return {"name": layer.get("Name"), "type": layer.get("LayerType"), "precision": precision}
+
+
+def layer_profiler(trt: Any) -> Any:
+    """Return a ``trt.IProfiler`` whose ``seconds`` are those of each layer, by name, of all runs it has seen."""
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.seconds: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + ms / 1000
+
+    return Profiler()
 
 
 def nvidia_log(trt: Any) -> Any:

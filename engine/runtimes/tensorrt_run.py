@@ -4,12 +4,15 @@ import threading
 import weakref
 from typing import Any
 
-from ...errors import AurevoirError
+import numpy as np
+
+from ...errors import AurevoirError, UsageError
+from .base import WARM_RUNS, LayerTime
 from .device import Device
 from .gpu_run import Enqueue, GpuRunner, check_rows
-from .tensorrt_plan import nvidia_errors, nvidia_log
+from .tensorrt_plan import describe_plan, layer_profiler, nvidia_errors, nvidia_log, onnx_nodes
 
-_TYPES = {"FLOAT": "float32", "UINT8": "uint8"}
+_TYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT64": "int64"}
 
 
 class PlanRunner(GpuRunner):
@@ -89,6 +92,42 @@ class PlanRunner(GpuRunner):
         """Return the bytes that a context needs for intermediate tensors."""
         return getattr(self.engine, "device_memory_size_v2", 0)
 
+    def layer_times(self, images: np.ndarray, calls: int) -> list[LayerTime]:
+        """Return the time of every layer on images of one batch, in the order of execution, by NVIDIA's profiler."""
+        device, batch = self.device, len(images)
+        if batch > self.max_batch:
+            raise UsageError(f"batch {batch} is more than {self.max_batch}, the plan's maximum; give at most that")
+        profiler = layer_profiler(self.trt)
+        with device.scope():
+            stream = device.new_stream()
+            own = _PlanContext(self, stream)
+            context = self.new_context(own.memory)
+            staged, pixels = device.pinned(images.shape, "uint8"), device.empty(images.shape, "uint8", stream)
+            staged[...] = images
+            device.copy(pixels, staged, stream)
+            outputs = {
+                name: device.empty((batch, *shape), dtype, stream) for name, (shape, dtype) in self.outputs.items()
+            }
+            enqueue = own.bind_to(context, batch, {self.input: pixels, **outputs})
+            for run in range(WARM_RUNS + calls):
+                if run == WARM_RUNS:
+                    context.profiler = profiler
+                enqueue(stream)
+                device.synchronize(stream)
+            device.release(stream)
+        nodes = onnx_nodes(self.trt, self.engine)
+        about = {layer["name"]: layer for layer in describe_plan(self.trt, self.engine)}
+        return [
+            LayerTime(
+                name,
+                about.get(name, {}).get("type"),
+                about.get(name, {}).get("precision"),
+                seconds / calls,
+                nodes.get(name, (name,)),
+            )
+            for name, seconds in profiler.seconds.items()
+        ]
+
 
 class _PlanContext:
     """The execution contexts of one thread, which share memory."""
@@ -107,7 +146,11 @@ class _PlanContext:
         """Return a function that runs the plan; see `ThreadContext`."""
         # A captured context is fixed: NVIDIA allows no other shape or address afterwards.
         context = self.runner.new_context(self.memory) if captured else self._context(repeated)
-        self._address(context, length, {self.runner.input: pixels, **outputs})
+        return self.bind_to(context, length, {self.runner.input: pixels, **outputs})
+
+    def bind_to(self, context: Any, length: int, arrays: dict[str, Any]) -> Enqueue:
+        """Return a function that runs the plan by one execution context, on arrays by the names of tensors."""
+        self._address(context, length, arrays)
 
         def enqueue(stream: Any) -> None:
             with nvidia_errors(self.runner.trt) as errors:

@@ -91,7 +91,7 @@ class _Step:
     """A node: its operator, the names of its inputs, and the names of those outputs that are read."""
 
     def __init__(self, proto: onnx.NodeProto, opset: int, constants: dict[str, Tensor], read: Counter[str]) -> None:
-        self.inputs = list(proto.input)
+        self.name, self.kind, self.inputs = proto.name or proto.output[0], proto.op_type, list(proto.input)
         wanted = [index for index, name in enumerate(proto.output) if read[name]]
         self.outputs = list(proto.output[: max(wanted, default=0) + 1])
         self._node = Node(proto, opset, constants)

@@ -610,6 +610,8 @@ def test_doctor(call):
     code, result, _ = call("doctor", "--json")
     assert code == 0
     rows = {row["name"]: row for row in result["runtimes"]}
+    assert set(result["processor"]) == {"instruction_sets", "onednn_limit", "int8"}
+    assert set(result["processor"]["int8"]) == {"openvino", "onnxruntime"}
     keys = {"name", "available", "version", "precisions", "devices", "targets", "why_not", "install"}
     assert all(set(row) == keys for row in rows.values())
     assert rows["openvino"]["available"]
@@ -678,3 +680,17 @@ def test_classes_that_are_numbers_are_named_where_a_folder_has_others(call, tiny
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "aurevoir", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0.1.0"
+
+
+def test_doctor_says_what_the_processor_means_for_int8(text, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.runtimes.processor.platform.machine", lambda: "x86_64")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for has, message in ((True, "cannot saturate: engines have all 127"), (False, "could saturate, so that engines")):
+        monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda has=has: has)
+        processor, int8, *_ = text("doctor").splitlines()
+        assert processor.startswith("processor ")
+        assert int8.startswith("int8 ")
+        assert message in int8
+    monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert "openvino: ONEDNN_MAX_CPU_ISA or DNNL_MAX_CPU_ISA is avx2: no VNNI" in text("doctor")

@@ -18,6 +18,7 @@ NAMES = (
     "quantization",
     "gpu",
     "cpp",
+    "embedding",
     "optics",
     "formats",
     "results",

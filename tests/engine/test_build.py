@@ -91,6 +91,28 @@ def test_the_faster_is_preferred_where_asked(tiny_onnx, pixels, monkeypatch, fas
     assert build_engine(tiny_onnx, **options).precision == "int8"
 
 
+@pytest.mark.parametrize(
+    ("int8", "fp32", "kept"),
+    [
+        # Seconds of five turns each.
+        ([0.2] * 5, [0.1] * 5, "fp32"),
+        ([0.2, 0.2, 0.2, 0.2, 0.1], [0.19, 0.19, 0.19, 0.19, 0.11], "int8"),
+        ([0.2] * 5, [0.2] * 5, "int8"),
+        ([0.11] * 5, [0.12] * 5, "int8"),
+    ],
+)
+def test_the_faster_is_preferred_only_beyond_the_spread(tiny_onnx, pixels, monkeypatch, int8, fp32, kept):
+    monkeypatch.setattr("aurevoir.engine.assemble.alternate", lambda *arguments: {"int8": int8, "fp32": fp32})
+    options = {"precision": "int8", "runtime": "onnxruntime", "calibration": pixels, "smoke": False}
+    engine = build_engine(tiny_onnx, **options, prefer_faster=True)
+    assert engine.precision == kept
+    assert engine.images_per_second_by_turn == {
+        "int8": [16 / each for each in int8],
+        "fp32": [16 / each for each in fp32],
+    }
+    assert engine.with_manifest(engine.manifest).images_per_second_by_turn == engine.images_per_second_by_turn
+
+
 def test_what_float_tensors_cost_is_timed(tiny_onnx, pixels, monkeypatch):
     monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
     engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, min_sign_agreement=0.9)

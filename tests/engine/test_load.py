@@ -64,6 +64,19 @@ def test_int8_weights_that_would_overflow_here_are_refused(exported, table, pixe
     assert load_engine(narrow).bits(pixels).shape == load_engine(wide).bits(pixels).shape
 
 
+def test_a_limit_of_onednn_refuses_what_would_overflow_in_openvino_alone(exported, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("aurevoir.kernels.backends.numba.features.has_int8_dot_product", lambda: True)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for runtime in ("openvino", "onnxruntime"):
+        assemble(exported, "int8", runtime, table).save(tmp_path / f"{runtime}.engine")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setattr("aurevoir.engine.runtimes.processor.platform.machine", lambda: "x86_64")
+    assert load_engine(tmp_path / "onnxruntime.engine", trusted=True).manifest.weight_levels == 127
+    with pytest.raises(AurevoirError, match="and openvino has none here: products of weights beyond 63 overflow"):
+        load_engine(tmp_path / "openvino.engine", trusted=True)
+    assert assemble(exported, "int8", "openvino", table).manifest.weight_levels == 63
+
+
 def test_an_fp16_engine_of_a_float_graph_moves_to_torch_and_not_to_tensorrt(exported, pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(on_torch, "precisions", lambda: ("fp32", "fp16", "bf16"))
     made = assemble(exported, "fp32", "torch", device="cpu")

@@ -5,11 +5,14 @@ and what is overwritten too soon is lost. New memory holds a pattern; copies and
 streams that work in the same memory, and copies between different shapes; with `fails` set, it captures no graph.
 """
 
+import ctypes
 import threading
 from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
+
+from aurevoir.errors import UsageError
 
 
 class Stream:
@@ -39,7 +42,7 @@ class Device:
     name, capability = "a fake GPU", "sm00"
 
     def __init__(self):
-        self.streams, self.local = {}, threading.local()
+        self.streams, self.local, self.allocated = {}, threading.local(), {}
         self.events, self.captured, self.replayed, self.fails = [], 0, 0, False
 
     def scope(self):
@@ -69,6 +72,7 @@ class Device:
         memory = np.full(size + align, 0x5A, "uint8")
         stream.kept.append(memory)
         start = -memory.ctypes.data % align
+        self.allocated[memory.ctypes.data + start] = size
         return memory[start : start + size].view(dtype).reshape(shape)
 
     def pinned(self, shape, dtype):
@@ -84,6 +88,15 @@ class Device:
 
     def pointer(self, array):
         return array.ctypes.data
+
+    def at(self, address, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if not any(start <= address and address + size <= start + held for start, held in self.allocated.items()):
+            raise UsageError(f"{address:#x} is no address of memory on {self.name}: it is the host's")
+        return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
+
+    def external_stream(self, handle):
+        return self.streams[handle]
 
     def on_stream(self, stream):
         return nullcontext()

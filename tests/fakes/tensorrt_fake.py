@@ -7,6 +7,7 @@ contexts. `recorded_tensorrt` builds instead: it takes everything and records wh
 """
 
 import ctypes
+import json
 import weakref
 from enum import IntEnum
 from functools import partial
@@ -46,7 +47,7 @@ class Work:
 class Context:
     def __init__(self, engine, settings):
         self.engine, self.settings, self.memory = engine, settings, None
-        self.addresses, self.batch, self.ran, self.graph = {}, None, None, False
+        self.addresses, self.batch, self.ran, self.graph, self.profiler = {}, None, None, False, None
 
     def set_device_memory(self, pointer, size):
         assert size == self.engine.device_memory_size_v2
@@ -72,6 +73,9 @@ class Context:
             assert self.ran == self.batch, "no run before the capture"
             self.graph = True
         self.ran = self.batch
+        if self.profiler is not None:
+            self.profiler.report_layer_time("a + b", 2.0)
+            self.profiler.report_layer_time("tail", 0.5)
         stream.put(Work(self))
         return True
 
@@ -105,6 +109,12 @@ class Engine:
         assert (name, profile) == ("images", 0)
         return [(batch, *self.shape) for batch in (1, 4, MOST)]
 
+    def create_engine_inspector(self):
+        conv = {"Name": "a + b", "LayerType": "CaskConvolution", "Outputs": [{"Datatype": "Float"}]}
+        conv["Metadata"] = "[ONNX Layer: conv]\x1e[ONNX Layer: relu]"
+        report = json.dumps({"Layers": [conv, "tail"]})
+        return SimpleNamespace(get_engine_information=lambda kind: report)
+
     def create_runtime_config(self):
         settings = SimpleNamespace()
         settings.set_execution_context_allocation_strategy = partial(setattr, settings, "memory")
@@ -125,6 +135,8 @@ def fake_tensorrt(kind="11"):
     trt.device, trt.refuses, trt.full = Device(), False, False
     trt.__version__ = "0"
     trt.ILogger = type("ILogger", (), {each.name: each for each in Severity})
+    trt.IProfiler = type("IProfiler", (), {})
+    trt.LayerInformationFormat = IntEnum("LayerInformationFormat", "ONELINE JSON")
     trt.TensorIOMode = IntEnum("TensorIOMode", "NONE INPUT OUTPUT")
     trt.ExecutionContextAllocationStrategy = IntEnum("Strategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED")
     trt.IExecutionContext = Context

@@ -4,6 +4,7 @@ Its streams are never late. New memory, pinned or not, holds a pattern; captured
 counted. With `fails` set it refuses to capture a graph. `OnGpu` holds images that say that they are on a GPU.
 """
 
+import ctypes
 from contextlib import nullcontext
 
 import numpy as np
@@ -60,6 +61,14 @@ class Device:
             function()
 
         return replay
+
+    def at(self, address, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = (ctypes.c_char * size).from_address(address)
+        return torch.from_numpy(np.frombuffer(memory, dtype).reshape(shape))
+
+    def external_stream(self, handle):
+        return handle
 
     def from_foreign(self, array):
         return array.tensor

@@ -19,7 +19,13 @@ def numba_features() -> Mapping[str, bool]:
     return {name: has and (bool(settings.ENABLE_AVX) or not name.startswith("avx")) for name, has in found.items()}
 
 
+def host_features() -> Mapping[str, bool]:
+    """Return the instruction sets of the processor by LLVM's names."""
+    found: Mapping[str, bool] = get_host_cpu_features()
+    return found
+
+
 def has_int8_dot_product() -> bool:
     """Return whether the processor has dot products of bytes with 32-bit sums (VNNI or better)."""
-    features = get_host_cpu_features()
+    features = host_features()
     return any(features.get(name) for name in ("avx512vnni", "avxvnni", "amx-int8", "dotprod", "i8mm"))

@@ -41,3 +41,55 @@ def test_which_arrays_are_on_the_gpu(pixels):
     assert not any(map(on_gpu, (pixels, torch.from_numpy(pixels), pixels.tolist())))
     assert on_gpu(Foreign(pixels))
     assert on_gpu(SimpleNamespace(__dlpack_device__=lambda: (2, 0)))
+
+
+class Recorded:
+    """What CuPy's memory and streams are asked for; addresses from 1000 on are the GPU's, those below the host's."""
+
+    def __init__(self):
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(pointerGetAttributes=lambda at: SimpleNamespace(device=0 if at >= 1000 else -2)),
+            UnownedMemory=lambda *arguments: arguments,
+            MemoryPointer=lambda memory, offset: (memory, offset),
+            ExternalStream=lambda handle, device: ("external", handle, device),
+            Stream=SimpleNamespace(null="the default"),
+        )
+
+    def ndarray(self, shape, dtype, pointer):
+        return shape, dtype.name, pointer
+
+
+def test_cupy_takes_addresses_and_streams_of_a_caller():
+    device = object.__new__(devices._CupyDevice)
+    device._cupy, device._device, device.name = Recorded(), SimpleNamespace(id=0), "a GPU"
+    # Nothing is copied: a pointer to memory that CuPy does not own.
+    assert device.at(1000, (2, 3), "float32") == ((2, 3), "float32", ((1000, 24, None, 0), 0))
+    with pytest.raises(UsageError, match="0x8 is no address of memory on a GPU: it is the host's or another GPU's"):
+        device.at(8, (1,), "uint8")
+    assert device.external_stream(77) == ("external", 77, 0)
+    assert device.external_stream(0) == "the default"
+
+
+def test_torch_takes_addresses_and_streams_of_a_caller():
+    def as_tensor(array, device):
+        described = array.__cuda_array_interface__
+        address, _ = described["data"]
+        if address < 1000:
+            raise RuntimeError("the pointer resides on host memory")
+        # Another GPU's memory comes as a copy.
+        return SimpleNamespace(data_ptr=lambda: address if address < 2000 else 1, described=described)
+
+    cuda = SimpleNamespace(ExternalStream=lambda *given: given, default_stream=lambda device: ("default", device))
+    device = object.__new__(devices._TorchDevice)
+    device._torch, device._device, device.name = SimpleNamespace(as_tensor=as_tensor, cuda=cuda), "cuda:0", "a GPU"
+    assert device.at(1000, (2, 3), "int64").described == {
+        "shape": (2, 3),
+        "typestr": "<i8",
+        "data": (1000, False),
+        "version": 2,
+    }
+    for address, reason in ((8, "resides on host memory"), (2000, "another GPU's")):
+        with pytest.raises(UsageError, match=f"{address:#x} is no address of memory on a GPU: .*{reason}"):
+            device.at(address, (1,), "uint8")
+    assert device.external_stream(77) == (77, "cuda:0")
+    assert device.external_stream(0) == ("default", "cuda:0")

@@ -139,3 +139,29 @@ def test_torch_computes_a_padded_batch_no_differently(runner, many, wanted):
     """Rows that are not asked for may hold anything."""
     runner(np.full_like(many[:200], 255))
     check(runner(many[:130]), wanted, slice(130))
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_memory_of_the_caller_is_read_and_written(runner, many, wanted, count):
+    features, bits = np.full((count, 196), np.nan, "float32"), np.zeros((count, 25), "uint8")
+    images = many[:count].copy()
+    addresses = {"images": images.ctypes.data, "features": features.ctypes.data, "bits": bits.ctypes.data}
+    for stream in (None, 3):
+        features[...], bits[...] = np.nan, 0
+        runner.run_pointers(addresses, count, stream)
+        check({"features": features, "bits": bits}, wanted, slice(count))
+
+
+def test_an_engine_on_a_gpu_takes_addresses_and_a_stream_and_no_out(exported, many, wanted, runner):
+    engine = assemble(exported, "fp32", "torch", device="cpu")
+    engine._device = "cuda"
+    engine._compiled["bits"] = runner
+    images, bits = many[:3].copy(), np.zeros((3, 25), "uint8")
+    engine.run_pointers({"images": images.ctypes.data, "bits": bits.ctypes.data}, 3, stream=7)
+    check_bits(bits, wanted, slice(3))
+    with pytest.raises(UsageError, match="stream 'x' is none of torch, CuPy or PyCUDA"):
+        engine.run_pointers({"images": images.ctypes.data, "bits": bits.ctypes.data}, 3, stream="x")
+    with pytest.raises(UsageError, match="out is for engines that run on the host, and this one runs on 'cuda'"):
+        engine.bits(many[:3], out=bits)
+    with pytest.raises(UsageError, match="threads 2 has no effect with runtime 'torch' on device 'cuda'"):
+        engine.with_threads(threads=2)

@@ -34,6 +34,7 @@ CLASSES = (
     "IInt8EntropyCalibrator2",
     "INetworkDefinition",
     "IOptimizationProfile",
+    "IProfiler",
     "IProgressMonitor",
     "IRuntimeConfig",
     "ITensor",

@@ -10,7 +10,12 @@ import pytest
 from gpu_fake import Foreign
 from tensorrt_fake import MOST, fake_tensorrt
 
+from aurevoir.engine import engine as engines
+from aurevoir.engine import runtimes
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.layer_times import profile_engine
 from aurevoir.engine.runtimes import gpu_run, on_tensorrt
+from aurevoir.engine.runtimes.base import WARM_RUNS
 from aurevoir.engine.runtimes.gpu_run import MAX_GRAPHS
 from aurevoir.engine.runtimes.tensorrt_run import PlanRunner
 from aurevoir.errors import AurevoirError, UsageError
@@ -203,3 +208,80 @@ def test_a_plan_is_built_for_the_gpu_here_and_run(trt, graphs, many, wanted, mon
     np.testing.assert_array_equal(run(many, ["bits"])["bits"], run(many)["bits"])
     assert on_tensorrt.precisions() == ("fp32", "fp16", "int8")
     assert (on_tensorrt.targets(), on_tensorrt.buildable()) == ((), ())
+
+
+def _addresses(trt, runner, images, count, shift=0):
+    """A caller's memory on the fake GPU: addresses by name, and what lies there."""
+    stream = trt.device.new_stream()
+    arrays = {"images": trt.device.empty((count * images[0].size + shift,), "uint8", stream)[shift:]}
+    arrays["images"][...] = images[:count].reshape(-1)
+    for name, (shape, dtype) in runner.outputs.items():
+        whole = trt.device.empty((int(np.prod((count, *shape))) + shift,), dtype, stream)
+        arrays[name] = whole[shift:].reshape(count, *shape)
+    return {name: array.ctypes.data for name, array in arrays.items()}, arrays
+
+
+@pytest.mark.parametrize("count", [1, MOST, 2 * MOST + 3])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_memory_of_the_caller_is_read_and_written_on_the_callers_stream(runner, trt, many, wanted, count, shift):
+    addresses, arrays = _addresses(trt, runner, many, count, shift)
+    stream = trt.device.new_stream()
+    runner.run_pointers(addresses, count, trt.device.handle(stream))
+    assert "run" not in trt.device.events
+    trt.device.synchronize(stream)
+    _check({name: arrays[name] for name in runner.outputs}, wanted[:count])
+    # Of aligned memory that fits nothing is copied.
+    assert ("copy" in trt.device.events) == (shift > 0 or count > MOST)
+
+
+def test_one_output_is_enough_and_the_current_stream_the_default(runner, trt, many, wanted):
+    addresses, arrays = _addresses(trt, runner, many, 5)
+    del addresses["features"]
+    runner.run_pointers(addresses, 5)
+    trt.device.synchronize(trt.device.stream())
+    np.testing.assert_array_equal(arrays["bits"], np.packbits(wanted[:5] > 0, axis=1))
+    assert set(arrays["features"].view("uint8").reshape(-1)) == {0x5A}
+
+
+def test_memory_of_the_host_is_refused(runner, trt, many):
+    addresses, _ = _addresses(trt, runner, many, 2)
+    with pytest.raises(UsageError, match="is no address of memory on a fake GPU"):
+        runner.run_pointers(addresses | {"images": many.ctypes.data}, 2)
+
+
+@pytest.mark.parametrize("kind", ["11", "rtx"])
+def test_layers_are_timed_by_nvidias_profiler(graphs, many, kind):
+    trt = fake_tensorrt(kind)
+    runner = PlanRunner(trt, graphs["fp32"], trt.device)
+    times = runner.layer_times(many[:4], 5)
+    assert [(each.name, each.type, each.precision) for each in times] == [
+        ("a + b", "CaskConvolution", "Float"),
+        ("tail", None, None),
+    ]
+    assert [each.seconds for each in times] == pytest.approx([0.002, 0.0005])
+    assert [each.nodes for each in times] == [("conv", "relu"), ("tail",)]
+    assert trt.device.events.count("run") == 5 + WARM_RUNS
+    with pytest.raises(UsageError, match=f"batch {MOST + 1} is more than {MOST}, the plan's maximum"):
+        runner.layer_times(many[: MOST + 1], 5)
+
+
+def test_an_engine_on_a_gpu_is_profiled_and_runs_on_the_callers_memory(trt, exported, many, wanted, monkeypatch):
+    monkeypatch.setattr(on_tensorrt, "import_module", lambda name: trt)
+    monkeypatch.setattr(on_tensorrt, "find_spec", lambda name: name)
+    monkeypatch.setattr("aurevoir.engine.runtimes.find_spec", lambda name: name)
+    monkeypatch.setattr(on_tensorrt, "package_version", lambda name: "11")
+    for module in (on_tensorrt, runtimes, engines):
+        monkeypatch.setattr(module, "open_device", lambda name="cuda": trt.device)
+    monkeypatch.setattr(on_tensorrt, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(on_tensorrt, "build_plan", lambda library, graph, **options: graph)
+    engine = assemble(exported, "fp32", "tensorrt")
+    addresses, arrays = _addresses(trt, engine.runner(), many, 3)
+    stream = trt.device.new_stream()
+    engine.run_pointers(addresses, 3, stream=trt.device.handle(stream))
+    trt.device.synchronize(stream)
+    _check({name: arrays[name] for name in ("features", "bits")}, wanted[:3])
+    profile = profile_engine(engine, many[:2], calls=4)
+    assert [(layer.name, layer.precision, layer.share) for layer in profile.layers] == [
+        ("a + b", "float32", 0.8),
+        ("tail", "unknown", 0.2),
+    ]
