@@ -29,6 +29,7 @@ COMMANDS = {
     "build": "build an engine of one precision",
     "calibrate": "set int8 thresholds from images and measure every tensor",
     "inspect": "print the contents of an engine file or a model folder",
+    "export": "write an engine as ONNX, OpenVINO IR or a raw plan, for programs without Python",
     "sign": "sign an engine file or a model folder with a private key",
     "verify": "check the signature of an engine file or a model folder",
     "embed": "compute the sign bits or features of images",

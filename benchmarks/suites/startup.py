@@ -14,6 +14,7 @@ COMMANDS = (
     "build",
     "calibrate",
     "inspect",
+    "export",
     "sign",
     "verify",
     "embed",

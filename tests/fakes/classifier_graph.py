@@ -1,0 +1,51 @@
+"""A classifier behind an engine's features, as one graph: images to scores, probabilities and label."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from aurevoir.engine.engine import Engine
+
+
+def classified(engine, labels, seed=0, multilabel=False):
+    """Return an engine that scores the signs of another's features by random weights."""
+    model = onnx.load_from_string(engine.graph)
+    random = np.random.default_rng(seed)
+    weights = random.normal(size=(engine.features, len(labels))).astype("float32") / np.sqrt(engine.features)
+    constants = {"readout": weights, "zero": np.float32(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    choice = (
+        [
+            helper.make_node("Greater", ["scores", "zero"], ["above"]),
+            helper.make_node("Cast", ["above"], ["label"], to=7),
+            helper.make_node("Sigmoid", ["scores"], ["probabilities"]),
+        ]
+        if multilabel
+        else [
+            helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ]
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Greater", ["features", "zero"], ["signs"]),
+            helper.make_node("Cast", ["signs"], ["ones"], to=1),
+            helper.make_node("MatMul", ["ones", "readout"], ["scores"]),
+            *choice,
+        ]
+    )
+    del model.graph.output[:]
+    shape = ["batch", len(labels)]
+    model.graph.output.extend(
+        [
+            helper.make_tensor_value_info("scores", 1, shape),
+            helper.make_tensor_value_info("probabilities", 1, shape),
+            helper.make_tensor_value_info("label", 7, shape if multilabel else shape[:1]),
+        ]
+    )
+    onnx.checker.check_model(model, full_check=True)
+    manifest = replace(engine.manifest)
+    object.__setattr__(manifest, "labels", tuple(labels))
+    return Engine(manifest, model.SerializeToString(), engine.table, device=engine.device)
