@@ -83,5 +83,6 @@ def describe(result: dict[str, Any]) -> str:
     if result["to"] == "openvino":
         hint = made["openvino_precision"]
         lines.append(f"hint       INFERENCE_PRECISION_HINT={hint}" + (", else f32" if hint == "bf16" else ""))
-    lines += [f"file       {name(each['path'])}, {each['bytes']:,d} bytes, {each['sha256']}" for each in result["files"]]
+    for each in result["files"]:
+        lines.append(f"file       {name(each['path'])}, {each['bytes']:,d} bytes, {each['sha256']}")
     return "\n".join(lines)

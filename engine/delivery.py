@@ -168,7 +168,8 @@ def deliver(engine: Engine, form: Form, outputs: Sequence[str] | None = None) ->
         files = {"": _onnx(model, about)}
     if form != "onnx":
         files[METADATA] = json.dumps(about, indent=1).encode()
-    return Delivery(form, files, about, *(tuple(map(_tensor, ends)) for ends in (model.graph.input, model.graph.output)))
+    inputs, results = (tuple(map(_tensor, ends)) for ends in (model.graph.input, model.graph.output))
+    return Delivery(form, files, about, inputs, results)
 
 
 def metadata(engine: Engine) -> dict[str, Any]:
@@ -217,8 +218,8 @@ def _require_openvino(engine: Engine) -> None:
     made = engine.manifest
     if not takes_body("openvino", made.precision, has_float16_body(onnx.load_from_string(engine.graph))):
         raise UsageError(
-            f"this engine's graph was built for {made.runtime} with a float16 body, which OpenVINO does not take; build "
-            "one with `aurevoir build --runtime openvino`"
+            f"this engine's graph was built for {made.runtime} with a float16 body, which OpenVINO does not take; "
+            "build one with `aurevoir build --runtime openvino`"
         )
     if not installed("openvino"):
         raise MissingPackageError(f"OpenVINO is not installed; install it with: {on_openvino.INSTALL}")
@@ -262,8 +263,8 @@ def _plan(engine: Engine, outputs: Sequence[str] | None) -> dict[str, bytes]:
     made = engine.manifest
     if engine.plan is None:
         raise UsageError(
-            f"this engine was built for {made.runtime} and holds no plan; build one with `aurevoir build --target`, such "
-            "as --target sm89, or on the machine with the GPU"
+            f"this engine was built for {made.runtime} and holds no plan; build one with `aurevoir build --target`, "
+            "such as --target sm89, or on the machine with the GPU"
         )
     if outputs is not None:
         raise UsageError("a plan has the outputs that it was built with; leave outputs out")

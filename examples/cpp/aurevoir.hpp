@@ -431,6 +431,13 @@ inline uint32_t crc32(const std::vector<uint8_t>& bytes) {
     return ~crc;
 }
 
+// A name without control characters, which could command a terminal.
+inline std::string printable(std::string name) {
+    for (char& c : name)
+        if ((c >= 0 && c < ' ') || c == 127) c = '?';
+    return name;
+}
+
 // One line an image and label: name, label, probability; with `scores` those of all classes behind.
 inline void print_labels(const std::vector<std::string>& names, const Metadata& about, const Outputs& outputs,
                          bool scores) {
@@ -442,7 +449,8 @@ inline void print_labels(const std::vector<std::string>& names, const Metadata& 
     const auto* values = outputs.at("scores").data<float>();
     const auto* probabilities = outputs.at("probabilities").data<float>();
     auto line = [&](size_t row, size_t c) {
-        std::printf("%s\t%s\t%.9g", names[row].c_str(), about.labels.at(c).c_str(), probabilities[row * classes + c]);
+        const std::string name = printable(names[row]), label = printable(about.labels.at(c));
+        std::printf("%s\t%s\t%.9g", name.c_str(), label.c_str(), probabilities[row * classes + c]);
         for (size_t i = 0; scores && i < classes; ++i) std::printf("\t%.9g", values[row * classes + i]);
         std::printf("\n");
     };
@@ -473,7 +481,8 @@ inline void benchmark(Engine& engine, double seconds) {
     const auto start = Clock::now();
     do engine.infer(noise.data(), batch), ++batches;
     while (seconds_since(start) < seconds);
-    std::printf("%.1f images/s in %zu batches of %zu\n", double(batches * batch) / seconds_since(start), batches, batch);
+    const double speed = double(batches * batch) / seconds_since(start);
+    std::printf("%.1f images/s in %zu batches of %zu\n", speed, batches, batch);
 }
 
 struct Options {

@@ -1,6 +1,6 @@
-// The part of ONNX Runtime's C API that onnxruntime_classify.cpp calls, for where onnxruntime_c_api.h is not at hand, as
-// next to Python's wheel. The API is a table of functions that only ever grows at its end, so that each is at its place in
-// every release. With the header at hand, use that.
+// The part of ONNX Runtime's C API that onnxruntime_classify.cpp calls, for where onnxruntime_c_api.h is not at hand,
+// as next to Python's wheel. The API is a table of functions that only ever grows at its end, so that each is at its
+// place in every release. With the header at hand, use that.
 #ifndef AUREVOIR_ONNXRUNTIME_SUBSET_H
 #define AUREVOIR_ONNXRUNTIME_SUBSET_H
 

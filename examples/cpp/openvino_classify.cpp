@@ -37,7 +37,8 @@ public:
                     request.wait();
                     collect(request, (i - requests.size()) * chunk, count, outputs);
                 }
-                if (i < chunks) start(request, images + i * chunk * about.image_size(), std::min(chunk, count - i * chunk));
+                const size_t first = i * chunk;
+                if (i < chunks) start(request, images + first * about.image_size(), std::min(chunk, count - first));
             }
         } catch (...) {  // what still runs reads the images
             for (auto& request : requests) try { request.wait(); } catch (...) {}
@@ -83,5 +84,6 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
-    return aurevoir::classify(argc, argv, [](const std::string& path) { return std::make_unique<OpenVinoEngine>(path); });
+    return aurevoir::classify(argc, argv,
+                              [](const std::string& path) { return std::make_unique<OpenVinoEngine>(path); });
 }

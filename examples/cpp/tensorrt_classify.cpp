@@ -90,7 +90,8 @@ public:
 private:
     void run(const uint8_t* images, size_t rows, size_t start, size_t count, aurevoir::Outputs& outputs) {
         const size_t bytes = rows * about.image_size();
-        const nvinfer1::Dims4 shape(int64_t(rows), int64_t(about.height), int64_t(about.width), int64_t(about.channels));
+        const auto height = int64_t(about.height), width = int64_t(about.width), channels = int64_t(about.channels);
+        const nvinfer1::Dims4 shape(int64_t(rows), height, width, channels);
         check(context->setInputShape("images", shape), "take this batch");
         void* input = buffers["images"].of(bytes);
         check(cudaMemcpyAsync(input, images, bytes, cudaMemcpyHostToDevice, stream));
@@ -128,5 +129,6 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
-    return aurevoir::classify(argc, argv, [](const std::string& path) { return std::make_unique<TensorRtEngine>(path); });
+    return aurevoir::classify(argc, argv,
+                              [](const std::string& path) { return std::make_unique<TensorRtEngine>(path); });
 }

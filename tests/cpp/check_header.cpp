@@ -13,7 +13,8 @@ int main(int argc, char** argv) try {
             std::fwrite(image.pixels.data(), 1, image.pixels.size(), stdout);
         }
     } else if (words.at(0) == "labels") {
-        for (const auto& label : aurevoir::Json(words.at(1)).list()) std::fwrite(label.c_str(), 1, label.size() + 1, stdout);
+        for (const auto& label : aurevoir::Json(words.at(1)).list())
+            std::fwrite(label.c_str(), 1, label.size() + 1, stdout);
     } else {
         for (const auto& [name, value] : aurevoir::Json(words.at(1)).object())
             std::printf("%s=%s\n", name.c_str(), value.c_str());

@@ -123,7 +123,8 @@ def test_labels_are_python_s(header):
     assert code == 0
     assert [each.decode(errors="surrogateescape") for each in found.split(b"\0")[:-1]] == labels
     assert header("labels", "[]")[:2] == (0, b"")
-    assert header("labels", json.dumps(labels, indent=1, ensure_ascii=False).encode(errors="surrogateescape"))[1] == found
+    plain = json.dumps(labels, indent=1, ensure_ascii=False)
+    assert header("labels", plain.encode(errors="surrogateescape"))[1] == found
 
 
 def test_objects_are_read_whatever_their_layout(header):

@@ -15,7 +15,8 @@ def classified(engine, labels, seed=0, multilabel=False):
     random = np.random.default_rng(seed)
     weights = random.normal(size=(engine.features, len(labels))).astype("float32") / np.sqrt(engine.features)
     constants = {"readout": weights, "zero": np.float32(0)}
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     choice = (
         [
             helper.make_node("Greater", ["scores", "zero"], ["above"]),
