@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="OUT", help="for onnx the file to write, for openvino and plan the folder"
     )
-    parser.add_argument(
-        "--outputs", nargs="+", metavar="NAME", help="the outputs to keep, such as bits (default: all)"
-    )
+    parser.add_argument("--outputs", nargs="+", metavar="NAME", help="the outputs to keep, such as bits (default: all)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

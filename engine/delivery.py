@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import onnx
 
 from .. import __version__
-from ..calibration.graph.edit import prune
+from ..calibration.graph.edit import prune, tensor_names, unused
 from ..calibration.graph.float16 import has_float16_body
 from ..calibration.graph.windows import make_windows_explicit
 from ..errors import MissingPackageError, UsageError
@@ -90,9 +90,7 @@ class Delivery:
         ]
 
 
-def export_engine(
-    engine: Engine, out: Path | str, to: str = "onnx", outputs: Sequence[str] | None = None
-) -> Delivery:
+def export_engine(engine: Engine, out: Path | str, to: str = "onnx", outputs: Sequence[str] | None = None) -> Delivery:
     """Write an engine as files that ONNX Runtime, OpenVINO or TensorRT load without Python.
 
     Parameters
@@ -252,11 +250,20 @@ def _openvino(engine: Engine, model: onnx.ModelProto, about: dict[str, Any]) -> 
 
     with native_errors("openvino", "read"), scratch(XML, WEIGHTS) as folder:
         network = on_openvino.read(model.SerializeToString())
+        _name_alike(network, tensor_names(model) | {node.name for node in model.graph.node})
         for key, text in _texts(about).items():
             network.set_rt_info(text, [SECTION, key])
         with explained(folder):
             save_model(network, folder / XML, compress_to_fp16=False)
             return {name: (folder / name).read_bytes() for name in (XML, WEIGHTS)}
+
+
+def _name_alike(network: Any, own: set[str]) -> None:
+    """Name what has no name of ours by its place: OpenVINO counts on through a process, and files would differ."""
+    taken = set(own)
+    for number, node in enumerate(network.get_ordered_ops()):
+        if node.get_friendly_name() not in own:
+            node.set_friendly_name(unused(f"{node.get_type_name()}_{number}", taken))
 
 
 def _plan(engine: Engine, outputs: Sequence[str] | None) -> dict[str, bytes]:

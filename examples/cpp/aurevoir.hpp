@@ -109,12 +109,12 @@ private:
         for (expect('"'); at != end && *at != '"'; ++at) {
             if (*at != '\\') {
                 found += *at;
-            } else if (++at != end && *at == 'u') {
-                append(found, code());
-            } else if (at != end) {
-                const char *escaped = std::strchr("b\bf\fn\nr\rt\t", *at);
-                found += escaped && *at >= 'a' ? escaped[1] : *at;
+                continue;
             }
+            if (++at == end) fail("JSON ends within an escape");
+            const char* escaped = std::strchr("b\bf\fn\nr\rt\t", *at);
+            if (*at == 'u') append(found, code());
+            else found += escaped && *at >= 'a' ? escaped[1] : *at;
         }
         expect('"');
         return found;
@@ -343,35 +343,43 @@ struct Box {
     float left, top, right, bottom;
 };
 
-// Resize a box of an image as Pillow's antialiased BILINEAR does: columns, then rows, each rounded to 8 bits.
-inline Image resized(const Image& image, const Box& box, size_t width, size_t height) {
-    const Image* source = &image;
-    Image wide;
-    if (width != image.width || box.left != 0 || box.right != float(image.width)) {
-        const auto taps = triangles(image.width, box.left, box.right, width);
-        wide = Image(width, image.height, image.channels);
-        for (size_t y = 0; y < image.height; ++y)
-            for (size_t x = 0; x < width; ++x)
-                for (size_t c = 0; c < image.channels; ++c) {
-                    int32_t sum = 1 << 21;
-                    const uint8_t* from = image.at(taps[x].first, y) + c;
-                    for (int32_t weight : taps[x].weights) sum += weight * *from, from += image.channels;
-                    wide.at(x, y)[c] = uint8_t(sum >> 22);
-                }
-        source = &wide;
-    }
-    if (height == image.height && box.top == 0 && box.bottom == float(image.height)) return *source;
+inline Image with_width(const Image& image, const Box& box, size_t width) {
+    if (width == image.width && box.left == 0 && box.right == float(width)) return image;
+    const auto taps = triangles(image.width, box.left, box.right, width);
+    Image result(width, image.height, image.channels);
+    for (size_t y = 0; y < image.height; ++y)
+        for (size_t x = 0; x < width; ++x)
+            for (size_t c = 0; c < image.channels; ++c) {
+                int32_t sum = 1 << 21;
+                const uint8_t* from = image.at(taps[x].first, y) + c;
+                for (int32_t weight : taps[x].weights) sum += weight * *from, from += image.channels;
+                result.at(x, y)[c] = uint8_t(sum >> 22);
+            }
+    return result;
+}
+
+inline Image with_height(const Image& image, const Box& box, size_t height) {
+    if (height == image.height && box.top == 0 && box.bottom == float(height)) return image;
     const auto taps = triangles(image.height, box.top, box.bottom, height);
-    Image result(width, height, image.channels);
-    const size_t line = width * image.channels;
+    Image result(image.width, height, image.channels);
+    const size_t line = image.width * image.channels;
     for (size_t y = 0; y < height; ++y)
         for (size_t i = 0; i < line; ++i) {
             int32_t sum = 1 << 21;
-            const uint8_t* from = source->at(0, taps[y].first) + i;
+            const uint8_t* from = image.at(0, taps[y].first) + i;
             for (int32_t weight : taps[y].weights) sum += weight * *from, from += line;
             result.pixels[y * line + i] = uint8_t(sum >> 22);
         }
     return result;
+}
+
+// Resize a box of an image as Pillow's antialiased BILINEAR does: one axis, then the other, each rounded to 8 bits. Which
+// is first is Pillow 13's choice; earlier ones always began with the width, and differ by one level where that is not so.
+inline Image resized(const Image& image, const Box& box, size_t width, size_t height) {
+    const auto less = [](size_t before, size_t after) { return int64_t(before) - int64_t(after); };
+    const bool tall = less(image.height, height) > std::max<int64_t>(0, 2 * less(image.width, width));
+    return tall ? with_width(with_height(image, box, height), box, width)
+                : with_height(with_width(image, box, width), box, height);
 }
 
 // An image file as the engine takes it, with the pixels that Python's decoding gives.

@@ -54,7 +54,7 @@ def header(root, tmp_path_factory):
     """A function that runs check_header, built with the sanitizers; returns (exit code, stdout as bytes, stderr)."""
     _require("g++")
     program = tmp_path_factory.mktemp("header") / "check_header"
-    include = f"#include <cstdio>\n#include <jpeglib.h>\n"
+    include = "#include <cstdio>\n#include <jpeglib.h>\n"
     probe = subprocess.run(
         ["g++", "-fsyntax-only", "-x", "c++", "-"], input=include, capture_output=True, text=True, check=False
     )

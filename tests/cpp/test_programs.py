@@ -45,9 +45,7 @@ def engine(request, backbone):
 def run(program, *words):
     """Run a program; return (exit code, stdout, stderr)."""
     options = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    done = subprocess.run(
-        [str(program), *map(str, words)], capture_output=True, env=os.environ | options, check=False
-    )
+    done = subprocess.run([str(program), *map(str, words)], capture_output=True, env=os.environ | options, check=False)
     return done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode(errors="replace")
 
 

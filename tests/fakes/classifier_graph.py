@@ -13,14 +13,14 @@ def classified(engine, labels, seed=0, multilabel=False):
     """Return an engine that scores the signs of another's features by random weights."""
     model = onnx.load_from_string(engine.graph)
     random = np.random.default_rng(seed)
-    weights = random.normal(size=(engine.features, len(labels))).astype("float32") / np.sqrt(engine.features)
-    constants = {"readout": weights, "zero": np.float32(0)}
+    weights = random.normal(scale=engine.features**-0.5, size=(engine.features, len(labels))).astype("float32")
+    constants = {"readout_weights": weights, "readout_zero": np.float32(0)}
     for name, value in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     choice = (
         [
-            helper.make_node("Greater", ["scores", "zero"], ["above"]),
-            helper.make_node("Cast", ["above"], ["label"], to=7),
+            helper.make_node("Greater", ["scores", "readout_zero"], ["readout_above"]),
+            helper.make_node("Cast", ["readout_above"], ["label"], to=7),
             helper.make_node("Sigmoid", ["scores"], ["probabilities"]),
         ]
         if multilabel
@@ -31,9 +31,9 @@ def classified(engine, labels, seed=0, multilabel=False):
     )
     model.graph.node.extend(
         [
-            helper.make_node("Greater", ["features", "zero"], ["signs"]),
-            helper.make_node("Cast", ["signs"], ["ones"], to=1),
-            helper.make_node("MatMul", ["ones", "readout"], ["scores"]),
+            helper.make_node("Greater", ["features", "readout_zero"], ["readout_signs"]),
+            helper.make_node("Cast", ["readout_signs"], ["readout_ones"], to=1),
+            helper.make_node("MatMul", ["readout_ones", "readout_weights"], ["scores"]),
             *choice,
         ]
     )
