@@ -552,7 +552,9 @@ inline int classify(int argc, char** argv, const std::function<std::unique_ptr<E
     if (options.seconds > 0) benchmark(*engine, options.seconds);
     return code;
 } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    std::string why = error.what();
+    std::replace(why.begin(), why.end(), '\n', ' ');
+    std::cerr << "error: " << why << "\n";
     return 1;
 }
 

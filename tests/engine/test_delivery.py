@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -62,10 +63,16 @@ def photographs(data):
     return sample_images(data("calibration500"), (224, 224), 9)
 
 
-@pytest.fixture(scope="module", params=["mobilenetv2", "efficientnet_lite0"])
-def backbone(request, data, photographs):
-    exported = export_backbone(open_backbone(data(f"backbones/{request.param}.onnx")))
-    return exported, calibrate(exported, photographs, "max")
+@pytest.fixture(scope="module")
+def backbone(data, photographs):
+    """A function from the name of a real backbone to its float graph and its table."""
+
+    @cache
+    def opened(name):
+        exported = export_backbone(open_backbone(data(f"backbones/{name}.onnx")))
+        return exported, calibrate(exported, photographs[:4], "max")
+
+    return opened
 
 
 def assembled(backbone, precision, runtime="openvino", **options):
@@ -82,17 +89,18 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_openvino_s_own_loader_gives_the_bits_of_real_backbones(backbone, photographs, tmp_path, precision):
-    engine = assembled(backbone, precision)
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet_lite0"])
+def test_openvino_s_own_loader_gives_the_bits_of_real_backbones(backbone, photographs, tmp_path, name, precision):
+    engine = assembled(backbone(name), precision)
     export_engine(engine, tmp_path / "bits", "openvino", ["bits"])
     expected = engine.bits(photographs)
     assert_same(in_openvino(tmp_path / "bits", photographs), {"bits": expected})
     assert_same(in_openvino(tmp_path / "bits", photographs[:1]), {"bits": engine.bits(photographs[:1])})
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_onnxruntime_s_own_loader_gives_the_outputs_of_real_backbones(backbone, photographs, tmp_path, precision):
-    engine = assembled(backbone, precision, "onnxruntime", device="cpu")
+@pytest.mark.parametrize(("name", "precision"), [("mobilenetv2", "fp32"), ("efficientnet_lite0", "int8")])
+def test_onnxruntime_s_own_loader_gives_the_outputs_of_real_backbones(backbone, photographs, tmp_path, name, precision):
+    engine = assembled(backbone(name), precision, "onnxruntime", device="cpu")
     images = photographs[:3]
     export_engine(engine, tmp_path / "e.onnx")
     found = in_onnxruntime(tmp_path / "e.onnx", images)
@@ -163,8 +171,16 @@ def test_a_classifier_keeps_its_scores_and_its_labels(exported, table, pixels, t
     engine = classified(assembled((exported, table), precision), LABELS, multilabel=multilabel)
     expected = outputs_of(engine, pixels)
     assert list(expected) == ["scores", "probabilities", "label"]
+    for name, values in expected.items():
+        export_engine(engine, tmp_path / name, "openvino", [name])
+        assert_same(in_openvino(tmp_path / name, pixels), {name: values})
+    # Together, outputs may be rounded apart where one is the input of another.
     made = export_engine(engine, tmp_path / "ir", "openvino")
-    assert_same(in_openvino(tmp_path / "ir", pixels), expected)
+    whole = in_openvino(tmp_path / "ir", pixels)
+    assert_same(
+        {name: whole[name] for name in ("scores", "label")}, {each: expected[each] for each in ("scores", "label")}
+    )
+    np.testing.assert_allclose(whole["probabilities"], expected["probabilities"], rtol=5e-3)
     assert made.metadata["labels"] == list(LABELS)
     assert [(each.name, each.dtype, each.shape) for each in made.outputs] == [
         ("scores", "float32", ("batch", 5)),
@@ -174,7 +190,8 @@ def test_a_classifier_keeps_its_scores_and_its_labels(exported, table, pixels, t
     export_engine(engine, tmp_path / "e.onnx", "onnx", ["label", "scores"])
     found = in_onnxruntime(tmp_path / "e.onnx", pixels)
     assert list(found) == ["scores", "label"]
-    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-3, atol=0.05)
+    there = Engine(replace(engine.manifest, runtime="onnxruntime"), engine.graph, device="cpu")
+    assert_same(found, {name: value for name, value in outputs_of(there, pixels).items() if name in found})
 
 
 def test_every_form_says_the_same_of_the_engine(exported, table, tmp_path):
