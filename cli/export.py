@@ -58,7 +58,8 @@ def _engine(path: str, form: "Form") -> "Engine":
     if Path(path).is_dir():
         from ..transfer.classifier import load
 
-        return load(path).to_engine()
+        whole: Engine = load(path).to_engine()
+        return whole
     engine = read_engine(path)
     if form == "openvino":
         # OpenVINO parses the graph in this process: one from elsewhere goes through another process first.
