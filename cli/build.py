@@ -3,16 +3,22 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, engine_arguments, positive
+from .options import add_engine_options, engine_arguments, positive, refuse_unused
 from .outputs import check_outputs, save
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
 
+_OF_CLASSIFIERS = ("runtime", "precision", "device")
+"""Options of an engine that one of a whole classifier has too."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("backbone", help="a torchvision name, timm:NAME or an ONNX file")
+    parser.add_argument(
+        "backbone",
+        help="a torchvision name, timm:NAME, an ONNX file, or a model folder: the whole classifier as one engine",
+    )
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
     parser.add_argument(
         "--keep-speeds",
@@ -32,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="minimum, optimal and maximum batch size (default: 1 16 64)",
     )
     group.add_argument("--timing-cache", metavar="F", help="TensorRT timing cache to read and update")
+    parser.set_defaults(precision=None)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -46,6 +53,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not smallest <= usual <= largest:
         raise UsageError(f"--batches {smallest} {usual} {largest} do not grow; give MIN OPT MAX, such as 1 16 64")
     check_outputs(args, {"out": "an engine file", "timing_cache": "a timing cache"}, (args.backbone,))
+    if (Path(args.backbone) / "model.json").is_file():
+        return _whole(args)
+    args.precision = args.precision or "fp32"
     if args.keep_speeds and (args.precision != "int8" or args.target):
         raise UsageError(
             "--keep-speeds has no effect: speeds are measured of int8 engines for this machine; leave it out"
@@ -83,10 +93,49 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "target": made.target,
         "sign_agreement": made.sign_agreement,
         "relative_error": made.relative_error,
+        "measured_on": None if made.sign_agreement is None else ("this processor" if args.target else made.runtime),
         "not_measured": _not_measured(engine, args),
         "images_per_second": engine.images_per_second,
         "timings": {stage: seconds[stage] for stage in ("decode", "calibrate", "build", "total")},
         "seconds": seconds["total"],
+    }
+
+
+def _whole(args: argparse.Namespace) -> dict[str, Any]:
+    """Build and write the engine of a whole classifier."""
+    from pathlib import Path
+
+    from ..kernels.stopwatch import Stopwatch
+    from ..transfer.classifier import load
+
+    options = {
+        **engine_arguments(argparse.Namespace(**vars(args) | {"precision": "int8"})),
+        "seed": 0,
+        "keep_speeds": 0,
+    }
+    unused = [name for name in options if name not in _OF_CLASSIFIERS]
+    refuse_unused(args, unused, "a model folder, whose engine is built", add_arguments)
+    classifier, watch = load(args.backbone), Stopwatch(report=True)
+    with watch("build"):
+        engine = classifier.to_engine(
+            args.runtime,
+            **{name: getattr(args, name) for name in (*_OF_CLASSIFIERS[1:], "target", "workspace", "timing_cache")},
+            batches=tuple(args.batches),
+            progress=True,
+        )
+    made, result = engine.manifest, {"engine": args.out}
+    save(result, args.out, lambda: engine.save(args.out), "engine")
+    return {
+        **result,
+        "model": args.backbone,
+        "runtime": made.runtime,
+        "precision": made.precision,
+        "projection": classifier.projection_,
+        "outputs": list(engine.outputs),
+        "classes": list(made.labels),
+        "megabytes": Path(args.out).stat().st_size / 1e6 if result["engine"] else engine.megabytes,
+        "target": made.target,
+        "seconds": watch.total()["total"],
     }
 
 
@@ -97,7 +146,7 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
     made = engine.manifest
     if made.sign_agreement is not None or made.precision == "fp32":
         return None
-    if args.target is not None:
+    if args.target is not None and args.precision != "int8":
         return f"the engine runs on {args.target} GPUs, which this machine does not have"
     if args.calibration is None:
         return "no images were given (--calibration DIR)"
@@ -108,6 +157,12 @@ def _not_measured(engine: "Engine", args: argparse.Namespace) -> str | None:
 
 def describe(result: dict[str, Any]) -> str:
     """Summarize the engine."""
+    if "outputs" in result:
+        return (
+            f"{result['engine'] or 'not saved'}: {result['precision']} on {result['runtime']}, projection "
+            f"{result['projection']}, {len(result['classes'])} classes, {result['megabytes']:.1f} MB\n"
+            f"images -> {', '.join(result['outputs'])}"
+        )
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     lines = [
         f"{result['engine'] or 'not saved'}: {result['precision']} on {result['runtime']}, "
@@ -119,6 +174,7 @@ def describe(result: dict[str, Any]) -> str:
     if result["sign_agreement"] is not None:
         lines.append(
             f"sign agreement with fp32: {result['sign_agreement']:.1%}, relative error {result['relative_error']:.4f}"
+            + (" (of its quantized graph, on this processor)" if result["measured_on"] == "this processor" else "")
         )
     elif result["not_measured"]:
         lines.append(f"sign agreement with fp32 was not measured: {result['not_measured']}")

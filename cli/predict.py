@@ -9,7 +9,10 @@ from .text import name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "In brackets is the ridge's score: +1 means the class, -1 another; it is no probability."
+    parser.epilog = (
+        "In brackets is the probability of the label, calibrated by leave-one-out on the training images; an image of "
+        "none of the classes has one too."
+    )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     add_rebuild(parser)
@@ -26,10 +29,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not len(indices):
         raise none_readable(len(files), files.skipped)
     labels = classifier.labels(scores).tolist()
+    # A model of an earlier version has no probabilities.
+    chances = [None] * len(scores) if classifier.temperature_ is None else classifier.probabilities(scores).max(axis=1)
     return {
         "predictions": [
-            {"path": str(files.paths[index]), "label": label, "score": float(row.max())}
-            for index, label, row in zip(indices, labels, scores, strict=True)
+            {
+                "path": str(files.paths[index]),
+                "label": label,
+                "score": float(row.max()),
+                "probability": None if chance is None else float(chance),
+            }
+            for index, label, row, chance in zip(indices, labels, scores, chances, strict=True)
         ],
         "skipped": files.skipped,
     }
@@ -37,5 +47,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Format one line per image."""
-    found = [f"{name(item['path'])}: {name(item['label'])} ({item['score']:+.3f})" for item in result["predictions"]]
+    found = [f"{name(item['path'])}: {name(item['label'])} ({_certainty(item)})" for item in result["predictions"]]
     return "\n".join([*found, *skipped_lines(result["skipped"])])
+
+
+def _certainty(item: dict[str, Any]) -> str:
+    return f"score {item['score']:+.3f}" if item["probability"] is None else f"{item['probability']:.3f}"

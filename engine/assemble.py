@@ -19,9 +19,11 @@ from .engine import Engine
 from .float_graph import Exported
 from .manifest import Manifest
 from .runtimes import (
+    ON_HOST,
     builds_plans,
     choose_builder,
     choose_runtime,
+    installed,
     reference_runtime,
     takes_unsigned,
     wants_float16_body,
@@ -166,8 +168,24 @@ def resolve_activation_dtype(activation_dtype: ActivationDtype | Auto, runtime: 
     return "uint8" if takes_unsigned(runtime) else "int8"
 
 
-def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Engine:
+def stand_in(engine: Engine, exported: Exported) -> Engine | None:
+    """Return the int8 graph of an engine for a GPU elsewhere, with a float32 body, as an engine for this processor.
+
+    None for other precisions, and where no runtime here multiplies the levels of its weights without overflow.
+    """
+    made = engine.manifest
+    able = [name for name in ON_HOST if installed(name) and weight_levels(name) == LEVELS]
+    if made.precision != "int8" or engine.table is None or made.placement is None or not able:
+        return None
+    graph = quantized_graph(exported, engine.table, "int8", made.placement)
+    here = replace(made, runtime=able[0], runtime_version=runtime_module(able[0]).version(), target=None)
+    return Engine(here, graph.SerializeToString(), engine.table)
+
+
+def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray, measured_on: Engine | None = None) -> Engine:
     """Measure sign agreement and relative error compared with fp32, and add them to the manifest.
+
+    With `measured_on` they are those of a stand-in; see `stand_in`.
 
     Raises
     ------
@@ -175,7 +193,7 @@ def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray) -> Eng
         If a feature is nan or infinite.
     """
     reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString()))(pixels)
-    features = np.asarray(engine(pixels))
+    features = np.asarray((measured_on or engine)(pixels))
     measured = replace(
         engine.manifest,
         sign_agreement=sign_agreement(features, reference),

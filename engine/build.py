@@ -21,7 +21,7 @@ from ..images.sources import expand
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
 from ..work import Work, key_of
-from .assemble import assemble, with_fidelity, with_speed
+from .assemble import assemble, stand_in, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
@@ -111,7 +111,8 @@ def build_engine(
         error here.
     target : str, optional
         GPU architecture, such as ``sm89``, to build the plan for ahead of time, with runtime
-        ``tensorrt-rtx``. First inference, fidelity and speeds, which need the GPU, are skipped.
+        ``tensorrt-rtx``. First inference and speeds, which need the GPU, are skipped; the fidelity of int8 is that of
+        the same quantized graph on this machine's processor.
     workspace : int, optional
         For NVIDIA's runtimes: maximum GPU workspace per layer, in bytes.
     timing_cache : path, optional
@@ -369,9 +370,10 @@ class EngineBuilder:
             with self._stages("build"):
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)
-        if spec.measure and held_out is not None and spec.precision != "fp32" and not ahead:
+        if spec.measure and held_out is not None and spec.precision != "fp32":
             with self._stages("build"):
-                engine = with_fidelity(engine, exported, held_out)
+                here = stand_in(engine, exported) if ahead else engine
+                engine = engine if here is None else with_fidelity(engine, exported, held_out, here)
         return engine
 
     def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:

@@ -27,6 +27,7 @@ from ..saving import (
 from ..schema import has_schema
 from .engine import Engine
 from .runtimes import installed, on_openvino, takes_body
+from .runtimes.base import Precision
 from .runtimes.native_errors import native_errors
 
 Form = Literal["onnx", "openvino", "plan"]
@@ -177,7 +178,7 @@ def metadata(engine: Engine) -> dict[str, Any]:
     found = {
         "schema": SCHEMA,
         "aurevoir": __version__,
-        "labels": list(getattr(made, "labels", ())),
+        "labels": list(made.labels),
         "height": height,
         "width": width,
         "channels": channels,
@@ -249,7 +250,9 @@ def _openvino(engine: Engine, model: onnx.ModelProto, about: dict[str, Any]) -> 
     from openvino import save_model
 
     with native_errors("openvino", "read"), scratch(XML, WEIGHTS) as folder:
-        network = on_openvino.read(model.SerializeToString())
+        # As for a processor with bf16, on which it may run, whether this one has it or not.
+        narrow: Precision = "bf16" if about["openvino_precision"] == "bf16" else engine.manifest.precision
+        network = on_openvino.read(model.SerializeToString(), narrow)
         _name_alike(network, tensor_names(model) | {node.name for node in model.graph.node})
         for key, text in _texts(about).items():
             network.set_rt_info(text, [SECTION, key])

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..saving import write_atomically
 from .checked import digest, remember
 from .graph_check import check_graph
 from .machine import check_machine, plan_mismatch
-from .manifest import Manifest, read_manifest, read_speeds
+from .manifest import CLASSIFIER_OUTPUTS, Manifest, read_manifest, read_speeds
 from .runtimes import (
     batch_size,
     builds_plans,
@@ -43,6 +43,14 @@ from .spec import PlanSpec
 MANIFEST, GRAPH, TABLE, PLAN, SPEEDS = "manifest.json", "model.onnx", "calibration.json", "plan.bin", "speeds.json"
 
 
+class Classified(NamedTuple):
+    """Scores, probabilities and labels; see `Engine.classify`."""
+
+    scores: Any
+    probabilities: Any
+    label: Any
+
+
 class Engine:
     """A truncated network in one precision on one runtime; safe to share between threads.
 
@@ -53,7 +61,8 @@ class Engine:
     ----------
     manifest : Manifest
     graph : bytes
-        The ONNX graph: input ``images``, outputs ``features`` and ``bits``.
+        The ONNX graph: input ``images``; outputs ``features`` and ``bits``, or of a whole classifier ``scores``,
+        ``probabilities`` and ``label``.
     table : CalibrationTable or None
     device : str, optional
         Device name of the runtime; by default its first.
@@ -76,18 +85,26 @@ class Engine:
         self.images_per_second = dict(images_per_second or {})
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
         self._device = device
-        self._compiled: dict[str, Compiled | GpuRunner] = {}
+        self._compiled: dict[tuple[str, ...], Compiled | GpuRunner] = {}
         self._runner: GpuRunner | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         made = self.manifest
-        return f"<Engine {made.backbone} cut at {made.cut}, {made.precision} on {made.runtime}, m = {made.features}>"
+        of = f", classifier of {len(made.labels)}" if made.labels else ""
+        return (
+            f"<Engine {made.backbone} cut at {made.cut}, {made.precision} on {made.runtime}, m = {made.features}{of}>"
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         return self.manifest.input_shape
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs: ``features`` and ``bits``, or ``scores``, ``probabilities`` and ``label``."""
+        return self.manifest.outputs
 
     @property
     def features(self) -> int:
@@ -121,7 +138,7 @@ class Engine:
 
     def quantized_products(self) -> tuple[int, int]:
         """Return the number of convolutions and matrix products that read int8, and their total number."""
-        nodes = leading_to(onnx.load_from_string(self.graph), ["features"])
+        nodes = leading_to(onnx.load_from_string(self.graph), self.outputs[:1])
         integers: set[str] = set()
         for node in nodes:
             if node.op_type == "DequantizeLinear" or (node.op_type == "Cast" and node.input[0] in integers):
@@ -150,7 +167,7 @@ class Engine:
         AurevoirError
             If the network returns another number of rows than there are images.
         """
-        return self._run("features", images, "float32", self.features)
+        return self._only("features", images)
 
     def bits(self, images: Any) -> Any:
         """Compute the packed sign bits of features, without transferring the features.
@@ -165,24 +182,80 @@ class Engine:
             Equal to ``numpy.packbits(features > 0, axis=1)``. Below fp32, a runtime may round the two
             outputs differently near zero.
         """
-        return self._run("bits", images, "uint8", packed_length(self.features))
+        return self._only("bits", images)
 
-    def _run(self, output: str, images: Any, dtype: str, width: int) -> Any:
-        run = self._plan_runner() if builds_plans(self.runtime) else self.compiled(output)
+    def classify(self, images: Any) -> Classified:
+        """Compute scores, probabilities and labels, with an engine that `OpticalClassifier.to_engine` made.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (batch, height, width, channels)
+
+        Returns
+        -------
+        scores : float32 array of shape (batch, c)
+        probabilities : float32 array of shape (batch, c)
+        label : int64 array of shape (batch,), or for a multilabel classifier (batch, c)
+            Indices into ``manifest.labels``, or for each label 0 or 1.
+        """
+        return Classified(**self.run(images, CLASSIFIER_OUTPUTS))
+
+    def run(self, images: Any, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Compute outputs by name, in one pass.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (batch, height, width, channels)
+        outputs : sequence of str, optional
+            Some of `outputs`; by default all.
+
+        Returns
+        -------
+        dict of arrays
+            NumPy arrays; for images on a GPU and an engine that runs there, arrays on that GPU.
+
+        Raises
+        ------
+        UsageError
+            If the engine does not have an output.
+        """
+        names = tuple(self.outputs if outputs is None else outputs)
+        for name in names:
+            if name not in self.outputs:
+                raise UsageError(
+                    f"this engine computes {', '.join(self.outputs)}, and no {name}; "
+                    + ("it is a whole classifier: call `classify`" if self.manifest.labels else "build one of a model")
+                )
+        run = self._plan_runner() if builds_plans(self.runtime) else self.compiled(*names)
         if isinstance(run, GpuRunner):
-            return run(images, [output])[output]
+            return run(images, list(names))
         if on_gpu(images):
             raise UsageError(
                 f"the images are on a GPU, and this engine runs on {self.device!r} by {self.runtime!r}, which reads "
                 "host memory; copy them to the host, or load the engine on 'cuda'"
             )
         images = self._checked(images)
-        results = np.empty((len(images), width), dtype)
+        results = {name: np.empty((len(images), *shape), dtype) for name, (dtype, shape) in self._rows(names).items()}
         for which in blocks(len(images), self.batch_size):
-            rows = run(images[which])[0]
-            check_rows(len(rows), which.stop - which.start)
-            results[which] = rows
+            for name, rows in zip(names, run(images[which]), strict=True):
+                check_rows(len(rows), which.stop - which.start)
+                results[name][which] = rows
         return results
+
+    def _only(self, output: str, images: Any) -> Any:
+        return self.run(images, [output])[output]
+
+    def _rows(self, names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the dtype and the shape of each output's rows."""
+        c = (len(self.manifest.labels),)
+        known: dict[str, tuple[str, tuple[int, ...]]] = {
+            "features": ("float32", (self.features,)),
+            "bits": ("uint8", (packed_length(self.features),)),
+            "scores": ("float32", c),
+            "probabilities": ("float32", c),
+            "label": ("int64", c if self.manifest.multilabel else ()),
+        }
+        return {name: known[name] for name in names}
 
     def plan_mismatch(self) -> str:
         """Describe why the plan does not fit this machine; empty if it does, or if there is none."""
@@ -228,16 +301,16 @@ class Engine:
         check_images(pixels, self.input_shape)
         return pixels
 
-    def compiled(self, output: str) -> Compiled | GpuRunner:
-        """Return a function that computes only one output, ``features`` or ``bits``; see `runtimes`."""
+    def compiled(self, *outputs: str) -> Compiled | GpuRunner:
+        """Return a function that computes only some outputs, such as ``features``; see `runtimes`."""
         with self._lock:
-            if output not in self._compiled:
+            if outputs not in self._compiled:
                 require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
-                graph = prune(onnx.load_from_string(self.graph), [output]).SerializeToString()
+                graph = prune(onnx.load_from_string(self.graph), outputs).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[output] = compile_graph(self.runtime, graph, precision, self.device)
-            return self._compiled[output]
+                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device)
+            return self._compiled[outputs]
 
     def parts(self) -> dict[str, bytes]:
         """Return the parts of the engine file, except the manifest."""

@@ -57,8 +57,8 @@ def _main(memory: str, seconds: str, path: str, device: str) -> None:
     engine = Engine.from_parts(unpack_bytes(read_archive(Path(path)), path), "the engine", device)
     noise = np.random.default_rng(0).integers(0, 256, (engine.batch_size, *engine.input_shape), dtype="uint8")
     for images in (noise[:1], noise):
-        engine(images)
-        engine.bits(images)
+        for output in engine.outputs:
+            engine.run(images, [output])
 
 
 if __name__ == "__main__":

@@ -197,15 +197,18 @@ def _check_data(tensor: TensorProto, source: object) -> None:
 
 def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:
     """Check the graph's input and outputs against the manifest."""
-    m = made.features
+    m, c = made.features, len(made.labels)
     wanted = {
         "images": (TensorProto.UINT8, list(made.input_shape)),
         "features": (TensorProto.FLOAT, [m]),
         "bits": (TensorProto.UINT8, [packed_length(m)]),
+        "scores": (TensorProto.FLOAT, [c]),
+        "probabilities": (TensorProto.FLOAT, [c]),
+        "label": (TensorProto.INT64, [c] if made.multilabel else []),
     }
-    names = [value.name for value in [*model.graph.input, *model.graph.output]]
-    if names != list(wanted):
-        raise _refused(source, f"the inputs and outputs {', '.join(names)[:80]} instead of images, features and bits")
+    names, ends = [value.name for value in [*model.graph.input, *model.graph.output]], ("images", *made.outputs)
+    if names != list(ends):
+        raise _refused(source, f"the inputs and outputs {', '.join(names)[:80]} instead of {', '.join(ends)}")
     for value in [*model.graph.input, *model.graph.output]:
         kind, (dtype, rest) = value.type.tensor_type, wanted[value.name]
         batch, *dims = [dim.dim_value for dim in kind.shape.dim] or [0]

@@ -11,6 +11,7 @@ from ..calibration.placement import PLACEMENTS, Placement
 from ..calibration.quantize import ACTIVATION_DTYPES, LEVELS, ActivationDtype
 from ..images.decode import RESIZES, Resize
 from ..schema import (
+    BOOLEAN,
     DIGEST,
     MalformedError,
     array,
@@ -22,6 +23,7 @@ from ..schema import (
     record,
     refusing,
     require_version,
+    shown,
     text,
     whole,
 )
@@ -29,6 +31,8 @@ from .preprocessing import ChannelOrder, Preprocessing
 from .runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 
 SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
+FEATURE_OUTPUTS = ("features", "bits")
+CLASSIFIER_OUTPUTS = ("scores", "probabilities", "label")
 _REMEDY = "build it again"
 _PIXELS = 1 << 28
 """Values of one image, at most."""
@@ -67,6 +71,10 @@ class Manifest:
         Compared with fp32 on held-out images; None if not measured.
     channel_order : {"RGB", "BGR"}
         The order in which the network takes the channels of RGB images; the graph reorders them.
+    labels : tuple of str
+        Of a classifier: its classes, in the order of its scores. Of an engine that computes features: none.
+    multilabel : bool
+        Of a classifier: whether an image has any number of labels.
     """
 
     backbone: str
@@ -90,6 +98,13 @@ class Manifest:
     sign_agreement: float | None = None
     relative_error: float | None = None
     channel_order: ChannelOrder = "RGB"
+    labels: tuple[str, ...] = ()
+    multilabel: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs: of features, or of a classifier."""
+        return CLASSIFIER_OUTPUTS if self.labels else FEATURE_OUTPUTS
 
     @property
     def normalization(self) -> str:
@@ -132,6 +147,8 @@ _OPTIONAL = {
     "sign_agreement": nullable(number(0, 1)),
     "relative_error": nullable(number(0)),
     "channel_order": one_of(get_args(ChannelOrder)),
+    "labels": _NAMES,
+    "multilabel": BOOLEAN,
 }
 _PARTS = mapping(
     DIGEST, "digest", names=one_of([name for name in MEMBERS if name not in ("manifest.json", "speeds.json")])
@@ -183,6 +200,11 @@ def _check(made: Manifest) -> None:
     wrong = [name for name in _INT8_ONLY if getattr(made, name) is not None and made.precision != "int8"]
     if wrong:
         raise MalformedError(f"has wrong fields ({wrong[0]} is of int8, and the precision is {made.precision})")
+    if len(set(made.labels)) < len(made.labels):
+        repeated = next(each for each in made.labels if made.labels.count(each) > 1)
+        raise MalformedError(f"has wrong fields (label {shown(repeated)} is repeated)")
+    if made.multilabel and not made.labels:
+        raise MalformedError("has wrong fields (multilabel is of a classifier, and there are no labels)")
     if made.precision == "int8" and made.activation_dtype is None:
         raise MalformedError("has wrong fields (int8 has an activation_dtype)")
 

@@ -116,14 +116,15 @@ def _noise(count: int, shape: Sequence[int]) -> np.ndarray:
 def _features(path: str, device: str) -> None:
     engine = load_engine(path, device, trusted=True)
     images = np.load(Path(path).with_suffix(".npy"))
-    alone = np.asarray(engine(images[:1]))
-    among = np.asarray(engine(images[_batch(engine.batch_size)]))
+    output = engine.outputs[0]
+    alone = np.asarray(engine.run(images[:1], [output])[output])
+    among = np.asarray(engine.run(images[_batch(engine.batch_size)], [output])[output])
     if not (np.isfinite(alone).all() and np.isfinite(among).all()):
-        sys.exit(f"{np.isnan(among).sum()} features are nan and {np.isinf(among).sum()} infinite")
+        sys.exit(f"{np.isnan(among).sum()} {output} are nan and {np.isinf(among).sum()} infinite")
     error, limit = relative_error(among[1:2], alone), BATCH_TOLERANCES[engine.precision]
     if error > limit:
         sys.exit(
-            f"the features of an image inside a batch of {len(among)} differ from those of the same image alone by "
+            f"the {output} of an image inside a batch of {len(among)} differ from those of the same image alone by "
             f"{error:.2g} of their size (at most {limit}): the network mixes the images of a batch; export it with a "
             "dynamic batch"
         )
@@ -137,7 +138,7 @@ def _features(path: str, device: str) -> None:
         error, limit = relative_error(features, np.asarray(expected)), TOLERANCES[precision]
         if error > limit:
             sys.exit(
-                f"the features in {precision} differ from those of the float graph on {peer} by {error:.2g} of their "
+                f"the {output} in {precision} differ from those of the float graph on {peer} by {error:.2g} of their "
                 f"size (at most {limit}); use another runtime or precision, or for int8 other calibration images"
             )
 
@@ -167,7 +168,7 @@ def _expected(path: Path, engine: Engine, images: np.ndarray) -> tuple[np.ndarra
 
 def _float_features(runtime: str, path: Path, engine: Engine, images: np.ndarray) -> np.ndarray:
     own = path.with_suffix(".onnx")
-    graph = prune(onnx.load(own) if own.exists() else onnx.load_from_string(engine.graph), ["features"])
+    graph = prune(onnx.load(own) if own.exists() else onnx.load_from_string(engine.graph), engine.outputs[:1])
     run = compile_graph(runtime, graph.SerializeToString(), "fp32")
     assert not isinstance(run, GpuRunner)
     return np.array(run(images)[0])

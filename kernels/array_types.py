@@ -74,6 +74,7 @@ Coefficients = Float64[_Library, "rows c"]
 Weights = Float64[_Library, "k c"]
 Intercept = Float64[_Library, "c"]
 Scores = Float64[_Library, "n c"]
+LooScores = Float32[_Library, "n c"]
 
 # Linear systems.
 SquareMatrix = Float[_Library, "n n"]

@@ -133,7 +133,8 @@ def readout_on(readout: Readout, device: str) -> Readout:
 
 def path_on_host(path: RidgePath) -> RidgePath:
     """Return the path with NumPy arrays."""
-    return replace(path, coefficients=on_host(path.coefficients), intercept=on_host(path.intercept))
+    scores = None if path.loo_scores is None else on_host(path.loo_scores)
+    return replace(path, coefficients=on_host(path.coefficients), intercept=on_host(path.intercept), loo_scores=scores)
 
 
 def fit_readout(
@@ -249,11 +250,11 @@ def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
 
 
 def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
-    """Return the memory of a solve with its int8 targets, and float64 targets, solutions and the best of them.
+    """Return the memory of a solve with its int8 targets, float64 targets, solutions, the best of them and its scores.
 
     Those of a few classes are left out: they are less than what the blocks of a solve take besides.
     """
-    targets = n * classes + 4 * 8 * order * classes
+    targets = (1 + 2 * 4) * n * classes + 4 * 8 * order * classes
     return needed + targets if targets > needed // 8 else needed
 
 

@@ -21,7 +21,7 @@ from ..engine.build import EngineBuilder
 from ..engine.engine import Engine
 from ..engine.load import load_engine
 from ..engine.runtimes.base import Precision, RuntimeName
-from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec
+from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from ..errors import DataError, UsageError
 from ..images.batches import ImageFiles, Images
 from ..images.decode import Resize, check_resize
@@ -30,6 +30,7 @@ from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
+from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
@@ -51,6 +52,7 @@ from .inputs import (
 from .kept_bits import KeptBits
 from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
+from .whole import classifier_engine
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
@@ -126,6 +128,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Leave-one-out accuracy on the training images.
     path_ : RidgePath
         Leave-one-out accuracy and error at every alpha that was scored on all images.
+    temperature_ : float or None
+        Of the probabilities, by leave-one-out; None of a model that an earlier version saved.
     projection_ : str
         The projection in use; for ``auto`` the selected one.
     engine_ : Engine or None
@@ -328,6 +332,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
         bits, labels, weights = self._training = training
+        weights = weights * self._class_weights(labels)
         readout, path = fit_readout(
             on_device(bits, self.ridge_device),
             self.n_bits_,
@@ -338,13 +343,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.alphas,
             self._seed,
             self.memory_budget,
-            on_device(weights * self._class_weights(labels), self.ridge_device),
+            on_device(weights, self.ridge_device),
             self.alpha_search,
             camera,
             watch,
         )
         self.readout_ = readout_on(readout, "cpu")
         self._set_path(path_on_host(path))
+        assert self.path_.loo_scores is not None
+        self.temperature_ = fit_temperature(self.path_.loo_scores, labels, weights)
         self.timings_ = watch.total()
 
     def _set_path(self, path: RidgePath) -> None:
@@ -491,19 +498,40 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         return self.labels(self.scores(X))
 
-    @property
-    def predict_proba(self) -> Any:
-        """Not there: scores are no probabilities.
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : path, sequence of paths, or array
+            As in `fit`; a folder is every file under it, sorted by name.
+
+        Returns
+        -------
+        probabilities : float64 array of shape (n, c)
+            Columns ordered as in ``classes_``. For multilabel targets each label has its own.
 
         Raises
         ------
-        AttributeError
-            Always, and it says how to have probabilities.
+        UsageError
+            If the classifier was loaded and saved by a version without probabilities.
+
+        Notes
+        -----
+        Scores over one temperature, which has the smallest log-loss of the training images' leave-one-out scores; see
+        `kernels.probability`. They hold for images like those: one of no class at all has probabilities too.
         """
-        raise AttributeError(
-            "OpticalClassifier has scores (decision_function) and no probabilities; fit "
-            "sklearn.calibration.CalibratedClassifierCV(classifier) on the images for those"
-        )
+        return self.probabilities(self.scores(X))
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Convert scores of shape (n, c) to probabilities of the same shape; see `predict_proba`."""
+        check_is_fitted(self)
+        return probabilities(scores, self._required_temperature(), self._multilabel)
+
+    def _required_temperature(self) -> float:
+        if self.temperature_ is None:
+            raise UsageError("the model was saved by a version without probabilities; fit it again")
+        return self.temperature_
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores of shape (n, c) to labels, or for multilabel targets to an indicator matrix."""
@@ -588,6 +616,58 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         height, width, channels = made.input_shape
         return ImageFiles(paths, (height, width), made.resize, description=description, channels=channels)
 
+    def to_engine(
+        self,
+        runtime: RuntimeName | Auto = "auto",
+        *,
+        precision: Precision | None = None,
+        device: str | None = None,
+        target: str | None = None,
+        workspace: int | None = None,
+        timing_cache: str | Path | None = None,
+        batches: tuple[int, int, int] = PlanSpec.batches,
+        smoke: bool = True,
+        progress: bool = False,
+    ) -> Engine:
+        """Return the whole classifier as one engine: from images to scores, probabilities and label.
+
+        Parameters
+        ----------
+        runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+            ``auto`` is the runtime of the classifier's engine.
+        precision : {"fp32", "fp16", "bf16"}, optional
+            Of the network, by default that of the classifier's engine; an engine in fp32 or bf16 can be made one of
+            another float precision. What follows the features is computed in float32 and integers in every precision.
+        device, target, workspace, timing_cache, batches, smoke, progress
+            As in `aurevoir.build_engine`.
+
+        Returns
+        -------
+        Engine
+            Its outputs are ``scores``, ``probabilities`` and ``label``; see `Engine.classify`. ``manifest.labels`` are
+            the classes as text.
+
+        Raises
+        ------
+        UsageError
+            If the classifier was trained on features, its projection is optical hardware or its simulator, the training
+            bits or the random matrix are too large for a graph, or the runtime does not take the engine's graph.
+        """
+        check_is_fitted(self)
+        return classifier_engine(
+            self._required_engine(),
+            self.readout_,
+            tuple(map(str, self.classes_.tolist())),
+            self._required_temperature(),
+            self._multilabel,
+            precision=precision,
+            runtime=runtime,
+            device=device,
+            plan=PlanSpec(target=target, workspace=workspace, timing_cache=timing_cache, batches=batches),
+            smoke=smoke,
+            progress=progress,
+        )
+
     def save(self, folder: Path | str) -> None:
         """Write the model folder; see `aurevoir.load`.
 
@@ -610,6 +690,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             seed=self._seed,
             parameters={name: getattr(self, name) for name in _STORED},
             path=self.path_,
+            temperature=self.temperature_,
             readout=self.readout_,
             engine=self.engine_,
         )
@@ -654,5 +735,6 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     if stored.feature_names is not None:
         classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
     classifier.readout_, classifier.skipped_ = stored.readout, {}
+    classifier.temperature_ = stored.temperature
     classifier._set_path(stored.path)
     return classifier

@@ -55,6 +55,8 @@ class StoredModel:
     parameters : dict
         Parameters of the classifier by name; the engine's are in its manifest.
     path : RidgePath
+    temperature : float or None
+        Of the probabilities; None if an earlier version saved it.
     readout : Readout
     engine : Engine or None
         None for a model that was trained on features.
@@ -67,6 +69,7 @@ class StoredModel:
     seed: int
     parameters: dict[str, Any]
     path: RidgePath
+    temperature: float | None
     readout: Readout
     engine: Engine | None
 
@@ -125,6 +128,8 @@ def _files(model: StoredModel) -> dict[str, bytes]:
         "readout": described,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
+    if model.temperature is not None:
+        content["temperature"] = model.temperature
     if model.feature_names is not None:
         content["feature_names"] = model.feature_names
     # A search over an array of parameters leaves NumPy's scalars in them.
@@ -194,6 +199,7 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         seed=content["seed"],
         parameters=content["parameters"],
         path=path,
+        temperature=content.get("temperature"),
         readout=_read_readout(content["readout"], content["features"], arrays),
         engine=engine,
     )

@@ -72,7 +72,7 @@ _MODEL = record(
         "readout": Check("an object", lambda value: isinstance(value, dict)),
         "files": mapping(DIGEST, "digest", names=one_of((ARRAYS, ENGINE))),
     },
-    {"feature_names": array(text(1 << 16), 1)},
+    {"feature_names": array(text(1 << 16), 1), "temperature": number(1e-6, 1e6)},
 )
 _GAIN = number(above=0, least=float(np.finfo("float32").tiny), most=float(np.finfo("float32").max))
 _SPECKLE = {"kind": text(), "k": whole(1), "seed": _SEED, "gain": _GAIN, "saturation": number(0, 1)}

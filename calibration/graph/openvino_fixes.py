@@ -5,7 +5,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...errors import AurevoirError
-from .edit import constant, initializers, merged, node_attribute, opset, replace_nodes
+from .edit import (
+    constant,
+    initializers,
+    merged,
+    node_attribute,
+    opset,
+    read_constant,
+    replace_nodes,
+    tensor_shapes,
+)
 from .windows import POOLS, is_undecided, make_windows_explicit
 
 _MOVES = {"Concat", "MaxPool"}
@@ -144,3 +153,72 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
                 f"OpenVINO computes average pools with padding incorrectly on signed levels of a concatenation "
                 f"({node.output[0]}); use activation dtype uint8, or placement conv-inputs"
             )
+
+
+def split_products(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """Split products of bits with int8 matrices into parts whose sums bf16 holds exactly, in place; return the model.
+
+    Where OpenVINO computes in bf16, it rounds the outputs of integer products to that. Sums of 256 products of bits
+    with -1, 0 and 1 have eight digits at most, which bf16 has; of other entries each half, of four bits, in sums of 32.
+    They are added in float32.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    prefix : str
+        What the names of those products begin with, whose first operand are zeros and ones.
+    """
+    made = {name: node for node in model.graph.node for name in node.output}
+    replaced = {}
+    for node in model.graph.node:
+        levels = [made.get(name) for name in node.input]
+        if node.op_type == "MatMul" and node.name.startswith(prefix) and all(_is_dequantized(each) for each in levels):
+            replaced[node.output[0]] = _split_product(model, node, *levels)
+    replace_nodes(model, replaced)
+    return model
+
+
+def _is_dequantized(node: onnx.NodeProto | None) -> bool:
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _split_product(
+    model: onnx.ModelProto, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
+) -> list[onnx.NodeProto]:
+    """Return the nodes of a product in parts, of the dequantized bits and of a dequantized matrix."""
+    tensors, nodes, out = initializers(model), list[onnx.NodeProto](), node.output[0]
+
+    def add(kind: str, name: str, *inputs: str, **attributes: object) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"{out}_{name}"], name=f"{out}_{name}", **attributes))
+        return f"{out}_{name}"
+
+    def const(name: str, value: np.ndarray) -> str:
+        return constant(model, f"{out}_{name}", value)
+
+    levels, part, halves = matrix.input[0], 256, 1
+    known = tensors[levels].dims if levels in tensors else tensor_shapes(model)[levels]
+    m, columns = (length or 0 for length in known)
+    if levels in tensors and np.abs(values := read_constant(tensors, levels).astype("int16")).max(initial=0) > 1:
+        high = (values + 8) >> 4
+        levels, part, halves = const("halves", np.concatenate([high, values - 16 * high], axis=1).astype("int8")), 32, 2
+    count = -(-m // part)
+    padding = [0, 0, count * part - m, 0]
+    rows = add("Pad", "rows", levels, const("padding", np.array(padding)))
+    matrices = add("Reshape", "matrices", rows, const("shape", np.array([count, part, halves * columns])))
+    padded = add("Pad", "bits", bits.input[0], const("bit_padding", np.array([0, 0, 0, count * part - m])))
+    apart = add("Reshape", "apart", padded, const("bit_shape", np.array([-1, count, part])))
+    turned = add("Transpose", "turned", apart, perm=[1, 0, 2])
+    left, right = (
+        add("DequantizeLinear", f"{name}_levels", name_of, *matrix.input[1:])
+        for name, name_of in (("left", turned), ("right", matrices))
+    )
+    sums = add("ReduceSum", "sums", add("MatMul", "parts", left, right), const("axis", np.array([0])), keepdims=0)
+    if halves == 1:
+        nodes[-1].output[0] = out
+        return nodes
+    both = add("Reshape", "both", sums, const("both_shape", np.array([-1, 2, columns])))
+    weighed = add("Mul", "weighed", both, const("places", np.array([[[16.0], [1.0]]], "float32")))
+    nodes.append(
+        helper.make_node("ReduceSum", [weighed, const("last_axis", np.array([1]))], [out], name=out, keepdims=0)
+    )
+    return nodes

@@ -25,8 +25,8 @@ from .native_errors import native_errors
 HOST_BATCH, GPU_BATCH = 16, 512
 """Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
 
-# Runtimes with int8 kernels for the CPU.
-_ON_HOST = ("openvino", "onnxruntime")
+ON_HOST: tuple[RuntimeName, ...] = ("openvino", "onnxruntime")
+"""Runtimes with int8 kernels for the CPU."""
 
 
 def graph_runtime(name: str) -> GraphRuntime:
@@ -315,7 +315,7 @@ def takes_unsigned(name: str) -> bool:
 
     TensorRT supports only signed activations; for processors without VNNI see `weight_levels`.
     """
-    return name in _ON_HOST and _has_int8_dot_product()
+    return name in ON_HOST and _has_int8_dot_product()
 
 
 def weight_levels(name: str) -> int:
@@ -326,7 +326,7 @@ def weight_levels(name: str) -> int:
     """
     from ...calibration.quantize import LEVELS, NARROW_LEVELS
 
-    return NARROW_LEVELS if name in _ON_HOST and not _has_int8_dot_product() else LEVELS
+    return NARROW_LEVELS if name in ON_HOST and not _has_int8_dot_product() else LEVELS
 
 
 def _has_int8_dot_product() -> bool:

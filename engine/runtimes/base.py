@@ -29,6 +29,9 @@ Batches = tuple[int, int, int]
 Compiled = Callable[[np.ndarray], list[np.ndarray]]
 """Maps uint8 images to a graph's outputs; thread-safe. The next call on the same thread may overwrite the outputs."""
 
+FLOAT32_PREFIX = "classifier/"
+"""What the names of those nodes begin with that are computed in float32, as a graph says, in every precision."""
+
 Layer = dict[str, str | None]
 """``name``, ``type`` and ``precision`` of a layer as executed; None if the runtime does not report it."""
 

@@ -5,23 +5,29 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino
-from .base import Compiled, Layer, Precision, refusal
+from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino, split_products
+from ...saving import explained, scratch
+from .base import FLOAT32_PREFIX, Compiled, Layer, Precision, refusal
 from .gpu_run import check_rows
 
 PACKAGE = "openvino"
 INSTALL = "pip install openvino"
 
+_MARK = ElementTree.fromstring('<rt_info><attribute name="precise" version="0"/></rt_info>')
+
+_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", "Parameter", "Constant")
+
 CHUNK = 4
 """Images per inference request."""
 HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 """The INFERENCE_PRECISION_HINT of each precision; for int8 bf16 only where the processor has it, else f32."""
-MAX_CHUNKED_OUTPUTS = 2
+MAX_CHUNKED_OUTPUTS = 3
 
 
 @cache
@@ -49,7 +55,7 @@ def devices() -> tuple[str, ...]:
     return tuple(name.lower() for name in _core().available_devices)
 
 
-def _inference_precision(precision: Precision) -> str:
+def inference_precision(precision: Precision) -> str:
     """Return the float type of unquantized layers; for int8 the narrowest one."""
     hint = HINTS[precision]
     return "f32" if precision == "int8" and "bf16" not in precisions() else hint
@@ -57,7 +63,7 @@ def _inference_precision(precision: Precision) -> str:
 
 def compile(graph: bytes, precision: Precision, device: str = "cpu") -> Compiled:
     """Compile an ONNX graph; see `base.GraphRuntime`."""
-    return compile_model(read(graph), precision, device)
+    return compile_model(read(graph, precision), precision, device)
 
 
 def check(graph: bytes) -> None:
@@ -65,14 +71,59 @@ def check(graph: bytes) -> None:
     read(graph)
 
 
-def read(graph: bytes) -> Any:
+def read(graph: bytes, precision: Precision = "fp32") -> Any:
     """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
     model = as_openvino_reads(onnx.load_from_string(graph))
+    if inference_precision(precision) != "f32":
+        split_products(model, FLOAT32_PREFIX)
     if misread := misread_by_openvino(model):
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
     chain_concats(model)
-    return _core().read_model(model.SerializeToString())
+    return _keep_float32(_core().read_model(model.SerializeToString()))
+
+
+def _keep_float32(model: Any) -> Any:
+    """Return a model in which what follows a classifier's features, and their signs, are marked to stay in float32."""
+    import openvino
+
+    kept = _float32_names(model)
+    if not kept:
+        return model
+    # Python cannot set the mark: only a file can.
+    with scratch("float32.xml", "float32.bin") as folder:
+        path = folder / "float32.xml"
+        with explained(folder):
+            openvino.save_model(model, path, compress_to_fp16=False)
+            tree = ElementTree.parse(path)
+            for layer in tree.iterfind("layers/layer"):
+                if layer.get("name") in kept and layer.get("type") != "Result":
+                    layer.insert(0, _MARK)
+            tree.write(path)
+        return _core().read_model(path)
+
+
+def _float32_names(model: Any) -> set[str]:
+    """Return the names of a classifier's own nodes, and of those before them back to the last products.
+
+    In a graph that ends in bits OpenVINO keeps the latter in float32 by itself, as it does at the end of every graph:
+    the bits of a classifier are to be the same ones.
+    """
+    kept: set[str] = set()
+    first: list[Any] = []
+    for node in model.get_ordered_ops():
+        sources = [value.get_source_output().get_node() for value in node.inputs()]
+        if node.get_friendly_name().startswith(FLOAT32_PREFIX) or any(
+            source.get_friendly_name() in kept for source in sources
+        ):
+            first += [] if kept else sources
+            kept.add(node.get_friendly_name())
+    while first:
+        node = first.pop()
+        if node.get_type_name() not in _PRODUCTS and node.get_friendly_name() not in kept:
+            kept.add(node.get_friendly_name())
+            first += [value.get_source_output().get_node() for value in node.inputs()]
+    return kept
 
 
 def compile_model(model: Any, precision: Precision, device: str = "cpu") -> Compiled:
@@ -141,7 +192,7 @@ def _run_chunks(requests: list[Any], images: np.ndarray) -> list[np.ndarray]:
 def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Layer]:
     """Return name, type and precision of every executed layer, except constants."""
     found: list[Layer] = []
-    for layer in _compiled(read(graph), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
+    for layer in _compiled(read(graph, precision), precision, device, "LATENCY").get_runtime_model().get_ordered_ops():
         info = {key: layer.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")}
         if info["layerType"] not in ("Input", "Const", "Output"):
             found.append(
@@ -156,5 +207,5 @@ def layers(graph: bytes, precision: Precision, device: str = "cpu") -> list[Laye
 
 
 def _compiled(model: Any, precision: Precision, device: str, hint: str) -> Any:
-    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _inference_precision(precision)}
+    options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
     return _core().compile_model(model, device.upper(), options)

@@ -234,6 +234,27 @@ def _lrn(node: Node) -> Operator:
     return run
 
 
+def _quantize(node: Node) -> Operator:
+    limits = torch.iinfo(_zero_point(node).dtype)
+
+    def run(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        return (torch.round(x / scale) + zero).clamp(limits.min, limits.max).to(zero.dtype)
+
+    return run
+
+
+def _dequantize(node: Node) -> Operator:
+    _zero_point(node)
+    return lambda x, scale, zero: (x.to(scale.dtype) - zero) * scale
+
+
+def _zero_point(node: Node) -> Tensor:
+    scale, zero = node.constant(1), node.constant(2)
+    if scale is None or zero is None or scale.numel() > 1:
+        raise node.refusal("other levels than those of one constant scale and zero point")
+    return zero
+
+
 def _matmul(node: Node) -> Operator:
     return _binary(torch.matmul)(node)
 
@@ -615,6 +636,7 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "Cos": elementwise(torch.cos),
     "CumSum": _cumulative_sum,
     "DepthToSpace": _depth_to_space,
+    "DequantizeLinear": _dequantize,
     "Div": _binary(_divide),
     "Dropout": _dropout,
     "Einsum": _einsum,
@@ -660,6 +682,7 @@ OPERATORS: dict[str, Callable[[Node], Operator]] = {
     "PRelu": _prelu,
     "Pad": _pad,
     "Pow": _pow,
+    "QuantizeLinear": _quantize,
     "Range": _range,
     "Reciprocal": elementwise(torch.reciprocal),
     "ReduceL1": _reduction(lambda x, axes, keep: _sum(x.abs(), axes, keep)),

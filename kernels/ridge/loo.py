@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..array_types import RowWeights, Targets
+from ..array_types import Array, RowWeights, Targets
 from ..arrays import namespace
 
 
@@ -12,11 +12,13 @@ class LooScore:
     def __init__(self, multilabel: bool) -> None:
         self._multilabel = multilabel
         self._correct = self._squares = self._weight = 0.0
+        self._predicted: list[Array] = []
 
     def add(self, targets: Targets, residuals: Targets, weights: RowWeights) -> None:
         """Add rows with leave-one-out residuals of shape (rows, c)."""
         xp = namespace(residuals)
         predicted = targets - residuals
+        self._predicted.append(predicted.astype("float32"))
         if self._multilabel:
             correct = ((predicted > 0) == (targets > 0)).mean(axis=1)
         else:
@@ -24,6 +26,11 @@ class LooScore:
         self._correct += float(weights @ correct.astype("float64"))
         self._squares += float(weights @ xp.square(residuals).mean(axis=1))
         self._weight += float(weights.sum())
+
+    @property
+    def scores(self) -> Array:
+        """The leave-one-out scores of all rows, float32 of shape (n, c)."""
+        return namespace(self._predicted[0]).concatenate(self._predicted)
 
     @property
     def finite(self) -> bool:

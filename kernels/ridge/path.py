@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import DataError
-from ..array_types import Alphas, Array, Coefficients, Intercept
+from ..array_types import Alphas, Array, Coefficients, Intercept, LooScores
 from ..arrays import namespace
 from .loo import LooScore
 
@@ -32,6 +32,8 @@ class RidgePath:
     coefficients : float64 array of shape (n, c) or (k, c)
         Dual: weights of the training rows, which sum to zero. Primal: weights of the features.
     intercept : float64 array of shape (c,)
+    loo_scores : float32 array of shape (n, c) or None
+        Leave-one-out scores of the training rows at the best alpha; None if read from a file.
     """
 
     alphas: Alphas
@@ -40,6 +42,7 @@ class RidgePath:
     best: int
     coefficients: Coefficients
     intercept: Intercept
+    loo_scores: LooScores | None = None
 
     @property
     def alpha(self) -> float:
@@ -56,15 +59,15 @@ def best_path(alphas: Alphas, scored: Iterable[Scored]) -> RidgePath:
     """Return the path of the scored alphas; raise DataError if there are none."""
     accuracies, errors = np.full(len(alphas), np.nan), np.full(len(alphas), np.nan)
     rank: tuple[float, ...] = (-np.inf,)
-    best, kept = -1, None
+    best, kept, loo = -1, None, None
     for index, score, solution in scored:
         accuracies[index], errors[index] = score.accuracy, score.error
         if score.rank > rank:
-            best, kept, rank = int(index), solution, score.rank
-    if kept is None:
+            best, kept, loo, rank = int(index), solution, score, score.rank
+    if kept is None or loo is None:
         raise DataError(
             f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
         )
     # A copy in C order, as when read from a file, so that products round identically.
     kept = namespace(kept).ascontiguousarray(kept)
-    return RidgePath(alphas, accuracies, errors, best, kept, kept[0])
+    return RidgePath(alphas, accuracies, errors, best, kept, kept[0], loo.scores)

@@ -95,7 +95,8 @@ class _Primal:
         if namespace(self.covariance) is np:
             solver = EighSolver(self.covariance, alphas[list(indices)])
             # Usually all alphas at once, in one pass over the rows.
-            for part in blocks(len(indices), block_length(3 * self.cross.nbytes, self.budget // 4, len(indices))):
+            size = 3 * self.cross.nbytes + 4 * self.targets.size
+            for part in blocks(len(indices), block_length(size, self.budget // 4, len(indices))):
                 yield indices[part], solver.only(part)
             return
         for index in indices:

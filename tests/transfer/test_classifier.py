@@ -429,9 +429,8 @@ def test_every_method_takes_a_folder_as_fit_does(engine, class_folder, photograp
         assert classifier.score(folder) == classifier.score(X, y) == 1
         assert classifier.score(folder, np.where(y == "red", "blue", y)) == pytest.approx(2 / 3)
     assert classifier.predict(X[0]).tolist() == classifier.predict(Path(X[0])).tolist() == ["blue"]
-    assert not hasattr(classifier, "predict_proba")
-    with pytest.raises(AttributeError, match=r"no probabilities; fit sklearn.calibration.CalibratedClassifierCV\("):
-        classifier.predict_proba(X)
+    np.testing.assert_allclose(classifier.predict_proba(class_folder).sum(axis=1), 1)
+    assert (classifier.predict_proba(X).argmax(axis=1) == classifier.scores(X).argmax(axis=1)).all()
 
 
 def test_the_score_on_a_folder_skips_what_cannot_be_read_and_refuses_other_classes(by_engine, class_folder):
