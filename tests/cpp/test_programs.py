@@ -1,10 +1,13 @@
 """The C++ examples label photographs as Python does, from exported files alone."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,3 +198,23 @@ def test_the_sanitizers_find_nothing(sanitized, backbone, paths, photographs, tm
         labels = [line.split("\t")[1] for line in out.splitlines() if "\t" in line]
         assert labels[: len(paths)] == [LABELS[label] for label in expected["label"]]
         assert run(sanitized / name, tmp_path / "pixels")[0] == 1
+
+
+def test_the_program_of_the_page_is_all_that_openvino_needs(root, tiny, drawn, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ on this machine")
+    page = (root / "docs" / "cpp.md").read_text()
+    (tmp_path / "embed.cpp").write_text(re.search(r"```cpp\n(.*?)```", page, re.DOTALL)[1])
+    library = next(Path(openvino.__file__).parent.glob("libs/libopenvino.so*"))
+    include = Path(openvino.__file__).parent / "include"
+    subprocess.run(
+        ["g++", "-std=c++17", "-I", include, tmp_path / "embed.cpp", "-o", tmp_path / "embed", library,
+         f"-Wl,-rpath,{library.parent}"],
+        check=True,
+    )  # fmt: skip
+    whole = classified(tiny, LABELS[:3])
+    export_engine(whole, tmp_path / "ir", "openvino")
+    code, out, err = run(tmp_path / "embed", tmp_path / "ir" / "model.xml")
+    label = whole.run(np.full((1, 28, 28, 3), 128, "uint8"))["label"][0]
+    assert (code, out, err) == (0, f"{json.dumps(LABELS[:3])} {label}\n", "")

@@ -52,10 +52,7 @@ def in_onnxruntime(path, images):
 
 def outputs_of(engine, images):
     """Return an engine's own outputs, each computed by itself."""
-    names = [value.name for value in onnx.load_from_string(engine.graph).graph.output]
-    if names == ["features", "bits"]:
-        return {"features": engine(images), "bits": engine.bits(images)}
-    return {name: np.array(engine.compiled(name)(images)[0]) for name in names}
+    return {name: engine.run(images, [name])[name] for name in engine.outputs}
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +171,9 @@ def test_a_classifier_keeps_its_scores_and_its_labels(exported, table, pixels, t
     for name, values in expected.items():
         export_engine(engine, tmp_path / name, "openvino", [name])
         assert_same(in_openvino(tmp_path / name, pixels), {name: values})
-    # Together, outputs may be rounded apart where one is the input of another.
+    # Together, outputs may be rounded apart where one is the input of another: so they are in Python.
     made = export_engine(engine, tmp_path / "ir", "openvino")
-    whole = in_openvino(tmp_path / "ir", pixels)
-    assert_same(
-        {name: whole[name] for name in ("scores", "label")}, {each: expected[each] for each in ("scores", "label")}
-    )
-    np.testing.assert_allclose(whole["probabilities"], expected["probabilities"], rtol=5e-3)
+    assert_same(in_openvino(tmp_path / "ir", pixels), engine.run(pixels))
     assert made.metadata["labels"] == list(LABELS)
     assert [(each.name, each.dtype, each.shape) for each in made.outputs] == [
         ("scores", "float32", ("batch", 5)),

@@ -47,6 +47,5 @@ def classified(engine, labels, seed=0, multilabel=False):
         ]
     )
     onnx.checker.check_model(model, full_check=True)
-    manifest = replace(engine.manifest)
-    object.__setattr__(manifest, "labels", tuple(labels))
+    manifest = replace(engine.manifest, labels=tuple(labels), multilabel=multilabel)
     return Engine(manifest, model.SerializeToString(), engine.table, device=engine.device)
