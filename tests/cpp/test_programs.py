@@ -21,6 +21,7 @@ from aurevoir.engine.delivery import export_engine
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.images.decode import decode
+from aurevoir.transfer.classifier import OpticalClassifier
 
 LABELS = ("ant", "a bee", 'the "third"', "grün", "vier\udc80")
 FORMS = {"openvino": ("openvino_classify", "model.xml"), "onnx": ("onnxruntime_classify", "")}
@@ -46,6 +47,15 @@ def backbone(mobilenet, photographs):
 def engine(request, backbone):
     exported, table = backbone
     return assemble(exported, request.param, "openvino", table if request.param == "int8" else None)
+
+
+@pytest.fixture(scope="module")
+def whole(engine, data):
+    """A classifier of ants and bees as one engine."""
+    paths = sorted(data("hymenoptera/train").rglob("*.jpg"))[::8]
+    labels = [path.parent.name for path in paths]
+    model = OpticalClassifier(engine=engine, projection="hadamard", n_components=1000).fit(paths, labels)
+    return model.to_engine(smoke=False)
 
 
 def run(program, *words):
@@ -85,37 +95,30 @@ def exported(programs, tmp_path):
     return export
 
 
-def expected_of(engine, form, images):
-    """Return what Python's own runtime of a form gives."""
-    engine = on_runtime(engine, form)
-    return {name: np.array(engine.compiled(name)(images)[0]) for name in ("scores", "probabilities", "label")}
-
-
 def on_runtime(engine, form):
+    """Return an engine on the runtime that takes a form."""
     made = replace(engine.manifest, runtime="onnxruntime" if form == "onnx" else "openvino")
     return Engine(made, engine.graph, engine.table, device="cpu")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_photographs_get_python_s_labels_and_scores(engine, exported, paths, photographs, form):
-    whole = classified(engine, LABELS)
+def test_photographs_get_python_s_labels_and_scores(whole, exported, paths, photographs, form):
+    labels = whole.manifest.labels
+    assert labels == ("ants", "bees")
     program, model = exported(whole, form)
     code, out, err = run(program, model, *paths, "--scores")
     assert (code, err) == (0, "")
-    expected = expected_of(whole, form, photographs)
+    expected = on_runtime(whole, form).run(photographs)
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths]
-    assert [row[1] for row in rows] == [LABELS[label] for label in expected["label"]]
-    # Each output is computed by itself in Python, and rounded apart where one is the other's input.
+    assert [row[1] for row in rows] == [labels[label] for label in expected["label"]]
     most = expected["probabilities"].max(axis=1)
-    np.testing.assert_allclose(
-        np.array([row[2] for row in rows], "float32"), most, rtol=5e-3 if form == "openvino" else 0
-    )
+    np.testing.assert_array_equal(np.array([row[2] for row in rows], "float32"), most)
     np.testing.assert_array_equal(np.array([row[3:] for row in rows], "float32"), expected["scores"])
     # One image runs on other kernels than several.
     code, out, _ = run(program, model, paths[0])
-    alone = expected_of(whole, form, photographs[:1])["label"][0]
-    assert (code, out.split("\t")[:2]) == (0, [str(paths[0]), LABELS[alone]])
+    alone = on_runtime(whole, form).run(photographs[:1])["label"][0]
+    assert (code, out.split("\t")[:2]) == (0, [str(paths[0]), labels[alone]])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -133,13 +136,13 @@ def test_several_labels_of_one_image_are_several_lines(tiny, exported, drawn, fo
     whole = classified(tiny, LABELS, multilabel=True)
     program, model = exported(whole, form)
     code, out, _ = run(program, model, *drawn[0])
-    expected = expected_of(whole, form, drawn[1])
+    expected = on_runtime(whole, form).run(drawn[1])
     found = [line.split("\t") for line in out.splitlines()]
     marked = np.argwhere(expected["label"])
     assert (code, len(marked) > len(drawn[0])) == (0, True)
     assert [line[:2] for line in found] == [[str(drawn[0][row]), LABELS[c]] for row, c in marked]
     probabilities = [expected["probabilities"][row, c] for row, c in marked]
-    np.testing.assert_allclose([float(line[2]) for line in found], probabilities, rtol=1e-6)
+    np.testing.assert_array_equal(np.array([line[2] for line in found], "float32"), probabilities)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,10 +183,8 @@ def test_mistakes_end_in_one_line(tiny, exported, drawn, tmp_path, form):
         assert message in err.splitlines()[-1]
 
 
-def test_the_sanitizers_find_nothing(sanitized, backbone, paths, photographs, tmp_path):
-    exported, table = backbone
-    engine = assemble(exported, "int8", "openvino", table)
-    whole = classified(engine, LABELS)
+def test_the_sanitizers_find_nothing(sanitized, tiny, drawn, tmp_path):
+    whole, (paths, photographs) = classified(tiny, LABELS), drawn
     (tmp_path / "pixels").write_bytes(photographs[:5].tobytes())
     built = [form for form, (name, _) in FORMS.items() if (sanitized / name).is_file()]
     if not built:
@@ -192,7 +193,7 @@ def test_the_sanitizers_find_nothing(sanitized, backbone, paths, photographs, tm
         name, file = FORMS[form]
         export_engine(whole, tmp_path / form, form)
         model = tmp_path / form / file if file else tmp_path / form
-        expected = expected_of(whole, form, photographs)
+        expected = on_runtime(whole, form).run(photographs)
         code, out, err = run(sanitized / name, model, *paths, "--raw", tmp_path / "pixels", "--benchmark", "0.1")
         assert (code, err) == (0, "")
         labels = [line.split("\t")[1] for line in out.splitlines() if "\t" in line]
