@@ -373,8 +373,9 @@ inline Image with_height(const Image& image, const Box& box, size_t height) {
     return result;
 }
 
-// Resize a box of an image as Pillow's antialiased BILINEAR does: one axis, then the other, each rounded to 8 bits. Which
-// is first is Pillow 13's choice; earlier ones always began with the width, and differ by one level where that is not so.
+// Resize a box of an image as Pillow's antialiased BILINEAR does: one axis, then the other, each rounded to 8 bits.
+// Which is first is Pillow 13's choice; earlier ones always began with the width, and differ by a level where it
+// is not.
 inline Image resized(const Image& image, const Box& box, size_t width, size_t height) {
     const auto less = [](size_t before, size_t after) { return int64_t(before) - int64_t(after); };
     const bool tall = less(image.height, height) > std::max<int64_t>(0, 2 * less(image.width, width));
@@ -494,7 +495,7 @@ inline void benchmark(Engine& engine, double seconds) {
 }
 
 struct Options {
-    std::string model, raw;
+    std::string model, raw, cache;
     std::vector<std::string> images;
     bool scores = false;
     double seconds = 0;
@@ -506,6 +507,7 @@ inline Options parse(int argc, char** argv) {
         const std::string word = argv[i];
         auto value = [&] { return i + 1 < argc ? argv[++i] : (fail(word + " needs a value"), nullptr); };
         if (word == "--raw") options.raw = value();
+        else if (word == "--cache") options.cache = value();
         else if (word == "--scores") options.scores = true;
         else if (word == "--benchmark") options.seconds = std::strtod(value(), nullptr);
         else if (word.rfind("--", 0) == 0) fail(word + " is not an option");
@@ -513,15 +515,16 @@ inline Options parse(int argc, char** argv) {
         else options.images.push_back(word);
     }
     if (options.model.empty())
-        fail("usage: MODEL [IMAGE.jpg ...] [--raw FILE of uint8 pixels] [--scores] [--benchmark SECONDS]");
+        fail("usage: MODEL [IMAGE.jpg ...] [--raw FILE of uint8 pixels] [--scores] [--benchmark SECONDS] "
+             "[--cache FOLDER, of OpenVINO]");
     return options;
 }
 
 // Load a model with `open`, label images, and measure; returns the exit code.
-inline int classify(int argc, char** argv, const std::function<std::unique_ptr<Engine>(const std::string&)>& open) try {
+inline int classify(int argc, char** argv, const std::function<std::unique_ptr<Engine>(const Options&)>& open) try {
     const Options options = parse(argc, argv);
     std::vector<uint8_t> pixels;
-    const auto engine = open(options.model);
+    const auto engine = open(options);
     const Metadata& about = engine->about;
     if (about.weight_levels > 63 && !has_int8_dot_product())
         std::cerr << "note: this processor has no VNNI, and the engine's int8 weights need it: sums may saturate\n";

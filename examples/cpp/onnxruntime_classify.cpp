@@ -125,9 +125,10 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
-    return aurevoir::classify(argc, argv, [](const std::string& path) {
+    return aurevoir::classify(argc, argv, [](const auto& options) {
+        if (!options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
         api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
         if (!api) aurevoir::fail("the ONNX Runtime library is older than its header");
-        return std::make_unique<OnnxRuntimeEngine>(path);
+        return std::make_unique<OnnxRuntimeEngine>(options.model);
     });
 }

@@ -10,7 +10,9 @@ namespace {
 
 class OpenVinoEngine : public aurevoir::Engine {
 public:
-    explicit OpenVinoEngine(const std::string& path) : model(core.read_model(path)) {
+    explicit OpenVinoEngine(const aurevoir::Options& options) : model(core.read_model(options.model)) {
+        // What is compiled once is kept for the next start of this version on this processor.
+        if (!options.cache.empty()) core.set_property(ov::cache_dir(options.cache));
         about = aurevoir::read_metadata([this](const std::string& key) {
             const std::vector<std::string> place{"aurevoir", key};
             return model->has_rt_info(place) ? model->get_rt_info<std::string>(place) : std::string();
@@ -85,5 +87,5 @@ private:
 
 int main(int argc, char** argv) {
     return aurevoir::classify(argc, argv,
-                              [](const std::string& path) { return std::make_unique<OpenVinoEngine>(path); });
+                              [](const auto& options) { return std::make_unique<OpenVinoEngine>(options); });
 }

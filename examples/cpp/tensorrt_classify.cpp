@@ -1,6 +1,6 @@
 // Labels photographs by a plan exported with `aurevoir export --to plan`, on the GPU that it was built for. See
-// docs/cpp.md. Compiled against the headers of TensorRT 10 and later, which TensorRT-RTX shares; NOT RUN, for want of a
-// GPU with either library.
+// docs/cpp.md. Compiled against the headers of TensorRT 10.0, 10.16 and 11.1, whose names TensorRT-RTX shares; NOT RUN,
+// for want of a GPU with either library.
 //
 //     tensorrt_classify lite0-plan/model.plan photo.jpg ...
 #include <NvInferRuntime.h>
@@ -129,6 +129,8 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
-    return aurevoir::classify(argc, argv,
-                              [](const std::string& path) { return std::make_unique<TensorRtEngine>(path); });
+    return aurevoir::classify(argc, argv, [](const auto& options) {
+        if (!options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
+        return std::make_unique<TensorRtEngine>(options.model);
+    });
 }

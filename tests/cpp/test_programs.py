@@ -115,6 +115,10 @@ def test_photographs_get_python_s_labels_and_scores(whole, exported, paths, phot
     most = expected["probabilities"].max(axis=1)
     np.testing.assert_array_equal(np.array([row[2] for row in rows], "float32"), most)
     np.testing.assert_array_equal(np.array([row[3:] for row in rows], "float32"), expected["scores"])
+    if form == "openvino":
+        # What is compiled, and then what was kept of it, label alike.
+        for _ in range(2):
+            assert run(program, model, *paths, "--scores", "--cache", model.parent.parent / "cache") == (0, out, "")
     # One image runs on other kernels than several.
     code, out, _ = run(program, model, paths[0])
     alone = on_runtime(whole, form).run(photographs[:1])["label"][0]
@@ -170,6 +174,7 @@ def test_mistakes_end_in_one_line(tiny, exported, drawn, tmp_path, form):
         ([], "usage: MODEL"),
         ([model, "--raw"], "--raw needs a value"),
         ([model, "--fast"], "--fast is not an option"),
+        *([([model, "--cache", tmp_path], "--cache is of OpenVINO alone")] if form == "onnx" else []),
         ([model, "--raw", tmp_path / "pixels"], "does not hold whole images of 2352 bytes"),
         ([model, "--raw", tmp_path / "nothing"], "nothing cannot be read"),
         ([tmp_path / "junk", paths[0]], ""),
