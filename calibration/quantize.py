@@ -22,7 +22,6 @@ from onnx import helper
 from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant, tensor_names, unused
 from .placement import PRODUCTS, ConcatGroup, Placement, check_placement, concat_groups, output_axis, weighted
-from .shifts import find_shifts
 
 ActivationDtype = Literal["int8", "uint8"]
 ACTIVATION_DTYPES: tuple[ActivationDtype, ...] = get_args(ActivationDtype)
@@ -62,7 +61,6 @@ class _Context:
     bounds: dict[str, float]
     weight_levels: int
     names: set[str]
-    shifts: dict[str, float] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
     made: dict[object, str] = field(default_factory=dict)
     """Dequantized tensors, by the name of an activation, or the name, axis and scales of weights."""
@@ -71,7 +69,7 @@ class _Context:
         return constant(self.model, unused(name, self.names), value)
 
 
-def quantize(  # noqa: C901
+def quantize(
     model: onnx.ModelProto,
     thresholds: Mapping[str, float],
     means: Mapping[str, Sequence[float]] | None = None,
@@ -126,8 +124,6 @@ def quantize(  # noqa: C901
     groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
-    if activation_dtype == "int8":
-        context.shifts.update(find_shifts(model, context.thresholds, lower_bounds(model), quantizable, levels))
     context.raised.update((bounds.keys() & _after_batch_norms(model, levels)) - levels)
     products = {node.output[0] for node in quantizable}
     nodes: list[onnx.NodeProto] = []
@@ -139,16 +135,6 @@ def quantize(  # noqa: C901
         nodes.append(node)
     if not context.made:
         raise AurevoirError("no tensor that the graph could quantize has a threshold; calibrate again")
-    channels = {
-        node.output[0]: context.constants[node.input[1]].dims[0]
-        for node in model.graph.node
-        if context.shifts
-        and len(node.input) > 1
-        and node.input[1] in context.constants
-        and context.constants[node.input[1]].dims
-    }
-    for name in context.shifts:
-        _shift(context, nodes, name, channels)
     nodes = [copy.deepcopy(node) for node in nodes]
     del quantized.graph.node[:]
     quantized.graph.node.extend(nodes)
@@ -260,9 +246,6 @@ def _quantize_product(context: _Context, node: onnx.NodeProto) -> list[onnx.Node
     nodes = [*_activation_nodes(context, activation), *_weight_nodes(context, weight, axis, levels, scales)]
     node.input[0] = context.made[activation]
     node.input[1] = context.made[weight, axis, scales.tobytes()]
-    if activation in context.shifts:
-        sums = levels.reshape(len(levels), -1).sum(axis=1, dtype="float64") * scales
-        _add_to_bias(context, node, context.shifts[activation] * sums)
     if node.op_type == "Conv" and activation in context.means:
         error = weights - levels * scales.reshape(-1, *[1] * (weights.ndim - 1))
         nodes += _correct_bias(context, node, error, np.asarray(context.means[activation]))
@@ -287,41 +270,13 @@ def _activation_nodes(context: _Context, name: str) -> list[onnx.NodeProto]:
 
 def _activation_levels(context: _Context, name: str) -> tuple[str, np.ndarray, int]:
     """Return the dtype, scale and zero-point of an activation."""
-    threshold = context.thresholds[name] - context.shifts.get(name, 0)
+    threshold = context.thresholds[name]
     bound = context.bounds.get(name)
     if bound is None or -bound >= threshold > 0:
         return "int8", _scales(np.array(threshold), LEVELS), 0
     raised = int(name in context.raised)
     scale = _scales(np.array(threshold - bound), 255 - raised)
     return "uint8", scale, max(raised, round(-bound / float(scale)))
-
-
-def _shift(context: _Context, nodes: list[onnx.NodeProto], name: str, channels: Mapping[str, int]) -> None:
-    """Let a ReLU or a Clip, and the product before it, compute a tensor less its shift; see `shifts`."""
-    made, shift = {each: node for node in nodes for each in node.output}, context.shifts[name]
-    active = made[name]
-    before = made[active.input[0]]
-    _add_to_bias(context, before, np.full(channels[before.output[0]], -shift))
-    given = [*active.input[1:], "", ""]
-    low = read_constant(context.constants, given[0]) if active.op_type == "Clip" and given[0] else np.zeros(())
-    high = (
-        read_constant(context.constants, given[1])
-        if active.op_type == "Clip" and given[1]
-        else context.thresholds[name]
-    )
-    limits = [
-        context.add(f"{name}_{end}", np.array(limit - shift, "float32"))
-        for end, limit in (("low", low), ("high", high))
-    ]
-    active.CopyFrom(helper.make_node("Clip", [active.input[0], *limits], [name], name=active.name))
-
-
-def _add_to_bias(context: _Context, node: onnx.NodeProto, more: np.ndarray) -> None:
-    """Add to the constant bias of a product, of which there may be none."""
-    tensors = initializers(context.model)
-    known = read_constant(tensors, node.input[2]) if len(node.input) > 2 and node.input[2] else 0
-    del node.input[2:]
-    node.input.append(context.add(f"{node.output[0]}_shifted_bias", (known + more).astype("float32")))
 
 
 def _weight_nodes(

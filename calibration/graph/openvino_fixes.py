@@ -1,5 +1,7 @@
 """What OpenVINO computes otherwise than ONNX means it: written so that it does not, or refused."""
 
+from math import gcd
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -155,27 +157,56 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
             )
 
 
-def split_products(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
-    """Split products of bits with int8 matrices into parts whose sums bf16 holds exactly, in place; return the model.
+def exact_in_bf16(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """Rewrite what follows a classifier's features for OpenVINO's bf16, in place; return the model.
 
-    Where OpenVINO computes in bf16, it rounds the outputs of integer products to that. Sums of 256 products of bits
-    with -1, 0 and 1 have eight digits at most, which bf16 has; of other entries each half, of four bits, in sums of 32.
-    They are added in float32.
+    OpenVINO rounds the outputs of integer products to bf16. Sums of 256 products of bits with -1, 0 and 1 have eight
+    digits at most, which bf16 has; of other entries each half, of four bits, in sums of 32. So products become parts,
+    to be added in float32. And from the last matrix product that is not marked to stay in float32 (see
+    `runtimes.on_openvino`) OpenVINO computes in float32: the bits pass one that changes nothing, so that the network
+    before them is computed as in an engine of bits, which ends in one.
 
     Parameters
     ----------
     model : onnx.ModelProto
     prefix : str
-        What the names of those products begin with, whose first operand are zeros and ones.
+        What the names of those nodes begin with.
     """
     made = {name: node for node in model.graph.node for name in node.output}
     replaced = {}
     for node in model.graph.node:
-        levels = [made.get(name) for name in node.input]
-        if node.op_type == "MatMul" and node.name.startswith(prefix) and all(_is_dequantized(each) for each in levels):
-            replaced[node.output[0]] = _split_product(model, node, *levels)
+        before = [made.get(name) for name in node.input]
+        if not node.name.startswith(prefix):
+            continue
+        if node.op_type == "MatMul" and all(_is_dequantized(each) for each in before):
+            replaced[node.output[0]] = _split_product(model, node, *before)
+        elif node.op_type == "Cast" and before[0] is not None and before[0].op_type == "Greater":
+            replaced[node.output[0]] = _with_product(model, node)
     replace_nodes(model, replaced)
     return model
+
+
+def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return the nodes of a cast and of a product with an identity matrix, which OpenVINO does not see to be one."""
+    out = cast.output[0]
+    shape = tensor_shapes(model)[out]
+    width = gcd(shape[-1] or 1, 8)
+    names = [
+        constant(model, f"{out}_{name}", value)
+        for name, value in (
+            ("rows", np.array([-1, width])),
+            ("identity", np.eye(width, dtype="float32")),
+            ("shape", np.array([-1, shape[-1] or 1])),
+        )
+    ]
+    # No name of the prefix: a product that stays in float32 would not count.
+    first = helper.make_node("Cast", cast.input, [f"bits_{out}"], name=f"bits_{out}", to=TensorProto.FLOAT)
+    return [
+        first,
+        helper.make_node("Reshape", [first.output[0], names[0]], [f"bits_{out}_rows"], name=f"bits_{out}_rows"),
+        helper.make_node("MatMul", [f"bits_{out}_rows", names[1]], [f"bits_{out}_same"], name=f"bits_{out}_same"),
+        helper.make_node("Reshape", [f"bits_{out}_same", names[2]], [out], name=out),
+    ]
 
 
 def _is_dequantized(node: onnx.NodeProto | None) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import as_openvino_reads, misread_by_openvino, split_products
+from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIX, Compiled, Layer, Precision, refusal
 from .gpu_run import check_rows
@@ -20,8 +20,6 @@ PACKAGE = "openvino"
 INSTALL = "pip install openvino"
 
 _MARK = ElementTree.fromstring('<rt_info><attribute name="precise" version="0"/></rt_info>')
-
-_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul", "Parameter", "Constant")
 
 CHUNK = 4
 """Images per inference request."""
@@ -75,7 +73,7 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
     """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
     model = as_openvino_reads(onnx.load_from_string(graph))
     if inference_precision(precision) != "f32":
-        split_products(model, FLOAT32_PREFIX)
+        exact_in_bf16(model, FLOAT32_PREFIX)
     if misread := misread_by_openvino(model):
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
@@ -84,7 +82,7 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
 
 
 def _keep_float32(model: Any) -> Any:
-    """Return a model in which what follows a classifier's features, and their signs, are marked to stay in float32."""
+    """Return a model in which what follows a classifier's features is marked to stay in float32."""
     import openvino
 
     kept = _float32_names(model)
@@ -104,25 +102,12 @@ def _keep_float32(model: Any) -> Any:
 
 
 def _float32_names(model: Any) -> set[str]:
-    """Return the names of a classifier's own nodes, and of those before them back to the last products.
-
-    In a graph that ends in bits OpenVINO keeps the latter in float32 by itself, as it does at the end of every graph:
-    the bits of a classifier are to be the same ones.
-    """
+    """Return the names of a classifier's own nodes, and of what is computed from them."""
     kept: set[str] = set()
-    first: list[Any] = []
     for node in model.get_ordered_ops():
-        sources = [value.get_source_output().get_node() for value in node.inputs()]
-        if node.get_friendly_name().startswith(FLOAT32_PREFIX) or any(
-            source.get_friendly_name() in kept for source in sources
-        ):
-            first += [] if kept else sources
+        read = {value.get_source_output().get_node().get_friendly_name() for value in node.inputs()}
+        if node.get_friendly_name().startswith(FLOAT32_PREFIX) or read & kept:
             kept.add(node.get_friendly_name())
-    while first:
-        node = first.pop()
-        if node.get_type_name() not in _PRODUCTS and node.get_friendly_name() not in kept:
-            kept.add(node.get_friendly_name())
-            first += [value.get_source_output().get_node() for value in node.inputs()]
     return kept
 
 

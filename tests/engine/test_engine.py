@@ -161,7 +161,7 @@ def test_a_worker_process_keeps_the_engine_of_its_last_task(exported, pixels):
     engine = assemble(exported, "fp32", "openvino")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         found = [pool.submit(known_and_bits, engine, pixels).result() for _ in range(3)]
-    assert [compiled for compiled, _ in found] == [[], ["bits"], ["bits"]]
+    assert [compiled for compiled, _ in found] == [[], [("bits",)], [("bits",)]]
     for _, bits in found:
         np.testing.assert_array_equal(bits, engine.bits(pixels))
 

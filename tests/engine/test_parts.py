@@ -96,7 +96,7 @@ def test_a_graph_of_other_inputs_and_outputs_is_refused(parts):
         change(model.graph)
         refused(
             repaired({**parts, "model.onnx": model.SerializeToString()}),
-            "holds .*(instead of images, features and bits|and its manifest says)",
+            "holds .*(instead of images, features, bits|and its manifest says)",
         )
 
 
