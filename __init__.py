@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .engine.build import build_engine
+    from .engine.delivery import export_engine
     from .engine.engine import Engine
     from .engine.load import load_engine
     from .transfer.classifier import OpticalClassifier, load
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "build_engine": ".engine.build",
     "Engine": ".engine.engine",
+    "export_engine": ".engine.delivery",
     "load_engine": ".engine.load",
     "OpticalClassifier": ".transfer.classifier",
     "load": ".transfer.classifier",
 }
 
-__all__ = ["Engine", "OpticalClassifier", "build_engine", "load", "load_engine"]
+__all__ = ["Engine", "OpticalClassifier", "build_engine", "export_engine", "load", "load_engine"]
 
 
 def __getattr__(name: str) -> Any:

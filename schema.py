@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import AurevoirError
@@ -75,6 +76,17 @@ def require_version(found: object, known: Sequence[str]) -> str:
     newer = number is not None and int(number[1]) > int(newest)
     why = "written by a newer version of aurevoir; upgrade aurevoir: " if newer else ""
     raise MalformedError(f"is of schema {shown(found)}, {why}this version reads {known[0]!r}")
+
+
+def has_schema(path: Path, schema: str) -> bool:
+    """Return whether a file is a JSON object of a schema, in any version of it."""
+    try:
+        if path.stat().st_size > LONGEST:
+            return False
+        found = json.loads(path.read_bytes())["schema"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(found, str) and found.startswith(f"{schema.partition('/')[0]}/")
 
 
 def shown(value: object) -> str:

@@ -30,6 +30,7 @@ COMMANDS = {
     "calibrate": "set int8 thresholds from images and measure every tensor",
     "inspect": "print the contents of an engine file or a model folder",
     "profile": "show the time of each layer of an engine, from its runtime's own profiler",
+    "export": "write an engine as ONNX, OpenVINO IR or a raw plan, for programs without Python",
     "sign": "sign an engine file or a model folder with a private key",
     "verify": "check the signature of an engine file or a model folder",
     "embed": "compute the sign bits or features of images",

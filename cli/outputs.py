@@ -25,6 +25,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a calibration cache": lambda head: head.startswith(b"TRT-"),
     "a timing cache": lambda head: True,
     "an ONNX file": lambda head: head.startswith(b"\x08"),
+    "an exported ONNX file": lambda head: head.startswith(b"\x08") and b"\x12\x08aurevoir" in head[:32],
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
     "a report": lambda head: head.startswith(b"<!doctype html>") and b"aurevoir" in head,

@@ -29,7 +29,7 @@ from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, Sp
 from ..kernels.ridge import RidgePath
 from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
-from ..schema import LONGEST, refusing
+from ..schema import LONGEST, has_schema, refusing
 from ..signing import SIGNATURE
 from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, read_arrays, read_classes, read_model
 from .opu import OPUS, Opu, opu_projector
@@ -100,19 +100,11 @@ def check_target(folder: Path | str) -> None:
     require_folder_target(folder, KIND)
 
 
-def _is_model_folder(folder: Path) -> bool:
-    """Return whether a folder is a model of any version, by its schema."""
-    path = folder / MODEL
-    try:
-        if path.stat().st_size > LONGEST:
-            return False
-        schema = json.loads(path.read_bytes())["schema"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
-    return isinstance(schema, str) and schema.startswith(f"{SCHEMA.partition('/')[0]}/")
-
-
-KIND = FolderKind("model folder", frozenset({ENGINE, ARRAYS, MODEL, CARD, SIGNATURE}), _is_model_folder)
+KIND = FolderKind(
+    "model folder",
+    frozenset({ENGINE, ARRAYS, MODEL, CARD, SIGNATURE}),
+    lambda folder: has_schema(folder / MODEL, SCHEMA),
+)
 
 
 def _files(model: StoredModel) -> dict[str, bytes]:

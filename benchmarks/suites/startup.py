@@ -15,6 +15,7 @@ COMMANDS = (
     "calibrate",
     "inspect",
     "profile",
+    "export",
     "sign",
     "verify",
     "embed",

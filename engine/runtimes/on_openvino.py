@@ -25,6 +25,8 @@ _MARK = ElementTree.fromstring('<rt_info><attribute name="precise" version="0"/>
 
 CHUNK = 4
 """Images per inference request."""
+HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+"""The INFERENCE_PRECISION_HINT of each precision; for int8 bf16 only where the processor has it, else f32."""
 MAX_CHUNKED_OUTPUTS = 3
 
 _SETTINGS = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS"}
@@ -60,9 +62,8 @@ def devices() -> tuple[str, ...]:
 
 def inference_precision(precision: Precision) -> str:
     """Return the float type of unquantized layers; for int8 the narrowest one."""
-    if precision == "int8":
-        return "bf16" if "bf16" in precisions() else "f32"
-    return {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision]
+    hint = HINTS[precision]
+    return "f32" if precision == "int8" and "bf16" not in precisions() else hint
 
 
 def compile(
