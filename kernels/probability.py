@@ -51,7 +51,7 @@ def fit_temperature(scores: LooScores | Scores, labels: Labels | LabelSets, weig
             logs = targets * log_expit(2 * scaled) + (1 - targets) * log_expit(-2 * scaled)
         else:
             logs = targets * log_softmax(scaled, axis=1)
-        return -float(weights @ logs.sum(axis=1)) / total
+        return -float(weights @ logs.sum(axis=1) / total)
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
     return float(np.exp(found.x))
@@ -75,4 +75,5 @@ def probabilities(scores: Scores, temperature: float, multilabel: bool = False) 
         ``2 s / temperature``, which is the softmax of s against -s.
     """
     scaled = scores / temperature
-    return expit(2 * scaled) if multilabel else softmax(scaled, axis=1)
+    found: Scores = expit(2 * scaled) if multilabel else softmax(scaled, axis=1)
+    return found

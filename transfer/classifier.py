@@ -351,7 +351,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.readout_ = readout_on(readout, "cpu")
         self._set_path(path_on_host(path))
         assert self.path_.loo_scores is not None
-        self.temperature_ = fit_temperature(self.path_.loo_scores, labels, weights)
+        self.temperature_: float | None = fit_temperature(self.path_.loo_scores, labels, weights)
         self.timings_ = watch.total()
 
     def _set_path(self, path: RidgePath) -> None:

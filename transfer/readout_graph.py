@@ -58,7 +58,7 @@ def append_readout(
     else:
         nodes("Softmax", scaled, axis=1, out=probabilities)
         nodes("ArgMax", scores, axis=1, keepdims=0, out=label)
-    rows = ["batch", len(readout.intercept)]
+    rows: list[str | int | None] = ["batch", len(readout.intercept)]
     shapes = {scores: rows, probabilities: rows, label: rows if multilabel else rows[:1]}
     del model.graph.output[:]
     for name, shape in shapes.items():
@@ -259,7 +259,8 @@ class _Digits:
     def ordered(self, values: np.ndarray) -> np.ndarray:
         """Return values of shape (..., p), in natural order, in this one, of shape (..., size)."""
         lead = values.shape[:-1]
-        apart = values.reshape(*lead, *self.radices)[(..., *(slice(0, length) for length in self.lengths))]
+        within: tuple[Any, ...] = (..., *(slice(0, length) for length in self.lengths))
+        apart = values.reshape(*lead, *self.radices)[within]
         axes = [*range(len(lead)), *(len(lead) + digit for digit in self.order)]
         return np.ascontiguousarray(apart.transpose(axes)).reshape(*lead, self.size)
 

@@ -10,9 +10,9 @@ from ..calibration.graph.float16 import has_float16_body, to_float16
 from ..engine.engine import Engine
 from ..engine.runtimes import builds_plans, choose_builder, choose_runtime, takes_body, wants_float16_body
 from ..engine.runtimes import runtime as runtime_module
-from ..engine.runtimes.base import RUNTIMES, Precision
+from ..engine.runtimes.base import RUNTIMES, Precision, RuntimeName
 from ..engine.smoke import first_inference
-from ..engine.spec import PlanSpec
+from ..engine.spec import Auto, PlanSpec
 from ..errors import UsageError
 from ..kernels.readout import Readout
 from .readout_graph import append_readout
@@ -29,7 +29,7 @@ def classifier_engine(
     multilabel: bool = False,
     *,
     precision: Precision | None = None,
-    runtime: str = "auto",
+    runtime: RuntimeName | Auto = "auto",
     device: str | None = None,
     plan: PlanSpec | None = None,
     smoke: bool = True,
@@ -39,16 +39,16 @@ def classifier_engine(
     plan, made = plan or PlanSpec(), engine.manifest
     chosen = precision or made.precision
     graph = onnx.load_from_string(engine.graph)
-    runtime = _runtime(engine, graph, chosen, runtime, device, plan)
+    taken = _runtime(engine, graph, chosen, runtime, device, plan)
     graph = prune(graph, ["features"])
-    if wants_float16_body(runtime, chosen) and not has_float16_body(graph):
+    if wants_float16_body(taken, chosen) and not has_float16_body(graph):
         graph = to_float16(graph, made.in_float32)
-    append_readout(graph, readout, engine.features, temperature, multilabel, packed=not builds_plans(runtime))
+    append_readout(graph, readout, engine.features, temperature, multilabel, packed=not builds_plans(taken))
     manifest = replace(
         made,
         precision=chosen,
-        runtime=runtime,
-        runtime_version=runtime_module(runtime).version(),
+        runtime=taken,
+        runtime_version=runtime_module(taken).version(),
         target=plan.target,
         labels=labels,
         multilabel=multilabel,
@@ -64,7 +64,7 @@ def classifier_engine(
 
 def _runtime(
     engine: Engine, graph: onnx.ModelProto, precision: Precision, runtime: str, device: str | None, plan: PlanSpec
-) -> str:
+) -> RuntimeName:
     """Return the runtime, after checking that it can run the graph in that precision."""
     made, half = engine.manifest, has_float16_body(graph)
     if precision != made.precision and (made.precision not in _FLOATS or precision == "int8"):

@@ -1,6 +1,7 @@
 """What OpenVINO computes otherwise than ONNX means it: written so that it does not, or refused."""
 
 from math import gcd
+from typing import Any
 
 import numpy as np
 import onnx
@@ -175,12 +176,13 @@ def exact_in_bf16(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
     made = {name: node for node in model.graph.node for name in node.output}
     replaced = {}
     for node in model.graph.node:
-        before = [made.get(name) for name in node.input]
+        before = [made[name] for name in node.input if name in made]
         if not node.name.startswith(prefix):
             continue
-        if node.op_type == "MatMul" and all(_is_dequantized(each) for each in before):
-            replaced[node.output[0]] = _split_product(model, node, *before)
-        elif node.op_type == "Cast" and before[0] is not None and before[0].op_type == "Greater":
+        kinds = [each.op_type for each in before]
+        if node.op_type == "MatMul" and kinds == ["DequantizeLinear"] * 2:
+            replaced[node.output[0]] = _split_product(model, node, before[0], before[1])
+        elif node.op_type == "Cast" and kinds == ["Greater"]:
             replaced[node.output[0]] = _with_product(model, node)
     replace_nodes(model, replaced)
     return model
@@ -209,17 +211,13 @@ def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.Nod
     ]
 
 
-def _is_dequantized(node: onnx.NodeProto | None) -> bool:
-    return node is not None and node.op_type == "DequantizeLinear"
-
-
 def _split_product(
     model: onnx.ModelProto, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
     """Return the nodes of a product in parts, of the dequantized bits and of a dequantized matrix."""
     tensors, nodes, out = initializers(model), list[onnx.NodeProto](), node.output[0]
 
-    def add(kind: str, name: str, *inputs: str, **attributes: object) -> str:
+    def add(kind: str, name: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(kind, inputs, [f"{out}_{name}"], name=f"{out}_{name}", **attributes))
         return f"{out}_{name}"
 
