@@ -159,7 +159,7 @@ def _exact(nodes: _Nodes, bits: str, readout: ExactReadout, m: int) -> str:
     rows = unpack(readout.rows, m)
     total = rows.sum(axis=0, dtype="float64")
     middle = np.float32(np.rint(total @ total / n**2))
-    counts = _times_bits(nodes, bits, rows, 0)
+    counts = _times_bits(nodes, bits, rows)
     less, more = (nodes("Add", counts, nodes.constant("middle", each)) for each in (-middle, middle))
     kernel = _times_weights(nodes, nodes("Mul", less, more), coefficients)
     rates = nodes.single("rates", (norms @ coefficients)[None])
@@ -187,17 +187,20 @@ def _dense(nodes: _Nodes, bits: str, projection: Projection) -> str:
         sums = _times(nodes, bits, nodes.constant("R", gaussian_rows(slice(0, k), m, seed).reshape(2 * k, m).T))
     else:
         ones = unpack(sign_rows(slice(0, k), m, seed).reshape(2 * k, -1), m)
-        sums = _times_bits(nodes, bits, ones, -1)
+        # With the bits of a row r of R, <r, x> = 2 |x & r| - |x|.
+        twice = nodes("Mul", _times_bits(nodes, bits, ones), nodes.constant("two", np.float32(2)))
+        less = nodes("Mul", nodes.sum(bits, 1, keepdims=1), nodes.constant("minus", np.float32(-1)))
+        sums = nodes("Add", twice, less)
     return nodes.sum(nodes.reshape(nodes("Mul", sums, sums), k, 2), 2)
 
 
-def _times_bits(nodes: _Nodes, bits: str, ones: np.ndarray, low: int) -> str:
-    """Append the exact products with rows of ones and zeros, for which `low` stands: of shape (batch, rows)."""
+def _times_bits(nodes: _Nodes, bits: str, ones: np.ndarray) -> str:
+    """Append the exact products with rows of ones and zeros, of shape (batch, rows)."""
     count = len(ones)
     if not nodes.packed:
-        return _times(nodes, bits, nodes.constant("rows", np.where(ones.T > 0, 1, low).astype("int8")))
+        return _times(nodes, bits, nodes.constant("rows", ones.T.astype("int8")))
     packed = np.packbits(ones.T, axis=1)
-    table = np.where(np.unpackbits(np.arange(256, dtype="uint8")[:, None], axis=1) > 0, 1, low).astype("int8")
+    table = np.unpackbits(np.arange(256, dtype="uint8")[:, None], axis=1).astype("int8")
     indices = nodes("Cast", nodes.constant("packed", packed), to=TensorProto.INT32)
     unpacked = nodes("Gather", nodes.constant("bits_of_byte", table), indices, axis=0)
     width = 8 * packed.shape[1]

@@ -161,10 +161,11 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
 def exact_in_bf16(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
     """Rewrite what follows a classifier's features for OpenVINO's bf16, in place; return the model.
 
-    OpenVINO rounds the outputs of integer products to bf16. Sums of 256 products of bits with -1, 0 and 1 have eight
-    digits at most, which bf16 has; of other entries each half, of four bits, in sums of 32. So products become parts,
-    to be added in float32. And from the last matrix product that is not marked to stay in float32 (see
-    `runtimes.on_openvino`) OpenVINO computes in float32: the bits pass one that changes nothing, so that the network
+    OpenVINO rounds the outputs of integer products to bf16, which holds whole numbers up to 256. So a product y of bits
+    with bits becomes two: the first gives a whole h near y / 256, and the second, with h for further inputs, gives
+    y - 256 h. Other int8 entries are halved, into four bits each, and their products are sums of 32, to be added
+    in float32. And from the last matrix product that is not marked to stay in float32 (see `runtimes.on_openvino`)
+    OpenVINO computes in float32: the bits pass one that changes nothing, so that the network
     before them is computed as in an engine of bits, which ends in one.
 
     Parameters
@@ -211,43 +212,81 @@ def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.Nod
     ]
 
 
+_MOST_COUNTED = 1 << 16
+"""Products of so many bits at most are less than 256 * 256, and bf16 is wrong about them by less than 128."""
+
+
+class _Appended:
+    """New nodes of a graph, named after a node that they replace."""
+
+    def __init__(self, model: onnx.ModelProto, out: str) -> None:
+        self.model, self.out, self.nodes = model, out, list[onnx.NodeProto]()
+
+    def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{self.out}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Any) -> str:
+        name = f"{self.out}_constant_{len(self.model.graph.initializer)}"
+        return constant(self.model, name, np.asarray(value))
+
+    def part(self, x: str, start: int, end: int, axis: int) -> str:
+        """Append a slice along an axis."""
+        return self("Slice", x, *(self.constant(np.array([at])) for at in (start, end, axis)))
+
+
 def _split_product(
     model: onnx.ModelProto, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
-    """Return the nodes of a product in parts, of the dequantized bits and of a dequantized matrix."""
-    tensors, nodes, out = initializers(model), list[onnx.NodeProto](), node.output[0]
-
-    def add(kind: str, name: str, *inputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"{out}_{name}"], name=f"{out}_{name}", **attributes))
-        return f"{out}_{name}"
-
-    def const(name: str, value: np.ndarray) -> str:
-        return constant(model, f"{out}_{name}", value)
-
-    levels, part, halves = matrix.input[0], 256, 1
+    """Return the nodes of a product, of the dequantized bits and of a dequantized matrix, that is exact in bf16."""
+    add, levels = _Appended(model, node.output[0]), matrix.input[0]
+    tensors = initializers(model)
     known = tensors[levels].dims if levels in tensors else tensor_shapes(model)[levels]
     m, columns = (length or 0 for length in known)
-    if levels in tensors and np.abs(values := read_constant(tensors, levels).astype("int16")).max(initial=0) > 1:
-        high = (values + 8) >> 4
-        levels, part, halves = const("halves", np.concatenate([high, values - 16 * high], axis=1).astype("int8")), 32, 2
+    quantize = next(each for each in model.graph.node if each.output[0] == bits.input[0])
+    if levels in tensors and np.abs(read_constant(tensors, levels).astype("int16")).max(initial=0) > 1:
+        last = _halved(add, bits.input[0], read_constant(tensors, levels).astype("int16"), list(matrix.input[1:]))
+    else:
+        counts = [
+            _counted(add, quantize.input[0], levels, which, columns)
+            for which in (range(start, min(m, start + _MOST_COUNTED)) for start in range(0, m, _MOST_COUNTED))
+        ]
+        last = add("Sum", *counts)
+    add.nodes.append(helper.make_node("Identity", [last], [node.output[0]], name=node.output[0]))
+    return add.nodes
+
+
+def _counted(add: _Appended, bits: str, levels: str, which: range, columns: int) -> str:
+    """Append the product of some of the bits with the same rows of a matrix of zeros and ones."""
+    one, zero = add.constant(np.float32(1)), add.constant(np.uint8(0))
+    signed = add.constant(np.int8(0))
+    some, rows = add.part(bits, which.start, which.stop, 1), add.part(levels, which.start, which.stop, 0)
+
+    def product(x: str, matrix: str) -> str:
+        quantized = add("QuantizeLinear", x, one, zero)
+        left = add("DequantizeLinear", quantized, one, zero)
+        return add("MatMul", left, add("DequantizeLinear", matrix, one, signed))
+
+    base = add.constant(np.float32(256))
+    high = add("Round", add("Div", product(some, rows), base))
+    half = add.constant((-128 * np.eye(columns)).astype("int8"))
+    low = product(add("Concat", some, high, high, axis=1), add("Concat", rows, half, half, axis=0))
+    return add("Add", add("Mul", high, base), low)
+
+
+def _halved(add: _Appended, levels: str, values: np.ndarray, scales: list[str]) -> str:
+    """Append the product with a matrix of int8, each entry as two of four bits, in sums of 32."""
+    part, (m, columns) = 32, values.shape
+    high = (values + 8) >> 4
     count = -(-m // part)
-    padding = [0, 0, count * part - m, 0]
-    rows = add("Pad", "rows", levels, const("padding", np.array(padding)))
-    matrices = add("Reshape", "matrices", rows, const("shape", np.array([count, part, halves * columns])))
-    padded = add("Pad", "bits", bits.input[0], const("bit_padding", np.array([0, 0, 0, count * part - m])))
-    apart = add("Reshape", "apart", padded, const("bit_shape", np.array([-1, count, part])))
-    turned = add("Transpose", "turned", apart, perm=[1, 0, 2])
-    left, right = (
-        add("DequantizeLinear", f"{name}_levels", name_of, *matrix.input[1:])
-        for name, name_of in (("left", turned), ("right", matrices))
-    )
-    sums = add("ReduceSum", "sums", add("MatMul", "parts", left, right), const("axis", np.array([0])), keepdims=0)
-    if halves == 1:
-        nodes[-1].output[0] = out
-        return nodes
-    both = add("Reshape", "both", sums, const("both_shape", np.array([-1, 2, columns])))
-    weighed = add("Mul", "weighed", both, const("places", np.array([[[16.0], [1.0]]], "float32")))
-    nodes.append(
-        helper.make_node("ReduceSum", [weighed, const("last_axis", np.array([1]))], [out], name=out, keepdims=0)
-    )
-    return nodes
+    halves = np.zeros((count * part, 2 * columns), "int8")
+    halves[:m] = np.concatenate([high, values - 16 * high], axis=1)
+    padded = add("Pad", levels, add.constant(np.array([0, 0, 0, count * part - m])))
+    apart = add("Reshape", padded, add.constant(np.array([-1, count, part])))
+    left = add("DequantizeLinear", add("Transpose", apart, perm=[1, 0, 2]), *scales)
+    right = add("DequantizeLinear", add.constant(halves.reshape(count, part, -1)), *scales)
+    sums = add("ReduceSum", add("MatMul", left, right), add.constant(np.array([0])), keepdims=0)
+    both = add("Reshape", sums, add.constant(np.array([-1, 2, columns])))
+    weighed = add("Mul", both, add.constant(np.array([[[16.0], [1.0]]], "float32")))
+    return add("ReduceSum", weighed, add.constant(np.array([1])), keepdims=0)
