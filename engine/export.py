@@ -5,6 +5,7 @@ images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone 
 """
 
 import copy
+import math
 
 import numpy as np
 import onnx
@@ -84,7 +85,7 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
         raise AurevoirError(
             f"the shape of tensor {model.graph.output[0].name!r} cannot be inferred; cut at another tensor"
         )
-    return int(np.prod([length or 0 for length in shape]))
+    return math.prod(length or 0 for length in shape)
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:

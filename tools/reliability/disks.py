@@ -23,7 +23,7 @@ _PAGE = 4096
 def run(material: Material, plan: Plan) -> list[Tally]:
     """Run commands whose target is on a disk without space, without free files, or read-only."""
     preload()
-    jobs = _jobs(material, plan)
+    jobs = {name: job for name, job in _jobs(material, plan).items() if name != "fit and build"}
     if not _can_mount(plan):
         return _limited(jobs, plan)
     tallies: list[Tally] = []

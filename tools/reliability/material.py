@@ -91,9 +91,11 @@ class Material:
         return path
 
     def all(self) -> "Material":
-        """Make everything, and return itself."""
+        """Make everything, and return itself; what an experiment makes in its child, the next makes again."""
         for kind in KINDS:
             self.model(kind)
+        for name in ("int8", "table"):
+            getattr(self, name)
         return self
 
 

@@ -25,8 +25,8 @@ def run(material: Material, plan: Plan) -> list[Tally]:
         ("an engine or kernels in a process, then in its forked child", 50, _fork),
         ("an engine sent to spawned processes", 10, _spawn),
         ("a worker killed in the first inference of a build", 30, _dying),
-        ("a clock that jumps under fit, build and calibrate", 60, _clock),
-        ("two processes on one model and one empty cache of Numba", 20, _two),
+        ("a clock that jumps under fit, build and calibrate", 40, _clock),
+        ("two processes on one model and one empty cache of Numba", 10, _two),
     ):
         if plan.short and try_one in (_spawn, _two):
             continue

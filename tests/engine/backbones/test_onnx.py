@@ -27,6 +27,14 @@ def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx, written_by):
     assert stem.parameters == 4 * 27 + 4
 
 
+def test_features_beyond_64_bits_are_counted_as_they_are(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
+    shape = ["n", 3, 2**31 - 1, 2**31 - 1]
+    ends = [[helper.make_tensor_value_info(name, 1, shape)] for name in ("x", "y")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", *ends)), tmp_path / "x.onnx")
+    assert [cut.features for cut in open_backbone(tmp_path / "x.onnx").cuts()] == [3 * (2**31 - 1) ** 2] * 2
+
+
 def test_a_cut_before_the_node_that_holds_the_batch_is_taken(tmp_path):
     shape = ["n", 3, 8, 8]
     nodes = [
