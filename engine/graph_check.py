@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
+from ..calibration.graph.edit import type_name
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from ..kernels.memory import memory_budget, require
@@ -66,6 +67,10 @@ def check_graph(graph: bytes, made: Manifest, source: object) -> None:
     """
     model = parsed(graph, source)
     check_contents(model, source)
+    newest = onnx.defs.onnx_opset_version()
+    if unknown := [each.version for each in model.opset_import if not 1 <= each.version <= newest]:
+        # Runtimes go through all versions up to one that is absurd.
+        raise _refused(source, f"operators of opset {unknown[0]}, and the installed onnx knows 1 to {newest}")
     strangers = {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.node}
     if strangers := {name for name in strangers if name not in OPERATORS}:
         raise _refused(source, f"the operator {min(strangers)}, which no engine file holds")
@@ -212,8 +217,8 @@ def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:
         if kind.elem_type != dtype or batch or dims != rest:
             raise _refused(
                 source,
-                f"{value.name} of {TensorProto.DataType.Name(kind.elem_type).lower()} {[batch or 'batch', *dims]}, and "
-                f"its manifest says {TensorProto.DataType.Name(dtype).lower()} {['batch', *rest]}",
+                f"{value.name} of {type_name(kind.elem_type)} {[batch or 'batch', *dims]}, and "
+                f"its manifest says {type_name(dtype)} {['batch', *rest]}",
             )
 
 

@@ -168,6 +168,12 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     return name
 
 
+def type_name(kind: int) -> str:
+    """Return the name of a tensor's type in lower case; of one that this version of ONNX does not know, its number."""
+    known = kind in onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(kind).lower() if known else f"type {kind}"
+
+
 def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
     """Return the value of an initializer."""
     return numpy_helper.to_array(tensors[name])

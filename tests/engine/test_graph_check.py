@@ -193,6 +193,16 @@ def _strides(model):
     node.attribute.append(helper.make_attribute("strides", [0, 0]))
 
 
+def _other_type(model):
+    """A type that onnx does not know."""
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def _far_opset(model):
+    """OpenVINO goes through all opsets up to it."""
+    model.opset_import[0].version = 2**31 - 1
+
+
 HOSTILE = {
     _external: "weights in another file",
     _external_attribute: "weights in another file",
@@ -216,6 +226,8 @@ HOSTILE = {
     _chained: "more than 10,000 nodes",
     _more_data: "that is no array",
     _other_input: "images of float",
+    _other_type: "images of type 99",
+    _far_opset: "operators of opset 2147483647",
     _other_size: "images of uint8",
     _fixed_batch: "features of float \\[1, ",
     _another_output: "the inputs and outputs",

@@ -30,8 +30,8 @@ from .material import Material, preload
 from .nursery import Nursery
 
 FULL = 100_000
-LIMIT = 60.0
-"""Seconds that one input may take."""
+LIMIT, FIRST_LOAD = 60.0, 20
+"""Seconds that one input may take, and what the package runs in a child process first, instead of 300."""
 ADDRESSES = 24 << 30
 """Addresses that a worker may use: a bound for this machine's sake. The memory that an input took is in the table."""
 LARGEST = 2000
@@ -125,7 +125,7 @@ def _work(writer: int, plan: Plan, name: str, mutate: Mutate, read: Read, which:
     # Before this process uses a runtime.
     nursery = Nursery(writer)
     limited = import_module("aurevoir.engine.limited")
-    limited.__dict__["run_child"] = nursery.run_child
+    limited.__dict__.update(run_child=nursery.run_child, TIMEOUT=FIRST_LOAD)
     before = _peak()
     for index in which:
         if time.monotonic() > ends and index > which.start:
