@@ -15,8 +15,8 @@ from .material import Material, preload
 
 MOMENTS = {signal.SIGKILL: 500, signal.SIGINT: 500, signal.SIGTERM: 100}
 """How often each signal is sent; SIGTERM takes the way of SIGINT."""
-OF_TEN = {"fit": 4, "fit and build": 1, "build": 2, "calibrate": 1, "embed": 2}
-"""Of ten commands that are ended; those that start processes take ten times as long as the others."""
+OF_TWENTY = {"fit": 9, "fit and build": 1, "build": 2, "calibrate": 1, "embed": 7}
+"""Of twenty commands that are ended; those that start processes take ten times as long as the others."""
 LIMIT = 180.0
 _SETTLED = 3.0
 """Seconds in which the children of an ended command must have ended too."""
@@ -38,13 +38,13 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     preload()
     tallies: list[Tally] = []
     jobs = _jobs(material, plan)
-    order = [job for name, job in jobs.items() for _ in range(1 if plan.short else OF_TEN[name])]
+    order = [job for name, job in jobs.items() for _ in range(1 if plan.short else OF_TWENTY[name])]
     plan.random.shuffle(order)
     commands = ", ".join(jobs)
     for each, count in MOMENTS.items():
         tally = Tally(f"{each.name} at random moments of {commands}")
         for number in plan.trials(count, least=len(jobs), among=len(MOMENTS) - len(tallies)):
-            # Eleven and ten share no factor: every command is started anew now and then.
+            # Eleven and twenty share no factor: every command is started anew now and then.
             while not _end(tally, order[number % len(order)], each, plan, cold=number % 11 == 10):
                 pass
         tallies.append(tally)

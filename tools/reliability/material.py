@@ -102,7 +102,7 @@ class Material:
 def preload() -> None:
     """Import what commands import, so that forked children need not; no engine runs here."""
     for name in (
-        "cli.fit", "cli.build", "cli.calibrate", "cli.embed", "cli.predict", "cli.evaluate", "cli.inspect_",
+        "cli.main", "cli.fit", "cli.build", "cli.calibrate", "cli.embed", "cli.predict", "cli.evaluate", "cli.inspect_",
         "transfer.classifier", "engine.smoke", "engine.runtimes.on_openvino", "kernels.backends.numba.backend",
     ):  # fmt: skip
         import_module(f"aurevoir.{name}")
