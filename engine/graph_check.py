@@ -112,7 +112,7 @@ def check_contents(model: ModelProto, source: object) -> None:
     BudgetError
         If sparse tensors would be larger, as dense ones, than the memory budget.
     AurevoirError
-        If there are more than `MOST_NODES` nodes or `MOST_DEPTH` levels.
+        If there are more than `MOST_NODES` nodes or `MOST_DEPTH` levels, or a name is no text.
     """
     functions = {(each.domain, each.name): each for each in model.functions}
     counted: dict[tuple[str, str], int] = {}
@@ -137,6 +137,17 @@ def check_contents(model: ModelProto, source: object) -> None:
         nodes_of(list(function.node), 1)
     dense = sum(8 * _length(sparse.dims) for graph in _bodies(model) for sparse in _sparse(graph))
     require(dense, memory_budget(), f"the sparse tensors of {source}", "export it with dense weights")
+    _check_names(model, source)
+
+
+def _check_names(model: ModelProto, source: object) -> None:
+    """Check that names are text: protobuf returns those that are not UTF-8 as bytes."""
+    for graph in (each for body in _bodies(model) for each in _graphs(body)):
+        named = [*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info]
+        names = [item.name for item in named]
+        names += [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(name, str) for name in names):
+            raise _refused(source, "a name that is not UTF-8")
 
 
 def _length(dims: object) -> int:

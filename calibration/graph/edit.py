@@ -134,10 +134,10 @@ def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProt
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return the inferred shape of every tensor that has one; a dynamic dimension is None."""
+    """Return the inferred shape of every tensor that has one; a dynamic dimension is None, and so is one below 0."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     return {
-        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        value.name: [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
         for value in [*inferred.input, *inferred.value_info, *inferred.output]
     }
 

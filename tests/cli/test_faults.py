@@ -183,6 +183,16 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     assert done.stdout.split("\n")[:2] == ["loaded", "ended 15"], done.stderr
 
 
+def test_variables_that_numexpr_fails_with_are_named(monkeypatch):
+    numexpr = pytest.importorskip("numexpr.utils")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    monkeypatch.delenv("NUMEXPR_NUM_THREADS", raising=False)
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        numexpr._init_num_threads()
+    assert explain(caught.value).startswith("numexpr failed: invalid literal")
+    assert explain(caught.value).endswith("check the variable OMP_NUM_THREADS")
+
+
 def test_finalizers_of_what_an_interrupt_left_half_made_say_nothing(monkeypatch, capfd):
     class Half:
         def __del__(self):

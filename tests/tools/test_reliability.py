@@ -130,7 +130,7 @@ def test_mutations_follow_from_their_seed_and_differ():
 
 
 def test_rows_of_other_experiments_stay():
-    args = type("Args", (), {"seed": 3})
+    args = type("Args", (), {"seed": 3, "rows": ""})
     rows = [{"experiment": name, "what": "w", "examples": []} for name in ("kills", "memory")]
     before = {"benchmark": "reliability", "rows": rows}
     new = [{"experiment": "kills", "what": "new", "examples": ["e"]}]
@@ -138,6 +138,9 @@ def test_rows_of_other_experiments_stay():
     assert [row["what"] for row in found["rows"]] == ["new", "w"]
     assert found["rows"][0]["examples"] == ["e"]
     assert found["machine"]["command"] == "make reliability"
+    args.rows = "n"
+    parts = _with(found, "kills", [{"experiment": "kills", "what": "other", "examples": []}], {}, args)
+    assert [row["what"] for row in parts["rows"]] == ["new", "other", "w"]
 
 
 def test_the_committed_figures_have_every_experiment_and_no_fault():

@@ -110,12 +110,13 @@ class Tally:
 
 @dataclass
 class Plan:
-    """How far an experiment goes: a share of the full counts, within some seconds, from a seed."""
+    """How far an experiment goes: a share of the full counts, within some seconds, from a seed; or some rows of it."""
 
     folder: Path
     seconds: float
     share: float
     seed: int
+    only: str = ""
     ends: float = field(init=False)
     random: Random = field(init=False)
 

@@ -51,6 +51,8 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     total = sum(weights.values())
     tallies = []
     for index, (name, (weight, mutate, read)) in enumerate(readers.items()):
+        if plan.only and plan.only not in f"mutated {name}":
+            continue
         tally = Tally(f"mutated {name}")
         count = plan.count(round(FULL * weight / total), least=3)
         ends = time.monotonic() + max(0.0, plan.ends - time.monotonic()) * weight / sum(list(weights.values())[index:])
