@@ -1,7 +1,16 @@
 """The errors that a user can fix, each with its exit code on the command line, and the warning."""
 
+from .printable import one_line
 
-class AurevoirError(Exception):
+
+class _OneLine:
+    """A message on one line that commands no terminal, whatever the names, texts and errors that it quotes hold."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class AurevoirError(_OneLine, Exception):
     """The operation failed because of the data or the machine, not because of the call."""
 
     exit_code = 1
@@ -43,5 +52,5 @@ class BudgetError(AurevoirError, MemoryError):
     """The problem does not fit the memory budget; nothing was allocated."""
 
 
-class AurevoirWarning(UserWarning):
+class AurevoirWarning(_OneLine, UserWarning):
     """The result may not be what the user wants; the command line shows the message as a note on stderr."""

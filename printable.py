@@ -16,6 +16,11 @@ def shown(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Join lines into one, and escape what cannot be shown."""
+    return shown(" ".join(filter(None, (line.strip() for line in text.split("\n")))))
+
+
 def in_markdown(text: object) -> str:
     """Escape a name so that it is plain text on one line of Markdown, in a table as well."""
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", shown(str(text)).replace("\n", "\\n"))

@@ -468,16 +468,15 @@ def _staged(
     _require_space(above, size)
     for _ in range(_ATTEMPTS):
         name = PREFIX + secrets.token_hex(8)
-        os.mkdir(name, 0o700, dir_fd=above.number)
         opened: list[_Descriptor] = []
         try:
+            os.mkdir(name, 0o700, dir_fd=above.number)
             if _begun(above, name, target, names, opened):
                 yield name, opened[0]
                 return
         finally:
             try:
-                with suppress(OSError):
-                    _dispose(above, name, target, names)
+                _dispose_whatever_comes(above, name, target, names)
             finally:
                 # A traceback that somebody keeps would keep the lock.
                 for each in opened:
@@ -559,6 +558,17 @@ def _read_journal(journal: _Descriptor) -> tuple[str, frozenset[str]] | None:
 
 def _is_plain(name: Any) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+
+
+def _dispose_whatever_comes(above: _Descriptor, name: str, target: str, names: Collection[str]) -> None:
+    """Delete the folder, where that is possible, also if an interrupt comes meanwhile."""
+    with suppress(OSError):
+        try:
+            _dispose(above, name, target, names)
+        except KeyboardInterrupt:
+            with suppress(OSError):
+                _dispose(above, name, target, names)
+            raise
 
 
 def _dispose(above: _Descriptor, name: str, target: str, names: Collection[str]) -> None:

@@ -11,7 +11,9 @@ _THREADS = 8
 _MOST_THREADS = 1024
 _ADDRESSES = 1 << 30
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
-_LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy")
+_LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy", "numexpr")
+_OF_VARIABLES = {"numba": "check the variables NUMBA_*", "numexpr": "check the variable OMP_NUM_THREADS"}
+"""How to mend what these libraries fail with: they read variables."""
 _NO_MEMORY = ("bad_alloc", "bad allocation", "out of memory", "failed to allocate", "cannot allocate memory")
 _REMEDIES = {
     errno.ENOSPC: "free some",
@@ -53,7 +55,7 @@ def explain(error: BaseException) -> str | None:
     if "can't start new thread" in text:
         return "no more threads can be started; raise the limit of processes (ulimit -u), or close other programs"
     library = _library_of(error)
-    remedy = "check the variables NUMBA_*" if library == "numba" else "try another runtime or precision"
+    remedy = _OF_VARIABLES.get(library or "", "try another runtime or precision")
     return library and f"{library} failed: {text.rstrip('.') or type(error).__name__}; {remedy}"
 
 

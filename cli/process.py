@@ -74,6 +74,8 @@ def _end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
         return
+    # What is interrupted while it is made fails in its finalizer as well, and Python would print that.
+    sys.unraisablehook = lambda _: None
     raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
 
 

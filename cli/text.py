@@ -1,6 +1,6 @@
 """Text for a terminal: names stay on their line, and lines are joined to one."""
 
-from ..printable import shown
+from ..printable import one_line, shown
 
 __all__ = ["name", "one_line", "shown"]
 
@@ -8,8 +8,3 @@ __all__ = ["name", "one_line", "shown"]
 def name(text: object) -> str:
     """Escape the name of a file or class so that it stays on its line."""
     return shown(str(text)).replace("\n", "\\n")
-
-
-def one_line(text: str) -> str:
-    """Join lines into one, and escape what cannot be shown."""
-    return shown(" ".join(filter(None, (line.strip() for line in text.split("\n")))))

@@ -1,5 +1,6 @@
 """Calibrate exported backbones: activation histograms, thresholds, sign agreement and overflow."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,7 +259,7 @@ def _table_of_cache(data: bytes, source: str, exported: Exported) -> Calibration
 def _observed_batch(exported: Exported, names: list[str]) -> int:
     """Return the batch size for which the observed tensors fit in memory."""
     shapes = tensor_shapes(exported.graph)
-    values = sum(int(np.prod([length or 1 for length in shapes.get(name, [])])) for name in names)
+    values = sum(math.prod(length or 1 for length in shapes.get(name, [])) for name in names)
     return block_length(8 * values, memory_budget() // 4, HOST_BATCH)
 
 

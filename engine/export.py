@@ -5,6 +5,7 @@ images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone 
 """
 
 import copy
+import math
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from ..calibration.graph.edit import constant, tensor_shapes
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
-from .graph_cost import check_cost
+from .graph_cost import LARGEST, check_cost
 from .preprocessing import Preprocessing
 
 
@@ -84,7 +85,13 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
         raise AurevoirError(
             f"the shape of tensor {model.graph.output[0].name!r} cannot be inferred; cut at another tensor"
         )
-    return int(np.prod([length or 0 for length in shape]))
+    features = math.prod(length or 0 for length in shape)
+    if features >= LARGEST:
+        raise AurevoirError(
+            f"tensor {model.graph.output[0].name!r} has {features:,d} features an image, beyond 2^31; "
+            "cut at another tensor"
+        )
+    return features
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:

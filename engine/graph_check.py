@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
+from ..calibration.graph.edit import type_name
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from ..kernels.memory import memory_budget, require
@@ -66,6 +67,10 @@ def check_graph(graph: bytes, made: Manifest, source: object) -> None:
     """
     model = parsed(graph, source)
     check_contents(model, source)
+    newest = onnx.defs.onnx_opset_version()
+    if unknown := [each.version for each in model.opset_import if not 1 <= each.version <= newest]:
+        # Runtimes go through all versions up to one that is absurd.
+        raise _refused(source, f"operators of opset {unknown[0]}, and the installed onnx knows 1 to {newest}")
     strangers = {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.node}
     if strangers := {name for name in strangers if name not in OPERATORS}:
         raise _refused(source, f"the operator {min(strangers)}, which no engine file holds")
@@ -107,7 +112,7 @@ def check_contents(model: ModelProto, source: object) -> None:
     BudgetError
         If sparse tensors would be larger, as dense ones, than the memory budget.
     AurevoirError
-        If there are more than `MOST_NODES` nodes or `MOST_DEPTH` levels.
+        If there are more than `MOST_NODES` nodes or `MOST_DEPTH` levels, or a name is no text.
     """
     functions = {(each.domain, each.name): each for each in model.functions}
     counted: dict[tuple[str, str], int] = {}
@@ -132,6 +137,17 @@ def check_contents(model: ModelProto, source: object) -> None:
         nodes_of(list(function.node), 1)
     dense = sum(8 * _length(sparse.dims) for graph in _bodies(model) for sparse in _sparse(graph))
     require(dense, memory_budget(), f"the sparse tensors of {source}", "export it with dense weights")
+    _check_names(model, source)
+
+
+def _check_names(model: ModelProto, source: object) -> None:
+    """Check that names are text: protobuf returns those that are not UTF-8 as bytes."""
+    for graph in (each for body in _bodies(model) for each in _graphs(body)):
+        named = [*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info]
+        names = [item.name for item in named]
+        names += [name for node in graph.node for name in (node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(name, str) for name in names):
+            raise _refused(source, "a name that is not UTF-8")
 
 
 def _length(dims: object) -> int:
@@ -215,8 +231,8 @@ def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:
         if kind.elem_type != dtype or batch or dims != rest:
             raise _refused(
                 source,
-                f"{value.name} of {TensorProto.DataType.Name(kind.elem_type).lower()} {[batch or 'batch', *dims]}, and "
-                f"its manifest says {TensorProto.DataType.Name(dtype).lower()} {['batch', *rest]}",
+                f"{value.name} of {type_name(kind.elem_type)} {[batch or 'batch', *dims]}, and "
+                f"its manifest says {type_name(dtype)} {['batch', *rest]}",
             )
 
 

@@ -15,7 +15,7 @@ from .inferred import Inferred
 
 MOST_WORK = 1 << 42
 """Multiply-adds for one image: four times those of the largest published vision transformers."""
-_LARGEST = 1 << 31
+LARGEST = 1 << 31
 _ENDS = (-(1 << 63), (1 << 63) - 1, 1 << 31)
 """What exporters write for an open end of a slice."""
 _SHAPES = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Tile": 1, "Pad": 1, "Resize": 3, "OneHot": 1, "Range": 1}
@@ -139,7 +139,7 @@ def _check_integers(node: NodeProto, inferred: Inferred, source: object) -> None
     place = _SHAPES.get(node.op_type)
     if place is not None and place < len(node.input) and node.input[place] in inferred.values:
         given += [int(each) for each in inferred.values[node.input[place]].ravel()]
-    beyond = [value for value in given if abs(value) >= _LARGEST and value not in _ENDS]
+    beyond = [value for value in given if abs(value) >= LARGEST and value not in _ENDS]
     if beyond:
         raise AurevoirError(f"the graph of {source} gives {_named(node)} the length {beyond[0]}, beyond 2^31")
 

@@ -8,6 +8,7 @@ file has behind the cut may be of any kind, so `prepare` leaves what it cannot b
 
 import copy
 import heapq
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -308,7 +309,7 @@ def _reshape_scalars(model: ModelProto) -> None:
         for table, wanted in ((_SCALARS, []), (_VECTORS, [1])):
             for index in table.get(node.op_type, ()) if not node.domain else ():
                 tensor = tensors.get(node.input[index]) if index < len(node.input) else None
-                if tensor is None or list(tensor.dims) == wanted or np.prod(tensor.dims) != 1:
+                if tensor is None or list(tensor.dims) == wanted or math.prod(tensor.dims) != 1:
                     continue
                 name = unused(f"{tensor.name}_{'vector' if wanted else 'scalar'}", taken)
                 node.input[index] = constant(model, name, numpy_helper.to_array(tensor).reshape(wanted))

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import consumers, initializers, node_attribute, prune, tensor_names, unused
+from ..calibration.graph.edit import consumers, initializers, node_attribute, prune, tensor_names, type_name, unused
 from ..errors import AurevoirError
 from .graph_cost import graph_cost
 from .preprocessing import IMAGENET, RAW, SYMMETRIC, UNIT, Preprocessing
@@ -101,7 +101,7 @@ def _dequantize(model: onnx.ModelProto, image: str) -> None:
 def _described(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type
     axes = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in kind.shape.dim)
-    return f"{value.name}: {TensorProto.DataType.Name(kind.elem_type).lower()} ({axes})"
+    return f"{value.name}: {type_name(kind.elem_type)} ({axes})"
 
 
 def _channels(model: onnx.ModelProto, image: onnx.ValueInfoProto) -> tuple[int, int]:

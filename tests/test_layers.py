@@ -12,8 +12,8 @@ from aurevoir.cli.main import COMMANDS
 
 # Each subpackage may import from those before it, and from itself.
 LAYERS = [
-    "errors",
     "printable",
+    "errors",
     "files",
     "schema",
     "archive",

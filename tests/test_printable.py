@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import unicodedata
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 
 from aurevoir.cli.main import main
 from aurevoir.cli.text import name, one_line
+from aurevoir.errors import AurevoirError, AurevoirWarning, SaveError, UsageError
 from aurevoir.printable import in_markdown, shown
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\u2066\u200b\ufeff\U000e0041\rgone"
@@ -26,6 +28,14 @@ def test_no_control_or_bidirectional_character_is_left():
 def test_names_of_all_languages_are_left_as_they_are():
     for text in ("Überraschung", "犬", "قطة", "שלום", "می‌خواهم", "👩‍🔬", "n\u0303", "a+b_c (1).jpg"):
         assert shown(text) == text
+
+
+@pytest.mark.parametrize("kind", [AurevoirError, UsageError, SaveError, AurevoirWarning])
+def test_errors_quote_any_text_on_one_line(kind):
+    error = kind("two\nlines of " + HOSTILE)
+    assert str(error) == one_line("two\nlines of " + HOSTILE)
+    assert not set("\n\x1b\u202e") & set(str(error))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_markdown_takes_a_name_as_text():

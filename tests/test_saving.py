@@ -158,6 +158,29 @@ def test_an_error_is_one_line_with_a_remedy(number, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("call", ["mkdir", "unlink", "rmdir"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_where_a_save_begins_or_cleans_leaves_nothing(call, when, tmp_path, monkeypatch):
+    """Those calls are the last ones that would tell nobody of the folder."""
+    real, calls = getattr(os, call), []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1 and when == "before":
+            raise KeyboardInterrupt
+        real(*arguments, **options)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    (tmp_path / "f").write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(tmp_path / "f", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == (b"old" if call == "mkdir" else b"new")
+
+
 def test_a_size_beyond_the_free_space_is_refused_before_a_byte_is_written(tmp_path, monkeypatch):
     write_atomically(tmp_path / "file", b"old")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"total": 10**6, "free": 10}))

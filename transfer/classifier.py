@@ -44,6 +44,7 @@ from .inputs import (
     checked_features,
     checked_weights,
     images_and_labels,
+    is_count,
     is_features,
     is_indicator,
     is_path,
@@ -387,11 +388,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             require_opu(self.projection)
         if self.engine is not None and not (isinstance(self.engine, Engine) or is_path(self.engine)):
             raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
-        if not (self.n_components is None or isinstance(self.n_components, int | np.integer)):
+        if not (self.n_components is None or is_count(self.n_components)):
             raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
         if self.alpha_search not in SEARCHES:
             raise UsageError(f"alpha_search {self.alpha_search!r} is not known; choose one of {', '.join(SEARCHES)}")
-        if not isinstance(self.calibration_images, int | np.integer) or self.calibration_images < 0:
+        if not is_count(self.calibration_images) or self.calibration_images < 0:
             raise UsageError(f"calibration_images {self.calibration_images!r} is not a number of images")
         check_method(self.method)
         check_resize(self.resize)

@@ -306,9 +306,22 @@ def checked_weights(weights: Any, n: int) -> np.ndarray:
     return found
 
 
+def is_count(value: Any) -> bool:
+    """Return whether a value is an integer, and neither True nor False, which Python counts among them."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def resolve_seed(random_state: Any) -> int:
-    """Return the seed of a scikit-learn ``random_state``."""
+    """Return the seed of a scikit-learn ``random_state``.
+
+    Raises
+    ------
+    UsageError
+        If it is not one, or beyond the 64 bits that every projection takes.
+    """
     if isinstance(random_state, int | np.integer):
+        if not 0 <= random_state < 2**64:
+            raise UsageError(f"random_state {random_state} is not between 0 and 2^64 - 1")
         return int(random_state)
     try:
         return int(check_random_state(random_state).randint(2**31))

@@ -162,7 +162,7 @@ def machine_line(machine: Json) -> str:
     units = {"processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB"}
     aside = ("versions", "date", "command", "system", "python")
     return ", ".join(
-        units.get(name, f"{name} {{}}").format(value)
+        units[name].format(value) if name in units else f"{name} {value}"
         for name, value in _cells({name: value for name, value in machine.items() if name not in aside})
         if value is not None
     )

@@ -134,10 +134,10 @@ def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProt
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return the inferred shape of every tensor that has one; a dynamic dimension is None."""
+    """Return the inferred shape of every tensor that has one; a dynamic dimension is None, and so is one below 0."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     return {
-        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        value.name: [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
         for value in [*inferred.input, *inferred.value_info, *inferred.output]
     }
 
@@ -166,6 +166,12 @@ def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:
     """Add an initializer and return its name."""
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
     return name
+
+
+def type_name(kind: int) -> str:
+    """Return the name of a tensor's type in lower case; of one that this version of ONNX does not know, its number."""
+    known = kind in onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(kind).lower() if known else f"type {kind}"
 
 
 def read_constant(tensors: dict[str, onnx.TensorProto], name: str) -> np.ndarray:

@@ -59,9 +59,13 @@ def read_checkpoint(path: Path, name: str) -> Any:
     """
     if path.suffix == ".onnx":
         raise _onnx(path, name)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError:  # such as a name that is too long
+        is_folder = is_file = False
+    if is_folder:
         raise UsageError(f"weights {str(path)!r} is a folder; give the file in it that holds the weights")
-    if not path.is_file():
+    if not is_file:
         raise UsageError(f"weights {str(path)!r} is neither 'default', 'random' nor an existing file; check the path")
     check_sparse(path)
     with path.open("rb") as file:

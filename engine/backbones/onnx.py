@@ -1,5 +1,6 @@
 """ONNX files as backbones; they are cut at tensors."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class OnnxBackbone:
 
     def _cuts_towards(self, output: str, shapes: dict[str, list[int | None]]) -> list[Cut]:
         constants = initializers(self._model)
-        sizes = {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
+        sizes = {name: math.prod(tensor.dims) for name, tensor in constants.items()}
         found, parameters, macs = [], 0, 0
         nodes = leading_to(self._model, [output])
         for node, alone in _with_bottlenecks(nodes, output, {self._model.graph.input[0].name}, set(constants)):
@@ -72,7 +73,7 @@ class OnnxBackbone:
             macs += _macs(node, shapes)
             shape = shapes.get(node.output[0], [])[1:]
             if alone and shape and None not in shape:
-                found.append(Cut(node.output[0], int(np.prod([d or 0 for d in shape])), parameters, macs))
+                found.append(Cut(node.output[0], math.prod(d or 0 for d in shape), parameters, macs))
         return found
 
     def resolve(self, cut: str | None) -> str:
@@ -143,6 +144,6 @@ def _macs(node: Any, shapes: dict[str, list[int | None]]) -> int:
     )
     if node.op_type not in ("Conv", "Gemm", "MatMul") or None in [*output[1:], *weights]:
         return 0
-    values = np.prod([d or 0 for d in output[1:]])
-    inner = np.prod([d or 0 for d in weights[1:]]) if node.op_type == "Conv" else (weights[0] or 0)
-    return int(values * inner)
+    values = math.prod(d or 0 for d in output[1:])
+    inner = math.prod(d or 0 for d in weights[1:]) if node.op_type == "Conv" else (weights[0] or 0)
+    return values * inner

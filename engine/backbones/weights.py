@@ -34,9 +34,14 @@ def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
     except AurevoirError:
         raise
     except Exception as error:  # urllib, socket, hash and file errors share no base class
+        cached = (
+            ""
+            if isinstance(error, OSError)
+            else "if a file in torch's or Hugging Face's cache is damaged, delete it; else "
+        )
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {first_line(error)}); "
-            "give a .pth or .safetensors file, or 'random', as weights"
+            f"{cached}give a .pth or .safetensors file, or 'random', as weights"
         ) from None
 
 

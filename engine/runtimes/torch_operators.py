@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ...calibration.graph.edit import type_name
 from .torch_node import Node, Operator, elementwise, integers
 
 _DTYPES: dict[int, torch.dtype] = {
@@ -32,7 +33,7 @@ _DTYPES: dict[int, torch.dtype] = {
 
 def _dtype(node: Node, kind: int) -> torch.dtype:
     if kind not in _DTYPES:
-        raise node.refusal(f"the type {onnx.TensorProto.DataType.Name(kind)}")
+        raise node.refusal(f"the type {type_name(kind)}")
     return _DTYPES[kind]
 
 

@@ -6,6 +6,7 @@ from functools import reduce
 import numpy as np
 import scipy.linalg
 
+from ...errors import UsageError
 from ..array_types import (
     Array,
     BinCounts,
@@ -241,7 +242,14 @@ def cholesky(matrix: SquareMatrix) -> SquareMatrix:
 
 def largest_magnitude(values: Magnitudes) -> float:
     """Return the largest |x| of float32 values; nan or infinity if any value is."""
-    return float(abs(values).max()) if values.size else 0.0
+    return float(abs(real(values)).max()) if values.size else 0.0
+
+
+def real(values: Array) -> Magnitudes:
+    """Return values as float32; raise UsageError where they are complex, whose imaginary parts would be dropped."""
+    if values.dtype.kind == "c":
+        raise UsageError(f"values of dtype {values.dtype} have no float32 magnitudes; give real numbers")
+    return values.astype("float32", copy=False)
 
 
 def bins_per_unit(bins: int, top: float) -> np.float32:
@@ -265,7 +273,7 @@ def count_magnitudes(values: Magnitudes, top: float, bins: int) -> tuple[BinCoun
     largest : float
         The largest counted |x|.
     """
-    sizes = abs(values.reshape(-1).astype("float32"))
+    sizes = abs(real(values).reshape(-1))
     # 2^128 is not a float32: there only infinity is excluded.
     counted = sizes[sizes < np.float32(top if top <= float(np.finfo("float32").max) else np.inf)]
     index = (counted * bins_per_unit(bins, top)).astype("int64").clip(0, bins - 1)

@@ -7,6 +7,8 @@ from ...errors import DataError, UsageError
 from ..array_types import Alphas, Array, ArrayLibrary, Labels, RowWeights, Targets
 from ..arrays import namespace
 
+_WIDEST_WEIGHTS = 1e100
+
 
 def one_vs_rest(labels: Labels, classes: int) -> Targets:
     """Return targets of shape (n, classes): +1 at a row's label, -1 elsewhere, as float64."""
@@ -45,11 +47,16 @@ def checked_alphas(alphas: ArrayLike | None, scale: float) -> Alphas:
             raise TypeError
         found = np.atleast_1d(np.asarray(alphas, dtype="float64"))
     except (TypeError, ValueError):
-        raise UsageError(f"alphas {alphas!r} must be one or more finite, non-negative numbers") from None
+        raise UsageError(f"alphas {shown(alphas)} must be one or more finite, non-negative numbers") from None
     alphas = found
     if alphas.ndim != 1 or alphas.size == 0 or not np.all(np.isfinite(alphas) & (alphas >= 0)):
-        raise UsageError(f"alphas {alphas} must be one or more finite, non-negative numbers")
+        raise UsageError(f"alphas {shown(alphas)} must be one or more finite, non-negative numbers")
     return alphas
+
+
+def shown(alphas: object) -> str:
+    """Return alphas as text on one line, of very many the first and last ones."""
+    return " ".join(str(alphas).split())
 
 
 def checked_weights(weights: Array | None, n: int, xp: ArrayLibrary) -> RowWeights:
@@ -59,4 +66,10 @@ def checked_weights(weights: Array | None, n: int, xp: ArrayLibrary) -> RowWeigh
     weights = xp.asarray(weights, dtype="float64")
     if weights.shape != (n,) or not bool((xp.isfinite(weights) & (weights > 0)).all()):
         raise UsageError(f"weights of shape {weights.shape} must be {n} positive finite numbers, one per row")
+    least, most = float(weights.min()), float(weights.max())
+    if most > _WIDEST_WEIGHTS * least:
+        raise UsageError(
+            f"weights from {least:.3g} to {most:.3g} span more orders of magnitude than float64 can solve; leave out "
+            "rows that hardly count, or give weights that differ less"
+        )
     return weights

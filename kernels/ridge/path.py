@@ -8,6 +8,7 @@ import numpy as np
 from ...errors import DataError
 from ..array_types import Alphas, Array, Coefficients, Intercept, LooScores
 from ..arrays import namespace
+from .inputs import shown
 from .loo import LooScore
 
 Scored = tuple[int, LooScore, Array]
@@ -66,7 +67,7 @@ def best_path(alphas: Alphas, scored: Iterable[Scored]) -> RidgePath:
             best, kept, loo, rank = int(index), solution, score, score.rank
     if kept is None or loo is None:
         raise DataError(
-            f"the ridge system is singular at every alpha of {alphas}; give larger alphas, or rows that differ"
+            f"the ridge system is singular at every alpha of {shown(alphas)}; give larger alphas, or rows that differ"
         )
     # A copy in C order, as when read from a file, so that products round identically.
     kept = namespace(kept).ascontiguousarray(kept)

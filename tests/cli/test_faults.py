@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aurevoir.cli import faults
+from aurevoir.cli import faults, process
 from aurevoir.cli.faults import explain
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -181,3 +181,25 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=ENVIRONMENT | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[:2] == ["loaded", "ended 15"], done.stderr
+
+
+def test_variables_that_numexpr_fails_with_are_named(monkeypatch):
+    numexpr = pytest.importorskip("numexpr.utils")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    monkeypatch.delenv("NUMEXPR_NUM_THREADS", raising=False)
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        numexpr._init_num_threads()
+    assert explain(caught.value).startswith("numexpr failed: invalid literal")
+    assert explain(caught.value).endswith("check the variable OMP_NUM_THREADS")
+
+
+def test_finalizers_of_what_an_interrupt_left_half_made_say_nothing(monkeypatch, capfd):
+    class Half:
+        def __del__(self):
+            raise AttributeError("it has no _as_parameter_")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with pytest.raises(KeyboardInterrupt):
+        process._end(signal.SIGINT, None)
+    Half()
+    assert capfd.readouterr().err == ""

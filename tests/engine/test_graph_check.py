@@ -193,6 +193,23 @@ def _strides(model):
     node.attribute.append(helper.make_attribute("strides", [0, 0]))
 
 
+def _other_type(model):
+    """A type that onnx does not know."""
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def _far_opset(model):
+    """OpenVINO goes through all opsets up to it."""
+    model.opset_import[0].version = 2**31 - 1
+
+
+def _bytes_name(model):
+    """A name that is not UTF-8, put into the bytes by `_changed`."""
+    model.graph.node[0].name = NAMELESS
+
+
+NAMELESS = "nnnnnnnn"
+
 HOSTILE = {
     _external: "weights in another file",
     _external_attribute: "weights in another file",
@@ -216,6 +233,9 @@ HOSTILE = {
     _chained: "more than 10,000 nodes",
     _more_data: "that is no array",
     _other_input: "images of float",
+    _other_type: "images of type 99",
+    _bytes_name: "a name that is not UTF-8|bytes that are no ONNX graph",
+    _far_opset: "operators of opset 2147483647",
     _other_size: "images of uint8",
     _fixed_batch: "features of float \\[1, ",
     _another_output: "the inputs and outputs",
@@ -227,7 +247,7 @@ HOSTILE = {
 def _changed(engine, change):
     model = onnx.load_from_string(engine.graph)
     change(model)
-    return Engine(engine.manifest, model.SerializeToString())
+    return Engine(engine.manifest, model.SerializeToString().replace(NAMELESS.encode(), b"nnnn\xffnnn"))
 
 
 @pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)

@@ -12,8 +12,10 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts processes and memory as Linux shows them")
 
-from aurevoir.tools.reliability import common, mutations  # noqa: E402
+from aurevoir.tools.reliability import common, environments, mutations  # noqa: E402
 from aurevoir.tools.reliability.__main__ import EXPERIMENTS, RESULT, _with  # noqa: E402
+from aurevoir.tools.reliability.material import Material  # noqa: E402
+from aurevoir.tools.reliability.nursery import Nursery  # noqa: E402
 
 FAULTS = ("lost", "crashes", "hangs", "foreign", "left")
 
@@ -69,6 +71,54 @@ def test_workers_count_what_readers_do_and_survive_it(tmp_path):
     assert any("KeyError" in example for example in tally.examples)
 
 
+def test_a_nursery_runs_modules_as_new_processes_would(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = ("import os, sys, time", "os.write(1, sys.argv[1].encode())", "how = sys.argv[1]")
+    lines += ("if how == 'says': sys.exit('why')", "if how == 'dies': os.kill(os.getpid(), 11)")
+    lines += ("if how == 'hangs': time.sleep(60)", "if how == 'fails': sys.exit(3)", "if how == 'raises': 1 / 0")
+    (tmp_path / "child_of_nursery.py").write_text("\n".join(lines))
+    nursery = Nursery()
+    ended = {}
+    for how in ("ends", "says", "dies", "fails", "raises"):
+        done = nursery.run_child("child_of_nursery", [how], timeout=60)
+        ended[how] = done.returncode, done.stdout, done.stderr.strip().rpartition("\n")[2]
+    assert ended == {
+        "ends": (0, "ends", ""),
+        "says": (1, "says", "why"),
+        "dies": (-signal.SIGSEGV, "dies", ""),
+        "fails": (3, "fails", ""),
+        "raises": (1, "raises", "ZeroDivisionError: division by zero"),
+    }
+    with pytest.raises(subprocess.TimeoutExpired):
+        nursery.run_child("child_of_nursery", ["hangs"], timeout=0.3)
+    assert nursery.megabytes > 1
+
+
+def test_root_gives_up_its_rights_over_files(tmp_path):
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "secret").chmod(0)
+
+    def action():
+        environments._without_rights_over_files()
+        (tmp_path / "secret").read_bytes()
+
+    done = common.forked(action)
+    assert (done.code, "PermissionError" in done.err) == (1, True)
+
+
+def test_every_environment_has_one_command_of_each_kind(tmp_path):
+    material, plan = Material(tmp_path), common.Plan(tmp_path, 60, 1, 0)
+    material.__dict__["engine"] = tmp_path / "e.engine"
+    kinds = environments._commands(material)
+    names = [name.split(" | ") for name, *_ in environments._pairs(material, plan)]
+    worlds = {world for _, world in names}
+    assert len(worlds) > 50
+    assert len(names) == len(kinds) * len(worlds)
+    for kind in kinds:
+        assert [world for name, world in names if name in kind] == list(dict.fromkeys(world for _, world in names))
+        assert {name for name, _ in names if name in kind} == set(kind)
+
+
 def test_mutations_follow_from_their_seed_and_differ():
     from random import Random
 
@@ -80,7 +130,7 @@ def test_mutations_follow_from_their_seed_and_differ():
 
 
 def test_rows_of_other_experiments_stay():
-    args = type("Args", (), {"seed": 3})
+    args = type("Args", (), {"seed": 3, "rows": ""})
     rows = [{"experiment": name, "what": "w", "examples": []} for name in ("kills", "memory")]
     before = {"benchmark": "reliability", "rows": rows}
     new = [{"experiment": "kills", "what": "new", "examples": ["e"]}]
@@ -88,6 +138,9 @@ def test_rows_of_other_experiments_stay():
     assert [row["what"] for row in found["rows"]] == ["new", "w"]
     assert found["rows"][0]["examples"] == ["e"]
     assert found["machine"]["command"] == "make reliability"
+    args.rows = "n"
+    parts = _with(found, "kills", [{"experiment": "kills", "what": "other", "examples": []}], {}, args)
+    assert [row["what"] for row in parts["rows"]] == ["new", "other", "w"]
 
 
 def test_the_committed_figures_have_every_experiment_and_no_fault():

@@ -572,9 +572,16 @@ def test_scikit_learn_is_told_what_it_is(by_engine, engine):
     ("options", "message"),
     [
         ({"n_components": 2.5}, "n_components 2.5 is not an integer"),
+        ({"n_components": True}, "n_components True is not an integer"),
+        ({"calibration_images": True}, "calibration_images True is not a number of images"),
         ({"engine": 5}, "engine 5 is not an engine; give an Engine or the path of an engine file"),
         ({"class_weight": "even"}, "class_weight 'even' is invalid; give 'balanced' or a dict"),
         ({"random_state": "seed"}, "random_state 'seed' is not known; give an integer from 0 up"),
+        (
+            {"random_state": 2**64, "projection": "none"},
+            r"random_state 18446744073709551616 is not between 0 and 2\^64 - 1",
+        ),
+        ({"random_state": -1, "projection": "none"}, r"random_state -1 is not between 0 and 2\^64 - 1"),
     ],
 )
 def test_a_parameter_of_another_kind_is_named(digits, options, message):

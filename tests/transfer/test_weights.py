@@ -94,6 +94,28 @@ def reference(kernel, weights, alpha):
     return (kernel @ table[:n, n + 1 :] + table[n, n + 1 :]).astype(float)
 
 
+@pytest.mark.parametrize("projection", ["none", "hadamard"])
+def test_weights_over_600_orders_are_refused_by_what_is_wrong_with_them(projection):
+    assert np.isfinite(fitted(np.logspace(-49, 50, 12), projection=projection).scores(X)).all()
+    with pytest.raises(UsageError, match=r"weights from 1e-300 to 1e\+300 span more orders of magnitude"):
+        fitted(np.logspace(-300, 300, 12), projection=projection)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1j])
+def test_features_that_are_no_finite_numbers_are_refused_on_one_line(bad):
+    features = X.astype(np.result_type(X, bad))
+    features[1, 2] = bad
+    with pytest.raises(UsageError, match="NaN|infinity|Complex") as caught:
+        OpticalClassifier(projection="none").fit(features, Y)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_alphas_that_are_all_too_small_are_named_on_one_line():
+    with pytest.raises(DataError, match="singular at every alpha of") as caught:
+        OpticalClassifier(projection="none", alphas=np.zeros(40)).fit(np.tile(X[:, :3], (5, 1)), np.tile(Y, 5))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("projection", ["none", "exact", "hadamard", "dense", "dense-signs"])
 def test_edges_are_sound_or_refused(projection):
     """Two rows, one feature, equal rows, extreme alphas: finite scores, or an error for the user."""

@@ -70,6 +70,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--share", type=float, default=1.0, help="share of the full counts (default: 1)")
     parser.add_argument("--short", action="store_true", help="what the test suite runs: some trials of each kind")
+    parser.add_argument("--rows", default="", metavar="TEXT", help="of mutations, only readers named so")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--out", type=Path, help="result file; rows of other experiments in it stay")
     parser.add_argument("--plot", type=Path, help="figure of resident memory")
@@ -108,7 +109,7 @@ def _experiment(name: str, material: Material, folder: Path, args: argparse.Name
     module = import_module(f".{name}", __package__)
     # Commands keep what they keep for themselves here, not with what the user has.
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    plan = Plan(folder, args.seconds, args.share, args.seed)
+    plan = Plan(folder, args.seconds, args.share, args.seed, args.rows)
     if name == "memory":
         found, more = module.measure(material, plan)
         return found, more
@@ -124,7 +125,8 @@ def _before(path: Path | None) -> Cells:
 
 def _with(result: Cells, name: str, rows: list[Cells], more: Cells, args: argparse.Namespace) -> Cells:
     """Return a result with the rows of one experiment in the place of its earlier ones, in the programme's order."""
-    kept = [row for row in result["rows"] if row["experiment"] != name]
+    new = {row["what"] for row in rows}
+    kept = [row for row in result["rows"] if row["experiment"] != name or (args.rows and row["what"] not in new)]
     own = [{key: value for key, value in row.items() if key != "examples" or value} for row in rows]
     order = {each: index for index, each in enumerate(EXPERIMENTS)}
     machine = Machine.here().to_json() | {"command": "make reliability"}

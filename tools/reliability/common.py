@@ -1,7 +1,6 @@
 """What the experiments share: a tally, a child process that is watched, and the limits of a run."""
 
 import faulthandler
-import json
 import os
 import resource
 import signal
@@ -20,6 +19,8 @@ NOBODY = 65534
 CODES = (0, 1, 2, 3, 4, 130)
 """Exit codes of the command line, but for those of signals."""
 EXAMPLES = 5
+OF_LIBRARIES = frozenset({".ses"})
+"""What libraries write into the folder of temporary files and leave there: the session of ONNX Runtime's telemetry."""
 _MARKS = ("Traceback (most recent call last)", ": error: unexpected ", "Exception ignored", "Fatal Python error")
 
 
@@ -109,12 +110,13 @@ class Tally:
 
 @dataclass
 class Plan:
-    """How far an experiment goes: a share of the full counts, within some seconds, from a seed."""
+    """How far an experiment goes: a share of the full counts, within some seconds, from a seed; or some rows of it."""
 
     folder: Path
     seconds: float
     share: float
     seed: int
+    only: str = ""
     ends: float = field(init=False)
     random: Random = field(init=False)
 
@@ -180,9 +182,13 @@ def forked(action: Callable[[], int | None], limit: float = 60.0, fault: Fault |
     The caller must run no threads. Children that the child left behind are ended.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        # What is sent before the action begins must not end what leads to it.
+        held = {fault.signal} if fault else set()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
         pid = os.fork()
         if pid == 0:
-            _child(action, out.fileno(), err.fileno())
+            _child(action, out.fileno(), err.fileno(), before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _watched(pid, limit, fault, out, err)
 
 
@@ -196,13 +202,16 @@ def spawned(
     """Run a command in a session of its own; `prepare` runs in the child before it, after its output is redirected."""
 
     def action() -> int:
-        prepare()
-        os.execvpe(command[0], list(command), dict(environment))
+        try:
+            prepare()
+            os.execvpe(command[0], list(command), dict(environment))
+        except KeyboardInterrupt:
+            return 130
 
     return forked(action, limit, fault)
 
 
-def _child(action: Callable[[], int | None], out: int, err: int) -> None:
+def _child(action: Callable[[], int | None], out: int, err: int, mask: set[Any]) -> None:
     code = 1
     try:
         faulthandler.disable()
@@ -212,6 +221,10 @@ def _child(action: Callable[[], int | None], out: int, err: int) -> None:
         os.dup2(out, 1)
         os.dup2(err, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except KeyboardInterrupt:
+            os._exit(130)
         code = action() or 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -278,24 +291,3 @@ def processes_of(session: int) -> list[int]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Return the files under a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def strays(folder: Path) -> list[Path]:
-    """Return the temporary files and folders that the package left in a folder."""
-    return [path for path in folder.iterdir() if path.name.startswith((".aurevoir-", "tmp"))]
-
-
-def read_rows(path: Path) -> list[Cells]:
-    """Return the rows of an earlier run; none where there was none."""
-    if not path.is_file():
-        return []
-    rows: list[Cells] = json.loads(path.read_bytes())["rows"]
-    return rows
-
-
-def drop_rights() -> None:
-    """Become a user who may write nothing of root's, where this is root."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .common import Plan, Tally, forked, timed
+from .common import OF_LIBRARIES, Plan, Tally, forked, timed
 from .kills import Job, _contents, _jobs, _main, put
 from .material import Material, preload
 
@@ -23,7 +23,7 @@ _PAGE = 4096
 def run(material: Material, plan: Plan) -> list[Tally]:
     """Run commands whose target is on a disk without space, without free files, or read-only."""
     preload()
-    jobs = _jobs(material, plan)
+    jobs = {name: job for name, job in _jobs(material, plan).items() if name != "fit and build"}
     if not _can_mount(plan):
         return _limited(jobs, plan)
     tallies: list[Tally] = []
@@ -73,8 +73,9 @@ def _fill(place: Path, pages: int) -> None:
 
 
 def _emptied(place: Path) -> list[str]:
-    """Return what is there besides what filled the disk."""
-    return [path.name for path in place.iterdir() if not path.name.startswith("fill")]
+    """Return what is there besides what filled the disk, and what is none of ours."""
+    names = [path.name for path in place.iterdir()]
+    return [name for name in names if not name.startswith("fill") and name not in OF_LIBRARIES]
 
 
 def _full(tally: Tally, job: Job, plan: Plan, pages: int) -> None:

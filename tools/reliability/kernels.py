@@ -17,7 +17,7 @@ from typing import Any
 from .common import Plan, Tally, spawned, timed
 from .material import Material
 
-FULL = 20_000
+FULL = 10_000
 _KEPT: list[mmap.mmap] = []
 _MOST_KEPT = 500
 

@@ -13,7 +13,10 @@ from time import sleep
 from .common import Ended, Fault, Plan, Tally, forked, processes_of, spawned, timed, tree
 from .material import Material, preload
 
-FULL = 500
+MOMENTS = {signal.SIGKILL: 500, signal.SIGINT: 500, signal.SIGTERM: 100}
+"""How often each signal is sent; SIGTERM takes the way of SIGINT."""
+OF_TWENTY = {"fit": 9, "fit and build": 1, "build": 2, "calibrate": 1, "embed": 7}
+"""Of twenty commands that are ended; those that start processes take ten times as long as the others."""
 LIMIT = 180.0
 _SETTLED = 3.0
 """Seconds in which the children of an ended command must have ended too."""
@@ -35,28 +38,30 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     preload()
     tallies: list[Tally] = []
     jobs = _jobs(material, plan)
-    signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-    parts = len(signals) * len(jobs)
-    for name, job in jobs.items():
-        for each in signals:
-            tally = Tally(f"{each.name} at random moments of {name}")
-            for number in plan.trials(FULL // len(jobs), among=parts - len(tallies)):
-                _end(tally, job, each, plan, cold=number % 10 == 9)
-            tallies.append(tally)
+    order = [job for name, job in jobs.items() for _ in range(1 if plan.short else OF_TWENTY[name])]
+    plan.random.shuffle(order)
+    commands = ", ".join(jobs)
+    for each, count in MOMENTS.items():
+        tally = Tally(f"{each.name} at random moments of {commands}")
+        for number in plan.trials(count, least=len(jobs), among=len(MOMENTS) - len(tallies)):
+            # Eleven and twenty share no factor: every command is started anew now and then.
+            while not _end(tally, order[number % len(order)], each, plan, cold=number % 11 == 10):
+                pass
+        tallies.append(tally)
     return timed(tallies)
 
 
 def _jobs(m: Material, plan: Plan) -> dict[str, Job]:
     images = ["--calibration", str(m.photos), "--calibration-images", "8"]
     commands: dict[str, tuple[str, list[str], list[str]]] = {
-        "fit": ("model", ["fit", str(m.photos), "--backbone", str(m.network)], ["--projection", "none"]),
+        "fit": ("model", ["fit", str(m.photos), "--engine", str(m.engine)], ["--projection", "none"]),
+        "fit and build": ("model", ["fit", str(m.photos), "--backbone", str(m.network)], ["--projection", "none"]),
         "build": ("e.engine", ["build", str(m.network)], ["--precision", "bf16"]),
         "calibrate": ("t.json", ["calibrate", str(m.network), *images], ["--method", "max"]),
         "embed": ("bits.npz", ["embed", str(m.engine), str(m.photos)], ["--features"]),
     }
     if plan.short:
-        fit = ["fit", str(m.photos), "--engine", str(m.engine)]
-        commands = {"fit": ("model", fit, ["--projection", "none"]), "embed": commands["embed"]}
+        commands = {name: commands[name] for name in ("fit", "embed")}
     return {name: _job(plan, *each) for name, each in commands.items()}
 
 
@@ -95,7 +100,8 @@ def put(target: Path, contents: dict[str, bytes]) -> None:
         (target / name).write_bytes(data)
 
 
-def _end(tally: Tally, job: Job, kind: signal.Signals, plan: Plan, cold: bool) -> None:
+def _end(tally: Tally, job: Job, kind: signal.Signals, plan: Plan, cold: bool) -> bool:
+    """End a command at a random moment; return False if that was before Python ran a line of the package."""
     place, temporary = plan.place("kill"), plan.place("tmp")
     put(place / job.target, job.before)
     words = job.words(place)
@@ -107,9 +113,12 @@ def _end(tally: Tally, job: Job, kind: signal.Signals, plan: Plan, cold: bool) -
         done = spawned([sys.executable, "-m", "aurevoir", *words], environment, LIMIT, Fault(kind, after))
     else:
         done = forked(lambda: _elsewhere(temporary, words), LIMIT, Fault(kind, after))
-    _judge(tally, job, kind, name, done, place, temporary)
+    began = not (cold and kind == signal.SIGINT and "Traceback" in done.err and "aurevoir" not in done.err)
+    if began:
+        _judge(tally, job, kind, name, done, place, temporary)
     for folder in (place, temporary):
         shutil.rmtree(folder, ignore_errors=True)
+    return began
 
 
 def _elsewhere(temporary: Path, words: list[str]) -> int:
@@ -134,7 +143,7 @@ def _judge(tally: Tally, job: Job, kind: signal.Signals, name: str, done: Ended,
                 os.kill(pid, signal.SIGKILL)
     if kind != signal.SIGKILL:
         found = [path.name for path in (*place.iterdir(), *temporary.iterdir()) if path.name != job.target]
-        # Libraries put files of their own beside: OpenVINO's .ses.
+        # Libraries put files of their own there; see `common.OF_LIBRARIES`.
         stray = [name for name in found if name.startswith((".aurevoir-", "tmp"))]
         if stray:
             tally.add("left", f"{name}: {', '.join(stray)[:200]}", len(stray))

@@ -91,16 +91,18 @@ class Material:
         return path
 
     def all(self) -> "Material":
-        """Make everything, and return itself."""
+        """Make everything, and return itself; what an experiment makes in its child, the next makes again."""
         for kind in KINDS:
             self.model(kind)
+        for name in ("int8", "table"):
+            getattr(self, name)
         return self
 
 
 def preload() -> None:
     """Import what commands import, so that forked children need not; no engine runs here."""
     for name in (
-        "cli.fit", "cli.build", "cli.calibrate", "cli.embed", "cli.predict", "cli.evaluate", "cli.inspect_",
+        "cli.main", "cli.fit", "cli.build", "cli.calibrate", "cli.embed", "cli.predict", "cli.evaluate", "cli.inspect_",
         "transfer.classifier", "engine.smoke", "engine.runtimes.on_openvino", "kernels.backends.numba.backend",
     ):  # fmt: skip
         import_module(f"aurevoir.{name}")

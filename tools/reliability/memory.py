@@ -132,6 +132,8 @@ def plot(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
         for axes, (name, points) in zip(panels[0], series.items(), strict=True):
             if points:
                 axes.plot(*zip(*points, strict=True))
-            axes.set_ylim(bottom=0)
+                # Room above, so that a flat line is seen as one.
+                axes.set_ylim(0, 1.3 * max(size for _, size in points))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_xlabel(name)
             axes.set_ylabel("resident memory (MB)")

@@ -105,8 +105,10 @@ def _watch(tally: Tally, plan: Plan, write, read, among: int) -> None:  # type: 
         _, status = os.waitpid(writer, 0)
     tally.saw(done, "reader")
     tally.tried -= 1
+    seen = set()
     for line in done.out.splitlines():
         tally.tried += 1
+        seen.add(line)
         kind, _, what = line.partition("|")
         if kind == "refused":
             tally.refused += 1
@@ -117,6 +119,8 @@ def _watch(tally: Tally, plan: Plan, write, read, among: int) -> None:  # type: 
             tally.add("lost", f"mixed: {what}")
     if os.WIFEXITED(status):
         tally.add("foreign", "the writer ended")
+    if len(seen) < 2 and not plan.short:
+        tally.add("lost", "all loads found the same: nothing was replaced beside them")
 
 
 def _loads(target: Path, read, count: int, ends: float) -> None:  # type: ignore[no-untyped-def]

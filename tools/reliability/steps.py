@@ -191,7 +191,7 @@ def _try(tally: Tally, plan: Plan, job: Any, kind: str, number: int) -> None:
         tally.add("crashes", name)
     elif "Traceback" in done.err:
         tally.add("foreign", f"{name}: {' | '.join(done.err.split(chr(10))[-9:])}")
-    elif done.code:
+    elif done.code and not done.died:
         tally.refused += 1
     found = _now(place / target)
     if found not in (before, after):

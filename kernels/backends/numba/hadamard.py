@@ -9,6 +9,7 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from ....errors import UsageError
+from ...random_matrix import hadamard_length
 from .compiled import compiled
 from .emit import F32, I1, I16, constant, load, loop, offset, store
 from .outputs import outputs
@@ -168,8 +169,10 @@ def check(bits: np.ndarray, signs: np.ndarray, k: int) -> None:
     """Raise UsageError where code on addresses would read or write outside of the arrays."""
     chained = signs.ndim == 4 and signs.shape[1:3] == (_CHAINS, _STEPS)
     length = 8 * signs.shape[3] if chained else 0
-    packed = bits.ndim == 2 and 0 < 8 * bits.shape[1] <= length and bits.dtype == signs.dtype == np.uint8
-    if not packed or length & (length - 1) or not 0 < k <= len(signs) * length:
+    # Of m features, as many as the bits hold, transforms are of the power of two at or above m.
+    fits = bits.ndim == 2 and bits.shape[1] > 0 and length == hadamard_length(8 * bits.shape[1])
+    packed = fits and bits.dtype == signs.dtype == np.uint8
+    if not packed or not 0 < k <= len(signs) * length:
         raise UsageError(
             f"bits of dtype {bits.dtype} and shape {bits.shape}, signs of dtype {signs.dtype} and shape {signs.shape} "
             f"and k = {k} do not belong together"

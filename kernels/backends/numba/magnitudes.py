@@ -4,7 +4,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ....errors import UsageError
-from ..reference import bins_per_unit
+from ..reference import bins_per_unit, real
 from .compiled import compiled
 
 _SIGN_OFF = np.uint32(0x7FFFFFFF)
@@ -47,7 +47,7 @@ def largest_magnitude(values: np.ndarray) -> float:
     """Return the largest |x|; see `reference.largest_magnitude`."""
     if values.size == 0:
         return 0.0
-    flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
+    flat = np.ascontiguousarray(real(values)).reshape(-1)
     return float(np.uint32(_largest_magnitude_bits(flat.view("uint32"), get_num_threads())).view("float32"))
 
 
@@ -55,7 +55,7 @@ def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndar
     """Count |x| in equal bins, and return the largest counted; see `reference.count_magnitudes`."""
     if bins < 1 or not top > 0:
         raise UsageError(f"{bins} bins up to {top}; both must be positive")
-    flat = np.ascontiguousarray(values, dtype="float32").reshape(-1)
+    flat = np.ascontiguousarray(real(values)).reshape(-1)
     # 2^128 is not a float32.
     limit = np.float32(top if top <= float(np.finfo("float32").max) else np.inf)
     counts, largest = _count_magnitudes(flat, limit, bins_per_unit(bins, top), bins, get_num_threads())

@@ -12,7 +12,7 @@ from aurevoir.benchmarks.contract import Result, Row
 from aurevoir.benchmarks.reporting import compare
 from aurevoir.benchmarks.reporting.charts import charts
 from aurevoir.benchmarks.reporting.report import _section
-from aurevoir.benchmarks.reporting.tables import RESULTS, read_result, tables
+from aurevoir.benchmarks.reporting.tables import RESULTS, machine_line, read_result, tables
 from aurevoir.errors import AurevoirError, DataError, UsageError
 
 
@@ -67,3 +67,7 @@ def test_what_is_read_can_be_compared_and_laid_out(tmp_path, data):
         _section("r", result, {})
     except AurevoirError as error:
         assert "\n" not in str(error)
+
+
+def test_names_of_a_machine_are_no_formats():
+    assert machine_line({"cores": 2, "%s{0}": 3, "{": "x"}) == "2 cores, %s{0} 3, { x"

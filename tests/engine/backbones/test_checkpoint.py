@@ -222,6 +222,9 @@ def test_an_index_that_names_itself_and_files_of_holes_are_refused(tmp_path):
     index = tmp_path / "model.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model.index.json"}}))
     assert "another index" in refused(index)
+    index.write_text(json.dumps({"weight_map": {"a": "a" * 300}}))
+    with pytest.raises(UsageError, match="nor an existing file"):
+        read_checkpoint(index, "net")
     index.write_text("[" * 100_000)
     assert "a JSON file without the weight_map" in refused(index)
     save_file({"a": torch.ones(2)}, tmp_path / "holes.safetensors")

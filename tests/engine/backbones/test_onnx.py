@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.onnx_file import read_onnx
 from aurevoir.errors import AurevoirError, UsageError
 
@@ -25,6 +26,17 @@ def test_cuts_of_an_onnx_file_are_its_bottlenecks(tiny_onnx, written_by):
     assert stem.features == 4 * 14 * 14
     assert stem.macs == 4 * 14 * 14 * 27
     assert stem.parameters == 4 * 27 + 4
+
+
+def test_features_beyond_64_bits_are_counted_as_they_are(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
+    shape = ["n", 3, 2**31 - 1, 2**31 - 1]
+    ends = [[helper.make_tensor_value_info(name, 1, shape)] for name in ("x", "y")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", *ends)), tmp_path / "x.onnx")
+    backbone = open_backbone(tmp_path / "x.onnx")
+    assert [cut.features for cut in backbone.cuts()] == [3 * (2**31 - 1) ** 2] * 2
+    with pytest.raises(AurevoirError, match="features an image, beyond 2\\^31|needs .* and the memory budget"):
+        export_backbone(backbone)
 
 
 def test_a_cut_before_the_node_that_holds_the_batch_is_taken(tmp_path):
@@ -56,7 +68,7 @@ def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
 
 @pytest.mark.parametrize(
     ("shape", "kind"),
-    [(["batch", 28, 28], TensorProto.FLOAT), (["batch", 3, 28, 28], TensorProto.INT32), ([3], 1)],
+    [(["batch", 28, 28], TensorProto.FLOAT), (["batch", 3, 28, 28], TensorProto.INT32), ([3], 1), (["n", 3, 8, 8], 99)],
 )
 def test_an_input_that_is_no_image_is_refused(tmp_path, shape, kind):
     value = helper.make_tensor_value_info("x", kind, shape)

@@ -93,3 +93,17 @@ def test_a_module_with_nan_before_the_cut_is_refused():
     assert open_backbone(broken, size=16).resolve("0") == "0"
     with pytest.raises(AurevoirError, match=r"Sequential holds nan or inf in 1 of the .* \(1.bias\)"):
         build_engine(broken, "1", size=16, smoke=False)
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", b"PK\x03\x04" + bytes(500)])
+def test_a_damaged_file_in_the_cache_of_torch_is_one_line(tmp_path, monkeypatch, content):
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / SqueezeNet1_1_Weights.DEFAULT.url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    with pytest.raises(AurevoirError, match="squeezenet1_1 could not be fetched .* give a .pth") as caught:
+        open_backbone("squeezenet1_1")
+    assert "cache is damaged, delete it" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -9,11 +9,13 @@ from numba.core import config
 
 from aurevoir.errors import UsageError
 from aurevoir.kernels.backends import get_backend
+from aurevoir.kernels.backends.numba import magnitudes
 from aurevoir.kernels.backends.numba.dense import dense
 from aurevoir.kernels.backends.numba.features import numba_features
 from aurevoir.kernels.backends.numba.hadamard import hadamard
 from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes
 from aurevoir.kernels.backends.numba.products import shared_ones
+from aurevoir.kernels.backends.reference import real
 
 
 def test_numba_s_instructions_are_those_that_it_is_set_to_use(monkeypatch):
@@ -62,6 +64,8 @@ LEVELS = np.zeros(256, dtype="int8")
         lambda: hadamard(BITS, SIGNS[0], 64),
         lambda: hadamard(BITS[:, :1], np.zeros((1, 2, 3, 1), dtype="uint8"), 8),
         lambda: hadamard(BITS[:, :1], np.zeros((1, 2, 3, 3), dtype="uint8"), 8),
+        # Transforms longer than the features need.
+        lambda: hadamard(BITS[:, :1], np.zeros((1, 2, 3, 2), dtype="uint8"), 8),
         lambda: hadamard(BITS[:, :0], SIGNS, 64),
         lambda: hadamard(BITS.astype("int64"), SIGNS, 64),
         lambda: hadamard(BITS[0], SIGNS, 64),
@@ -167,3 +171,13 @@ def test_arrays_that_do_not_belong_together_are_refused(call):
     # The suite checks the types of arrays before, and says so in a TypeError of its own.
     with pytest.raises((UsageError, TypeError), match="shape|Type-check|outputs"):
         call(get_backend("numba"), bits)
+
+
+def test_magnitudes_of_other_numbers_are_those_of_their_float32_and_complex_ones_are_refused():
+    assert magnitudes.largest_magnitude(np.array([-128, 5], dtype="int8")) == 128
+    assert magnitudes.count_magnitudes(np.array([-128, 5], dtype="int8"), 256.0, 2)[0].tolist() == [1, 1]
+    with pytest.raises(UsageError, match="complex64 have no float32 magnitudes"):
+        magnitudes.largest_magnitude(np.ones(2, dtype="complex64"))
+    with pytest.raises(UsageError, match="complex64 have no float32 magnitudes"):
+        real(np.ones(2, dtype="complex64"))
+    assert real(np.array([-128], dtype="int8")).dtype == np.float32

@@ -546,3 +546,79 @@ def test_many_classes_are_solved_without_refinement_as_each_alpha_alone(n, monke
     np.testing.assert_allclose(found.loo_errors, factored.loo_errors, rtol=1e-6)
     np.testing.assert_array_equal(found.best, factored.best)
     assert apart(found.coefficients, factored.coefficients) < 1e-7
+
+
+def weighted_ridge(X, targets, weights, alpha):
+    """Coefficients and intercept, by least squares with rows for the penalty."""
+    means, target_means = weights @ X / weights.sum(), weights @ targets / weights.sum()
+    k = X.shape[1]
+    rows = np.concatenate([np.sqrt(weights)[:, None] * (X - means), np.sqrt(alpha) * np.eye(k)])
+    wanted = np.concatenate([np.sqrt(weights)[:, None] * (targets - target_means), np.zeros((k, targets.shape[1]))])
+    coefficients = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    return coefficients, target_means - means @ coefficients
+
+
+def left_out(X, targets, weights, alpha):
+    """The scores of every row by a fit without it."""
+    found = []
+    for row in range(len(X)):
+        others = np.arange(len(X)) != row
+        coefficients, intercept = weighted_ridge(X[others], targets[others], weights[others], alpha)
+        found.append(X[row] @ coefficients + intercept)
+    return np.array(found)
+
+
+def drawn(seed, n, k, c, multilabel, spread):
+    random = np.random.default_rng(seed)
+    X = random.normal(size=(n, k)) * random.uniform(0.1, 3, k) + 2 * random.normal(size=k)
+    if multilabel:
+        targets = np.where(random.integers(0, 2, (n, c)), 1.0, -1.0)
+    else:
+        targets = np.where(random.integers(0, c, n)[:, None] == np.arange(c), 1.0, -1.0)
+    return X, targets, 10 ** random.uniform(-spread, spread, n), random.normal(size=(5, k))
+
+
+def check(solve, X, targets, weights, alphas, multilabel, new):
+    path = solve(X, targets, alphas, weights, multilabel=multilabel)
+    errors, accuracies = [], []
+    for alpha in alphas:
+        scores = left_out(X, targets, weights, alpha)
+        right = (scores > 0) == (targets > 0) if multilabel else scores.argmax(axis=1) == targets.argmax(axis=1)
+        accuracies.append(np.average(right.mean(axis=1) if multilabel else right, weights=weights))
+        errors.append(np.average(((targets - scores) ** 2).mean(axis=1), weights=weights))
+    np.testing.assert_allclose(path.loo_errors, errors, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(path.loo_accuracies, accuracies, rtol=1e-9)
+    chosen = (
+        errors
+        if multilabel
+        else [error for error, one in zip(errors, accuracies, strict=True) if one == max(accuracies)]
+    )
+    assert errors[path.best] <= min(chosen) * (1 + 1e-6) + 1e-12
+    coefficients, intercept = weighted_ridge(X, targets, weights, path.alpha)
+    own = X.T @ path.coefficients if solve is dual else path.coefficients
+    expected = new @ coefficients + intercept
+    np.testing.assert_allclose(new @ own + path.intercept, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@both
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(3, 14),
+    k=st.integers(1, 20),
+    c=st.integers(2, 4),
+    multilabel=st.booleans(),
+    spread=st.sampled_from([0, 1, 3]),
+    decades=st.lists(st.integers(-3, 3), min_size=1, max_size=7, unique=True),
+)
+@settings(deadline=None, max_examples=40, database=None)
+def test_random_problems_are_solved_as_numpy_does(solve, seed, n, k, c, multilabel, spread, decades):
+    X, targets, weights, new = drawn(seed, n, k, c, multilabel, spread)
+    check(solve, X, targets, weights, [10.0**each for each in decades], multilabel, new)
+
+
+@both
+@pytest.mark.parametrize(("n", "k", "c"), [(70, 20, 3), (70, 90, 3), (90, 8, 12), (80, 12, 60)])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_sizes_that_other_solvers_take_are_solved_as_numpy_does(solve, n, k, c, multilabel):
+    X, targets, weights, new = drawn(n + k, n, k, c, multilabel, 1)
+    check(solve, X, targets, weights, np.logspace(-2, 3, 8), multilabel, new)
