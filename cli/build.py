@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .options import add_engine_options, engine_arguments, positive, refuse_unused
-from .outputs import check_outputs, save
+from .outputs import check_outputs, refuse_inside, save
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -116,6 +116,7 @@ def _whole(args: argparse.Namespace) -> dict[str, Any]:
     }
     unused = [name for name in options if name not in _OF_CLASSIFIERS]
     refuse_unused(args, unused, "a model folder, whose engine is built", add_arguments)
+    refuse_inside("--out", args.out, args.backbone)
     classifier, watch = load(args.backbone), Stopwatch(report=True)
     with watch("build"):
         engine = classifier.to_engine(

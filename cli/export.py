@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .outputs import check_outputs, save
+from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.delivery import check_form, check_target, deliver
 
     form = check_form(args.to)
+    refuse_inside("--out", args.out, args.engine)
     if form == "onnx":
         check_outputs(args, {"out": "an exported ONNX file"}, (args.engine,))
     check_target(args.out, form)

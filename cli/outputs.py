@@ -90,6 +90,17 @@ def _check_figure(path: str) -> None:
         raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
 
 
+def refuse_inside(option: str, path: str, folder: str) -> None:
+    """Refuse an output inside a model folder that is read: the model would be another, or none.
+
+    Raises
+    ------
+    UsageError
+    """
+    if Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents:
+        raise UsageError(f"{option} {path} is inside the model folder {folder}; give a place outside")
+
+
 @contextmanager
 def noted(path: str) -> Iterator[None]:
     """Note at the end of a block if what it has written has replaced something."""

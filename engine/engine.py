@@ -316,13 +316,16 @@ class Engine:
         return out
 
     def _checked_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of outputs in the order of the graph, in which each set of them is compiled once."""
+        if isinstance(names, str) or not names:
+            raise UsageError(f"outputs {names!r} are no list of names; give some of {', '.join(self.outputs)}")
         for name in names:
             if name not in self.outputs:
-                raise UsageError(
-                    f"this engine computes {', '.join(self.outputs)}, and no {name}; "
-                    + ("it is a whole classifier: call `classify`" if self.manifest.labels else "build one of a model")
+                other = (
+                    "call `classify`, or give an engine of features" if self.manifest.labels else "build one of a model"
                 )
-        return tuple(names)
+                raise UsageError(f"this engine computes {', '.join(self.outputs)}, and no {name}; {other}")
+        return tuple(name for name in self.outputs if name in names)
 
     def _on_host(self, images: Any) -> np.ndarray:
         if on_gpu(images):

@@ -33,6 +33,7 @@ from .runtimes.base import PRECISIONS, RUNTIMES, Precision, RuntimeName
 SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
 FEATURE_OUTPUTS = ("features", "bits")
 CLASSIFIER_OUTPUTS = ("scores", "probabilities", "label")
+LONGEST_LABEL = 4096
 _REMEDY = "build it again"
 _PIXELS = 1 << 28
 """Values of one image, at most."""
@@ -147,7 +148,7 @@ _OPTIONAL = {
     "sign_agreement": nullable(number(0, 1)),
     "relative_error": nullable(number(0)),
     "channel_order": one_of(get_args(ChannelOrder)),
-    "labels": _NAMES,
+    "labels": array(text(LONGEST_LABEL)),
     "multilabel": BOOLEAN,
 }
 _PARTS = mapping(

@@ -86,6 +86,10 @@ class _Nodes:
     def single(self, name: str, value: np.ndarray) -> str:
         """Add a constant as float32."""
         require_small(4 * value.size, f"{name} of shape {value.shape}")
+        if np.abs(value).max(initial=0) > np.finfo("float32").max:
+            raise UsageError(
+                f"{name} of the model are beyond float32, in which a graph computes; fit with larger alphas"
+            )
         return self.constant(name, value.astype("float32"))
 
     def reshape(self, x: str, *shape: int) -> str:

@@ -8,6 +8,7 @@ from onnx import shape_inference
 from ..calibration.graph.edit import prune
 from ..calibration.graph.float16 import has_float16_body, to_float16
 from ..engine.engine import Engine
+from ..engine.manifest import LONGEST_LABEL
 from ..engine.runtimes import builds_plans, choose_builder, choose_runtime, takes_body, wants_float16_body
 from ..engine.runtimes import runtime as runtime_module
 from ..engine.runtimes.base import RUNTIMES, Precision, RuntimeName
@@ -37,6 +38,7 @@ def classifier_engine(
 ) -> Engine:
     """Join an engine of features and a readout to one engine; see `OpticalClassifier.to_engine`."""
     plan, made = plan or PlanSpec(), engine.manifest
+    _check_labels(labels)
     chosen = precision or made.precision
     graph = onnx.load_from_string(engine.graph)
     taken = _runtime(engine, graph, chosen, runtime, device, plan)
@@ -62,6 +64,17 @@ def classifier_engine(
     return whole
 
 
+def _check_labels(labels: tuple[str, ...]) -> None:
+    """Raise UsageError unless an engine file can hold the classes, as text."""
+    for label in labels:
+        if len(label) > LONGEST_LABEL:
+            raise UsageError(
+                f"class {label[:40]!r}... has {len(label):,d} letters, and an engine holds {LONGEST_LABEL:,d}"
+            )
+        if labels.count(label) > 1:
+            raise UsageError(f"two classes are {label!r} as text; name them differently, and fit again")
+
+
 def _runtime(
     engine: Engine, graph: onnx.ModelProto, precision: Precision, runtime: str, device: str | None, plan: PlanSpec
 ) -> RuntimeName:
@@ -80,6 +93,8 @@ def _runtime(
         chosen = choose_runtime(own, precision, family, device)
     if half and not takes_body(chosen, precision, half):
         raise UsageError(f"runtime {chosen!r} does not run float16 graphs, which the model's engine has; fit for it")
+    if not builds_plans(chosen) and plan != PlanSpec():
+        raise UsageError(f"workspace, timing_cache and batches have no effect with runtime {chosen!r}; leave them out")
     if builds_plans(chosen) and made.activation_dtype == "uint8":
         raise UsageError(
             f"runtime {chosen!r} takes signed activations, and the model's engine has unsigned ones; fit with "

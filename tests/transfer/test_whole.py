@@ -168,8 +168,12 @@ def test_the_engine_file_is_the_whole_classifier(engine, images, tmp_path, capsy
     whole = load_engine(out)
     _same(load(tmp_path / "model"), whole, pixels)
     assert set(whole.run(pixels[:2], ["label"])) == {"label"}
+    assert list(whole.run(pixels[:2], ["label", "scores", "label"])) == ["scores", "label"]
+    for outputs in ([], "scores"):
+        with pytest.raises(UsageError, match="are no list of names; give some of scores, probabilities, label"):
+            whole.run(pixels, outputs)
     for call in (whole, whole.bits):
-        with pytest.raises(UsageError, match=r"computes scores, probabilities, label, and no .*: call `classify`"):
+        with pytest.raises(UsageError, match=r"computes scores, probabilities, label, and no .*; call `classify`"):
             call(pixels)
     with pytest.raises(UsageError, match=r"computes features, bits, and no scores"):
         engine.classify(pixels)
@@ -229,3 +233,32 @@ def test_options_of_a_backbone_are_refused_for_a_model(engine, images, tmp_path,
     for option in (["--size", "32"], ["--method", "max"], ["--prefer-faster"], ["--keep-speeds"]):
         assert main(["build", str(tmp_path / "model"), "--out", str(tmp_path / "x.engine"), *option]) == 2
         assert f"{option[0]} has no effect with a model folder" in capsys.readouterr().err
+
+
+def test_an_output_inside_the_model_is_refused(engine, images, tmp_path, capsys):
+    pixels, labels = images
+    model = tmp_path / "model"
+    OpticalClassifier(engine=engine, projection="none").fit(pixels, labels).save(model)
+    for command in (["build", model, "--out"], ["export", model, "--to", "onnx", "--out"]):
+        for out in (model / "engine.aurevoir", model / "other"):
+            assert main([*map(str, command), str(out)]) == 2
+            assert "is inside the model folder" in capsys.readouterr().err
+    assert load(model).predict(pixels).tolist() == labels.tolist()
+
+
+def test_classes_and_weights_that_no_engine_holds_are_refused(engine, images):
+    pixels, labels = images
+    classifier = OpticalClassifier(engine=engine, projection="none").fit(pixels, labels)
+    with pytest.raises(UsageError, match="has no effect|have no effect with runtime 'openvino'"):
+        classifier.to_engine("openvino", workspace=5)
+    weights = classifier.readout_.weights.copy()
+    classifier.readout_.weights[:] *= 1e45
+    with pytest.raises(UsageError, match="weights of the model are beyond float32"):
+        classifier.to_engine()
+    classifier.readout_.weights[:] = weights
+    classifier.classes_ = np.array(["a", "x" * 5000, "c"])
+    with pytest.raises(UsageError, match=r"class 'x+'\.\.\. has 5,000 letters"):
+        classifier.to_engine()
+    classifier.classes_ = np.array([1, "1", 2], dtype=object)
+    with pytest.raises(UsageError, match="two classes are '1' as text"):
+        classifier.to_engine()
