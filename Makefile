@@ -8,8 +8,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/aurevoir demo
 
+# Two processes, each with whole files: much of the suite waits for children and for single threads.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The newest releases that pyproject.toml allows, found anew each time. lightonml comes apart: see the extra `opu`.
 test-newest:
