@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AurevoirError, UsageError
-from ..saving import require_file_target
 
 _HEAD = 4096
 
@@ -50,6 +49,8 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
         If one cannot be written, is there and of another kind, two are the same, one is also read, or a figure's
         ending is unknown.
     """
+    from ..saving import require_file_target
+
     taken: dict[str, str] = {os.path.realpath(str(path)): f"the input {path}" for path in inputs if path is not None}
     for each, kind in outputs.items():
         path = getattr(args, each, None)
