@@ -147,10 +147,12 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], command: str | None, name: str | None) -> int:
+    if command == "bench" and name is not None:
+        # The options of a benchmark are its module's, which imports what it measures.
+        _check_process()
     args = _parsed(arguments, command, name)
     _show_logs(getattr(args, "verbose", False))
-    if fault := unfit_process():
-        raise AurevoirError(fault)
+    _check_process()
     result = _module(args.command).run(args)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)
     code = _printed(f"aurevoir {args.command}", text)
@@ -159,6 +161,11 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     if not unsaved:
         _check_thresholds(args, result)
     return code
+
+
+def _check_process() -> None:
+    if fault := unfit_process():
+        raise AurevoirError(fault)
 
 
 def _parsed(arguments: list[str], command: str | None, name: str | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ import pytest
 
 from aurevoir.cli import faults, process
 from aurevoir.cli.faults import explain
+from aurevoir.cli.main import main
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -181,6 +182,16 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=ENVIRONMENT | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[:2] == ["loaded", "ended 15"], done.stderr
+
+
+@pytest.mark.parametrize("words", [["bench", "threads"], ["fit", "photos"]])
+def test_a_process_that_is_unfit_is_refused_before_libraries_are_loaded(words, monkeypatch, capsys):
+    loaded = []
+    monkeypatch.setattr("aurevoir.cli.main.unfit_process", lambda: "no threads can be started")
+    monkeypatch.setattr("aurevoir.benchmarks.registry.load", loaded.append)
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"aurevoir {words[0]}: error: no threads can be started\n"
+    assert loaded == []
 
 
 def test_variables_that_numexpr_fails_with_are_named(monkeypatch):
