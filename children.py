@@ -37,8 +37,8 @@ def run_child(
     subprocess.TimeoutExpired
         If it takes longer; it was killed.
     """
-    command = [python(), "-m", __name__, str(os.getpid()), module, *arguments]
-    environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [python(), "-P", "-m", __name__, str(os.getpid()), module, *arguments]
+    environment = {**environment, "PYTHONPATH": search_path()}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     reading, writing = os.pipe()
     try:
@@ -48,6 +48,16 @@ def run_child(
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def search_path() -> str:
+    """Return where a child finds modules: where this process does, but never in the working directory.
+
+    Python is started with ``-P``, so that no file of a folder that a user happens to be in is run.
+    """
+    own = Path(__file__).parent
+    package = [str(own.parent)] if "" in sys.path and own.name == __package__ else []
+    return os.pathsep.join([*filter(None, sys.path), *package])
 
 
 def python() -> str:

@@ -4,7 +4,8 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,19 @@ def parse_object(data: bytes, verb: str = "is") -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        repeated = first_repeated(name for name, _ in pairs)
         raise MalformedError(f"is not JSON that can be read (the name {shown(repeated)} is repeated)")
     return found
+
+
+def first_repeated(values: Iterable[Any]) -> Any:
+    """Return the first value that came before, or None."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def require_version(found: object, known: Sequence[str]) -> str:
@@ -81,7 +91,8 @@ def require_version(found: object, known: Sequence[str]) -> str:
 def has_schema(path: Path, schema: str) -> bool:
     """Return whether a file is a JSON object of a schema, in any version of it."""
     try:
-        if path.stat().st_size > LONGEST:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST:
             return False
         found = json.loads(path.read_bytes())["schema"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -38,10 +38,11 @@ def _model(folder: "Path") -> dict[str, Any]:
     """Return what a model folder holds; the digest of model.json, which holds those of the others, stands for all."""
     from ..files import file_digest
     from ..signing import SIGNATURE
-    from ..transfer.model import read
+    from ..transfer.model import KIND, read
 
     model = read(folder)
-    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    own = sorted(path for path in folder.iterdir() if path.name in KIND.files)
+    files = {path.name: file_digest(path) for path in own if path.is_file() and not path.is_symlink()}
     return {
         "model": str(folder),
         "model_sha256": files["model.json"],
@@ -87,6 +88,7 @@ def _engine(args: argparse.Namespace) -> dict[str, Any]:
 
 def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
     """Return the layers, or why they are not available."""
+    from ..engine.first_load import check_first_load
     from ..engine.runtimes import builds_plans, check_precision, graph_runtime, plan_runtime, require_runtime
     from ..errors import AurevoirError
 
@@ -101,6 +103,7 @@ def _layers(engine: "Engine") -> "tuple[list[Layer], str | None]":
         layers = graph_runtime(engine.runtime).layers
         if layers is None:
             return [], f"{engine.runtime} does not report the precisions of its layers"
+        check_first_load(engine, "this engine")
         return layers(engine.graph, check_precision(engine.precision), engine.device), None
     except AurevoirError as error:
         return [], str(error)

@@ -18,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ..children import end_with, python
+from ..children import end_with, python, search_path
 from ..errors import AurevoirError
 
 
@@ -113,8 +113,8 @@ _LASTING: ContextVar[_Child | None] = ContextVar("lasting_child", default=None)
 
 def _started(module: str) -> tuple["subprocess.Popen[bytes]", Any]:
     log = tempfile.TemporaryFile()  # noqa: SIM115 it outlives this function
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [python(), "-m", __name__, str(os.getpid()), module]
+    environment = os.environ | {"PYTHONPATH": search_path()}
+    command = [python(), "-P", "-m", __name__, str(os.getpid()), module]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True)
     return process, log

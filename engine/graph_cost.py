@@ -163,11 +163,21 @@ def _factor(node: NodeProto, inputs: list[list[int]]) -> int:
     if kind in ("MatMul", "Gemm"):
         return max([*first[-2:], 1])
     if kind == "Einsum":
-        return prod(sorted({size for shape in inputs for size in shape})[-4:])
+        return _einsum_steps(node_attribute(node, "equation", b""), inputs)
     if kind in ("Attention", "DFT", "Det"):
         return max([size for shape in inputs for size in shape], default=1)
     window = [node_attribute(node, "size", 1)] if kind == "LRN" else node_attribute(node, "kernel_shape", [])
     return prod(map(abs, window))
+
+
+def _einsum_steps(equation: bytes, inputs: list[list[int]]) -> int:
+    """Return the product of the lengths of all indices of an equation: what a plain loop over them takes."""
+    terms = equation.decode(errors="replace").replace(" ", "").partition("->")[0].split(",")
+    lengths: dict[str, int] = {}
+    for term, shape in zip(terms, inputs, strict=False):
+        indices = term.replace(".", "")
+        lengths |= dict(zip(indices, shape[len(shape) - len(indices) :], strict=False))
+    return prod(lengths.values())
 
 
 def _steps(inputs: Iterable[list[int]]) -> int:

@@ -10,7 +10,14 @@ from ..calibration.graph.edit import node_attribute
 
 _SMALL = 4096
 """Values of larger tensors are not followed: they are no shapes."""
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+_OPERATORS = (
+    "Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather "
+    "GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pad Pow Range "
+    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Sign Size Slice Split "
+    "Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze Where Xor"
+)
+_ARITHMETIC = frozenset(_OPERATORS.split())
+"""What shapes are computed by; each takes time in proportion to its small inputs and output."""
 
 
 class Inferred:
@@ -83,7 +90,7 @@ class Inferred:
             if whole is not None:
                 part = slice(node_attribute(node, "start", 0), node_attribute(node, "end", None))
                 self.values[node.output[0]] = np.array(whole[part], "int64")
-        elif node.op_type not in _RANDOM and all(name in self.values for name in node.input if name):
+        elif node.op_type in _ARITHMETIC and all(name in self.values for name in node.input if name):
             value = self._evaluated(node)
             if value is not None:
                 self.values[node.output[0]] = value

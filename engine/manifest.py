@@ -15,6 +15,7 @@ from ..schema import (
     DIGEST,
     MalformedError,
     array,
+    first_repeated,
     mapping,
     nullable,
     number,
@@ -201,8 +202,7 @@ def _check(made: Manifest) -> None:
     wrong = [name for name in _INT8_ONLY if getattr(made, name) is not None and made.precision != "int8"]
     if wrong:
         raise MalformedError(f"has wrong fields ({wrong[0]} is of int8, and the precision is {made.precision})")
-    if len(set(made.labels)) < len(made.labels):
-        repeated = next(each for each in made.labels if made.labels.count(each) > 1)
+    if (repeated := first_repeated(made.labels)) is not None:
         raise MalformedError(f"has wrong fields (label {shown(repeated)} is repeated)")
     if made.multilabel and not made.labels:
         raise MalformedError("has wrong fields (multilabel is of a classifier, and there are no labels)")

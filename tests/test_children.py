@@ -89,3 +89,13 @@ def test_a_child_has_its_arguments_variables_and_exit_code(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     done = run_child("ending", ["1", "b"], {**os.environ, "A": "x"})
     assert (done.returncode, done.stdout, done.stderr) == (1, "__main__ ['1', 'b'] x\n", "the reason\n")
+
+
+def test_no_file_of_the_working_directory_is_run(tmp_path, monkeypatch):
+    for name in ("ctypes", "threading", "numpy", "aurevoir"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hostile')\n")
+    monkeypatch.chdir(tmp_path)
+    for path in (sys.path, ["", *sys.path]):
+        monkeypatch.setattr(sys, "path", path)
+        done = run_child("json.tool", ["--help"])
+        assert (done.returncode, "hostile" in done.stderr) == (0, False), done.stderr

@@ -19,6 +19,7 @@ from ..schema import (
     Check,
     MalformedError,
     array,
+    first_repeated,
     is_text,
     mapping,
     nullable,
@@ -118,7 +119,7 @@ def read_classes(content: Mapping[str, Any]) -> np.ndarray:
     if len(classes) < least:
         raise MalformedError(f"has wrong fields ({len(classes)} classes; at least {least} are needed)")
     if len({(isinstance(each, str), each) for each in classes}) < len(classes):
-        repeated = next(each for each in classes if classes.count(each) > 1)
+        repeated = first_repeated(classes)
         raise MalformedError(f"has wrong fields (class {shown(repeated)} is repeated)")
     kind = np.dtype(name)
     if kind.itemsize * len(classes) > _CLASS_BYTES:

@@ -16,6 +16,7 @@ from ..engine.smoke import first_inference
 from ..engine.spec import Auto, PlanSpec
 from ..errors import UsageError
 from ..kernels.readout import Readout
+from ..schema import first_repeated
 from .readout_graph import append_readout
 
 _FLOATS = ("fp32", "bf16")
@@ -71,8 +72,8 @@ def _check_labels(labels: tuple[str, ...]) -> None:
             raise UsageError(
                 f"class {label[:40]!r}... has {len(label):,d} letters, and an engine holds {LONGEST_LABEL:,d}"
             )
-        if labels.count(label) > 1:
-            raise UsageError(f"two classes are {label!r} as text; name them differently, and fit again")
+    if (repeated := first_repeated(labels)) is not None:
+        raise UsageError(f"two classes are {repeated!r} as text; name them differently, and fit again")
 
 
 def _runtime(

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -364,6 +365,16 @@ def test_inspect_gives_the_digest_of_every_file_of_a_model(call, tiny_onnx, clas
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "m").iterdir()}
     assert told["files"] == files
     assert (told["model_sha256"], told["sha256"]) == (files["model.json"], files["engine.aurevoir"])
+    (tmp_path / "m" / "secret").symlink_to(tmp_path / "m" / "model.json")
+    os.mkfifo(tmp_path / "m" / "pipe")
+    assert call("inspect", tmp_path / "m", "--json")[1]["files"] == files
+
+
+def test_a_pipe_in_an_output_folder_is_not_read(call, tiny_onnx, class_folder, tmp_path):
+    (tmp_path / "m").mkdir()
+    os.mkfifo(tmp_path / "m" / "model.json")
+    code, _, err = call("fit", class_folder, "--backbone", tiny_onnx, "--out", tmp_path / "m", "--json")
+    assert (code, "exists and is not a model folder" in err) == (2, True), err
 
 
 def test_inspect_tells_all_about_an_engine(call, tiny_onnx, class_folder, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import combinations
 
 import numpy as np
 import onnx
@@ -100,6 +101,13 @@ def _expanded(model):
     shape = _constant(model, "huge", np.array([2**43]))
     one = _constant(model, "one", np.ones(1, "float32"))
     model.graph.node.insert(0, helper.make_node("Expand", [one, shape], ["expanded"]))
+
+
+def _summed(model):
+    """A sum over 64 ** 8 products of constants."""
+    square = _constant(model, "square", np.ones((64, 64), "float32"))
+    equation = ",".join(first + second for first, second in combinations("abcdefgh", 2)) + "->"
+    model.graph.node.insert(0, helper.make_node("Einsum", [square] * 28, ["summed"], equation=equation))
 
 
 def _filled(model):
@@ -222,6 +230,7 @@ HOSTILE = {
     _random: "the operator RandomNormalLike",
     _expanded: "length|needs .* and the memory budget",
     _filled: "needs .* GiB and the memory budget",
+    _summed: "multiply-adds an image",
     _computed: "needs .* GiB and the memory budget",
     _tiled: "needs .* GiB and the memory budget|onnx's checker",
     _doubling: "needs .* GiB and the memory budget|onnx's checker",
@@ -381,3 +390,17 @@ def test_digests_do_not_help(engine, tmp_path):
     assert manifest["parts"]["model.onnx"] == hashlib.sha256(hostile.graph).hexdigest()
     with pytest.raises(AurevoirError):
         Engine.from_parts({"manifest.json": json.dumps(manifest).encode(), "model.onnx": hostile.graph}, "e.engine")
+
+
+def test_a_value_of_no_shape_is_not_computed(engine):
+    def pooled(model):
+        square = _constant(model, "square", np.ones((1, 1, 8, 8), "float32"))
+        model.graph.node.insert(
+            0, helper.make_node("MaxPool", [square], ["pooled"], kernel_shape=[30000] * 2, auto_pad="SAME_UPPER")
+        )
+
+    changed = _changed(engine, pooled)
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check_graph(changed.graph, changed.manifest, "the engine")
+    assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19
