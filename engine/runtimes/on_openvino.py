@@ -15,7 +15,7 @@ from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIX, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
-from .gpu_run import write_rows
+from .gpu_run import check_rows, write_rows
 from .processor import isa_limit
 
 PACKAGE = "openvino"
@@ -163,7 +163,12 @@ def _write_into(request: Any, arrays: Sequence[np.ndarray]) -> None:
     import openvino
 
     for index, array in enumerate(arrays):
-        request.set_output_tensor(index, openvino.Tensor(array, shared_memory=True))
+        try:
+            request.set_output_tensor(index, openvino.Tensor(array, shared_memory=True))
+        except RuntimeError:
+            rows = request.model_outputs[index].partial_shape[0]
+            check_rows(rows.get_length() if rows.is_static else len(array), len(array))
+            raise
 
 
 def _run_chunks(requests: list[Any], images: np.ndarray, into: Sequence[np.ndarray] | None) -> list[np.ndarray]:

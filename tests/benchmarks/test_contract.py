@@ -31,6 +31,8 @@ def test_a_name_in_a_file_imports_no_other_module():
 def test_every_committed_result_is_described_and_summed_up(root):
     for path in (root / "benchmarks" / "results").glob("*.json"):
         result = read_result(path)
+        if result["benchmark"] == "reliability":  # of a program in tools, which tests/tools describes
+            continue
         benchmark = registry.find(result["benchmark"])
         assert len(benchmark.describe(result).splitlines()) > 1, path
         assert any(benchmark.markdown(result)), path

@@ -118,14 +118,14 @@ def test_files_of_one_name_are_told_apart(bench, files, tmp_path):
 def test_an_engine_that_fails_keeps_its_row(bench, files, monkeypatch):
     from aurevoir.engine.engine import Engine
 
-    original = Engine.bits
+    original = Engine.run
 
-    def bits(self, images, out=None):
+    def run(self, images, outputs=None):
         if self.precision == "int8":
             raise RuntimeError("no kernel")
-        return original(self, images, out)
+        return original(self, images, outputs)
 
-    monkeypatch.setattr(Engine, "bits", bits)
+    monkeypatch.setattr(Engine, "run", run)
     code, result, text = bench("engine", *files, *QUICK, "--batch", "1")
     assert code == 0
     assert result["rows"][1]["error"] == "RuntimeError: no kernel"

@@ -126,7 +126,7 @@ def test_float32_is_computed_as_such_whatever_the_process_has_set(runner, many, 
 def test_an_engine_hands_its_images_over_whole(exported, many, wanted, runner):
     engine = assemble(exported, "fp32", "torch", device="cpu")
     bits = prune(exported.graph, ["bits"])
-    engine._compiled["bits"] = TorchRunner(TorchGraph(bits, torch.float32), (28, 28, 3), Device())
+    engine._compiled["bits",] = TorchRunner(TorchGraph(bits, torch.float32), (28, 28, 3), Device())
     check_bits(engine.bits(many), wanted, slice(None))
     check_bits(engine.bits(OnGpu(many)), wanted, slice(None))
     with pytest.raises(UsageError, match=r"this engine takes uint8 of shape \(batch, 28, 28, 3\)"):
@@ -155,7 +155,7 @@ def test_memory_of_the_caller_is_read_and_written(runner, many, wanted, count):
 def test_an_engine_on_a_gpu_takes_addresses_and_a_stream_and_no_out(exported, many, wanted, runner):
     engine = assemble(exported, "fp32", "torch", device="cpu")
     engine._device = "cuda"
-    engine._compiled["bits"] = runner
+    engine._compiled["bits",] = runner
     images, bits = many[:3].copy(), np.zeros((3, 25), "uint8")
     engine.run_pointers({"images": images.ctypes.data, "bits": bits.ctypes.data}, 3, stream=7)
     check_bits(bits, wanted, slice(3))

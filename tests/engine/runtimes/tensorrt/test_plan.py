@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -90,7 +91,7 @@ def test_the_timing_cache_is_read_and_written(tmp_path, caplog, damage):
 
 
 def test_a_workspace_that_is_too_small_gives_nvidias_reason(rtx, capsys):
-    with pytest.raises(AurevoirError, match=r"could not build this network:\n.*workspace"):
+    with pytest.raises(AurevoirError, match=r"could not build this network: .*workspace"):
         build_plan(rtx, _network(), target="sm89", workspace=1, progress=True)
 
 
@@ -127,8 +128,7 @@ def test_every_refusal_is_told(rtx):
     model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "mask"))
     with pytest.raises(AurevoirError) as caught:
         build_plan(rtx, model.SerializeToString(), target="sm89")
-    _, *lines = str(caught.value).splitlines()
-    assert [line.split(":")[0] for line in lines] == [
+    assert re.findall(r"node '\w+', operator \w+", str(caught.value)) == [
         "node 'head', operator Det",
         "node 'tail', operator Compress",
     ]
