@@ -107,7 +107,10 @@ def test_a_c_program_runs_an_engine_in_its_own_memory(root, tiny_onnx, tmp_path,
     (before, behind), program = embedding, tmp_path / "embed"
     source = root / "examples" / "embed_c" / "embed.c"
     subprocess.run([*before, str(source), "-o", str(program), *behind], check=True, capture_output=True, text=True)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # An editable installation is found by a hook of the environment's own interpreter, which the program has not.
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "aurevoir").symlink_to(root)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])}
     command = [str(program), str(tmp_path / "tiny.engine")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
