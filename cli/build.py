@@ -109,12 +109,9 @@ def _whole(args: argparse.Namespace) -> dict[str, Any]:
     from ..kernels.stopwatch import Stopwatch
     from ..transfer.classifier import load
 
-    options = {
-        **engine_arguments(argparse.Namespace(**vars(args) | {"precision": "int8"})),
-        "seed": 0,
-        "keep_speeds": 0,
-    }
-    unused = [name for name in options if name not in _OF_CLASSIFIERS]
+    # Of int8, for which every option of an engine has an effect.
+    options = engine_arguments(argparse.Namespace(**vars(args) | {"precision": "int8"}))
+    unused = [name for name in (*options, "seed", "keep_speeds") if name not in _OF_CLASSIFIERS]
     refuse_unused(args, unused, "a model folder, whose engine is built", add_arguments)
     refuse_inside("--out", args.out, args.backbone)
     classifier, watch = load(args.backbone), Stopwatch(report=True)

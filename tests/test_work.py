@@ -48,6 +48,15 @@ def test_a_changed_or_cut_file_is_as_if_it_were_not_there(tmp_path):
             assert work.get("table", key_of(1)) is None
 
 
+def test_a_pipe_in_place_of_what_was_kept_is_not_waited_for(tmp_path):
+    with Work(tmp_path / "w") as work:
+        work.put("bits", "k" * 64, b"content", 0)
+        (kept,) = (tmp_path / "w").glob("*.kept")
+        kept.unlink()
+        os.mkfifo(kept)
+        assert work.get("bits", "k" * 64, 0) is None
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     for name, content in (("notes.txt", "mine"), ("work.json", "{}"), ("work.json", '{"schema": "other"}')):
         folder = tmp_path / f"{name}{len(content)}"

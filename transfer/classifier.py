@@ -504,8 +504,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : path, sequence of paths, or array
-            As in `fit`; a folder is every file under it, sorted by name.
+        X
+            As in `predict`.
 
         Returns
         -------

@@ -128,6 +128,11 @@ def _load(each: Contender, args: argparse.Namespace) -> None:
 def _compare_signs(contenders: Sequence[Contender], folder: str | None) -> None:
     """Note the sign agreement with the fp32 engine of the same network among the files, or else that of the build."""
     exact = {each.engine.manifest.graph: each.engine for each in contenders if each.engine and _is_exact(each.engine)}
+    if folder is not None and not exact:
+        raise UsageError(
+            f"--data {folder} has no effect: signs are compared with an fp32 engine of features, and none is among the "
+            "files; add one, or leave it out"
+        )
     cache: dict[tuple[int, ...], np.ndarray] = {}
     for each in contenders:
         engine = each.engine

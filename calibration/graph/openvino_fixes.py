@@ -270,7 +270,7 @@ def _counted(add: _Appended, bits: str, levels: str, which: range, columns: int)
 
     base = add.constant(np.float32(256))
     high = add("Round", add("Div", product(some, rows), base))
-    half = add.constant((-128 * np.eye(columns)).astype("int8"))
+    half = add.constant(np.diag(np.full(columns, -128, "int8")))
     low = product(add("Concat", some, high, high, axis=1), add("Concat", rows, half, half, axis=0))
     return add("Add", add("Mul", high, base), low)
 

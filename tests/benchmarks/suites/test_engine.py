@@ -115,6 +115,12 @@ def test_files_of_one_name_are_told_apart(bench, files, tmp_path):
     assert [row["name"] for row in result["rows"]] == [str(files[0]), str(other)]
 
 
+def test_photographs_that_no_signs_are_compared_on_are_refused(bench, files, class_folder):
+    code, _, text = bench("engine", files[1], *QUICK, "--batch", "1", "--data", class_folder)
+    assert code == 2
+    assert "has no effect: signs are compared with an fp32 engine of features" in text
+
+
 def test_an_engine_that_fails_keeps_its_row(bench, files, monkeypatch):
     from aurevoir.engine.engine import Engine
 
