@@ -18,29 +18,6 @@ from aurevoir.images.procedural import PATTERNS, draw
 
 
 @pytest.fixture(scope="module")
-def branching(tmp_path_factory, write_onnx):
-    """Signed and unsigned branches that meet twice, as in dense blocks and fire modules."""
-    import torch
-    from torch import nn
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = nn.Conv2d(3, 16, 3, 2, 1)
-            self.pool = nn.MaxPool2d(2)
-            self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, 1, 1)
-            self.squeeze, self.last = nn.Conv2d(32, 8, 1), nn.Conv2d(40, 24, 1)
-
-        def forward(self, x):
-            x = self.pool(self.stem(x))
-            both = torch.cat([self.one(x), torch.relu(self.two(x))], 1)
-            return self.last(torch.cat([both, self.squeeze(both)], 1))
-
-    torch.manual_seed(0)
-    return export_backbone(open_backbone(write_onnx(Net(), tmp_path_factory.mktemp("branching") / "net.onnx")))
-
-
-@pytest.fixture(scope="module")
 def table(branching, pixels):
     return calibrate(branching, pixels, "max", placement="shared-concat")
 

@@ -106,38 +106,18 @@ def test_onnxruntime_s_own_loader_gives_the_outputs_of_real_backbones(backbone, 
 
 
 @pytest.fixture(scope="module")
-def branching(tmp_path_factory, write_onnx, pixels):
-    """Signed and unsigned branches that meet twice, and a table of what they concatenate."""
-    import torch
-    from torch import nn
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.pool = nn.Conv2d(3, 16, 3, 2, 1), nn.MaxPool2d(2)
-            self.one, self.two = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, 1, 1)
-            self.squeeze, self.last = nn.Conv2d(32, 8, 1), nn.Conv2d(40, 24, 1)
-
-        def forward(self, x):
-            x = self.pool(self.stem(x))
-            both = torch.cat([self.one(x), torch.relu(self.two(x))], 1)
-            return self.last(torch.cat([both, self.squeeze(both)], 1))
-
-    torch.manual_seed(0)
-    path = write_onnx(Net(), tmp_path_factory.mktemp("branching") / "net.onnx")
-    exported = export_backbone(open_backbone(path))
-    return exported, calibrate(exported, pixels, "max", placement="shared-concat")
+def branching_table(branching, pixels):
+    return calibrate(branching, pixels, "max", placement="shared-concat")
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_signed_levels_next_to_concatenations_are_written_as_openvino_computes_them(
-    branching, pixels, tmp_path, placement
+    branching, branching_table, pixels, tmp_path, placement
 ):
     import openvino
 
-    exported, table = branching
-    engine = assemble(exported, "int8", "openvino", table, activation_dtype="int8", placement=placement)
-    features, exact = engine(pixels), assemble(exported, "fp32", "openvino")(pixels)
+    engine = assemble(branching, "int8", "openvino", branching_table, activation_dtype="int8", placement=placement)
+    features, exact = engine(pixels), assemble(branching, "fp32", "openvino")(pixels)
     export_engine(engine, tmp_path / "ir", "openvino", ["features"])
     assert_same(in_openvino(tmp_path / "ir", pixels), {"features": features})
     assert np.linalg.norm(features - exact) < 0.05 * np.linalg.norm(exact)

@@ -7,13 +7,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
-import onnx
 import pytest
 from in_worker import known_and_bits
 from sklearn.base import clone
 
 from aurevoir.engine.assemble import assemble
-from aurevoir.engine.engine import Engine
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
 
 
@@ -34,15 +32,9 @@ def test_other_dtypes_and_shapes_are_refused(exported, images):
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
-def test_another_number_of_rows_than_of_images_is_an_error_at_every_call(exported, pixels, name):
+def test_another_number_of_rows_than_of_images_is_an_error_at_every_call(exported, pixels, name, of_one_row):
     engine = assemble(exported, "fp32", name, device="cpu")
-    model = onnx.load_from_string(engine.graph)
-    last = next(node for node in model.graph.node if "features" in node.output)
-    last.output[0] = "all"
-    mean = onnx.helper.make_node("ReduceMean", ["all", "axis"], ["features"], keepdims=1)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "axis"))
-    model.graph.node.insert(list(model.graph.node).index(last) + 1, mean)
-    broken = Engine(engine.manifest, model.SerializeToString(), device="cpu")
+    broken = of_one_row(engine)
     assert broken(pixels[:1]).shape == (1, engine.features)
     for _ in range(2):
         with pytest.raises(AurevoirError, match=r"returned 1 rows for \d+ images: a batch size is fixed"):
