@@ -43,6 +43,14 @@ SquareCounts = Int64[_Library, "n n"]
 RowCounts = Int64[_Library, "n"]
 OtherRowCounts = Int64[_Library, "others"]
 
+# Pooled features: means of channels, of which a few hundred to some thousand are one image's.
+ChannelMeans = Float32[_Library, "n channels"]
+Channels = Float64[_Library, "channels"]
+Standardized = Float32[_Library, "n channels"]
+OtherStandardized = Float32[_Library, "others channels"]
+TrainingChannels = Float32[_Library, "rows channels"]
+SimilarityRows = Float64[_Library, "n others"]
+
 # Outputs of projections and cameras. The intensities of an OPU are the bytes of its own camera.
 Intensities = Real[_Library, "n k"]
 Speckle = UInt8[_Library, "n k"]

@@ -1,10 +1,11 @@
 """Readouts map bits to scores through a projection and a ridge.
 
-`fit_readout` fits one to packed bits and labels. There are three kinds: linear in the bits, with the
-exact optical kernel, and linear in speckle.
+`fit_readout` fits one to packed bits, or pooled features, and labels. There are readouts linear in the bits, with the
+exact optical kernel, and linear in speckle; linear in pooled features, and with a radial kernel of them; and sums of
+two of these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -17,6 +18,8 @@ from ..errors import UsageError
 from .array_types import (
     Array,
     Bits,
+    ChannelMeans,
+    Channels,
     Coefficients,
     Gram,
     Intercept,
@@ -24,8 +27,10 @@ from .array_types import (
     LabelSets,
     Scores,
     Speckle,
+    SquareCounts,
     Targets,
     TrainingBits,
+    TrainingChannels,
     Weights,
 )
 from .arrays import namespace, on_device, on_host
@@ -34,13 +39,19 @@ from .blas import product
 from .camera import Camera
 from .exact_kernel import exact_kernel
 from .gram import gram, overlap
-from .memory import Budget, blocks, memory_budget, require
+from .memory import Budget, blocks, memory_budget, require, rows_at_a_time
+from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
 from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
 from .ridge import RidgePath, dual_path, primal_path
 from .ridge.sums import RowSums
 from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
+POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
+"""Kernels that read pooled features, alone or with the bits."""
+AUTO, AUTO_POOLED = ("none", "exact"), ("rbf", "bits+rbf")
+"""The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
+SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 Projector = Callable[[int, int, int], Projection]
 PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense-signs": DenseSigns}
 Timer = Callable[[str], AbstractContextManager[object]]
@@ -55,8 +66,13 @@ class Readout(Protocol):
         """The projection's name."""
         ...
 
-    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
-        """Return float64 scores of shape (n, c) for packed bits of n rows."""
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+        """Return float64 scores of shape (n, c) for the packed bits or pooled features of n rows; see `inputs`."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What scores are computed of: ``bits``, ``pooled`` or both."""
         ...
 
 
@@ -68,8 +84,9 @@ class BitsReadout:
     weights: Weights
     intercept: Intercept
     kind: ClassVar[str] = "none"
+    inputs: ClassVar[tuple[str, ...]] = ("bits",)
 
-    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         return score_rows(bit_rows(bits, self.m, budget), len(bits), self.weights, self.intercept)
 
@@ -82,8 +99,9 @@ class ExactReadout:
     coefficients: Coefficients
     intercept: Intercept
     kind: ClassVar[str] = "exact"
+    inputs: ClassVar[tuple[str, ...]] = ("bits",)
 
-    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
@@ -105,13 +123,14 @@ class SpeckleReadout:
     intercept: Intercept
     saturation: float = 0.0
     """Fraction of the training speckle that is saturated."""
+    inputs: ClassVar[tuple[str, ...]] = ("bits",)
 
     @property
     def kind(self) -> str:
         """The projection's name."""
         return self.projection.kind
 
-    def scores(self, bits: Bits, budget: Budget = None) -> Scores:
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
         result = [xp.empty((0, len(self.intercept)))]
@@ -121,9 +140,76 @@ class SpeckleReadout:
         return xp.concatenate(result)
 
 
+@dataclass(frozen=True)
+class PooledReadout:
+    """Scores linear in pooled features: ``pooled @ weights + intercept``."""
+
+    weights: Weights
+    intercept: Intercept
+    kind: ClassVar[str] = "pooled"
+    inputs: ClassVar[tuple[str, ...]] = ("pooled",)
+
+    def scores(self, bits: Bits | None = None, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+        """Return scores; see `Readout`."""
+        return product(_required(pooled).astype("float64"), self.weights) + self.intercept
+
+
+@dataclass(frozen=True)
+class RadialReadout:
+    """Scores with a radial kernel of pooled features: ``k(x, rows) @ coefficients + intercept``."""
+
+    mean: Channels
+    scale: Channels
+    rows: TrainingChannels
+    coefficients: Coefficients
+    intercept: Intercept
+    kind: ClassVar[str] = "rbf"
+    inputs: ClassVar[tuple[str, ...]] = ("pooled",)
+
+    def scores(self, bits: Bits | None = None, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+        """Return scores; see `Readout`."""
+        xp, pooled = namespace(self.rows), _required(pooled)
+        standardize, result = Standardization(self.mean, self.scale), [xp.empty((0, len(self.intercept)))]
+        for which in blocks(len(pooled), 1024):
+            kernel = radial_kernel(standardize(pooled[which]), self.rows, standardize.gamma)
+            result.append(product(kernel, self.coefficients) + self.intercept)
+        return xp.concatenate(result)
+
+
+@dataclass(frozen=True)
+class SumReadout:
+    """Scores with the sum of two kernels: that of bits, with the intercept, and a radial one of pooled features."""
+
+    of_bits: BitsReadout | ExactReadout
+    of_pooled: RadialReadout
+    inputs: ClassVar[tuple[str, ...]] = ("bits", "pooled")
+
+    @property
+    def kind(self) -> str:
+        """The projection's name."""
+        return next(name for name, parts in SUMS.items() if parts == (self.of_bits.kind, self.of_pooled.kind))
+
+    @property
+    def intercept(self) -> Intercept:
+        """The intercept of both."""
+        return self.of_bits.intercept
+
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+        """Return scores; see `Readout`."""
+        return self.of_bits.scores(bits, budget) + self.of_pooled.scores(None, budget, pooled)
+
+
+def _required(pooled: ChannelMeans | None) -> ChannelMeans:
+    if pooled is None:
+        raise UsageError("this readout is of pooled features; give those of the images")
+    return pooled
+
+
 def readout_on(readout: Readout, device: str) -> Readout:
     """Return the readout with its arrays on a device; see `arrays.on_device`."""
-    assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout)
+    if isinstance(readout, SumReadout):
+        return SumReadout(readout_on(readout.of_bits, device), readout_on(readout.of_pooled, device))  # type: ignore[arg-type]
+    assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout | PooledReadout | RadialReadout)
     values = {each.name: getattr(readout, each.name) for each in fields(readout)}
     moved: dict[str, Any] = {
         name: on_device(on_host(value), device) for name, value in values.items() if hasattr(value, "ndim")
@@ -151,8 +237,9 @@ def fit_readout(
     search: str = "auto",
     camera: Camera | None = None,
     timer: Timer = lambda stage: nullcontext(),
+    pooled: ChannelMeans | None = None,
 ) -> tuple[Readout, RidgePath]:
-    """Fit a ridge on a projection of bits; leave-one-out selects alpha, and for ``auto`` the kernel.
+    """Fit a ridge on a projection of bits, or a kernel; leave-one-out selects alpha, and for ``auto`` the kernel.
 
     Parameters
     ----------
@@ -162,10 +249,12 @@ def fit_readout(
     labels : integer array of shape (n,) or (n, classes)
         From 0 to ``classes - 1``, or a multilabel indicator matrix.
     classes : int
-    projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs"} or callable
-        ``auto`` selects between ``none`` and ``exact`` by leave-one-out if their n x n system fits
-        the budget, and otherwise uses ``hadamard``. A callable returns a projection for (m, k, seed);
-        if that has a ``camera``, no exposure is fitted.
+    projection : str or callable
+        One of `PROJECTIONS`, or with `pooled` of `POOLED`: ``pooled`` is linear in the pooled features, ``rbf`` a
+        radial kernel of them, ``bits+rbf`` and ``exact+rbf`` its sum with the kernel of ``none`` or ``exact``, each
+        over the mean eigenvalue of its centred Gram. ``auto`` selects among `AUTO` and with `pooled` `AUTO_POOLED` by
+        leave-one-out if their n x n system fits the budget, and otherwise uses ``hadamard``. A callable returns a
+        projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and a callable; by default m / 2.
     alphas : array of shape (a,), optional
@@ -180,21 +269,29 @@ def fit_readout(
         By default the exposure is fitted to the first rows.
     timer : callable, optional
         Called with ``project``, ``gram`` or ``solve``; returns a context manager for that stage.
+    pooled : float32 array of shape (n, channels), optional
+        Pooled features of the rows.
 
     Returns
     -------
     readout : Readout
     path : RidgePath
+        For ``auto``, its `loo_accuracy_of` has what each kernel scored.
 
     Raises
     ------
     UsageError
-        If the projection is unknown, `n_components` is not positive or the seed is negative.
+        If the projection is unknown or lacks pooled features, `n_components` is not positive or the seed is negative.
     BudgetError
         If the ridge's system does not fit the budget.
     """
-    if not callable(projection) and projection not in PROJECTIONS:
-        raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join(PROJECTIONS)}")
+    if not callable(projection) and projection not in (*PROJECTIONS, *POOLED):
+        raise UsageError(f"projection {projection!r} is not known; choose one of {', '.join((*PROJECTIONS, *POOLED))}")
+    if projection in POOLED and pooled is None:
+        raise UsageError(
+            f"projection {projection!r} needs pooled features, which are an output of engines; give images, or choose "
+            f"one of {', '.join(PROJECTIONS)}"
+        )
     if n_components is not None and n_components < 1:
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
     if seed < 0:
@@ -210,8 +307,10 @@ def fit_readout(
         return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
     require(_system_bytes(n, bits), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
     require(needed, size, f"the {n} x {n} ridge system of {classes} classes", "use projection='hadamard'")
-    kinds = ("none", "exact") if projection == "auto" else (projection,)
-    return _fit_kernels(bits, m, kinds, ridge, size, timer)
+    kernels = _Kernels(bits, m, pooled, weights, size)
+    if projection != "auto":
+        return kernels.fitted(projection, kernels.path(projection, ridge, timer), timer)
+    return _fit_best(kernels, AUTO if pooled is None else (*AUTO, *AUTO_POOLED), ridge, timer)
 
 
 @dataclass(frozen=True)
@@ -267,27 +366,92 @@ def _system_bytes(order: int, bits: Bits) -> int:
     return matrices * 8 * order**2
 
 
-def _fit_kernels(
-    bits: Bits, m: int, kinds: tuple[str, ...], ridge: _Ridge, budget: int, timer: Timer
-) -> tuple[Readout, RidgePath]:
-    with timer("gram"):
-        counts = overlap(bits, budget=budget)
-    paths: dict[str, RidgePath] = {}
-    if "none" in kinds:
+class _Kernels:
+    """The kernels of the training rows, and their readouts."""
+
+    def __init__(self, bits: Bits, m: int, pooled: ChannelMeans | None, weights: Array | None, budget: int) -> None:
+        self._bits, self._m, self._budget = bits, m, budget
+        self._weights = namespace(bits).ones(len(bits)) if weights is None else weights
+        self._sizes: dict[str, float] = {}
+        self._counts: SquareCounts | None = None
+        if pooled is not None:
+            self._standardize = standardization(pooled, self._weights)
+            self._channels = self._standardize(pooled)
+
+    def path(self, kind: str, ridge: _Ridge, timer: Timer) -> RidgePath:
+        """Solve the ridge with a kernel."""
+        kernel = self._gram(kind, timer)
         with timer("solve"):
-            paths["none"] = ridge.dual(counts)
-    if "exact" in kinds:
-        with timer("project"):
-            norms = popcount(bits)
-            kernel = exact_kernel(counts, norms, norms, out=counts)
-        with timer("solve"):
-            paths["exact"] = ridge.dual(kernel)
-    kind, path = max(paths.items(), key=lambda pair: pair[1].loo_accuracy)
-    if kind == "exact":
-        return ExactReadout(bits, path.coefficients, path.intercept), path
-    with timer("solve"):
-        weights = combine_rows(bit_rows(bits, m, budget), m, path.coefficients)
-    return BitsReadout(m, weights, path.intercept), path
+            return ridge.dual(kernel)
+
+    def _gram(self, kind: str, timer: Timer) -> Gram:
+        if kind in SUMS:
+            total = self._unit(SUMS[kind][0], timer)
+            total += self._unit(SUMS[kind][1], timer)
+            return total
+        if kind == "none":
+            self._counts = self._overlap(timer)
+            return self._counts
+        if kind == "exact":
+            counts, norms = self._overlap(timer), popcount(self._bits)
+            with timer("project"):
+                return exact_kernel(counts, norms, norms, out=counts)
+        with timer("gram"):
+            if kind == "rbf":
+                return radial_kernel(self._channels, self._channels, self._standardize.gamma)
+            values = self._channels.astype("float64")
+            return product(values, values.T)
+
+    def _overlap(self, timer: Timer) -> SquareCounts:
+        """Return the overlaps of the bits for good: those of a kernel before, or new ones."""
+        counts, self._counts = self._counts, None
+        if counts is None:
+            with timer("gram"):
+                counts = overlap(self._bits, budget=self._budget)
+        return counts
+
+    def _unit(self, kind: str, timer: Timer) -> Gram:
+        """Return a kernel over its mean eigenvalue, as float64, which takes the memory of its integers."""
+        kernel = self._gram(kind, timer)
+        self._counts = None
+        with timer("gram"):
+            values = kernel.view("float64")
+            for which in blocks(len(kernel), rows_at_a_time(kernel, 256)):
+                values[which] = kernel[which].astype("float64")
+            self._sizes[kind] = mean_eigenvalue(values, self._weights)
+            values /= self._sizes[kind]
+        return values
+
+    def fitted(self, kind: str, path: RidgePath, timer: Timer) -> tuple[Readout, RidgePath]:
+        """Return the readout of a solution, and the solution."""
+        if kind not in SUMS:
+            return self._readout(kind, path.coefficients, path.intercept, timer), path
+        of_bits, of_pooled = SUMS[kind]
+        first = self._readout(of_bits, path.coefficients / self._sizes[of_bits], path.intercept, timer)
+        second = self._readout(of_pooled, path.coefficients / self._sizes[of_pooled], 0 * path.intercept, timer)
+        assert isinstance(first, BitsReadout | ExactReadout) and isinstance(second, RadialReadout)
+        return SumReadout(first, second), path
+
+    def _readout(self, kind: str, coefficients: Coefficients, intercept: Intercept, timer: Timer) -> Readout:
+        if kind == "none":
+            with timer("solve"):
+                weights = combine_rows(bit_rows(self._bits, self._m, self._budget), self._m, coefficients)
+            return BitsReadout(self._m, weights, intercept)
+        if kind == "exact":
+            return ExactReadout(self._bits, coefficients, intercept)
+        mean, scale = self._standardize.mean, self._standardize.scale
+        if kind == "rbf":
+            return RadialReadout(mean, scale, self._channels, coefficients, intercept)
+        weights = scale[:, None] * product(self._channels.astype("float64").T, coefficients)
+        return PooledReadout(weights, intercept - product(mean, weights))
+
+
+def _fit_best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
+    """Fit every kernel; return the readout of the highest leave-one-out accuracy, the first of equals."""
+    paths = {kind: kernels.path(kind, ridge, timer) for kind in kinds}
+    best = max(paths, key=lambda kind: paths[kind].loo_accuracy)
+    scored = {kind: path.loo_accuracy for kind, path in paths.items()}
+    return kernels.fitted(best, replace(paths[best], loo_accuracy_of=scored), timer)
 
 
 def _fit_speckle(

@@ -1,7 +1,7 @@
 """Leave-one-out scores of every alpha, and the solution at the best one."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class RidgePath:
     intercept : float64 array of shape (c,)
     loo_scores : float32 array of shape (n, c) or None
         Leave-one-out scores of the training rows at the best alpha; None if read from a file.
+    loo_accuracy_of : dict of float
+        Leave-one-out accuracy of each kernel at its best alpha, where it selected among kernels.
     """
 
     alphas: Alphas
@@ -44,6 +46,7 @@ class RidgePath:
     coefficients: Coefficients
     intercept: Intercept
     loo_scores: LooScores | None = None
+    loo_accuracy_of: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:

@@ -1,0 +1,72 @@
+"""Kernels of pooled features: linear and radial, of channels that are standardized on the training images."""
+
+from dataclasses import dataclass
+
+from .array_types import Array, ChannelMeans, Channels, OtherStandardized, RowWeights, SimilarityRows, Standardized
+from .arrays import namespace
+from .blas import product
+from .memory import blocks, rows_at_a_time
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Shift and scale of each channel to mean 0 and variance 1 on the training images.
+
+    Attributes
+    ----------
+    mean : float64 array of shape (channels,)
+    scale : float64 array of shape (channels,)
+        One over the standard deviation; 0 for a channel that is the same everywhere.
+    """
+
+    mean: Channels
+    scale: Channels
+
+    def __call__(self, pooled: ChannelMeans) -> Standardized:
+        """Return standardized channels, as float32."""
+        found: Array = ((pooled - self.mean) * self.scale).astype("float32")
+        return found
+
+    @property
+    def gamma(self) -> float:
+        """One over the mean squared distance of two training images: twice the number of channels that vary."""
+        return 1 / (2 * max(1, int((self.scale > 0).sum())))
+
+
+def standardization(pooled: ChannelMeans, weights: RowWeights) -> Standardization:
+    """Return the standardization of weighted rows."""
+    xp, total = namespace(pooled), weights.sum()
+    values = pooled.astype("float64")
+    mean = weights @ values / total
+    deviation = xp.sqrt(weights @ xp.square(values - mean) / total)
+    varies = deviation > 1e-6 * xp.abs(values).max(axis=0)
+    return Standardization(mean, xp.where(varies, 1 / xp.where(varies, deviation, 1), 0))
+
+
+def radial_kernel(rows: Standardized, others: OtherStandardized, gamma: float) -> SimilarityRows:
+    """Return ``exp(-gamma |x - x'|^2)`` of every pair of rows.
+
+    Parameters
+    ----------
+    rows, others : float32 arrays of shape (n, channels) and (n', channels)
+    gamma : float
+
+    Returns
+    -------
+    kernel : float64 array of shape (n, n')
+    """
+    xp, right = namespace(rows), others.astype("float64")
+    norms, kernel = xp.square(right).sum(axis=1), xp.empty((len(rows), len(others)))
+    for which in blocks(len(rows), rows_at_a_time(rows, 256)):
+        left = rows[which].astype("float64")
+        distances = xp.square(left).sum(axis=1)[:, None] + norms - 2 * product(left, right.T)
+        kernel[which] = xp.exp(-gamma * xp.maximum(distances, 0))
+    return kernel
+
+
+def mean_eigenvalue(kernel: Array, weights: RowWeights) -> float:
+    """Return the mean eigenvalue of a centred kernel of weighted rows; 1 if all rows are alike."""
+    total = weights.sum()
+    means = product(weights, kernel) / total
+    found = float(weights @ (namespace(kernel).diagonal(kernel) - 2 * means) / total + weights @ means / total)
+    return found if found > 0 else 1.0
