@@ -97,6 +97,7 @@ def assemble(
         levels if precision == "int8" else None,
         target,
         channel_order=exported.channel_order,
+        pooled=exported.pooled,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device)
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from ..archive import pack, unpack_bytes
-from ..calibration.graph.edit import leading_to, prune
+from ..calibration.graph.edit import POOLED, leading_to, prune
 from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
@@ -63,8 +63,8 @@ class Engine:
     ----------
     manifest : Manifest
     graph : bytes
-        The ONNX graph: input ``images``; outputs ``features`` and ``bits``, or of a whole classifier ``scores``,
-        ``probabilities`` and ``label``.
+        The ONNX graph: input ``images``; outputs ``features``, ``bits`` and ``pooled``, or of a whole classifier
+        ``scores``, ``probabilities`` and ``label``.
     table : CalibrationTable or None
     device : str, optional
         Device name of the runtime; by default its first.
@@ -110,7 +110,9 @@ class Engine:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs: ``features`` and ``bits``, or ``scores``, ``probabilities`` and ``label``."""
+        """The names of the outputs: ``features``, ``bits`` and ``pooled``, which an engine file of an earlier version
+        has not; or ``scores``, ``probabilities`` and ``label``.
+        """
         return self.manifest.outputs
 
     @property
@@ -210,6 +212,28 @@ class Engine:
             outputs differently near zero.
         """
         return self._only("bits", images, out)
+
+    def pooled(self, images: Any, out: Any = None) -> Any:
+        """Compute the mean of each channel of the features over the image's places, without transferring the features.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (batch, height, width, 3)
+        out : float32 array of shape (batch, channels), optional
+            See `__call__`.
+
+        Returns
+        -------
+        pooled : float32 array of shape (batch, channels)
+            Summed in float32 in every precision, of features as they are rounded for the bits. Features that have no
+            places are returned themselves.
+
+        Raises
+        ------
+        UsageError
+            If the engine has no such output, as one of a file of an earlier version, whose ``manifest.pooled`` is 0.
+        """
+        return self._only(POOLED, images, out)
 
     def classify(self, images: Any) -> Classified:
         """Compute scores, probabilities and labels, with an engine that `OpticalClassifier.to_engine` made.
@@ -321,11 +345,17 @@ class Engine:
             raise UsageError(f"outputs {names!r} are no list of names; give some of {', '.join(self.outputs)}")
         for name in names:
             if name not in self.outputs:
-                other = (
-                    "call `classify`, or give an engine of features" if self.manifest.labels else "build one of a model"
-                )
+                other = self._instead(name)
                 raise UsageError(f"this engine computes {', '.join(self.outputs)}, and no {name}; {other}")
         return tuple(name for name in self.outputs if name in names)
+
+    def _instead(self, name: str) -> str:
+        """Say what has an output that this engine has not."""
+        if self.manifest.labels:
+            return "call `classify`, or give an engine of features"
+        if name == POOLED:
+            return "its file is of an earlier version, which had no such output: build it again"
+        return "build one of a model"
 
     def _on_host(self, images: Any) -> np.ndarray:
         if on_gpu(images):

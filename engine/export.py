@@ -2,16 +2,18 @@
 
 images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone -> Flatten
 -> features float32 (batch, m) -> Greater, Pad, Reshape, MatMul -> bits uint8 (batch, ceil(m / 8))
+                               -> Reshape, ReduceSum, Mul -> pooled float32 (batch, channels)
 """
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..calibration.graph.edit import constant, tensor_shapes
+from ..calibration.graph.edit import POOLED, POOLED_PREFIX, constant, tensor_shapes
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from .graph_cost import LARGEST, check_cost
@@ -31,7 +33,7 @@ def wrap(
     size: tuple[int, int],
     before: Preprocessing,
 ) -> onnx.ModelProto:
-    """Add normalisation before a backbone, and flattening and sign bits after it.
+    """Add normalisation before a backbone, and flattening, sign bits and channel means after it.
 
     Parameters
     ----------
@@ -43,12 +45,19 @@ def wrap(
     Returns
     -------
     onnx.ModelProto
-        Input ``images``, outputs ``features`` and ``bits``; see the module's description.
+        Input ``images``, outputs ``features``, ``bits`` and ``pooled``; see the module's description.
+
+    Raises
+    ------
+    AurevoirError
+        If the output's shape cannot be inferred, onnx's checker refuses the graph, or one image in it exceeds the
+        memory budget.
     """
     wrapped = onnx.compose.add_prefix(model, "backbone/", rename_inputs=True, rename_outputs=True)
     graph = wrapped.graph
     image, feature_map = graph.input[0].name, graph.output[0].name
-    m = feature_count(model, size)
+    shapes = _shapes(model, size)
+    m = math.prod(shapes[model.graph.output[0].name][1:])
     first = _normalisation_nodes(wrapped, image, before)
     after = [*_feature_nodes(model, feature_map), *_bit_nodes(wrapped, m)]
     nodes = [*first, *copy.deepcopy(list(graph.node)), *after]
@@ -64,23 +73,26 @@ def wrap(
     except Exception as error:  # the checker's errors have no common base class
         reason = " ".join(str(error).strip().partition("\n")[0].split())[:300]
         raise AurevoirError(f"onnx's checker refuses the truncated network: {reason}; cut at another tensor") from None
-    check_cost(wrapped, [1, *size, len(before.mean)], "the truncated network")
-    return onnx.shape_inference.infer_shapes(wrapped)
+    # Last, so that the rest is byte for byte the graph that calibration tables name; see `edit.digest`.
+    whole = onnx.shape_inference.infer_shapes(wrapped)
+    _append_pooled(whole, shapes[model.graph.output[0].name][1:], channel_axis(model, shapes, size))
+    check_cost(whole, [1, *size, len(before.mean)], "the truncated network")
+    return whole
 
 
-def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
-    """Return m, the number of values in a backbone's output for one image of the given size.
+def _shapes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[int]]:
+    """Return the shapes that are known of a backbone's tensors for images of a size, its output's among them.
 
     Raises
     ------
     AurevoirError
-        If the output's shape cannot be inferred.
+        If the output's shape cannot be inferred, or has too many features.
     """
     sized = copy.deepcopy(model)
     for dim, length in zip(sized.graph.input[0].type.tensor_type.shape.dim[2:], size, strict=True):
         dim.dim_value = length
-    shapes = tensor_shapes(sized)
-    shape = shapes.get(model.graph.output[0].name, [])[1:]
+    inferred = tensor_shapes(sized)
+    shape = inferred.get(model.graph.output[0].name, [])[1:]
     if not shape or None in shape:
         raise AurevoirError(
             f"the shape of tensor {model.graph.output[0].name!r} cannot be inferred; cut at another tensor"
@@ -91,7 +103,34 @@ def feature_count(model: onnx.ModelProto, size: tuple[int, int]) -> int:
             f"tensor {model.graph.output[0].name!r} has {features:,d} features an image, beyond 2^31; "
             "cut at another tensor"
         )
-    return features
+    return {name: [length or 0 for length in each] for name, each in inferred.items()}
+
+
+def channel_axis(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], size: tuple[int, int]) -> int:
+    """Return the axis of a backbone's output, whose batch is axis 0, along which its channels are.
+
+    That is axis 1 of (batch, channels), (batch, channels, height, width) and what has more axes. It is the last one of
+    (batch, height, width, channels): where axes 1 and 2 are as the height and width of the images, and 2 and 3 are not.
+    Three axes are (batch, tokens, channels), unless a Reshape or Flatten put the pixels of
+    (batch, channels, height, width) in a row.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    shapes : mapping of sequences of int
+        Of its tensors by name.
+    size : (height, width)
+        Of the images.
+    """
+    output = model.graph.output[0].name
+    shape, (height, width) = shapes[output], size
+    if len(shape) == 3:
+        made = next(node for node in model.graph.node if output in node.output)
+        before = shapes.get(made.input[0], ()) if made.op_type in ("Reshape", "Flatten") else ()
+        return 1 if len(before) == 4 and before[1] == shape[1] else 2
+    if len(shape) == 4 and shape[1] * width == shape[2] * height and shape[2] * width != shape[3] * height:
+        return 3
+    return 1
 
 
 def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessing) -> list[onnx.NodeProto]:
@@ -116,6 +155,32 @@ def _feature_nodes(model: onnx.ModelProto, feature_map: str) -> list[onnx.NodePr
         return [helper.make_node("Flatten", [feature_map], ["features"], axis=1)]
     cast = helper.make_node("Cast", ["features_flat"], ["features"], to=TensorProto.FLOAT)
     return [helper.make_node("Flatten", [feature_map], ["features_flat"], axis=1), cast]
+
+
+def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> None:
+    """Append the means of the features over the places of an image, in float32 throughout; see `POOLED_PREFIX`."""
+    channels = shape[axis - 1]
+    places = math.prod(shape) // channels
+    ends = [-1, channels, places] if axis == 1 else [-1, places, channels]
+    names = [
+        constant(model, f"{POOLED_PREFIX}{name}", value)
+        for name, value in (
+            ("shape", np.array(ends)),
+            ("axis", np.array([3 - min(axis, 2)])),
+            ("share", np.array(1 / places, dtype="float32")),
+        )
+    ]
+
+    def node(kind: str, inputs: list[str], name: str, out: str | None = None, **attributes: int) -> None:
+        inside = f"{POOLED_PREFIX}{name}"
+        model.graph.node.append(helper.make_node(kind, inputs, [out or inside], name=inside, **attributes))
+
+    # The features of a graph that computes in a narrower type.
+    node("Cast", ["features"], "float", to=TensorProto.FLOAT)
+    node("Reshape", [f"{POOLED_PREFIX}float", names[0]], "places")
+    node("ReduceSum", [f"{POOLED_PREFIX}places", names[1]], "sum", keepdims=0)
+    node("Mul", [f"{POOLED_PREFIX}sum", names[2]], "mean", POOLED)
+    model.graph.output.append(helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, ["batch", channels]))
 
 
 def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:

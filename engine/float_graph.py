@@ -11,13 +11,13 @@ from ..errors import UsageError
 from ..images.batches import ImageArray, channel_statistics
 from ..images.decode import Resize
 from .backbones.base import Backbone
-from .export import feature_count, wrap
+from .export import wrap
 from .preprocessing import ChannelOrder, Normalization, Preprocessing, resolve
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The float graph of a truncated backbone, and its metadata."""
+    """The float graph of a truncated backbone, and its metadata; `pooled` is the number of channels."""
 
     graph: onnx.ModelProto
     backbone: str
@@ -29,6 +29,7 @@ class Exported:
     std: tuple[float, ...]
     resize: Resize
     channel_order: ChannelOrder = "RGB"
+    pooled: int = 0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -85,18 +86,25 @@ def _for_statistics(backbone: Backbone, pixels: np.ndarray | None, before: Prepr
 def _wrapped(
     model: onnx.ModelProto, backbone: Backbone, cut: str | None, before: Preprocessing, resize: Resize
 ) -> Exported:
+    graph = wrap(model, backbone.size, before)
     return Exported(
-        wrap(model, backbone.size, before),
+        graph,
         backbone.name,
         backbone.resolve(cut),
         backbone.weights,
         backbone.size,
-        feature_count(model, backbone.size),
+        _width(graph.graph.output[0]),
         before.mean,
         before.std,
         resize,
         before.channel_order,
+        _width(graph.graph.output[-1]),
     )
+
+
+def _width(output: onnx.ValueInfoProto) -> int:
+    width: int = output.type.tensor_type.shape.dim[1].dim_value
+    return width
 
 
 def _preprocessing(normalization: Normalization, backbone: Backbone, pixels: np.ndarray | None) -> Preprocessing:

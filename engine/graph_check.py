@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
-from ..calibration.graph.edit import type_name
+from ..calibration.graph.edit import POOLED, type_name
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
 from ..kernels.memory import memory_budget, require
@@ -218,6 +218,7 @@ def _check_ends(model: ModelProto, made: Manifest, source: object) -> None:
         "images": (TensorProto.UINT8, list(made.input_shape)),
         "features": (TensorProto.FLOAT, [m]),
         "bits": (TensorProto.UINT8, [packed_length(m)]),
+        POOLED: (TensorProto.FLOAT, [made.pooled]),
         "scores": (TensorProto.FLOAT, [c]),
         "probabilities": (TensorProto.FLOAT, [c]),
         "label": (TensorProto.INT64, [c] if made.multilabel else []),

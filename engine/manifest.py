@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from ..archive import MEMBERS
+from ..calibration.graph.edit import POOLED
 from ..calibration.placement import PLACEMENTS, Placement
 from ..calibration.quantize import ACTIVATION_DTYPES, LEVELS, ActivationDtype
 from ..images.decode import RESIZES, Resize
@@ -77,6 +78,9 @@ class Manifest:
         Of a classifier: its classes, in the order of its scores. Of an engine that computes features: none.
     multilabel : bool
         Of a classifier: whether an image has any number of labels.
+    pooled : int
+        The number of channels, which the output ``pooled`` has the means of; 0 where there is no such output: in engine
+        files of earlier versions, and of a classifier.
     """
 
     backbone: str
@@ -102,11 +106,14 @@ class Manifest:
     channel_order: ChannelOrder = "RGB"
     labels: tuple[str, ...] = ()
     multilabel: bool = False
+    pooled: int = 0
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the graph's outputs: of features, or of a classifier."""
-        return CLASSIFIER_OUTPUTS if self.labels else FEATURE_OUTPUTS
+        if self.labels:
+            return CLASSIFIER_OUTPUTS
+        return (*FEATURE_OUTPUTS, POOLED) if self.pooled else FEATURE_OUTPUTS
 
     @property
     def normalization(self) -> str:
@@ -151,6 +158,7 @@ _OPTIONAL = {
     "channel_order": one_of(get_args(ChannelOrder)),
     "labels": array(text(LONGEST_LABEL)),
     "multilabel": BOOLEAN,
+    "pooled": whole(0),
 }
 _PARTS = mapping(
     DIGEST, "digest", names=one_of([name for name in MEMBERS if name not in ("manifest.json", "speeds.json")])
@@ -206,6 +214,9 @@ def _check(made: Manifest) -> None:
         raise MalformedError(f"has wrong fields (label {shown(repeated)} is repeated)")
     if made.multilabel and not made.labels:
         raise MalformedError("has wrong fields (multilabel is of a classifier, and there are no labels)")
+    if made.pooled and (made.labels or made.features % made.pooled):
+        what = "is of features, and there are labels" if made.labels else f"does not divide {made.features} features"
+        raise MalformedError(f"has wrong fields (pooled {made.pooled} {what})")
     if made.precision == "int8" and made.activation_dtype is None:
         raise MalformedError("has wrong fields (int8 has an activation_dtype)")
 

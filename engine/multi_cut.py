@@ -22,7 +22,7 @@ def join(engines: Sequence[Engine]) -> tuple[Engine, list[slice]]:
     Returns
     -------
     engine : Engine
-        Its ``bits`` are the concatenated packed bits of all engines; it has no features.
+        Its ``bits`` are the concatenated packed bits of all engines; it has no features and no channel means.
     columns : list of slice
         Columns of each engine's bits, in bytes.
     """
@@ -31,7 +31,7 @@ def join(engines: Sequence[Engine]) -> tuple[Engine, list[slice]]:
     graph = _union([prune(onnx.load_from_string(engine.graph), ["bits"]) for engine in engines], ends[-1])
     last = engines[-1]
     cuts = ", ".join(engine.manifest.cut for engine in engines)
-    manifest = replace(last.manifest, cut=cuts, graph=digest(graph), features=8 * ends[-1])
+    manifest = replace(last.manifest, cut=cuts, graph=digest(graph), features=8 * ends[-1], pooled=0)
     joined = Engine(manifest, graph.SerializeToString(), last.table, last.device)
     return joined, [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 

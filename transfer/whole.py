@@ -55,6 +55,7 @@ def classifier_engine(
         target=plan.target,
         labels=labels,
         multilabel=multilabel,
+        pooled=0,
         sign_agreement=made.sign_agreement if chosen == made.precision else None,
         relative_error=made.relative_error if chosen == made.precision else None,
     )

@@ -194,7 +194,7 @@ def _transfers(each: Contender, batch: int) -> Cells:
     """Return the milliseconds to a GPU, on it, and back, of one batch; nothing for an engine on the host."""
     engine = each.engine
     assert engine is not None
-    output = engine.outputs[-1]
+    output = engine.usual_outputs[-1]
     runner = engine.runner(output)
     if not isinstance(runner, GpuRunner):
         return {}

@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+POOLED, POOLED_PREFIX = "pooled", "pooled/"
+"""The output of channel means, and what the names begin with of all that only it needs; they are float32 throughout."""
+
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Return the constants of a graph by name."""
@@ -158,8 +161,19 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """Return the SHA-256 of the serialized model."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    """Return the SHA-256 of the serialized model without the output ``pooled``, which graphs once did not have."""
+    return hashlib.sha256(_without_pooled(model).SerializeToString(deterministic=True)).hexdigest()
+
+
+def _without_pooled(model: onnx.ModelProto) -> onnx.ModelProto:
+    if POOLED not in (value.name for value in model.graph.output):
+        return model
+    left = copy.deepcopy(model)
+    graph = left.graph
+    replace(graph.node, (node for node in model.graph.node if not node.name.startswith(POOLED_PREFIX)))
+    replace(graph.initializer, (each for each in model.graph.initializer if not each.name.startswith(POOLED_PREFIX)))
+    replace(graph.output, (value for value in model.graph.output if value.name != POOLED))
+    return left
 
 
 def constant(model: onnx.ModelProto, name: str, value: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import AurevoirError
-from .edit import constant, initializers, node_attribute, read_constant
+from .edit import POOLED, POOLED_PREFIX, constant, initializers, node_attribute, read_constant
 
 Body = Literal["fp32", "fp16"]
 BODIES: tuple[Body, ...] = get_args(Body)
@@ -39,7 +39,7 @@ def to_float16(model: onnx.ModelProto, keep_float32: Collection[str] = ()) -> on
 
     Weights, biases, scales of Q and DQ, and casts to float32 become float16; integers are unchanged.
     Float32 inputs and outputs keep their type, each with a Cast. Packed sign bits stay exact, since
-    float16 represents integers up to 255 exactly.
+    float16 represents integers up to 255 exactly. Channel means are computed in float32.
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ def to_float16(model: onnx.ModelProto, keep_float32: Collection[str] = ()) -> on
     """
     half = _with_opset_19(model)
     floats = _float32_tensors(half)
-    keep_float32 = floats.intersection(keep_float32)
+    pooled = (name for name in floats if name == POOLED or name.startswith(POOLED_PREFIX))
+    keep_float32 = floats.intersection([*keep_float32, *pooled])
     nodes = half.graph.node
     float32_nodes = {
         index for index, node in enumerate(nodes) if keep_float32.intersection([*node.input, *node.output])

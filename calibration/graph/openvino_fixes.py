@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from ...errors import AurevoirError
 from .edit import (
+    POOLED_PREFIX,
     constant,
     initializers,
     merged,
@@ -158,32 +159,32 @@ def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
             )
 
 
-def exact_in_bf16(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
-    """Rewrite what follows a classifier's features for OpenVINO's bf16, in place; return the model.
+def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.ModelProto:
+    """Rewrite what follows the features in float32 for OpenVINO's bf16, in place; return the model.
 
     OpenVINO rounds the outputs of integer products to bf16, which holds whole numbers up to 256. So a product y of bits
     with bits becomes two: the first gives a whole h near y / 256, and the second, with h for further inputs, gives
     y - 256 h. Other int8 entries are halved, into four bits each, and their products are sums of 32, to be added
     in float32. And from the last matrix product that is not marked to stay in float32 (see `runtimes.on_openvino`)
-    OpenVINO computes in float32: the bits pass one that changes nothing, so that the network
-    before them is computed as in an engine of bits, which ends in one.
+    OpenVINO computes in float32: a classifier's bits, and the features of channel means, pass one that changes
+    nothing, so that the network before them is computed as in an engine of bits, which ends in one.
 
     Parameters
     ----------
     model : onnx.ModelProto
-    prefix : str
+    prefixes : tuple of str
         What the names of those nodes begin with.
     """
     made = {name: node for node in model.graph.node for name in node.output}
     replaced = {}
     for node in model.graph.node:
         before = [made[name] for name in node.input if name in made]
-        if not node.name.startswith(prefix):
+        if not node.name.startswith(prefixes):
             continue
         kinds = [each.op_type for each in before]
         if node.op_type == "MatMul" and kinds == ["DequantizeLinear"] * 2:
             replaced[node.output[0]] = _split_product(model, node, before[0], before[1])
-        elif node.op_type == "Cast" and kinds == ["Greater"]:
+        elif node.op_type == "Cast" and (kinds == ["Greater"] or node.name.startswith(POOLED_PREFIX)):
             replaced[node.output[0]] = _with_product(model, node)
     replace_nodes(model, replaced)
     return model

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from ...calibration.graph.edit import POOLED_PREFIX
 from ...errors import AurevoirError
 from .gpu_run import GpuRunner
 
@@ -28,6 +29,8 @@ Batches = tuple[int, int, int]
 """Minimum, optimal and maximum batch size of a plan."""
 
 FLOAT32_PREFIX = "classifier/"
+"""What the names of a classifier's own nodes begin with."""
+FLOAT32_PREFIXES = (FLOAT32_PREFIX, POOLED_PREFIX)
 """What the names of those nodes begin with that are computed in float32, as a graph says, in every precision."""
 
 Layer = dict[str, str | None]

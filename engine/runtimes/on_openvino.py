@@ -14,7 +14,7 @@ import onnx
 from ...calibration.graph.edit import chain_concats
 from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino
 from ...saving import explained, scratch
-from .base import FLOAT32_PREFIX, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
+from .base import FLOAT32_PREFIXES, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
 from .gpu_run import check_rows, write_rows
 from .processor import isa_limit
 
@@ -82,7 +82,7 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
     """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
     model = as_openvino_reads(onnx.load_from_string(graph))
     if inference_precision(precision) != "f32":
-        exact_in_bf16(model, FLOAT32_PREFIX)
+        exact_in_bf16(model, FLOAT32_PREFIXES)
     if misread := misread_by_openvino(model):
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
@@ -91,7 +91,7 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
 
 
 def _keep_float32(model: Any) -> Any:
-    """Return a model in which what follows a classifier's features is marked to stay in float32."""
+    """Return a model in which a classifier's own nodes and those of channel means are marked to stay in float32."""
     import openvino
 
     kept = _float32_names(model)
@@ -111,11 +111,11 @@ def _keep_float32(model: Any) -> Any:
 
 
 def _float32_names(model: Any) -> set[str]:
-    """Return the names of a classifier's own nodes, and of what is computed from them."""
+    """Return the names of the nodes that stay in float32, and of what is computed from them."""
     kept: set[str] = set()
     for node in model.get_ordered_ops():
         read = {value.get_source_output().get_node().get_friendly_name() for value in node.inputs()}
-        if node.get_friendly_name().startswith(FLOAT32_PREFIX) or read & kept:
+        if node.get_friendly_name().startswith(FLOAT32_PREFIXES) or read & kept:
             kept.add(node.get_friendly_name())
     return kept
 

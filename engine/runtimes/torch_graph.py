@@ -11,7 +11,7 @@ from torch import Tensor
 from ...calibration.graph.edit import opset
 from ...errors import AurevoirError
 from . import torch_operators, torch_resize, torch_windows
-from .base import FLOAT32_PREFIX
+from .base import FLOAT32_PREFIXES
 from .torch_node import Node, Operator
 
 _OPERATORS: dict[str, Callable[[Node], Operator]] = {
@@ -62,7 +62,7 @@ class TorchGraph(torch.nn.Module):
         self.host = {name: constants[name] for name in needed if constants[name].numel() <= _ON_HOST}
         for name, buffer in self.names.items():
             tensor = constants[name]
-            narrow = dtype and tensor.is_floating_point() and not name.startswith(("normalisation_", FLOAT32_PREFIX))
+            narrow = dtype and tensor.is_floating_point() and not name.startswith(("normalisation_", *FLOAT32_PREFIXES))
             self.register_buffer(buffer, tensor.to(dtype) if narrow else tensor)
         self.dying = _last_uses(self.steps, self.outputs)
 
