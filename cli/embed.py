@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..images.sources import expand
     from ..kernels.memory import memory_budget, require
     from ..saving import write_atomically
-    from ..transfer.embed import embed_bits, embed_features
+    from ..transfer.embed import embed
 
     if Path(args.out).suffix.lower() != ".npz":
         raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "the features of these images",
             "omit --features, or give fewer images",
         )
+    name = "features" if args.features else "bits"
     start = time.perf_counter()
-    indices, values = (embed_features if args.features else embed_bits)(engine, files)
+    indices, values = embed(engine, files, [name])
     seconds = time.perf_counter() - start
     if not len(indices):
         raise none_readable(len(files), files.skipped)
     buffer = io.BytesIO()
-    name = "features" if args.features else "bits"
     paths = np.array([str(files.paths[index]) for index in indices])
-    arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), name: values}
+    arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), **values}
     np.savez(buffer, **arrays)
     result = {
         "images": len(indices),
