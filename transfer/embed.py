@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from ..calibration.graph.edit import POOLED
 from ..engine.engine import Engine
 from ..images.batches import Images
-from ..kernels.bits import packed_length
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
 
@@ -29,19 +29,24 @@ def embed_bits(
         Indices of the readable images.
     bits : uint8 array of shape (n, ceil(m / 8))
     """
-    return _embed(engine, images, watch or Stopwatch(), bits=True, kept=kept)
+    return _embed(engine, images, watch or Stopwatch(), "bits", kept)
 
 
 def embed_features(engine: Engine, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Return the float32 features of every readable image, of shape (n, m); see `embed_bits`."""
-    return _embed(engine, images, Stopwatch(), bits=False)
+    return _embed(engine, images, Stopwatch(), "features")
+
+
+def embed_pooled(engine: Engine, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Return the float32 channel means of every readable image, of shape (n, channels); see `embed_bits`."""
+    return _embed(engine, images, Stopwatch(), POOLED)
 
 
 def _embed(
-    engine: Engine, images: Images, watch: Stopwatch, bits: bool, kept: KeptBits | None = None
+    engine: Engine, images: Images, watch: Stopwatch, output: str, kept: KeptBits | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    width, dtype = (packed_length(engine.features), "uint8") if bits else (engine.features, "float32")
-    run = engine.bits if bits else engine
+    (width,), dtype = engine.output_types[output]
+    run = {"bits": engine.bits, POOLED: engine.pooled}.get(output, engine)
     indices = np.empty(len(images), "int64")
     results = np.empty((len(images), width), dtype)
     filled, first = 0, 0
