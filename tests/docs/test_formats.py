@@ -139,3 +139,5 @@ def test_bits_of_images(engine_file, class_folder, tmp_path):
     assert found["bits"].shape == (len(found["paths"]), -(-int(found["m"]) // 8)) == (30, 25)
     assert main(["embed", str(engine_file), str(class_folder), "--out", str(out), "--features"]) == 0
     assert np.load(out)["features"].dtype == "float32"
+    assert main(["embed", str(engine_file), str(class_folder), "--out", str(out), "--pooled"]) == 0
+    assert (np.load(out)["pooled"].dtype, np.load(out)["pooled"].shape) == ("float32", (30, 4))
