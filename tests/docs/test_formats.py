@@ -44,9 +44,10 @@ def test_an_engine_file(engine_file, pixels):
     assert len(table["images"]) == 64
     assert all(value >= 0 for value in table["thresholds"].values())
     runtime = pytest.importorskip("onnxruntime")
-    features, bits = runtime.InferenceSession(parts["model.onnx"]).run(None, {"images": pixels})
+    features, bits, pooled = runtime.InferenceSession(parts["model.onnx"]).run(None, {"images": pixels})
     assert (features.dtype, bits.dtype) == ("float32", "uint8")
     assert features.shape == (len(pixels), manifest["features"])
+    assert pooled.shape == (len(pixels), manifest["pooled"])
     assert np.array_equal(bits, np.packbits(features > 0, axis=1))
 
 

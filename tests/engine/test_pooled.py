@@ -84,20 +84,23 @@ def test_it_is_the_mean_of_every_channel_of_real_networks(real, photographs, nam
     _check(engine, images, lambda features: features.reshape(len(features), exported.pooled, -1).mean(2))
 
 
-@pytest.mark.parametrize(("name", "precision"), RUNS)
-@pytest.mark.parametrize("stage", ["classifier.0", "features.1"])
-def test_features_without_places_and_channels_that_are_last(name, precision, stage, pixels):
-    network, cut = {"classifier.0": ("mobilenet_v3_small", "classifier.0"), "features.1": ("swin_t", "features.1")}[
-        stage
-    ]
-    images = np.kron(pixels[:4], np.ones((1, 2, 2, 1), "uint8"))[:, :56, :56]
-    images = np.pad(images, ((0, 0), (0, 8), (0, 8), (0, 0)), "edge")
+@pytest.fixture(
+    scope="module", params=[("mobilenet_v3_small", "classifier.0", 1024, 1), ("swin_t", "features.1", 96, 256)]
+)
+def unusual(request, pixels):
+    """Features without places, and those whose channels are last, with images for them."""
+    network, cut, channels, places = request.param
+    images = np.pad(pixels[:4], ((0, 0), (0, 36), (0, 36), (0, 0)), "wrap")
     exported = export_backbone(open_backbone(network, "random", 64), cut, images)
-    engine = _engine(exported, precision, name, calibrate(exported, images, "max") if precision == "int8" else None)
-    channels = {"classifier.0": 1024, "features.1": 96}[stage]
-    assert exported.pooled == channels
-    assert exported.features == channels * (1 if stage == "classifier.0" else 16 * 16)
-    _check(engine, images, lambda features: features.reshape(len(features), -1, channels).mean(1))
+    assert (exported.pooled, exported.features) == (channels, channels * places)
+    return exported, calibrate(exported, images, "max"), images
+
+
+@pytest.mark.parametrize(("name", "precision"), RUNS)
+def test_features_without_places_and_channels_that_are_last(unusual, name, precision):
+    exported, table, images = unusual
+    engine = _engine(exported, precision, name, table)
+    _check(engine, images, lambda features: features.reshape(len(features), -1, exported.pooled).mean(1))
 
 
 @pytest.mark.parametrize(
