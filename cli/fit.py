@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument(
-        "--backbone", default="densenet169", help="torchvision name, timm:NAME or ONNX file (default: %(default)s)"
+        "--backbone",
+        default="densenet169",
+        help="torchvision name, efficientnet_lite0 (or 1, 2; weights from pip), timm:NAME or ONNX file (default: "
+        "%(default)s)",
     )
     parser.add_argument("--engine", metavar="F", help="an engine file to use instead of a backbone")
     parser.add_argument(

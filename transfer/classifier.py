@@ -85,7 +85,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     backbone : str, path or torch.nn.Module
-        A torchvision name, an ONNX file, or a module.
+        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
     cut : str, optional
         Where to truncate the network; by default the backbone's default cut.
     weights : {"default", "random"} or path
