@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "backbone",
-        help="a torchvision name, timm:NAME, an ONNX file, or a model folder: the whole classifier as one engine",
+        help="a torchvision name, efficientnet_lite0 (or 1, 2), timm:NAME, an ONNX file, or a model folder: the whole "
+        "classifier as one engine",
     )
     parser.add_argument("--out", required=True, metavar="F", help="the engine file to write")
     parser.add_argument(

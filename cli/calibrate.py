@@ -10,7 +10,7 @@ from .text import name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("backbone", help="a torchvision name, timm:NAME or an ONNX file")
+    parser.add_argument("backbone", help="a torchvision name, efficientnet_lite0 (or 1, 2), timm:NAME or an ONNX file")
     parser.add_argument("--out", required=True, metavar="F.json", help="the calibration table to write")
     parser.add_argument("--cache", metavar="F.cache", help="also write TensorRT's calibration cache")
     parser.add_argument("--onnx", metavar="F.onnx", help="also write the Q/DQ graph for TensorRT")

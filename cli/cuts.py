@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("backbone", help="a torchvision name, timm:NAME or an ONNX file")
+    parser.add_argument("backbone", help="a torchvision name, efficientnet_lite0 (or 1, 2), timm:NAME or an ONNX file")
     parser.add_argument("--size", type=pixels, help="height and width of the input (default: the backbone's)")
 
 

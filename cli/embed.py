@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", help="an engine file (see `aurevoir build`)")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--out", required=True, metavar="F.npz", help="output file of paths and bits (or features)")
-    parser.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
+    kind.add_argument("--pooled", action="store_true", help="write float32 channel means instead of packed sign bits")
     add_rebuild(parser)
 
 
@@ -30,13 +32,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..images.sources import expand
     from ..kernels.memory import memory_budget, require
     from ..saving import write_atomically
-    from ..transfer.embed import embed_bits, embed_features
+    from ..transfer.embed import embed
 
     if Path(args.out).suffix.lower() != ".npz":
         raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
     check_outputs(args, {"out": "an archive of bits"}, (args.engine, *args.images))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
+    if args.pooled and not made.pooled:
+        raise UsageError(f"{args.engine} is of an earlier version, which had no channel means: build it again")
     height, width, channels = made.input_shape
     listed = expand(args.images, keep_missing=True)
     files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
@@ -48,15 +52,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "the features of these images",
             "omit --features, or give fewer images",
         )
+    name = "features" if args.features else "pooled" if args.pooled else "bits"
     start = time.perf_counter()
-    indices, values = (embed_features if args.features else embed_bits)(engine, files)
+    indices, values = embed(engine, files, [name])
     seconds = time.perf_counter() - start
     if not len(indices):
         raise none_readable(len(files), files.skipped)
     buffer = io.BytesIO()
-    name = "features" if args.features else "bits"
     paths = np.array([str(files.paths[index]) for index in indices])
-    arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), name: values}
+    arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), **values}
     np.savez(buffer, **arrays)
     result = {
         "images": len(indices),

@@ -22,13 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument(
-        "--backbone", default="densenet169", help="torchvision name, timm:NAME or ONNX file (default: %(default)s)"
+        "--backbone",
+        default="densenet169",
+        help="torchvision name, efficientnet_lite0 (or 1, 2; weights from pip), timm:NAME or ONNX file (default: "
+        "%(default)s)",
     )
     parser.add_argument("--engine", metavar="F", help="an engine file to use instead of a backbone")
     parser.add_argument(
         "--projection",
         default="auto",
-        help="auto (default), none, exact, hadamard, dense, dense-signs, opu (LightOn's hardware), opu-simulated",
+        help="auto (default), none, exact, pooled, rbf, bits+rbf, exact+rbf, hadamard, dense, dense-signs, "
+        "opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(
         "--components", type=positive, metavar="K", help="number of projection outputs (default: half the features)"
@@ -53,13 +57,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Split the data, train, test, and write the model."""
     from pathlib import Path
 
+    from ..kernels.readout import POOLED
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.evaluate import evaluate, train_and_test
     from ..transfer.model import check_target
 
     if args.engine is not None and Path(args.engine).exists():
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
-    if args.projection in ("none", "exact"):
+    if args.projection in ("none", "exact", *POOLED):
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
     if args.out:
         check_target(args.out)
@@ -87,6 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "accuracy": tested.accuracy,
         "loo_accuracy": classifier.loo_accuracy_,
+        "loo_accuracy_of": dict(classifier.path_.loo_accuracy_of),
         "alpha": classifier.alpha_,
         "projection": classifier.projection_,
         "classes": classifier.classes_.tolist(),
@@ -150,6 +156,9 @@ def describe(result: dict[str, Any]) -> str:
         f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; "
         f"leave-one-out on the training images {result['loo_accuracy']:.4f}",
     ]
+    if result["loo_accuracy_of"]:
+        scored = ", ".join(f"{name} {score:.4f}" for name, score in result["loo_accuracy_of"].items())
+        lines.append(f"leave-one-out chose projection {result['projection']}: {scored}")
     if result["sign_agreement"] is not None:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])

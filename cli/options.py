@@ -18,7 +18,8 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         default="default",
-        help="default (the name's, downloaded once), random, or a file as training frameworks write it",
+        help="default (the name's, downloaded once or from a package), random, or a file as training frameworks write "
+        "it",
     )
     group.add_argument("--size", type=pixels, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -61,6 +62,8 @@ def own_process() -> Iterator[None]:
         # Who started it with nohup wants SIGHUP ignored.
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
+            # OpenVINO's telemetry forks, asks a child that hangs to end, and waits for that at exit.
+            os.register_at_fork(after_in_child=partial(signal.signal, number, signal.SIG_DFL))
     try:
         yield
     finally:

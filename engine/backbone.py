@@ -1,4 +1,4 @@
-"""Open backbones: torchvision's and timm's networks, torch modules and ONNX files."""
+"""Open backbones: torchvision's and timm's networks, EfficientNet-Lite, torch modules and ONNX files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ def open_backbone(
     Parameters
     ----------
     backbone : str, path, torch.nn.Module or Backbone
-        A torchvision name, ``timm:NAME``, an ONNX file, or a module, which is copied with its weights.
+        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module, which is copied
+        with its weights.
     weights : {"default", "random"} or path
         The pretrained weights of the name, seeded random ones, or a file as training frameworks write them, of
         which only what lies before the cut must match. ONNX files contain their own.
@@ -54,7 +55,7 @@ def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
 
 
 def _is_file(backbone: str | Path) -> bool:
-    """Return whether a backbone is an ONNX file rather than timm's name or torchvision's, which is an identifier.
+    """Return whether a backbone is an ONNX file rather than timm's name or another, which is an identifier.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def build_engine(
     Parameters
     ----------
     backbone : str, path or torch.nn.Module
-        A torchvision name, ``timm:NAME``, an ONNX file, or a module.
+        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
     cut : str, optional
         Where to truncate the network; by default the backbone's default cut. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}

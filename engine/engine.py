@@ -110,9 +110,7 @@ class Engine:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs: ``features``, ``bits`` and ``pooled``, which an engine file of an earlier version
-        has not; or ``scores``, ``probabilities`` and ``label``.
-        """
+        """The names of the outputs; files of earlier versions, whose ``manifest.pooled`` is 0, have no ``pooled``."""
         return self.manifest.outputs
 
     @property

@@ -8,6 +8,7 @@ images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone 
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -171,7 +172,7 @@ def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> N
         )
     ]
 
-    def node(kind: str, inputs: list[str], name: str, out: str | None = None, **attributes: int) -> None:
+    def node(kind: str, inputs: list[str], name: str, out: str | None = None, **attributes: Any) -> None:
         inside = f"{POOLED_PREFIX}{name}"
         model.graph.node.append(helper.make_node(kind, inputs, [out or inside], name=inside, **attributes))
 

@@ -1,15 +1,17 @@
 """Run what is run for the first time in a child process, so that a native crash does not end the caller."""
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from ..calibration.fidelity import relative_error
-from ..calibration.graph.edit import prune
+from ..calibration.graph.edit import POOLED, prune
 from ..saving import explained, scratch
 from .checked import remember
 from .child import in_child
@@ -134,10 +136,12 @@ def _features(path: str, device: str) -> None:
     engine = load_engine(path, device, trusted=True)
     images = np.load(Path(path).with_suffix(".npy"))
     output = engine.outputs[0]
-    alone = np.asarray(engine.run(images[:1], [output])[output])
-    among = np.asarray(engine.run(images[_batch(engine.batch_size)], [output])[output])
+    first, batch = (engine.run(images[which], _compared(engine)) for which in (slice(1), _batch(engine.batch_size)))
+    alone, among = np.asarray(first[output]), np.asarray(batch[output])
     if not (np.isfinite(alone).all() and np.isfinite(among).all()):
         sys.exit(f"{np.isnan(among).sum()} {output} are nan and {np.isinf(among).sum()} infinite")
+    _check_means(first)
+    _check_means(batch)
     error, limit = relative_error(among[1:2], alone), BATCH_TOLERANCES[engine.precision]
     if error > limit:
         sys.exit(
@@ -158,6 +162,24 @@ def _features(path: str, device: str) -> None:
                 f"the {output} in {precision} differ from those of the float graph on {peer} by {error:.2g} of their "
                 f"size (at most {limit}); use another runtime or precision, or for int8 other calibration images"
             )
+
+
+def _compared(engine: Engine) -> list[str]:
+    """Return the outputs that a first inference computes: the first, and the means that can be told from it."""
+    return [name for name in engine.outputs if name in (engine.outputs[0], POOLED)]
+
+
+def _check_means(outputs: Mapping[str, Any]) -> None:
+    """Check that channel means are those of the features of the same run, whichever axis the channels are on."""
+    if POOLED not in outputs:
+        return
+    pooled, features = (np.asarray(outputs[name], "float64") for name in (POOLED, "features"))
+    rows, channels = pooled.shape
+    means = [features.reshape(rows, channels, -1).mean(2), features.reshape(rows, -1, channels).mean(1)]
+    # Features may be rounded once more before they are summed.
+    limit = 0.01 * np.linalg.norm(features) / math.sqrt(features.shape[1] / channels)
+    if min(np.linalg.norm(pooled - each) for each in means) > limit:
+        sys.exit("the channel means are not those of the features; use another runtime or precision")
 
 
 def _batch(most: int) -> np.ndarray:

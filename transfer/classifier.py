@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.probability import fit_temperature, probabilities
-from ..kernels.readout import PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
+from ..kernels.readout import POOLED, PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
-from .embed import embed_bits
+from .embed import embed
 from .evaluate import evaluate
 from .inputs import (
     as_images,
@@ -57,8 +57,22 @@ from .whole import classifier_engine
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 
-_Training = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Bits, labels and weights of the training images."""
+
+@dataclass(frozen=True)
+class _Training:
+    """Bits, labels and weights of the training images, and their pooled features where an engine has them."""
+
+    bits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    pooled: np.ndarray | None = None
+
+    def __add__(self, other: "_Training") -> "_Training":
+        bits, labels, weights = (
+            np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("bits", "labels", "weights")
+        )
+        both = self.pooled is not None and other.pooled is not None
+        return _Training(bits, labels, weights, np.concatenate([self.pooled, other.pooled]) if both else None)
 
 
 class OpticalClassifier(ClassifierMixin, BaseEstimator):
@@ -71,7 +85,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     backbone : str, path or torch.nn.Module
-        A torchvision name, an ONNX file, or a module.
+        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
     cut : str, optional
         Where to truncate the network; by default the backbone's default cut.
     weights : {"default", "random"} or path
@@ -83,10 +97,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Options of the engine; see `build_engine`.
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
-    projection : {"auto", "none", "exact", "hadamard", "dense", "dense-signs", "opu", "opu-simulated"}
-        ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components;
-        ``auto`` selects between the two by leave-one-out if their n x n system fits the memory budget,
-        and otherwise uses ``hadamard``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
+    projection : str
+        ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
+        on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
+        ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects among ``none``,
+        ``exact``, ``rbf`` and ``bits+rbf`` by leave-one-out if their n x n system fits the memory budget, and
+        otherwise uses ``hadamard``; trained on features it has no channels, and selects between ``none`` and
+        ``exact``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features.
     alphas : array-like, optional
@@ -302,9 +319,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             if is_features(X):
                 X = checked_features(self, X, reset=False)
             added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
-            bits, labels, weights = (np.concatenate(pair) for pair in zip(self._training, added, strict=True))
             camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
-            self._fit_readout((bits, labels, weights), self.projection_, camera, watch)
+            self._fit_readout(self._training + added, self.projection_, camera, watch)
         return self
 
     def _encode(self, y: Any) -> np.ndarray:
@@ -332,10 +348,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return indices
 
     def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
-        bits, labels, weights = self._training = training
-        weights = weights * self._class_weights(labels)
+        self._training, labels = training, training.labels
+        weights = training.weights * self._class_weights(labels)
         readout, path = fit_readout(
-            on_device(bits, self.ridge_device),
+            on_device(training.bits, self.ridge_device),
             self.n_bits_,
             on_device(labels, self.ridge_device),
             len(self.classes_),
@@ -348,6 +364,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.alpha_search,
             camera,
             watch,
+            None if training.pooled is None else on_device(training.pooled, self.ridge_device),
         )
         self.readout_ = readout_on(readout, "cpu")
         self._set_path(path_on_host(path))
@@ -381,7 +398,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return weights
 
     def _check_choices(self) -> None:
-        known = (*PROJECTIONS, *OPUS)
+        known = (*PROJECTIONS, *POOLED, *OPUS)
         if self.projection not in known:
             raise UsageError(f"projection {self.projection!r} is not known; choose one of {', '.join(known)}")
         if self.projection in OPUS:
@@ -429,11 +446,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
         if is_features(X):
-            indices, bits = np.arange(len(X)), pack_signs(X)
+            indices, values = np.arange(len(X)), {"bits": pack_signs(X)}
         else:
             images, engine = self._images(X, "train"), self._required_engine()
-            kept = None if work is None else KeptBits(work, "train", engine, images)
-            indices, bits = embed_bits(engine, images, watch, kept)
+            outputs = self._outputs(engine)
+            kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
+            indices, values = embed(engine, images, outputs, watch, kept)
             self.skipped_ = {**self.skipped_, **images.skipped}
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
@@ -443,7 +461,21 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 f"sample_weight is 0 for every image of class {self.classes_[weightless[0]]!s}, which could never be "
                 "predicted; give one of them a positive weight, or leave the class out"
             )
-        return bits[counted], labels[indices][counted], weights[indices][counted]
+        kept_values = {name: value[counted] for name, value in values.items()}
+        return _Training(labels=labels[indices][counted], weights=weights[indices][counted], **kept_values)
+
+    def _outputs(self, engine: Engine) -> tuple[str, ...]:
+        """Return the outputs of the engine that the projection may read."""
+        if self.projection != "auto" and self.projection not in POOLED:
+            return ("bits",)
+        if "pooled" in engine.outputs:
+            return ("bits", "pooled")
+        if self.projection != "auto":
+            raise UsageError(
+                f"projection {self.projection!r} needs the output pooled, which an engine of an earlier version lacks; "
+                "build it again"
+            )
+        return ("bits",)
 
     def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:
         emptied = np.setdiff1d(labels, kept)
@@ -607,9 +639,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         engine = self._required_engine()
         with _opened(work, self.verbose) as opened:
-            kept = None if opened is None else KeptBits(opened, "test", engine, images)
-            indices, bits = embed_bits(engine, images, kept=kept)
-        return indices, self.readout_.scores(bits, self.memory_budget)
+            outputs = ("bits", "pooled") if self.readout_.uses_pooled else ("bits",)
+            kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
+            indices, values = embed(engine, images, outputs, kept=kept)
+        return indices, self.readout_.scores(values["bits"], self.memory_budget, values.get("pooled"))
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files with the size and resize mode of this classifier's engine."""

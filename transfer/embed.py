@@ -1,64 +1,73 @@
 """Run images through an engine in batches."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..engine.engine import Engine
 from ..images.batches import Images
-from ..kernels.bits import packed_length
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
 
 
-def embed_bits(
-    engine: Engine, images: Images, watch: Stopwatch | None = None, kept: KeptBits | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sign bits of every readable image.
+def embed(
+    engine: Engine,
+    images: Images,
+    outputs: Sequence[str] = ("bits",),
+    watch: Stopwatch | None = None,
+    kept: KeptBits | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return outputs of an engine for every readable image, all of one run.
 
     Parameters
     ----------
     engine : Engine
     images : ImageFiles or ImageArray
+    outputs : sequence of str
+        Some of ``engine.outputs``.
     watch : Stopwatch, optional
         Times waiting for images as ``decode`` and inference as ``engine``.
     kept : KeptBits, optional
-        Those of these images and this engine in a work folder; they are not computed again.
+        Those of these images, this engine and these outputs in a work folder; they are not computed again.
 
     Returns
     -------
     indices : int64 array of shape (n,)
         Indices of the readable images.
-    bits : uint8 array of shape (n, ceil(m / 8))
+    values : dict of arrays
+        By output, of its dtype and of shape (n, ...).
     """
-    return _embed(engine, images, watch or Stopwatch(), bits=True, kept=kept)
-
-
-def embed_features(engine: Engine, images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Return the float32 features of every readable image, of shape (n, m); see `embed_bits`."""
-    return _embed(engine, images, Stopwatch(), bits=False)
-
-
-def _embed(
-    engine: Engine, images: Images, watch: Stopwatch, bits: bool, kept: KeptBits | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    width, dtype = (packed_length(engine.features), "uint8") if bits else (engine.features, "float32")
-    run = engine.bits if bits else engine
+    watch = watch or Stopwatch()
+    types = {name: engine.output_types[name] for name in outputs}
     indices = np.empty(len(images), "int64")
-    results = np.empty((len(images), width), dtype)
+    results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in types.items()}
     filled, first = 0, 0
     if kept is not None:
         with watch("decode"):
             known, values = kept.taken_over()
             filled = len(known)
-            indices[:filled], results[:filled] = known, values
+            indices[:filled] = known
+            for name, result in results.items():
+                result[:filled] = values[name]
             first, images = kept.rest()
     for batch_indices, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
         with watch("engine"):
             which = slice(filled, filled + len(pixels))
-            indices[which], results[which] = first + batch_indices, run(pixels)
+            indices[which], found = first + batch_indices, engine.run(pixels, outputs)
+            for name, result in results.items():
+                result[which] = found[name]
         if kept is not None:
             with watch("decode"):
-                kept.add(indices[which], results[which])
+                kept.add(indices[which], {name: result[which] for name, result in results.items()})
         filled += len(pixels)
     if kept is not None:
         kept.finish()
-    return indices[:filled], results[:filled]
+    return indices[:filled], {name: result[:filled] for name, result in results.items()}
+
+
+def embed_bits(
+    engine: Engine, images: Images, watch: Stopwatch | None = None, kept: KeptBits | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the packed sign bits of every readable image, uint8 of shape (n, ceil(m / 8)); see `embed`."""
+    indices, values = embed(engine, images, ("bits",), watch, kept)
+    return indices, values["bits"]

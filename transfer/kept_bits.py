@@ -1,12 +1,14 @@
-"""Bits of images kept in a work folder block by block, each with the digests of the images that it is of."""
+"""Bits and pooled features of images kept in a work folder block by block, each with the digests of its images."""
 
 import hashlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +16,18 @@ from ..engine.engine import Engine
 from ..files import file_digest
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
-from ..kernels.bits import packed_length
 from ..work import Work, key_of
 
 BLOCK = 512
 """The least number of readable images of a block, but the last. It ends where a batch does: the same images are in a
 batch whether or not a fit was interrupted, and so have the same bits."""
 
+_Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Indices of images, and an engine's outputs of them by name."""
+
 
 class KeptBits:
-    """The bits of images by an engine, in a work folder.
+    """The bits of images by an engine, or other outputs too, in a work folder.
 
     A block is taken over if the contents of its images, by SHA-256, are what they were, and the blocks before it are
     taken over.
@@ -35,27 +39,40 @@ class KeptBits:
         What the images are, such as ``train``.
     engine : Engine
     images : ImageFiles or ImageArray
+    outputs : sequence of str
+        Of the engine.
     """
 
-    def __init__(self, work: Work, kind: str, engine: Engine, images: Images) -> None:
+    def __init__(
+        self, work: Work, kind: str, engine: Engine, images: Images, outputs: Sequence[str] = ("bits",)
+    ) -> None:
         self._work, self._kind, self._images = work, kind, images
-        self._width, self._batch = packed_length(engine.features), engine.batch_size
+        self._types = {name: engine.output_types[name] for name in outputs}
+        self._batch = engine.batch_size
         built = hashlib.sha256(engine.to_bytes()).hexdigest()
-        self._key = key_of(built, engine.runtime, engine.device, engine.batch_size)
+        self._key = key_of(built, engine.runtime, engine.device, engine.batch_size, *outputs)
         self._signatures = _signatures(images, 0, len(images))
         self._number, self._start = 0, 0
-        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pending: list[_Outputs] = []
 
-    def taken_over(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices and bits of the blocks that can be taken over; `rest` has the images after them."""
-        indices, bits = [np.empty(0, "int64")], [np.empty((0, self._width), "uint8")]
+    def taken_over(self) -> _Outputs:
+        """Return the indices and outputs of the blocks that can be taken over; `rest` has the images after them."""
+        blocks = []
         while (block := self._next_block()) is not None:
-            indices.append(block[0])
-            bits.append(block[1])
+            blocks.append(block[:2])
             self._number, self._start = self._number + 1, block[2]
         if self._start:
             self._work.say(f"the bits of {self._start:,d} of {len(self._images):,d} images")
-        return np.concatenate(indices), np.concatenate(bits)
+        return self._joined(blocks)
+
+    def _joined(
+        self, parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        indices = np.concatenate([np.empty(0, "int64"), *(each for each, _ in parts)])
+        return indices, {
+            name: np.concatenate([np.empty((0, *shape), dtype), *(values[name] for _, values in parts)])
+            for name, (shape, dtype) in self._types.items()
+        }
 
     def rest(self) -> tuple[int, Images]:
         """Return the index of the first image that is not taken over, and the images from there on."""
@@ -65,9 +82,9 @@ class KeptBits:
             return start, replace(images, paths=images.paths[start:])
         return start, replace(images, pixels=images.pixels[start:])
 
-    def add(self, indices: np.ndarray, bits: np.ndarray) -> None:
-        """Take the bits of a batch."""
-        self._pending.append((indices, bits))
+    def add(self, indices: np.ndarray, values: dict[str, np.ndarray]) -> None:
+        """Take the outputs of a batch."""
+        self._pending.append((indices, values))
         if len(indices) == self._batch and sum(len(each) for each, _ in self._pending) >= BLOCK:
             self._write(int(indices[-1]) + 1)
 
@@ -78,8 +95,7 @@ class KeptBits:
 
     def _write(self, stop: int) -> None:
         start, number = self._start, self._number
-        indices = np.concatenate([np.empty(0, "int64"), *(each for each, _ in self._pending)])
-        bits = np.concatenate([np.empty((0, self._width), "uint8"), *(each for _, each in self._pending)])
+        indices, values = self._joined(self._pending)
         self._pending, self._start, self._number = [], stop, number + 1
         digests = _digests(self._images, start, stop)
         # The bits of a file that was changed meanwhile may be those of another content than its digest.
@@ -88,16 +104,19 @@ class KeptBits:
         missing = sorted({*range(start, stop)} - set(indices.tolist()))
         described = {"start": start, "stop": stop, "digests": digests, "skipped": missing}
         buffer = io.BytesIO()
-        np.savez(buffer, described=np.frombuffer(json.dumps(described).encode(), "uint8"), indices=indices, bits=bits)
+        head = np.frombuffer(json.dumps(described).encode(), "uint8")
+        arrays: dict[str, Any] = {"described": head, "indices": indices, **values}
+        np.savez(buffer, **arrays)
         self._work.put(self._kind, self._key, buffer.getvalue(), number)
 
-    def _next_block(self) -> tuple[np.ndarray, np.ndarray, int] | None:
-        """Return indices, bits and end of the next block, if it is of these images."""
+    def _next_block(self) -> tuple[np.ndarray, dict[str, np.ndarray], int] | None:
+        """Return indices, outputs and end of the next block, if it is of these images."""
         content = self._work.get(self._kind, self._key, self._number)
         if content is None or self._start == len(self._images):
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            described, indices, bits = json.loads(arrays["described"].tobytes()), arrays["indices"], arrays["bits"]
+            described, indices = json.loads(arrays["described"].tobytes()), arrays["indices"]
+            values = {name: arrays[name] for name in self._types}
         stop, last = described["stop"], len(self._images)
         # The last batch of fewer images would be fuller with the images that have come after it.
         whole = stop == last or (stop < last and len(indices) % self._batch == 0)
@@ -105,7 +124,7 @@ class KeptBits:
             return None
         if _digests(self._images, self._start, stop) != described["digests"] or self._can_be_read(described["skipped"]):
             return None
-        return indices, bits, stop
+        return indices, values, stop
 
     def _can_be_read(self, skipped: list[int]) -> bool:
         """Return whether a file that was skipped can be read now; if none can, record why."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,17 @@ from ..files import open_folder, read_file, was_replaced
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
-from ..kernels.readout import PROJECTORS, BitsReadout, ExactReadout, Readout, SpeckleReadout
+from ..kernels.readout import (
+    PROJECTORS,
+    SUMS,
+    BitsReadout,
+    ExactReadout,
+    PooledReadout,
+    RadialReadout,
+    Readout,
+    SpeckleReadout,
+    SumReadout,
+)
 from ..kernels.ridge import RidgePath
 from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
@@ -130,6 +140,8 @@ def _files(model: StoredModel) -> dict[str, bytes]:
     }
     if model.temperature is not None:
         content["temperature"] = model.temperature
+    if path.loo_accuracy_of:
+        content["loo_accuracy_of"] = dict(path.loo_accuracy_of)
     if model.feature_names is not None:
         content["feature_names"] = model.feature_names
     # A search over an array of parameters leaves NumPy's scalars in them.
@@ -140,33 +152,50 @@ def _files(model: StoredModel) -> dict[str, bytes]:
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if isinstance(readout, BitsReadout):
-        return {"kind": "none"}, {"weights": readout.weights, "intercept": readout.intercept}
+    if isinstance(readout, SumReadout):
+        _, of_bits = _describe_readout(readout.of_bits)
+        described, of_pooled = _describe_readout(readout.of_pooled)
+        return {**described, "kind": readout.kind}, {**of_pooled, **of_bits}
+    if isinstance(readout, RadialReadout):
+        arrays = {f"pooled_{name}": getattr(readout, name) for name in ("mean", "scale", "rows", "coefficients")}
+        return {"kind": "rbf", "channels": len(readout.mean)}, {**arrays, "intercept": readout.intercept}
     if isinstance(readout, ExactReadout):
         arrays = {"rows": readout.rows, "coefficients": readout.coefficients, "intercept": readout.intercept}
         return {"kind": "exact"}, arrays
-    assert isinstance(readout, SpeckleReadout)
-    projection = readout.projection
-    described = {"kind": readout.kind, "k": projection.k, "seed": projection.seed}
-    if isinstance(projection, Opu):
-        described["device"] = projection.identity
-    return {**described, "gain": readout.camera.gain, "saturation": readout.saturation}, {
-        "weights": readout.weights,
-        "intercept": readout.intercept,
-    }
+    assert isinstance(readout, BitsReadout | PooledReadout | SpeckleReadout)
+    described = {"kind": readout.kind}
+    if isinstance(readout, PooledReadout):
+        described["channels"] = len(readout.weights)
+    if isinstance(readout, SpeckleReadout):
+        projection = readout.projection
+        described |= {"k": projection.k, "seed": projection.seed}
+        described |= {"device": projection.identity} if isinstance(projection, Opu) else {}
+        described |= {"gain": readout.camera.gain, "saturation": readout.saturation}
+    return described, {"weights": readout.weights, "intercept": readout.intercept}
 
 
 def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarray]) -> Readout:
-    if described["kind"] == "none":
-        return BitsReadout(m, arrays["weights"], arrays["intercept"])
-    if described["kind"] == "exact":
-        return ExactReadout(arrays["rows"], arrays["coefficients"], arrays["intercept"])
-    kind = described["kind"]
+    kind, intercept = described["kind"], arrays["intercept"]
+    if kind in SUMS:
+        of_bits, of_pooled = (_read_readout({**described, "kind": part}, m, arrays) for part in SUMS[kind])
+        assert isinstance(of_bits, BitsReadout | ExactReadout) and isinstance(of_pooled, RadialReadout)
+        return SumReadout(of_bits, replace(of_pooled, intercept=np.zeros_like(intercept)))
+    if kind == "none":
+        return BitsReadout(m, arrays["weights"], intercept)
+    if kind == "exact":
+        return ExactReadout(arrays["rows"], arrays["coefficients"], intercept)
+    if kind == "pooled":
+        return PooledReadout(arrays["weights"], intercept)
+    if kind == "rbf":
+        mean, scale, rows, coefficients = (
+            arrays[f"pooled_{name}"] for name in ("mean", "scale", "rows", "coefficients")
+        )
+        return RadialReadout(mean, scale, rows, coefficients, intercept)
     device = {"device": described["device"]} if "device" in described else {}
     make: Callable[..., Projection] = opu_projector(kind) if kind in OPUS else PROJECTORS[kind]
     projection = make(m, described["k"], described["seed"], **device)
     camera = Camera(described["gain"])
-    return SpeckleReadout(projection, camera, arrays["weights"], arrays["intercept"], described["saturation"])
+    return SpeckleReadout(projection, camera, arrays["weights"], intercept, described["saturation"])
 
 
 def read(folder: Path, rebuild: bool = False) -> StoredModel:
@@ -183,13 +212,21 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
             f"{folder} was trained on {content['features']:,d} features, and its engine has {engine.features:,d}; "
             f"{_REMEDY}"
         )
+    channels = content["readout"].get("channels")
+    if channels is not None and (engine is None or engine.manifest.pooled != channels):
+        raise AurevoirError(
+            f"{folder} was trained on the means of {channels:,d} channels, and its engine has "
+            f"{0 if engine is None else engine.manifest.pooled:,d}; {_REMEDY}"
+        )
+    coefficients = next(arrays[name] for name in ("coefficients", "pooled_coefficients", "weights") if name in arrays)
     path = RidgePath(
         arrays["alphas"],
         arrays["loo_accuracies"],
         arrays["loo_errors"],
         content["best"],
-        arrays["coefficients"] if "coefficients" in arrays else arrays["weights"],
+        coefficients,
         arrays["intercept"],
+        loo_accuracy_of=content.get("loo_accuracy_of", {}),
     )
     return StoredModel(
         classes=classes,

@@ -11,7 +11,7 @@ from ..engine.load import MODEL_ENGINE
 from ..images.decode import RESIZES
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
-from ..kernels.readout import PROJECTIONS, PROJECTORS
+from ..kernels.readout import POOLED, PROJECTIONS, PROJECTORS, SUMS
 from ..kernels.ridge import SEARCHES
 from ..schema import (
     BOOLEAN,
@@ -37,7 +37,7 @@ from .opu import OPUS
 SCHEMA = "aurevoir-model/2"
 ENGINE, ARRAYS, MODEL, CARD = MODEL_ENGINE, "readout.safetensors", "model.json", "README.md"
 
-_KINDS = ("none", "exact", *PROJECTORS, *OPUS)
+_KINDS = ("none", "exact", *POOLED, *PROJECTORS, *OPUS)
 _LABEL = Check(
     "a string, a number or a boolean",
     lambda value: is_text(value) if isinstance(value, str) else isinstance(value, bool | int | float),
@@ -50,7 +50,7 @@ _COUNT = whole(0, 2**63 - 1)
 _PARAMETERS = record(
     {},
     {
-        "projection": one_of((*PROJECTIONS, *OPUS)),
+        "projection": one_of((*PROJECTIONS, *POOLED, *OPUS)),
         "n_components": nullable(whole(1, 2**63 - 1)),
         "alpha_search": one_of(SEARCHES),
         "calibration_images": _COUNT,
@@ -73,7 +73,11 @@ _MODEL = record(
         "readout": Check("an object", lambda value: isinstance(value, dict)),
         "files": mapping(DIGEST, "digest", names=one_of((ARRAYS, ENGINE))),
     },
-    {"feature_names": array(text(1 << 16), 1), "temperature": number(1e-6, 1e6)},
+    {
+        "feature_names": array(text(1 << 16), 1),
+        "temperature": number(1e-6, 1e6),
+        "loo_accuracy_of": mapping(number(0, _RIGHT), "the accuracy", names=one_of(_KINDS)),
+    },
 )
 _GAIN = number(above=0, least=float(np.finfo("float32").tiny), most=float(np.finfo("float32").max))
 _SPECKLE = {"kind": text(), "k": whole(1), "seed": _SEED, "gain": _GAIN, "saturation": number(0, 1)}
@@ -81,6 +85,9 @@ _CLASS_BYTES = 1 << 26
 """What the array of classes takes at most, each as long as the dtype allows."""
 _HEADER = 1 << 16
 """Bytes of a safetensors header, whose few arrays take less than a tenth of it."""
+_FLOATS = frozenset(
+    ("weights", "coefficients", "intercept", *(f"pooled_{name}" for name in ("mean", "scale", "rows", "coefficients")))
+)
 _LARGEST = 1e200
 """Weights beyond would end in infinite scores."""
 
@@ -99,7 +106,8 @@ def read_model(data: bytes) -> dict[str, Any]:
     described = content["readout"]
     kind = described.get("kind")
     one_of(_KINDS)(kind, "readout.kind")
-    fields = {"kind": text()} if kind in ("none", "exact") else _SPECKLE
+    plain = {"kind": text(), "channels": whole(1)} if kind in POOLED else {"kind": text()}
+    fields = plain if kind in ("none", "exact", *POOLED) else _SPECKLE
     record(fields, {"device": text()} if kind == "opu" else {})(described, "readout")
     if ARRAYS not in content["files"]:
         raise MalformedError(f"has wrong fields (files.{ARRAYS} is missing)")
@@ -178,20 +186,39 @@ def _shapes(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dic
         name: ("float64", (length,)) for name in ("alphas", "loo_accuracies", "loo_errors")
     }
     found["intercept"] = ("float64", (c,))
-    if kind == "exact":
-        n = max(2, len(arrays["rows"])) if "rows" in arrays and arrays["rows"].ndim else 2
-        return found | {"rows": ("uint8", (n, packed_length(m))), "coefficients": ("float64", (n, c))}
-    return found | {"weights": ("float64", (m if kind == "none" else content["readout"]["k"], c))}
+    parts = SUMS.get(kind, (kind,))
+    if "rbf" in parts:
+        n, channels = _rows(arrays, "pooled_rows"), content["readout"]["channels"]
+        found |= {f"pooled_{name}": ("float64", (channels,)) for name in ("mean", "scale")}
+        found |= {"pooled_rows": ("float32", (n, channels)), "pooled_coefficients": ("float64", (n, c))}
+    if "exact" in parts:
+        n = _rows(arrays, "rows")
+        found |= {"rows": ("uint8", (n, packed_length(m))), "coefficients": ("float64", (n, c))}
+    elif kind != "rbf":
+        width = {"none": m, "pooled": content["readout"].get("channels")}.get(parts[0])
+        found["weights"] = ("float64", (width or content["readout"]["k"], c))
+    return found
+
+
+def _rows(arrays: Mapping[str, np.ndarray], name: str) -> int:
+    return max(2, len(arrays[name])) if name in arrays and arrays[name].ndim else 2
 
 
 def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    for name in {"weights", "coefficients", "intercept"}.intersection(arrays):
+    for name in _FLOATS.intersection(arrays):
         values = arrays[name]
         if not all((np.abs(values[which]) <= _LARGEST).all() for which in blocks(len(values), 4096)):
             raise MalformedError(f"is damaged (a value of {name} is not a finite number up to {_LARGEST:g})")
     m = content["features"]
     if "rows" in arrays and m % 8 and (arrays["rows"][:, -1] & (0xFF >> m % 8)).any():
         raise MalformedError(f"is damaged (rows have ones behind their {m:,d} bits)")
+    if "pooled_scale" in arrays and (arrays["pooled_scale"] < 0).any():
+        raise MalformedError("is damaged (a value of pooled_scale is negative)")
+    _check_path(content, arrays)
+
+
+def _check_path(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Check what leave-one-out scored."""
     alphas, accuracies, errors = (arrays[name] for name in ("alphas", "loo_accuracies", "loo_errors"))
     if not (np.isfinite(alphas) & (alphas >= 0)).all():
         raise MalformedError("is damaged (an alpha is not a finite number from 0)")

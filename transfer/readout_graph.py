@@ -12,9 +12,21 @@ from ..engine.manifest import CLASSIFIER_OUTPUTS
 from ..engine.runtimes.base import FLOAT32_PREFIX
 from ..errors import UsageError
 from ..kernels.bits import popcount, unpack
+from ..kernels.pooled import Standardization
 from ..kernels.projection import Dense, DenseSigns, Hadamard, Projection
 from ..kernels.random_matrix import gaussian_rows, hadamard_signs, sign_rows
-from ..kernels.readout import BitsReadout, ExactReadout, Readout, SpeckleReadout
+from ..kernels.readout import (
+    BitsReadout,
+    ExactReadout,
+    PooledReadout,
+    RadialReadout,
+    Readout,
+    SpeckleReadout,
+    SumReadout,
+)
+
+_Single = BitsReadout | ExactReadout | SpeckleReadout | PooledReadout | RadialReadout
+_Readout = _Single | SumReadout
 
 LARGEST = 1 << 28
 """Bytes of one matrix in a loaded graph, at most; those of bits take one byte an entry there."""
@@ -25,12 +37,13 @@ _RADIX = 16
 def append_readout(
     model: onnx.ModelProto, readout: Readout, m: int, temperature: float, multilabel: bool, packed: bool
 ) -> None:
-    """Append a readout to a graph with the output ``features``, which its outputs replace, in place.
+    """Append a readout to a graph with the outputs ``features`` and ``pooled``, which its outputs replace, in place.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Its output ``features`` is float32 of shape (batch, m).
+        Its output ``features`` is float32 of shape (batch, m), and ``pooled``, of which only some readouts are, float32
+        of shape (batch, channels).
     readout : Readout
     m : int
     temperature : float
@@ -44,11 +57,10 @@ def append_readout(
     UsageError
         If the projection is optical hardware or its simulator, or a matrix exceeds `LARGEST`.
     """
-    assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout)
     nodes = _Nodes(model, packed)
     scores, probabilities, label = CLASSIFIER_OUTPUTS
-    signs = nodes("Greater", "features", nodes.constant("zero", np.float32(0)))
-    _scores(nodes, nodes("Cast", signs, to=TensorProto.FLOAT), readout, m, scores)
+    assert isinstance(readout, _Readout)
+    _scores(nodes, readout, m, scores)
     sharpness = nodes.constant("sharpness", np.float32((2 if multilabel else 1) / temperature))
     scaled = nodes("Mul", scores, sharpness)
     if multilabel:
@@ -132,18 +144,56 @@ def require_small(size: int, what: str) -> None:
         )
 
 
-def _scores(nodes: _Nodes, bits: str, readout: BitsReadout | ExactReadout | SpeckleReadout, m: int, out: str) -> None:
-    """Append nodes from the bits, float32 of shape (batch, m), to the scores."""
-    if isinstance(readout, BitsReadout):
-        linear = _times_weights(nodes, bits, readout.weights)
-    elif isinstance(readout, ExactReadout):
-        linear = _exact(nodes, bits, readout, m)
-    elif isinstance(readout.projection, Hadamard):
-        linear = _hadamard(nodes, bits, readout.projection, readout)
+def _scores(nodes: _Nodes, readout: _Readout, m: int, out: str) -> None:
+    """Append nodes from the features to the scores."""
+    if isinstance(readout, SumReadout):
+        both = [_linear(nodes, part, m) for part in (readout.of_bits, readout.of_pooled)]
+        linear = nodes("Add", *both)
     else:
-        speckle = _exposed(nodes, _dense(nodes, bits, readout.projection), readout)
-        linear = _times_weights(nodes, speckle, readout.weights)
+        linear = _linear(nodes, readout, m)
     nodes("Add", linear, nodes.single("intercept", readout.intercept), out=out)
+
+
+def _linear(nodes: _Nodes, readout: _Single, m: int) -> str:
+    """Append nodes from the features to the scores without the intercept."""
+    if isinstance(readout, PooledReadout):
+        return _times_weights(nodes, "pooled", readout.weights)
+    if isinstance(readout, RadialReadout):
+        return _radial(nodes, readout)
+    signs = nodes("Greater", "features", nodes.constant("zero", np.float32(0)))
+    bits = nodes("Cast", signs, to=TensorProto.FLOAT)
+    if isinstance(readout, BitsReadout):
+        return _times_weights(nodes, bits, readout.weights)
+    if isinstance(readout, ExactReadout):
+        return _exact(nodes, bits, readout, m)
+    if isinstance(readout.projection, Hadamard):
+        return _hadamard(nodes, bits, readout.projection, readout)
+    speckle = _exposed(nodes, _dense(nodes, bits, readout.projection), readout)
+    return _times_weights(nodes, speckle, readout.weights)
+
+
+def _radial(nodes: _Nodes, readout: RadialReadout) -> str:
+    """Append the radial kernel of pooled features with the training rows, times their coefficients.
+
+    The kernel's exponent -gamma |x - x'|^2 is the product of (x, 1, -gamma |x|^2) and (2 gamma x', -gamma |x'|^2, 1).
+    Rows are channels and training images: OpenVINO 2026.4 adds a vector wrongly to the rows of a sum over places.
+    """
+    gamma, rows = Standardization(readout.mean, readout.scale).gamma, readout.rows.astype("float64")
+    channels = nodes("Transpose", "pooled", perm=[1, 0])
+    centred = nodes("Add", channels, nodes.single("less mean", -readout.mean[:, None]))
+    x = nodes("Mul", centred, nodes.single("scale", readout.scale[:, None]))
+    rates = nodes.single("rates", np.full((1, len(readout.mean)), -gamma))
+    norms = nodes("MatMul", rates, nodes("Mul", x, x))
+    ones = nodes(
+        "Add", nodes("Mul", norms, nodes.constant("zero", np.float32(0))), nodes.constant("one", np.float32(1))
+    )
+    squares = np.square(rows).sum(axis=1, keepdims=True)
+    own = np.concatenate([2 * gamma * rows, -gamma * squares, np.ones_like(squares)], axis=1)
+    together = nodes("Concat", x, ones, norms, axis=0)
+    exponents = nodes("MatMul", nodes.single("rows", own), together)
+    kernel = nodes("Exp", nodes("Min", exponents, nodes.constant("zero", np.float32(0))))
+    product = nodes("MatMul", nodes.single("coefficients", readout.coefficients.T), kernel)
+    return nodes("Transpose", product, perm=[1, 0])
 
 
 def _times_weights(nodes: _Nodes, x: str, weights: np.ndarray) -> str:

@@ -43,7 +43,7 @@ def classifier_engine(
     chosen = precision or made.precision
     graph = onnx.load_from_string(engine.graph)
     taken = _runtime(engine, graph, chosen, runtime, device, plan)
-    graph = prune(graph, ["features"])
+    graph = prune(graph, ["features", "pooled"] if readout.uses_pooled else ["features"])
     if wants_float16_body(taken, chosen) and not has_float16_body(graph):
         graph = to_float16(graph, made.in_float32)
     append_readout(graph, readout, engine.features, temperature, multilabel, packed=not builds_plans(taken))

@@ -47,7 +47,7 @@ PERCENTILES = (50, 90, 99)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's arguments."""
-    help_ = "a torchvision name, timm:NAME or an ONNX file (default: densenet169)"
+    help_ = "a torchvision name, efficientnet_lite0 (or 1, 2), timm:NAME or an ONNX file (default: densenet169)"
     # Without a default of its own the first leaves that of the second, which older command lines use.
     parser.add_argument("backbone", nargs="?", default=argparse.SUPPRESS, metavar="BACKBONE", help=help_)
     parser.add_argument("--backbone", default="densenet169", help="the same")

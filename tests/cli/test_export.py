@@ -41,7 +41,7 @@ def test_files_are_listed_with_their_digests(call, engine, tmp_path, form):
         assert (len(data), hashlib.sha256(data).hexdigest()) == (each["bytes"], each["sha256"])
     assert len(result["files"]) == (1 if form == "onnx" else 3)
     assert result["inputs"] == [{"name": "images", "dtype": "uint8", "shape": ["batch", 28, 28, 3]}]
-    assert [each["name"] for each in result["outputs"]] == ["features", "bits"]
+    assert [each["name"] for each in result["outputs"]] == ["features", "bits", "pooled"]
     assert result["metadata"]["precision"] == "fp32"
 
 

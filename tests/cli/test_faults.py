@@ -184,6 +184,30 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     assert done.stdout.split("\n")[:2] == ["loaded", "ended 15"], done.stderr
 
 
+def test_a_child_that_a_library_forks_ends_when_asked():
+    """A handler in Python would never run in one that waits for a lock, as OpenVINO's telemetry may."""
+    script = (
+        "import os, signal, time\n"
+        "from aurevoir.cli.process import own_process\n"
+        "ready, started = os.pipe()\n"
+        "def fork():\n"
+        "    if not (child := os.fork()):\n"
+        "        os.write(started, b'.')\n"
+        "        time.sleep(60)\n"
+        "    os.read(ready, 1)\n"
+        "    return child\n"
+        "with own_process():\n"
+        "    during = fork()\n"
+        "after = fork()\n"
+        "for child in (during, after):\n"
+        "    os.kill(child, signal.SIGTERM)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30)
+    assert done.stdout.split() == ["-15", "-15"], done.stderr
+
+
 @pytest.mark.parametrize("words", [["bench", "threads"], ["fit", "photos"]])
 def test_a_process_that_is_unfit_is_refused_before_libraries_are_loaded(words, monkeypatch, capsys):
     loaded = []

@@ -44,9 +44,10 @@ def test_an_engine_file(engine_file, pixels):
     assert len(table["images"]) == 64
     assert all(value >= 0 for value in table["thresholds"].values())
     runtime = pytest.importorskip("onnxruntime")
-    features, bits = runtime.InferenceSession(parts["model.onnx"]).run(None, {"images": pixels})
+    features, bits, pooled = runtime.InferenceSession(parts["model.onnx"]).run(None, {"images": pixels})
     assert (features.dtype, bits.dtype) == ("float32", "uint8")
     assert features.shape == (len(pixels), manifest["features"])
+    assert pooled.shape == (len(pixels), manifest["pooled"])
     assert np.array_equal(bits, np.packbits(features > 0, axis=1))
 
 
@@ -139,3 +140,5 @@ def test_bits_of_images(engine_file, class_folder, tmp_path):
     assert found["bits"].shape == (len(found["paths"]), -(-int(found["m"]) // 8)) == (30, 25)
     assert main(["embed", str(engine_file), str(class_folder), "--out", str(out), "--features"]) == 0
     assert np.load(out)["features"].dtype == "float32"
+    assert main(["embed", str(engine_file), str(class_folder), "--out", str(out), "--pooled"]) == 0
+    assert (np.load(out)["pooled"].dtype, np.load(out)["pooled"].shape) == ("float32", (30, 4))

@@ -55,19 +55,21 @@ def test_a_batch_norm_after_a_shared_convolution_stays():
 def test_the_graph_normalises_flattens_and_packs(tiny_onnx, pixels):
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     exported = export_backbone(open_backbone(tiny_onnx), normalization=(mean, std))
-    features, bits = _run(exported.graph, {"images": pixels})
+    features, bits, pooled = _run(exported.graph, {"images": pixels})
     images = ((pixels / 255 - mean) / std).astype("float32").transpose(0, 3, 1, 2)
     model = onnx.load(tiny_onnx)
     expected = _run(model, {model.graph.input[0].name: images})[0]
     np.testing.assert_allclose(features, expected.reshape(len(pixels), -1), atol=2e-4)
     np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
     assert exported.features == features.shape[1] == 4 * 7 * 7
+    np.testing.assert_allclose(pooled, features.reshape(-1, 4, 49).mean(2, dtype="float64"), atol=1e-6)
+    assert exported.pooled == 4
 
 
 def test_bits_are_padded_where_m_is_no_multiple_of_eight(tiny_onnx, written_by, pixels):
     for tensor in (written_by("Relu"), open_backbone(tiny_onnx).resolve(None)):
         exported = export_backbone(open_backbone(tiny_onnx), tensor)
-        features, bits = _run(exported.graph, {"images": pixels[:3]})
+        features, bits, _ = _run(exported.graph, {"images": pixels[:3]})
         np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
     assert exported.features % 8 == 4
 

@@ -393,13 +393,13 @@ def test_digests_do_not_help(engine, tmp_path):
 
 
 def test_a_value_of_no_shape_is_not_computed(engine):
-    def pooled(model):
+    def widest(model):
         square = _constant(model, "square", np.ones((1, 1, 8, 8), "float32"))
         model.graph.node.insert(
-            0, helper.make_node("MaxPool", [square], ["pooled"], kernel_shape=[30000] * 2, auto_pad="SAME_UPPER")
+            0, helper.make_node("MaxPool", [square], ["widest"], kernel_shape=[30000] * 2, auto_pad="SAME_UPPER")
         )
 
-    changed = _changed(engine, pooled)
+    changed = _changed(engine, widest)
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check_graph(changed.graph, changed.manifest, "the engine")
     assert time.monotonic() - began < 10

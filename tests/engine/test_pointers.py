@@ -48,8 +48,12 @@ def _run(engine, images, outputs):
 
 
 def test_outputs_have_the_types_of_the_graph(engine):
-    assert engine.outputs == tuple(engine.output_types) == ("features", "bits")
-    assert engine.output_types == {"features": ((196,), "float32"), "bits": ((25,), "uint8")}
+    assert engine.outputs == tuple(engine.output_types) == ("features", "bits", "pooled")
+    assert engine.output_types == {
+        "features": ((196,), "float32"),
+        "bits": ((25,), "uint8"),
+        "pooled": ((4,), "float32"),
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 20])
@@ -58,6 +62,7 @@ def test_outputs_are_written_at_their_addresses_and_nowhere_else(engine, pixels,
     found = _run(engine, images, _outputs(engine, count))
     np.testing.assert_allclose(found["features"], engine(images), atol=1e-5)
     np.testing.assert_array_equal(found["bits"], np.packbits(found["features"] > 0, axis=1))
+    np.testing.assert_allclose(found["pooled"], found["features"].reshape(count, 4, 49).mean(2), atol=1e-5)
     np.testing.assert_array_equal(images, pixels[:count])
     alone = _run(engine, images, {"bits": _outputs(engine, count)["bits"]})
     np.testing.assert_array_equal(alone["bits"], engine.bits(images))
@@ -121,7 +126,11 @@ GOOD = {"images": 1 << 20, "features": 1 << 30, "bits": 1 << 31}
     ("addresses", "batch", "message"),
     [
         ([1, 2], 1, "addresses are a list; give a dict"),
-        ({**GOOD, "pooled": 1}, 1, "'pooled' is no tensor of this engine; give 'images' and any of features, bits"),
+        (
+            {**GOOD, "label": 1},
+            1,
+            "'label' is no tensor of this engine; give 'images' and any of features, bits",
+        ),
         ({}, 1, "addresses of nothing are not enough; give also 'images'"),
         ({"bits": 5}, 1, "addresses of bits are not enough; give also 'images'"),
         ({"images": 5}, 1, "addresses of images are not enough; give also an output, any of features, bits"),

@@ -81,10 +81,10 @@ def test_linear_scores_are_those_of_a_ridge_on_standardized_channels():
     bits, pooled, labels = images()
     new = images(seed=1)[1]
     readout, path = fit_readout(bits, M, labels, 3, "pooled", pooled=pooled)
-    assert (readout.kind, readout.inputs) == ("pooled", ("pooled",))
+    assert (readout.kind, readout.uses_pooled) == ("pooled", True)
     scaler = StandardScaler().fit(pooled.astype("float64"))
     ridge = Ridge(alpha=path.alpha).fit(scaler.transform(pooled), one_vs_rest(labels, 3))
-    np.testing.assert_allclose(readout.scores(pooled=new), ridge.predict(scaler.transform(new)), atol=1e-5)
+    np.testing.assert_allclose(readout.scores(bits, pooled=new), ridge.predict(scaler.transform(new)), atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "power"), [("bits+rbf", 1), ("exact+rbf", 2)])
@@ -92,7 +92,7 @@ def test_a_sum_has_both_kernels_in_equal_parts(kind, power):
     bits, pooled, labels = images()
     new_bits, new_pooled, _ = images(seed=1)
     readout, path = fit_readout(bits, M, labels, 3, kind, pooled=pooled)
-    assert (readout.kind, readout.inputs) == (kind, ("bits", "pooled"))
+    assert (readout.kind, readout.uses_pooled) == (kind, True)
     standardize = standardization(pooled, np.ones(N))
     gamma = standardize.gamma
 

@@ -15,7 +15,7 @@ from aurevoir.kernels.readout import fit_readout
 from aurevoir.transfer import readout_graph
 from aurevoir.transfer.whole import classifier_engine
 
-PROJECTIONS = ("none", "exact", "hadamard", "dense", "dense-signs")
+PROJECTIONS = ("none", "exact", "hadamard", "dense", "dense-signs", "pooled", "rbf", "bits+rbf", "exact+rbf")
 RUNTIMES = ("openvino", "onnxruntime", "torch")
 
 

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from aurevoir.calibration.fidelity import relative_error, sign_agreement
+from aurevoir.calibration.graph.edit import prune
 from aurevoir.calibration.graph.float16 import OLDEST_OPSET, to_float16
 from aurevoir.calibration.graph.overflow import overflowing, with_magnitudes
 from aurevoir.calibration.quantize import quantize
@@ -76,10 +77,12 @@ def graphs(request, tiny_onnx, pixels, data):
 @RUNTIMES
 def test_the_float_graph_keeps_its_signs(graphs, run):
     model, _, images = graphs
-    features, bits = run(to_float16(model), images)
+    features, bits, pooled = run(to_float16(model), images)
     reference = _onnxruntime(model, images)[0]
     assert features.dtype == "float32"
     np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
+    means = features.reshape(*pooled.shape, -1).mean(2, dtype="float64")
+    np.testing.assert_allclose(pooled, means, rtol=0, atol=1e-6 * np.abs(features).max())
     assert sign_agreement(features, reference) > 0.99
     assert relative_error(features, reference) < 0.03
 
@@ -89,7 +92,7 @@ def test_the_int8_graph_agrees_with_float_as_well_as_a_float32_body_does(graphs,
     model, quantized, images = graphs
     reference = _onnxruntime(model, images)[0]
     expected = run(quantized, images)[0]
-    features, bits = run(to_float16(quantized), images)
+    features, bits, _ = run(to_float16(quantized), images)
     np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
     assert sign_agreement(features, reference) > sign_agreement(expected, reference) - 0.01
     assert relative_error(features, reference) < relative_error(expected, reference) + 0.02
@@ -100,10 +103,12 @@ def test_no_float32_is_left_inside(graphs):
     half = to_float16(quantized)
     onnx.checker.check_model(half, full_check=True)
     assert list(half.graph.input) == list(quantized.graph.input)
-    assert [value.name for value in half.graph.output] == ["features", "bits"]
-    inside = [value.type.tensor_type.elem_type for value in half.graph.value_info]
+    assert [value.name for value in half.graph.output] == ["features", "bits", "pooled"]
+    # The channel means are of float32 throughout.
+    rest = prune(half, ["features", "bits"]).graph
+    inside = [value.type.tensor_type.elem_type for value in rest.value_info]
     assert TensorProto.FLOAT16 in inside
-    assert TensorProto.FLOAT not in [*inside, *(tensor.data_type for tensor in half.graph.initializer)]
+    assert TensorProto.FLOAT not in [*inside, *(tensor.data_type for tensor in rest.initializer)]
 
 
 def test_the_dequantized_weights_hardly_change(graphs):

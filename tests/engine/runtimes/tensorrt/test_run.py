@@ -22,9 +22,11 @@ from aurevoir.errors import AurevoirError, UsageError
 
 
 def _check(outputs, features):
-    assert {name: value.dtype.name for name, value in outputs.items()} == {"features": "float32", "bits": "uint8"}
+    kinds = {"features": "float32", "bits": "uint8", "pooled": "float32"}
+    assert {name: value.dtype.name for name, value in outputs.items()} == kinds
     np.testing.assert_allclose(outputs["features"], features, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(outputs["bits"], np.packbits(outputs["features"] > 0, axis=1))
+    np.testing.assert_allclose(outputs["pooled"], outputs["features"].reshape(-1, 4, 49).mean(2), atol=1e-4)
 
 
 def _on_gpu(trt, images):
@@ -46,8 +48,8 @@ def test_batches_of_every_size(runner, many, wanted):
 def test_the_next_part_is_brought_in_while_the_last_is_computed(runner, trt, many):
     runner.captures = False
     runner(many[: 3 * MOST])
-    # A part: up to the GPU; there to where the network reads it; the network; two outputs down.
-    up, compute = ["copy"], ["copy", "run", "copy", "copy"]
+    # A part: up to the GPU; there to where the network reads it; the network; three outputs down.
+    up, compute = ["copy"], ["copy", "run", "copy", "copy", "copy"]
     assert trt.device.events == up + up + compute + up + compute + compute
 
 
@@ -279,7 +281,7 @@ def test_an_engine_on_a_gpu_is_profiled_and_runs_on_the_callers_memory(trt, expo
     stream = trt.device.new_stream()
     engine.run_pointers(addresses, 3, stream=trt.device.handle(stream))
     trt.device.synchronize(stream)
-    _check({name: arrays[name] for name in ("features", "bits")}, wanted[:3])
+    _check({name: arrays[name] for name in ("features", "bits", "pooled")}, wanted[:3])
     profile = profile_engine(engine, many[:2], calls=4)
     assert [(layer.name, layer.precision, layer.share) for layer in profile.layers] == [
         ("a + b", "float32", 0.8),
