@@ -1,6 +1,6 @@
 """Join several cuts of one network into an engine that outputs the concatenated bits and channel means of all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def _columns(widths: Sequence[int]) -> list[slice]:
     return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
 
-def _union(models: Sequence[onnx.ModelProto], widths: dict[str, tuple[int, int]]) -> onnx.ModelProto:
+def _union(models: Sequence[onnx.ModelProto], widths: Mapping[str, tuple[int, int]]) -> onnx.ModelProto:
     """Return the union of the graphs without duplicate nodes, with outputs of the same name concatenated."""
     union = onnx.ModelProto()
     union.CopyFrom(models[0])
