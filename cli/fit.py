@@ -135,7 +135,7 @@ def _choice(choice: "CutChoice | None") -> dict[str, Any]:
     if choice is None:
         return {}
     scores = [asdict(score) for score in choice.scores]
-    return {"cut_scores": scores, "cut_reason": choice.reason, "cut_images": choice.images}
+    return {"cut_scores": scores, "cut_reason": choice.reason, "cut_lines": choice.lines(), "cut_images": choice.images}
 
 
 def _check_work(args: argparse.Namespace) -> None:
@@ -185,7 +185,10 @@ def describe(result: dict[str, Any]) -> str:
         scored = ", ".join(f"{name} {score:.4f}" for name, score in result["loo_accuracy_of"].items())
         lines.append(f"leave-one-out chose projection {result['projection']}: {scored}")
     if "cut_scores" in result:
-        lines += [f"{result['cut_reason']}; on {result['cut_images']} images:", *map(cut_line, result["cut_scores"])]
+        lines += [
+            f"{result['cut_reason']}; on {result['cut_images']} images:",
+            *(f"  {name(line)}" for line in result["cut_lines"]),
+        ]
     if result["sign_agreement"] is not None:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
@@ -193,12 +196,3 @@ def describe(result: dict[str, Any]) -> str:
     if result["out"]:
         lines.append(f"model: {result['out']}")
     return "\n".join(lines)
-
-
-def cut_line(score: dict[str, Any]) -> str:
-    """Describe what a cut scored."""
-    return (
-        f"  {name(score['cut'])}: leave-one-out {score['loo_accuracy']:.4f} with {score['projection']}, "
-        f"{100 * score['behind']:.1f} points below the best (standard error {100 * score['standard_error']:.1f}), "
-        f"{score['macs'] / 1e9:.3f} GMACs"
-    )

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if len(set(given)) < len(given):
             raise UsageError(f"--{option} {' '.join(given)} names one twice; give each once")
     if "int8" not in args.precision:
-        refuse_unused(args, ("method", "placement"), "without int8 among --precision", add_arguments)
+        refuse_unused(args, ("method", "placement"), f"precision {' and '.join(args.precision)}", add_arguments)
     own = network_arguments(args)
     calibration = CalibrationSpec(
         data=own.pop("calibration"), images=own.pop("calibration_images"), method=own.pop("method")

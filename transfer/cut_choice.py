@@ -1,5 +1,6 @@
 """Choose the cut of a network by leave-one-out on the training images, from one inference of each."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -101,6 +102,14 @@ class CutChoice:
                 f"cut {taken.cut}: the highest leave-one-out accuracy, and no cheaper cut within {_WITHIN}, at {cost}"
             )
         return f"cut {taken.cut}: within {_WITHIN} of {best.cut}, which scored highest, at {cost}"
+
+    def lines(self) -> list[str]:
+        """Describe what each cut scored, a line each."""
+        return [
+            f"{score.cut}: leave-one-out {score.loo_accuracy:.4f} with {score.projection}, "
+            f"{100 * score.behind:.1f} points below the best (standard error {100 * score.standard_error:.1f}), {score.macs / 1e9:.3f} GMACs"
+            for score in self.scores
+        ]
 
 
 @dataclass(frozen=True)
@@ -297,9 +306,12 @@ def choose_cut(
         for cut, bits, pooled in zip(cuts, values.bits, values.pooled, strict=True)
     ]
     chosen, scores = scored(cuts, solved, labels[rows], weights[rows])
+    choice = CutChoice(scores, cuts[chosen].name, len(which), len(labels))
+    if progress and sys.stderr is not None:
+        sys.stderr.write("".join(f"{line}\n" for line in [*choice.lines(), choice.reason]))
     whole = {"bits": values.bits[chosen], "pooled": values.pooled[chosen]} if len(which) == len(labels) else None
     return Chosen(
-        CutChoice(scores, cuts[chosen].name, len(which), len(labels)),
+        choice,
         builders[chosen],
         None if whole is None else (values.indices, whole),
         dict(images.skipped),

@@ -137,9 +137,8 @@ def test_the_joined_cuts_of_a_real_network_compute_what_each_cut_does(photos, mo
         differ = np.bitwise_count(own["bits"] ^ found["bits"][:, bits]).mean() / 8
         # Below fp32 OpenVINO rounds between layers where an output is taken.
         assert differ <= (0 if precision == "fp32" else 0.05)
-        assert np.abs(own["pooled"] - found["pooled"][:, pooled]).mean() <= (
-            0 if precision == "fp32" else 0.02 * np.abs(own["pooled"]).mean() + 0.02
-        )
+        off = np.abs(own["pooled"] - found["pooled"][:, pooled]).mean() / np.abs(own["pooled"]).mean()
+        assert off <= (0 if precision == "fp32" else 0.1)
         if engine.table is not None:
             assert CalibrationTable.from_json(engine.table.to_json()).graph == engine.manifest.graph
 
