@@ -18,6 +18,16 @@ def test_a_table_goes_through_json(tiny_onnx, pixels):
     assert CalibrationTable.from_json(table.to_json()) == table
 
 
+def test_the_table_of_a_shallower_cut_has_the_thresholds_of_a_calibration_there(staged_onnx, pixels):
+    backbone = open_backbone(staged_onnx)
+    earlier, whole = (export_backbone(backbone, cut) for cut in (backbone.cuts()[3].name, None))
+    table, own = calibrate(whole, pixels).of_part(earlier.graph), calibrate(earlier, pixels)
+    table.check(earlier.graph)
+    assert table.thresholds == pytest.approx(own.thresholds, rel=1e-5)
+    assert table.means.keys() == own.means.keys()
+    assert len(own.thresholds) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -66,6 +66,16 @@ def ended(pid):
     return False
 
 
+def test_a_block_inside_another_takes_its_process(tasks, tmp_path):
+    pids = tmp_path / "pids"
+    with lasting_child():
+        with lasting_child():
+            in_child("inner", tasks.note, str(pids), timeout=60)
+        in_child("outer", tasks.note, str(pids), timeout=60)
+    assert len(set(pids.read_text().split())) == 1
+    assert len(pids.read_text().split()) == 2
+
+
 def test_one_process_takes_all_calls_of_a_block_and_ends_with_it(tasks, tmp_path):
     noted = tmp_path / "noted"
     with lasting_child():

@@ -9,9 +9,12 @@ from onnx import numpy_helper
 
 from aurevoir import build_engine
 from aurevoir.engine import smoke as smoking
+from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.checked import is_known
+from aurevoir.engine.cut_candidates import cut_candidates
 from aurevoir.engine.engine import Engine
+from aurevoir.engine.multi_cut import draft_cuts
 from aurevoir.engine.runtimes import compile_graph
 from aurevoir.engine.smoke import first_inference
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
@@ -189,3 +192,14 @@ def test_what_ran_in_a_child_process_here_is_not_run_in_one_again(engine, tmp_pa
     assert not is_known(engine.digest())
     first_inference(engine)
     assert is_known(engine.digest())
+
+
+def test_a_crash_of_several_cuts_at_once_is_an_error(staged_onnx, monkeypatch, tmp_path):
+    builders = EngineBuilder(NetworkSpec(backbone=staged_onnx)).at_cuts(
+        [cut.name for cut in cut_candidates(open_backbone(staged_onnx), 3)]
+    )
+    spec = EngineSpec(runtime="openvino")
+    assert len(draft_cuts(builders, spec)[0]) == 3
+    _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)", "openvino.compile")
+    with pytest.raises(AurevoirError, match=r"fp32 at several cuts on openvino crashes .* \(SIGSEGV\)"):
+        draft_cuts(builders, spec)
