@@ -126,6 +126,8 @@ def _score(row: dict[str, Any], kernel: str) -> str:
 
 def draw(result: dict[str, Any], path: str) -> None:
     """Draw accuracy against images/s, a line a backbone and precision, with areas of the engine files' sizes."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     from ..benchmarks.reporting.figures import MARKERS, figure
 
     rows = result["rows"]
@@ -156,6 +158,10 @@ def draw(result: dict[str, Any], path: str) -> None:
                     fontsize=7,
                 )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.12, y=0.08)
         axes.set_xlabel("images/s of an engine cut there")
         axes.set_ylabel("leave-one-out accuracy, best kernel")
         for handle in axes.legend(fontsize=8).legend_handles:
