@@ -26,6 +26,8 @@ _PASSED = _MOVES | {"QuantizeLinear", "DequantizeLinear"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _REDUCTIONS = {"ReduceL1", "ReduceLogSum", "ReduceLogSumExp"}
 
+_LAST_OF_THREE = ([-1], [2])
+"""Axes of a reduction of (batch, channels, places) over the places."""
 _SOFTMAX_OF_ONE_AXIS = 13
 _SUM_OF_AXES = 13
 """The opsets from which Softmax is along one axis, and ReduceSum has its axes as an input."""
@@ -35,13 +37,14 @@ def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite what OpenVINO (seen in 2026.4) reads otherwise than ONNX means it, in place; return the model.
 
     Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the
-    attribute ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is
-    converted.
+    attribute ``axes``, become simpler operators; a reduction of the last of three axes, to whose rows it adds a vector
+    wrongly, gets a fourth; a Softmax before opset 13, which it computes along one axis only, is converted.
     """
     if opset(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
     misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
     replace_nodes(model, {node.output[0]: _simpler_reduction(model, node) for node in misread})
+    _reduce_in_four_axes(model)
     return make_windows_explicit(offset_around_concats(model))
 
 
@@ -98,6 +101,56 @@ def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onn
         reduced("ReduceMax", image, named("most")),
         helper.make_node("Add", [named("log"), named("most")], [output]),
     ]
+
+
+def _reduce_in_four_axes(model: onnx.ModelProto) -> None:
+    """Reduce (batch, channels, places) as (batch, channels, places, 1), where a vector may follow, in place."""
+    found = [
+        node
+        for node in model.graph.node
+        if node.op_type.startswith("Reduce")
+        and not node.output[0].startswith(POOLED_PREFIX)
+        and _reduced_axes(model, node) in _LAST_OF_THREE
+    ]
+    if not found:
+        return
+    shapes = tensor_shapes(model)
+    replace_nodes(
+        model, {node.output[0]: _in_four_axes(model, node) for node in found if len(shapes.get(node.input[0], ())) == 3}
+    )
+
+
+def _reduced_axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int] | None:
+    axes = node_attribute(node, "axes", None)
+    if axes is not None or len(node.input) < 2 or node.input[1] not in initializers(model):
+        return None if axes is None else list(axes)
+    found: list[int] = read_constant(initializers(model), node.input[1]).tolist()
+    return found
+
+
+def _in_four_axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    source, output = node.input[0], node.output[0]
+    more, less = (
+        constant(model, f"{output}_{part}", np.array(shape))
+        for part, shape in (("more_axes", [0, 0, 0, 1]), ("fewer_axes", [0, 0, -1] if _keeps(node) else [0, -1]))
+    )
+    reduction = onnx.NodeProto()
+    reduction.CopyFrom(node)
+    reduction.input[0], reduction.output[0] = f"{output}_of", f"{output}_four"
+    for item in reduction.attribute:
+        if item.name == "axes":
+            item.ints[:] = [2]
+    if len(node.input) > 1:
+        reduction.input[1] = constant(model, f"{output}_axis", np.array([2]))
+    return [
+        helper.make_node("Reshape", [source, more], [f"{output}_of"]),
+        reduction,
+        helper.make_node("Reshape", [f"{output}_four", less], [output]),
+    ]
+
+
+def _keeps(node: onnx.NodeProto) -> bool:
+    return bool(node_attribute(node, "keepdims", 1))
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
