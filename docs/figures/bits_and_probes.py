@@ -47,12 +47,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for network in args.backbones:
         for data in args.data:
-            name = "digits" if data == "digits" else Path(data.partition("+")[0]).name
-            row = {
-                "backbone": Path(network.partition("=")[0]).stem,
-                "data": name,
-                **measure(network, data, args.splits),
-            }
+            row: dict[str, object] = {"backbone": Path(network.partition("=")[0]).stem, "data": _name(data)}
+            row |= measure(network, data, args.splits)
             print({key: np.mean(value) if isinstance(value, list) else value for key, value in row.items()}, flush=True)
             rows.append(row)
             args.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
@@ -98,6 +94,12 @@ def _probes(channels: int) -> dict[str, object]:
 
 def _rounded(share: float) -> float:
     return round(float(share), 4)
+
+
+def _name(data: str) -> str:
+    """Return a folder's name, of several parts that of the folder that they are in."""
+    first, several, _ = data.partition("+")
+    return (Path(first).parent if several else Path(first)).name
 
 
 def _listed(data: str) -> tuple[list[Path] | np.ndarray, np.ndarray]:
