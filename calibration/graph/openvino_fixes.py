@@ -48,6 +48,15 @@ def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     return make_windows_explicit(offset_around_concats(model))
 
 
+def omit_zero_points(model: onnx.ModelProto) -> None:
+    """Leave out zero-points of 0 that levels of a known type do not need, in place: OpenVINO would subtract them."""
+    constants = initializers(model)
+    for node in model.graph.node:
+        given = node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in constants
+        if given and not read_constant(constants, node.input[2]).any():
+            del node.input[2:]
+
+
 def misread_by_openvino(model: onnx.ModelProto) -> str | None:
     """Return the first thing in a graph that OpenVINO computes otherwise than ONNX means it, or None."""
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}

@@ -8,6 +8,10 @@ import pytest
 
 from aurevoir import OpticalClassifier, build_engine, load, load_engine
 from aurevoir.cli.main import main
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageFiles, collect
 from aurevoir.images.sources import class_folders
@@ -155,6 +159,38 @@ def test_tensorrt_rtx_builds_it_ahead_of_time(tiny_onnx, images, projection, pre
     whole = classifier.to_engine("tensorrt-rtx", target="sm89", precision=precision)
     assert (whole.precision, whole.manifest.target, whole.runtime) == (precision, "sm89", "tensorrt-rtx")
     assert whole.plan
+
+
+@pytest.fixture(scope="module")
+def real_classifiers(data, mobilenet):
+    """Classifiers of photographs by a real network, one for each precision of its engine."""
+    listed = class_folders(data("caltech10"))
+    chosen = np.random.default_rng(0).permutation(len(listed.paths))[:24]
+    _, pixels = collect(ImageFiles([listed.paths[each] for each in chosen], (224, 224)))
+    labels = np.array(listed.labels)[chosen]
+
+    exported = export_backbone(open_backbone(mobilenet))
+    table = calibrate(exported, pixels)
+    engines = {
+        "fp16": assemble(exported, "fp32", "openvino"),
+        "int8": assemble(exported, "int8", "openvino", table, activation_dtype="int8"),
+    }
+    return {
+        precision: OpticalClassifier(engine=engine, projection="hadamard").fit(pixels, labels)
+        for precision, engine in engines.items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm120"])
+def test_tensorrt_rtx_builds_a_real_one_for_every_architecture(real_classifiers, target, precision):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    classifier = real_classifiers[precision]
+    whole = classifier.to_engine("tensorrt-rtx", target=target, precision=precision)
+    assert (whole.precision, whole.manifest.target) == (precision, target)
+    assert whole.manifest.features == 1280 * 7 * 7 and len(whole.manifest.labels) == len(classifier.classes_)
+    # The network's 2.2 million weights are in it, in the width of the precision.
+    assert len(whole.plan) > {"fp16": 4.4e6, "int8": 2.2e6}[precision]
 
 
 def test_the_engine_file_is_the_whole_classifier(engine, images, tmp_path, capsys):
