@@ -3,18 +3,24 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import AurevoirError, UsageError
 
-_HEAD = 4096
-
 
 def _member(name: bytes) -> Callable[[bytes], bool]:
     """Return a test for ZIP archives whose first member has a name."""
     return lambda head: head.startswith(b"PK\x03\x04") and head[30:].startswith(name)
+
+
+def _is_report(head: bytes) -> bool:
+    return head.startswith(b"<!doctype html>") and b"aurevoir" in head
+
+
+def _is_figure(head: bytes) -> bool:
+    return b"matplotlib" in head.lower()
 
 
 KINDS: dict[str, Callable[[bytes], bool]] = {
@@ -27,8 +33,9 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "an exported ONNX file": lambda head: head.startswith(b"\x08") and b"\x12\x08aurevoir" in head[:32],
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
-    "a report": lambda head: head.startswith(b"<!doctype html>") and b"aurevoir" in head,
-    "a figure": lambda head: b"matplotlib" in head.lower(),
+    "a report": _is_report,
+    "a figure": _is_figure,
+    "a report or a figure": lambda head: _is_report(head) or _is_figure(head),
 }
 """What each kind of file that commands write begins with."""
 
@@ -68,11 +75,10 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
 
 def _check_kind(option: str, path: str, kind: str) -> None:
     """Refuse to replace a file that is not one of ours; an empty one holds nothing."""
-    if not Path(path).exists():
-        return
-    with Path(path).open("rb") as file:
-        head = file.read(_HEAD)
-    if head and not KINDS[kind](head):
+    from ..saving import holds_only
+
+    target = Path(os.path.realpath(path))
+    if target.exists() and not holds_only(target, KINDS[kind]):
         raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
 
 
@@ -107,14 +113,17 @@ def noted(path: str) -> Iterator[None]:
     """Note at the end of a block if what it has written has replaced something."""
     from ..images.sources import warn
 
-    there = Path(path)
-    replaces = any(there.iterdir()) if there.is_dir() else there.exists() and there.stat().st_size > 0
+    there, replaces = Path(path), False
+    with suppress(OSError):
+        replaces = any(there.iterdir()) if there.is_dir() else there.stat().st_size > 0
     yield
     if replaces:
         warn(f"{path} was there before, and has been replaced")
 
 
-def save(result: dict[str, Any], path: str, write: Callable[[], object], key: str | None = None) -> None:
+def save(
+    result: dict[str, Any], path: str, write: Callable[[], object], kind: str | None = None, key: str | None = None
+) -> None:
     """Write an output; if that fails, the result stays, to be printed, with the reason.
 
     Parameters
@@ -124,11 +133,15 @@ def save(result: dict[str, Any], path: str, write: Callable[[], object], key: st
     path : str
         What is written; a note says if that replaces something.
     write : callable
+    kind : key of `KINDS`, optional
+        That of a file, which may have come meanwhile and then replaces no other; a folder has its own.
     key : str, optional
         Where the result names the output; None is put there at a failure.
     """
+    from ..saving import replacing_only
+
     try:
-        with noted(path):
+        with noted(path), replacing_only(KINDS[kind]) if kind else nullcontext():
             write()
     except AurevoirError as error:
         result.setdefault("unsaved", []).append(str(error))
