@@ -7,7 +7,9 @@ import onnx
 import pytest
 
 from aurevoir import OpticalClassifier, build_engine, load, load_engine
+from aurevoir.calibration.graph.edit import tensor_names
 from aurevoir.cli.main import main
+from aurevoir.engine.engine import Engine
 from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageFiles, collect
 from aurevoir.images.sources import class_folders
@@ -262,3 +264,23 @@ def test_classes_and_weights_that_no_engine_holds_are_refused(engine, images):
     classifier.classes_ = np.array([1, "1", 2], dtype=object)
     with pytest.raises(UsageError, match="two classes are '1' as text"):
         classifier.to_engine()
+
+
+@pytest.mark.parametrize("projection", ["exact", "hadamard", "dense"])
+def test_an_engine_from_elsewhere_may_have_the_names_of_a_classifier_inside(engine, images, projection, monkeypatch):
+    pixels, labels = images
+    classifier = OpticalClassifier(engine=engine, projection=projection, n_components=64).fit(pixels, labels)
+    own = {*tensor_names(onnx.load_from_string(classifier.to_engine(smoke=False).graph))}
+    own -= tensor_names(onnx.load_from_string(engine.graph))
+    assert own > {"scores", "probabilities", "label"}
+    graph = onnx.load_from_string(engine.graph)
+    first = graph.graph.node[0].output[0]
+    for each in graph.graph.node:
+        each.input[:] = [sorted(own)[-1] if name == first else name for name in each.input]
+    chain = zip([first, *sorted(own)], sorted(own), strict=False)
+    for index, (before, after) in enumerate(chain):
+        graph.graph.node.insert(1 + index, onnx.helper.make_node("Identity", [before], [after], name=after))
+    elsewhere = Engine(engine.manifest, graph.SerializeToString(), None)
+    assert np.array_equal(elsewhere.bits(pixels), engine.bits(pixels))
+    monkeypatch.setattr(classifier, "engine_", elsewhere)
+    _same(classifier, classifier.to_engine(smoke=False), pixels, 1e-4)
