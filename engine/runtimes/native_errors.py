@@ -10,7 +10,8 @@ from .base import GRAPH_RUNTIMES
 _LONGEST = 400
 _MEANINGS = {
     "bad combination": (
-        "OpenVINO's own machine code fails where there is no AVX, or ONEDNN_MAX_CPU_ISA or DNNL_MAX_CPU_ISA leaves it out"
+        "OpenVINO's own machine code fails where there is no AVX, or ONEDNN_MAX_CPU_ISA or DNNL_MAX_CPU_ISA leaves it "
+        "out"
     )
 }
 """What says nothing to those who did not write it."""
