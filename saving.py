@@ -446,7 +446,7 @@ def _require_ours(path: Path, may_replace: Callable[[Path], bool], target: Path)
 
 
 def _foreign(target: Path | str, is_folder: bool) -> SaveError:
-    what = "now holds what is not part of it" if is_folder else "is now another file"
+    what = "now holds what is not part of it" if is_folder else "is another file"
     return SaveError(f"{target} {what}, and is left as it is; move that, or give another")
 
 

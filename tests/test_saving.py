@@ -476,7 +476,7 @@ def test_saves_in_a_block_replace_empty_files_and_those_that_pass(tmp_path):
                 target.write_bytes(before)
             write_atomically(target, b"new")
             assert target.read_bytes() == b"new"
-        with pytest.raises(SaveError, match="is now another file, and is left as it is"):
+        with pytest.raises(SaveError, match="is another file, and is left as it is"):
             write_atomically(target, b"newer")
     write_atomically(target, b"newest")
     assert target.read_bytes() == b"newest"
