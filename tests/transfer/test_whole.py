@@ -1,6 +1,9 @@
 """The whole classifier as one engine: every projection, runtime and precision against the estimator itself."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -284,3 +287,26 @@ def test_an_engine_from_elsewhere_may_have_the_names_of_a_classifier_inside(engi
     assert np.array_equal(elsewhere.bits(pixels), engine.bits(pixels))
     monkeypatch.setattr(classifier, "engine_", elsewhere)
     _same(classifier, classifier.to_engine(smoke=False), pixels, 1e-4)
+
+
+def test_remarks_of_tensorrt_rtx_are_printed_by_verbose_alone(engine, images, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    pixels, labels = images
+    OpticalClassifier(engine=engine, projection="none").fit(pixels, labels).save(tmp_path / "model")
+    words = [
+        "build",
+        tmp_path / "model",
+        "--runtime",
+        "tensorrt-rtx",
+        "--target",
+        "sm89",
+        "--out",
+        tmp_path / "e.engine",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    said = []
+    for more in ([], ["--verbose"]):
+        command = [sys.executable, "-m", "aurevoir", *words, *more]
+        said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr)
+    assert said[0] == ""
+    assert "Int64 binding" in said[1]
