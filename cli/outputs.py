@@ -15,6 +15,15 @@ def _member(name: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(b"PK\x03\x04") and head[30:].startswith(name)
 
 
+_IMAGES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"II*", b"MM\0")
+_OTHERS = (*_IMAGES, b"PK", b"%PDF", b"\x7fELF", b"SQLite", b"\x08", b"\x1f\x8b")
+
+
+def _may_be_timing_cache(head: bytes) -> bool:
+    # NVIDIA does not say what it begins with: it is no text, and nothing else that is known.
+    return b"\0" in head and not head.startswith(_OTHERS)
+
+
 def _is_report(head: bytes) -> bool:
     return head.startswith(b"<!doctype html>") and b"aurevoir" in head
 
@@ -28,7 +37,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "an archive of bits": _member(b"paths.npy"),
     "a calibration table": lambda head: b'"aurevoir-calibration/' in head,
     "a calibration cache": lambda head: head.startswith(b"TRT-"),
-    "a timing cache": lambda head: True,
+    "a timing cache": _may_be_timing_cache,
     "an ONNX file": lambda head: head.startswith(b"\x08"),
     "an exported ONNX file": lambda head: head.startswith(b"\x08") and b"\x12\x08aurevoir" in head[:32],
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,

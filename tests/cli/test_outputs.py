@@ -154,3 +154,16 @@ def test_a_page_and_its_figures_replace_no_others(tmp_path, capsys):
     (tmp_path / "p.html").write_text("<!doctype html> mine")
     assert main(report) == 2
     assert (tmp_path / "p.html").read_text() == "<!doctype html> mine"
+
+
+@pytest.mark.parametrize(
+    "content", [b"the user's notes", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0\0\x10JFIF\0"]
+)
+def test_notes_and_photographs_are_no_timing_cache(content, commands, tmp_path, capsys):
+    (tmp_path / "t").write_bytes(content)
+    assert main([*commands["build"][0], "--out", str(tmp_path / "e"), "--timing-cache", str(tmp_path / "t")]) == 2
+    assert f"--timing-cache {tmp_path / 't'} exists and is not a timing cache" in capsys.readouterr().err
+    assert (tmp_path / "t").read_bytes() == content
+    # As TensorRT-RTX 1.7 writes one.
+    (tmp_path / "t").write_bytes(b"ptrtd\0\0\0\x98\0")
+    assert KINDS["a timing cache"]((tmp_path / "t").read_bytes())
