@@ -178,9 +178,9 @@ def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np
 def find_overflow(exported: Exported, pixels: np.ndarray) -> list[str]:
     """Return the tensors that may overflow float16, measured on uint8 images of shape (n, height, width, 3)."""
     # Pruned, because packing the bits computes only bytes.
-    graph, names = with_magnitudes(prune(exported.graph, ["features"]))
-    run = _compile(graph, [f"{name}_size" for name in names])
-    return overflowing(run, names, (pixels[which] for which in blocks(len(pixels), 4)))
+    graph, sizes = with_magnitudes(prune(exported.graph, ["features"]))
+    run = _compile(graph, list(sizes.values()))
+    return overflowing(run, list(sizes), (pixels[which] for which in blocks(len(pixels), 4)))
 
 
 def tensor_fidelity(

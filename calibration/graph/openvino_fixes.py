@@ -1,5 +1,6 @@
 """What OpenVINO computes otherwise than ONNX means it: written so that it does not, or refused."""
 
+from functools import cache
 from math import gcd
 from typing import Any
 
@@ -17,7 +18,9 @@ from .edit import (
     opset,
     read_constant,
     replace_nodes,
+    tensor_names,
     tensor_shapes,
+    unused,
 )
 from .windows import POOLS, is_undecided, make_windows_explicit
 
@@ -43,8 +46,9 @@ def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
     misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
-    replace_nodes(model, {node.output[0]: _simpler_reduction(model, node) for node in misread})
-    _reduce_in_four_axes(model)
+    taken = tensor_names(model)
+    replace_nodes(model, {node.output[0]: _simpler_reduction(model, node, taken) for node in misread})
+    _reduce_in_four_axes(model, taken)
     return make_windows_explicit(offset_around_concats(model))
 
 
@@ -79,20 +83,19 @@ def _is_misread(node: onnx.NodeProto) -> bool:
     return node.op_type == "ReduceLogSum" or node_attribute(node, "axes", None) is not None
 
 
-def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:
     """Return a ReduceL1, ReduceLogSum or ReduceLogSumExp as other operators."""
     image, output = node.input[0], node.output[0]
 
+    @cache
     def named(part: str) -> str:
-        return f"{output}_{part}"
+        return unused(f"{output}_{part}", taken)
 
     def reduced(kind: str, source: str, to: str, **changed: int) -> onnx.NodeProto:
         given = {item.name: helper.get_attribute_value(item) for item in node.attribute} | changed
         inputs = [source, *node.input[1:]]
         if kind == "ReduceSum" and "axes" in given and opset(model) >= _SUM_OF_AXES:
-            axes = named("axes")
-            if axes not in initializers(model):
-                constant(model, axes, np.array(given["axes"]))
+            axes = constant(model, named("axes"), np.array(given["axes"]))
             inputs, given = [source, axes], {key: value for key, value in given.items() if key != "axes"}
         return helper.make_node(kind, inputs, [to], **given)
 
@@ -112,7 +115,7 @@ def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onn
     ]
 
 
-def _reduce_in_four_axes(model: onnx.ModelProto) -> None:
+def _reduce_in_four_axes(model: onnx.ModelProto, taken: set[str]) -> None:
     """Reduce (batch, channels, places) as (batch, channels, places, 1), where a vector may follow, in place."""
     found = [
         node
@@ -121,11 +124,10 @@ def _reduce_in_four_axes(model: onnx.ModelProto) -> None:
         and not node.output[0].startswith(POOLED_PREFIX)
         and _reduced_axes(model, node) in _LAST_OF_THREE
     ]
-    if not found:
-        return
-    shapes = tensor_shapes(model)
+    shapes = tensor_shapes(model) if found else {}
+    reduced = [node for node in found if len(shapes.get(node.input[0], ())) == 3]
     replace_nodes(
-        model, {node.output[0]: _in_four_axes(model, node) for node in found if len(shapes.get(node.input[0], ())) == 3}
+        model, {node.output[0]: _in_four_axes(_Appended(model, node.output[0], taken), node) for node in reduced}
     )
 
 
@@ -137,29 +139,14 @@ def _reduced_axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int] | N
     return found
 
 
-def _in_four_axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    source, output = node.input[0], node.output[0]
-    more, less = (
-        constant(model, f"{output}_{part}", np.array(shape))
-        for part, shape in (("more_axes", [0, 0, 0, 1]), ("fewer_axes", [0, 0, -1] if _keeps(node) else [0, -1]))
-    )
-    reduction = onnx.NodeProto()
-    reduction.CopyFrom(node)
-    reduction.input[0], reduction.output[0] = f"{output}_of", f"{output}_four"
-    for item in reduction.attribute:
-        if item.name == "axes":
-            item.ints[:] = [2]
-    if len(node.input) > 1:
-        reduction.input[1] = constant(model, f"{output}_axis", np.array([2]))
-    return [
-        helper.make_node("Reshape", [source, more], [f"{output}_of"]),
-        reduction,
-        helper.make_node("Reshape", [f"{output}_four", less], [output]),
-    ]
-
-
-def _keeps(node: onnx.NodeProto) -> bool:
-    return bool(node_attribute(node, "keepdims", 1))
+def _in_four_axes(add: "_Appended", node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    axes = [add.constant(np.array([2]))] if len(node.input) > 1 else []
+    given |= {"axes": [2]} if "axes" in given else {}
+    more = add("Reshape", node.input[0], add.constant(np.array([0, 0, 0, 1])))
+    reduced = add(node.op_type, more, *axes, **given)
+    shape = add.constant(np.array([0, 0, -1] if given.get("keepdims", 1) else [0, -1]))
+    return [*add.nodes, helper.make_node("Reshape", [reduced, shape], [node.output[0]], name=node.name)]
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -192,7 +179,7 @@ def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
     moved = [node for node in pairs if node.output[0] in near and node.input[2] in signed]
     if moved:
         _refuse_padding(model, {node.output[0] for node in moved if node.op_type == "DequantizeLinear"})
-        zero = constant(model, "offset_zero", np.array(128, "uint8"))
+        zero = constant(model, unused("offset_zero", tensor_names(model)), np.array(128, "uint8"))
         for node in moved:
             node.input[2] = zero
     return model
@@ -237,7 +224,7 @@ def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.Mod
     prefixes : tuple of str
         What the names of those nodes begin with.
     """
-    made = {name: node for node in model.graph.node for name in node.output}
+    made, taken = {name: node for node in model.graph.node for name in node.output}, tensor_names(model)
     replaced = {}
     for node in model.graph.node:
         before = [made[name] for name in node.input if name in made]
@@ -245,20 +232,22 @@ def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.Mod
             continue
         kinds = [each.op_type for each in before]
         if node.op_type == "MatMul" and kinds == ["DequantizeLinear"] * 2:
-            replaced[node.output[0]] = _split_product(model, node, before[0], before[1])
+            replaced[node.output[0]] = _split_product(
+                _Appended(model, node.output[0], taken), node, before[0], before[1]
+            )
         elif node.op_type == "Cast" and (kinds == ["Greater"] or node.name.startswith(POOLED_PREFIX)):
-            replaced[node.output[0]] = _with_product(model, node)
+            replaced[node.output[0]] = _with_product(model, node, taken)
     replace_nodes(model, replaced)
     return model
 
 
-def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:
     """Return the nodes of a cast and of a product with an identity matrix, which OpenVINO does not see to be one."""
     out = cast.output[0]
     shape = tensor_shapes(model)[out]
     width = gcd(shape[-1] or 1, 8)
     names = [
-        constant(model, f"{out}_{name}", value)
+        constant(model, unused(f"{out}_{name}", taken), value)
         for name, value in (
             ("rows", np.array([-1, width])),
             ("identity", np.eye(width, dtype="float32")),
@@ -266,12 +255,12 @@ def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.Nod
         )
     ]
     # No name of the prefix: a product that stays in float32 would not count.
-    first = helper.make_node("Cast", cast.input, [f"bits_{out}"], name=f"bits_{out}", to=TensorProto.FLOAT)
+    bits, rows, same = (unused(f"bits_{out}{end}", taken) for end in ("", "_rows", "_same"))
     return [
-        first,
-        helper.make_node("Reshape", [first.output[0], names[0]], [f"bits_{out}_rows"], name=f"bits_{out}_rows"),
-        helper.make_node("MatMul", [f"bits_{out}_rows", names[1]], [f"bits_{out}_same"], name=f"bits_{out}_same"),
-        helper.make_node("Reshape", [f"bits_{out}_same", names[2]], [out], name=out),
+        helper.make_node("Cast", cast.input, [bits], name=bits, to=TensorProto.FLOAT),
+        helper.make_node("Reshape", [bits, names[0]], [rows], name=rows),
+        helper.make_node("MatMul", [rows, names[1]], [same], name=same),
+        helper.make_node("Reshape", [same, names[2]], [out], name=out),
     ]
 
 
@@ -282,17 +271,17 @@ _MOST_COUNTED = 1 << 16
 class _Appended:
     """New nodes of a graph, named after a node that they replace."""
 
-    def __init__(self, model: onnx.ModelProto, out: str) -> None:
-        self.model, self.out, self.nodes = model, out, list[onnx.NodeProto]()
+    def __init__(self, model: onnx.ModelProto, out: str, taken: set[str]) -> None:
+        self.model, self.out, self.taken, self.nodes = model, out, taken, list[onnx.NodeProto]()
 
     def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{self.out}_{len(self.nodes)}"
+        name = unused(f"{self.out}_{len(self.nodes)}", self.taken)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any) -> str:
         name = f"{self.out}_constant_{len(self.model.graph.initializer)}"
-        return constant(self.model, name, np.asarray(value))
+        return constant(self.model, unused(name, self.taken), np.asarray(value))
 
     def part(self, x: str, start: int, end: int, axis: int) -> str:
         """Append a slice along an axis."""
@@ -300,10 +289,10 @@ class _Appended:
 
 
 def _split_product(
-    model: onnx.ModelProto, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
+    add: _Appended, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
     """Return the nodes of a product, of the dequantized bits and of a dequantized matrix, that is exact in bf16."""
-    add, levels = _Appended(model, node.output[0]), matrix.input[0]
+    model, levels = add.model, matrix.input[0]
     tensors = initializers(model)
     known = tensors[levels].dims if levels in tensors else tensor_shapes(model)[levels]
     m, columns = (length or 0 for length in known)

@@ -1,16 +1,21 @@
 """The whole classifier as one engine: every projection, runtime and precision against the estimator itself."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
 
 from aurevoir import OpticalClassifier, build_engine, load, load_engine
+from aurevoir.calibration.graph.edit import tensor_names
 from aurevoir.cli.main import main
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.engine import Engine
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageFiles, collect
@@ -298,3 +303,46 @@ def test_classes_and_weights_that_no_engine_holds_are_refused(engine, images):
     classifier.classes_ = np.array([1, "1", 2], dtype=object)
     with pytest.raises(UsageError, match="two classes are '1' as text"):
         classifier.to_engine()
+
+
+@pytest.mark.parametrize("projection", ["exact", "hadamard", "dense"])
+def test_an_engine_from_elsewhere_may_have_the_names_of_a_classifier_inside(engine, images, projection, monkeypatch):
+    pixels, labels = images
+    classifier = OpticalClassifier(engine=engine, projection=projection, n_components=64).fit(pixels, labels)
+    own = {*tensor_names(onnx.load_from_string(classifier.to_engine(smoke=False).graph))}
+    own -= tensor_names(onnx.load_from_string(engine.graph))
+    assert own > {"scores", "probabilities", "label"}
+    graph = onnx.load_from_string(engine.graph)
+    first = graph.graph.node[0].output[0]
+    for each in graph.graph.node:
+        each.input[:] = [sorted(own)[-1] if name == first else name for name in each.input]
+    chain = zip([first, *sorted(own)], sorted(own), strict=False)
+    for index, (before, after) in enumerate(chain):
+        graph.graph.node.insert(1 + index, onnx.helper.make_node("Identity", [before], [after], name=after))
+    elsewhere = Engine(engine.manifest, graph.SerializeToString(), None)
+    assert np.array_equal(elsewhere.bits(pixels), engine.bits(pixels))
+    monkeypatch.setattr(classifier, "engine_", elsewhere)
+    _same(classifier, classifier.to_engine(smoke=False), pixels, 1e-4)
+
+
+def test_remarks_of_tensorrt_rtx_are_printed_by_verbose_alone(engine, images, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    pixels, labels = images
+    OpticalClassifier(engine=engine, projection="none").fit(pixels, labels).save(tmp_path / "model")
+    words = [
+        "build",
+        tmp_path / "model",
+        "--runtime",
+        "tensorrt-rtx",
+        "--target",
+        "sm89",
+        "--out",
+        tmp_path / "e.engine",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    said = []
+    for more in ([], ["--verbose"]):
+        command = [sys.executable, "-m", "aurevoir", *words, *more]
+        said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr)
+    assert said[0] == ""
+    assert "Int64 binding" in said[1]
