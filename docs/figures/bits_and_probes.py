@@ -57,11 +57,11 @@ def main() -> None:
 def measure(network: str, data: str, splits: int) -> dict[str, object]:
     """Return the accuracies of every method on every split of one data set."""
     name, _, weights = network.partition("=")
-    given = {"weights": weights} if weights else {}
+    weights = weights or "default"
     paths, labels = _listed(data)
     chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
     engine = aurevoir.build_engine(
-        name, precision="int8", calibration=_calibration(paths, chosen, name, given), **given
+        name, precision="int8", calibration=_calibration(paths, chosen, name, weights), **given
     )
     kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
     labels, bits, pooled = labels[kept], values["bits"], values["pooled"]
@@ -128,11 +128,11 @@ def _enlarged(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _calibration(
-    paths: list[Path] | np.ndarray, chosen: np.ndarray, name: str, given: dict[str, str]
+    paths: list[Path] | np.ndarray, chosen: np.ndarray, name: str, weights: str
 ) -> list[Path] | np.ndarray:
     if not isinstance(paths, np.ndarray):
         return [paths[each] for each in chosen]
-    height, width, _ = aurevoir.build_engine(name, smoke=False, **given).input_shape
+    height, width, _ = aurevoir.build_engine(name, weights=weights, smoke=False).input_shape
     return _enlarged(paths[chosen], height, width)
 
 
