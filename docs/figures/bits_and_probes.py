@@ -17,6 +17,7 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -60,9 +61,8 @@ def measure(network: str, data: str, splits: int) -> dict[str, object]:
     weights = weights or "default"
     paths, labels = _listed(data)
     chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
-    engine = aurevoir.build_engine(
-        name, precision="int8", calibration=_calibration(paths, chosen, name, weights), **given
-    )
+    calibration = _calibration(paths, chosen, name, weights)
+    engine = aurevoir.build_engine(name, precision="int8", weights=weights, calibration=calibration)
     kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
     labels, bits, pooled = labels[kept], values["bits"], values["pooled"]
     found: dict[str, list[object]] = {key: [] for key in ("auto", "auto_loo", "kernel", "bits", "ridge", "logistic")}
@@ -85,7 +85,7 @@ def measure(network: str, data: str, splits: int) -> dict[str, object]:
     return {**described, "sign_agreement": engine.manifest.sign_agreement, "kernels": counts, **found}
 
 
-def _probes(channels: int) -> dict[str, object]:
+def _probes(channels: int) -> dict[str, Any]:
     return {
         "ridge": make_pipeline(StandardScaler(), RidgeClassifierCV(channels * np.logspace(-5, 2, 15))),
         "logistic": GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), PENALTIES, cv=3),
