@@ -9,7 +9,7 @@ from pathlib import Path
 _THREADS = 8
 """Threads that the native libraries of one command start at least: some end the process where they get none."""
 _MOST_THREADS = 1024
-_ADDRESSES = 1 << 30
+_ADDRESSES = 3 << 29
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
 _LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy", "numexpr")
 _OF_VARIABLES = {"numba": "check the variables NUMBA_*", "numexpr": "check the variable OMP_NUM_THREADS"}
