@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for network in args.backbones:
-        for data in args.data:
+    for data in args.data:
+        for network in args.backbones:
             row: dict[str, object] = {"backbone": Path(network.partition("=")[0]).stem, "data": _name(data)}
             row |= measure(network, data, args.splits)
             print({key: np.mean(value) if isinstance(value, list) else value for key, value in row.items()}, flush=True)
