@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from ..schema import (
     text,
 )
 from .graph.edit import digest
-from .placement import PLACEMENTS
+from .placement import PLACEMENTS, Placement, quantizable
 
 SCHEMA = "aurevoir-calibration/1"
 _LARGEST_MEAN = 1e6
@@ -97,6 +97,14 @@ class CalibrationTable:
             for name, means in table.means.items():
                 array(number(-bound, bound))(means, f"means of {name}")
         return table
+
+    def of_part(self, model: onnx.ModelProto, placement: Placement = "conv-inputs") -> "CalibrationTable":
+        """Return the table of a graph that is the first part of this one's: what comes later changes no threshold."""
+        names = [name for name in quantizable(model, placement) if name in self.thresholds]
+        means = {name: self.means[name] for name in names if name in self.means}
+        return replace(
+            self, graph=digest(model), thresholds={name: self.thresholds[name] for name in names}, means=means
+        )
 
     def check(self, model: onnx.ModelProto) -> None:
         """Raise AurevoirError if the table was measured on another graph.

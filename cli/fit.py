@@ -4,11 +4,22 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .build import speed_lines
-from .options import above_zero, add_engine_options, engine_arguments, fraction, positive, refuse_unused, skipped_lines
+from .options import (
+    CUT,
+    above_zero,
+    add_engine_options,
+    engine_arguments,
+    fraction,
+    positive,
+    refuse_unused,
+    skipped_lines,
+)
 from .outputs import save
+from .text import name
 
 if TYPE_CHECKING:
     from ..kernels.ridge import RidgePath
+    from ..transfer.cut_choice import CutChoice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep what the stages make in this folder; a fit that was interrupted continues from there",
     )
-    add_engine_options(parser)
+    add_engine_options(
+        parser, f"{CUT}, or auto: the cheapest within half a standard error of the best, by leave-one-out"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -101,6 +114,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "skipped": {**classifier.skipped_, **tested.skipped},
         "precision": made.precision,
         "runtime": made.runtime,
+        "cut": made.cut,
+        **_choice(classifier.cut_choice_),
         "features": made.features,
         "normalization": made.normalization,
         "sign_agreement": made.sign_agreement,
@@ -111,6 +126,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "timings": classifier.timings_,
         **saved,
     }
+
+
+def _choice(choice: "CutChoice | None") -> dict[str, Any]:
+    """Return what cuts scored, and why one was chosen; nothing for a cut that was given."""
+    from dataclasses import asdict
+
+    if choice is None:
+        return {}
+    scores = [asdict(score) for score in choice.scores]
+    return {"cut_scores": scores, "cut_reason": choice.reason, "cut_lines": choice.lines(), "cut_images": choice.images}
 
 
 def _check_work(args: argparse.Namespace) -> None:
@@ -159,6 +184,11 @@ def describe(result: dict[str, Any]) -> str:
     if result["loo_accuracy_of"]:
         scored = ", ".join(f"{name} {score:.4f}" for name, score in result["loo_accuracy_of"].items())
         lines.append(f"leave-one-out chose projection {result['projection']}: {scored}")
+    if "cut_scores" in result:
+        lines += [
+            f"{result['cut_reason']}; on {result['cut_images']} images:",
+            *(f"  {name(line)}" for line in result["cut_lines"]),
+        ]
     if result["sign_agreement"] is not None:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])

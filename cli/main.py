@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": "check the signature of an engine file or a model folder",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
+    "sweep": "compare cuts, precisions and kernels of backbones on a folder of class folders",
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",
     "doctor": "show what the processor has, which runtimes work on this machine and how to install the others",
@@ -43,7 +44,7 @@ COMMANDS = {
 }
 
 
-_VERBOSE = ("build", "calibrate", "fit", "bench")
+_VERBOSE = ("build", "calibrate", "fit", "sweep", "bench")
 TRACEBACK = "AUREVOIR_TRACEBACK"
 """Environment variable that lets unexpected exceptions through, with their traceback."""
 

@@ -11,10 +11,16 @@ MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384
 _INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the truncated network and its int8 calibration."""
+CUT = "where to truncate the network (see `aurevoir cuts`)"
+
+
+def add_network_options(parser: argparse.ArgumentParser, cut: str | None = CUT) -> None:
+    """Add the options of the truncated network and its int8 calibration; `cut` is the help of ``--cut``."""
     group = parser.add_argument_group("network")
-    group.add_argument("--cut", help="where to truncate the network (see `aurevoir cuts`)")
+    if cut is None:
+        parser.set_defaults(cut=None)
+    else:
+        group.add_argument("--cut", help=cut)
     group.add_argument(
         "--weights",
         default="default",
@@ -51,9 +57,9 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse.ArgumentParser, cut: str = CUT) -> None:
     """Add the options of the network and its engine."""
-    add_network_options(parser)
+    add_network_options(parser, cut)
     group = parser.add_argument_group("engine")
     group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
     group.add_argument(

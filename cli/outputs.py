@@ -75,7 +75,7 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
         option = f"--{each.replace('_', '-')}"
         require_file_target(path)
         if kind == "a figure":
-            _check_figure(path)
+            _check_figure(option, path)
         if real := taken.get(os.path.realpath(path)):
             raise UsageError(f"{option} {path} is {real}; give another name")
         taken[os.path.realpath(path)] = f"that of {option} too"
@@ -91,7 +91,7 @@ def _check_kind(option: str, path: str, kind: str) -> None:
         raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
 
 
-def _check_figure(path: str) -> None:
+def _check_figure(option: str, path: str) -> None:
     from ..calibration.fidelity import require_plotting
 
     require_plotting()
@@ -100,10 +100,10 @@ def _check_figure(path: str) -> None:
     known = FigureCanvasBase.get_supported_filetypes()
     if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
         raise UsageError(
-            f"--plot {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
+            f"{option} {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"
         )
     if not (parent := Path(path).parent).is_dir():
-        raise UsageError(f"--plot {path}: the folder {parent} does not exist; make it")
+        raise UsageError(f"{option} {path}: the folder {parent} does not exist; make it")
 
 
 def refuse_inside(option: str, path: str, folder: str) -> None:

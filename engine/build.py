@@ -1,9 +1,9 @@
 """Build engines from specs; every engine is built here."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .child import lasting_child
 from .engine import Engine
-from .float_graph import Exported, export_backbone
+from .float_graph import Exported, export_backbone, export_cuts
 from .load import load_engine
 from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
@@ -213,6 +213,7 @@ class EngineBuilder:
         self._images = _expanded(self.calibration.data) if own else data
         self._data = data
         self._tables: dict[str, CalibrationTable] = {}
+        self._deepest = self
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
         """Return a builder of the same float graph with another calibration."""
@@ -221,6 +222,30 @@ class EngineBuilder:
         )
         other.backbone, other.exported = self.backbone, self.exported
         return other
+
+    def at_cuts(self, cuts: Sequence[str]) -> "list[EngineBuilder]":
+        """Return a builder of each of several cuts, from one export, which are calibrated at the last, the deepest.
+
+        Raises
+        ------
+        UsageError
+            If the calibration is a table, which is of one cut.
+        """
+        if self.calibration.is_table:
+            raise UsageError(
+                "a calibration table is of one cut, and several are to be calibrated; give images as calibration"
+            )
+        networks = [replace(self.network, cut=cut) for cut in cuts]
+        options: dict[str, Any] = {"data": self._data, "stages": self._stages, "progress": self.progress}
+        found = [EngineBuilder(network, self.calibration, work=self._work, **options) for network in networks]
+        pixels, preprocessing = self._export_arguments()
+        with self._stages("build"):
+            exported = export_cuts(self.backbone, cuts, pixels, *preprocessing)
+        for each, graph in zip(found, exported, strict=True):
+            each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
+            if "sample" in self.__dict__:
+                each.sample = self.sample
+        return found
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -236,6 +261,8 @@ class EngineBuilder:
         """Calibration and held-out images: uint8 arrays of shape (n, height, width, channels), or None."""
         if self._images is None:
             return None, None
+        if self._deepest is not self:
+            return self._deepest.sample
         calibration, network = self.calibration, self.network
         with self._stages("decode"):
             return calibration_sample(
@@ -251,10 +278,13 @@ class EngineBuilder:
     @cached_property
     def exported(self) -> Exported:
         """The float graph."""
-        pixels = self.sample[0] if self.backbone.needs_images else None
-        normalization, resize = self._normalization(), check_resize(self.network.resize)
+        pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            return export_backbone(self.backbone, self.network.cut, pixels, normalization, resize)
+            return export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+
+    def _export_arguments(self) -> tuple[np.ndarray | None, tuple[Normalization, Resize]]:
+        pixels = self.sample[0] if self.backbone.needs_images else None
+        return pixels, (self._normalization(), check_resize(self.network.resize))
 
     def _normalization(self) -> Normalization:
         """Return the normalization, with ``data`` measured on all training images."""
@@ -284,9 +314,12 @@ class EngineBuilder:
         if "shared-concat" in tables:
             return tables["shared-concat"]
         if placement not in tables:
-            tables[placement] = (
-                self._loaded_table() if self.calibration.is_table else self._calibrated(placement, smoke)
-            )
+            if self._deepest is not self:
+                tables[placement] = self._deepest.table(placement, smoke).of_part(self.exported.graph, placement)
+            elif self.calibration.is_table:
+                tables[placement] = self._loaded_table()
+            else:
+                tables[placement] = self._calibrated(placement, smoke)
         return tables[placement]
 
     def _loaded_table(self) -> CalibrationTable:
@@ -354,22 +387,41 @@ class EngineBuilder:
         self._work.say("the engine")
         return engine
 
+    def draft(self, spec: EngineSpec) -> Engine:
+        """Return the engine as `build` assembles it, before it has a plan, is checked, and is measured."""
+        used = self.sample[0] if spec.precision != "fp32" else None
+        make, table = self._make(spec, _runtime(spec), used)[0], self._table_for(spec)
+        with self._stages("build"):
+            return make(table)
+
+    def _table_for(self, spec: EngineSpec) -> CalibrationTable | None:
+        return self.table(spec.placement, spec.smoke) if spec.precision == "int8" else None
+
+    def _make(
+        self, spec: EngineSpec, runtime: str, used: np.ndarray | None
+    ) -> tuple[Callable[[CalibrationTable | None], Engine], Callable[[], Engine]]:
+        """Return what assembles an engine of a table, and its peer in the runtime's narrowest float precision."""
+        exported = self.exported
+        with self._stages("build"):
+            if spec.runtime == "auto" and spec.plan.target is None:
+                graph = exported.graph.SerializeToString()
+                runtime = choose_runtime("auto", spec.precision, device=spec.device, graph=graph)
+            keep = keep_in_float32(exported, runtime, spec.precision, used)
+        assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, keep_float32=keep)
+        options: dict[str, Any] = {"activation_dtype": spec.activation_dtype, "placement": spec.placement}
+        return (
+            partial(assembled, spec.precision, runtime, **options),
+            lambda: assembled(narrowest_float(runtime, spec.device), runtime),
+        )
+
     def _built(self, spec: EngineSpec, runtime: str, used: np.ndarray | None, held_out: np.ndarray | None) -> Engine:
         exported, ahead = self.exported, spec.plan.target is not None
-        if spec.runtime == "auto" and not ahead:
-            runtime = choose_runtime(
-                "auto", spec.precision, device=spec.device, graph=exported.graph.SerializeToString()
-            )
-        table = self.table(spec.placement, spec.smoke) if spec.precision == "int8" else None
+        table = self._table_for(spec)
+        make, make_peer = self._make(spec, runtime, used)
         with self._stages("build"):
-            keep = keep_in_float32(exported, runtime, spec.precision, used)
-            assembled = partial(assemble, exported, device=spec.device, target=spec.plan.target, keep_float32=keep)
-            make = partial(
-                assembled, spec.precision, runtime, activation_dtype=spec.activation_dtype, placement=spec.placement
-            )
             engine = self._finish(make(table), spec)
         if table is not None and not ahead:
-            peer = assembled(narrowest_float(runtime, spec.device), runtime)
+            peer = make_peer()
             reached = self._reduced_table(spec, table, engine, peer, make)
             with self._stages("build"):
                 mixed = None if reached is table else self._finish(make(reached), spec)

@@ -54,7 +54,13 @@ def in_child(name: str, function: Callable[..., None], *arguments: str, timeout:
 
 @contextmanager
 def lasting_child() -> Iterator[None]:
-    """Let one process, started at the first call, take every call of `in_child` in this block, and end it then."""
+    """Let one process, started at the first call, take every call of `in_child` in this block, and end it then.
+
+    A block inside another one leaves it to that.
+    """
+    if _LASTING.get() is not None:
+        yield
+        return
     child = _Child()
     token = _LASTING.set(child)
     try:

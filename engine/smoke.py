@@ -17,7 +17,7 @@ from .checked import remember
 from .child import in_child
 from .engine import Engine
 from .load import load_engine
-from .runtimes import compile_graph, installed
+from .runtimes import builds_plans, check_precision, compile_graph, installed
 from .runtimes.gpu_run import GpuRunner
 
 TIMEOUT = 600
@@ -92,11 +92,28 @@ def first_calibration(graph: bytes, runtime: str) -> None:
     AurevoirError
         If the process crashes, hangs or fails.
     """
+    _first_run(f"calibration on {runtime}", graph, runtime)
+
+
+def first_joined(engine: Engine) -> None:
+    """Run the graph of an engine of several cuts once on noise, in a child process, unless its runtime builds plans.
+
+    Raises
+    ------
+    AurevoirError
+        If the process crashes, hangs or fails.
+    """
+    if not builds_plans(engine.runtime):
+        what = f"{engine.precision} at several cuts on {engine.runtime}"
+        _first_run(what, engine.graph, engine.runtime, engine.precision, engine.device)
+
+
+def _first_run(what: str, graph: bytes, runtime: str, precision: str = "fp32", device: str = "cpu") -> None:
     with scratch("observed.onnx") as folder:
         path = folder / "observed.onnx"
         with explained(folder):
             path.write_bytes(graph)
-        in_child(f"calibration on {runtime}", _observed, str(path), runtime, timeout=TIMEOUT)
+        in_child(what, _observed, str(path), runtime, precision, device, timeout=TIMEOUT)
 
 
 def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarray:
@@ -203,9 +220,11 @@ def _bits(*paths_and_devices: str) -> None:
         engine.bits(_noise(engine.batch_size, engine.input_shape))
 
 
-def _observed(path: str, runtime: str) -> None:
+def _observed(path: str, runtime: str, precision: str, device: str) -> None:
     model = onnx.load(path)
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
-    compiled = compile_graph(runtime, model.SerializeToString(), "fp32")
-    assert not isinstance(compiled, GpuRunner)
-    compiled(_noise(2, shape))
+    compiled = compile_graph(runtime, model.SerializeToString(), check_precision(precision), device)
+    if isinstance(compiled, GpuRunner):
+        compiled(_noise(2, shape), [value.name for value in model.graph.output])
+    else:
+        compiled(_noise(2, shape))

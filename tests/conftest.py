@@ -139,6 +139,20 @@ def tiny_onnx(tmp_path_factory, write_onnx) -> Path:
 
 
 @pytest.fixture(scope="session")
+def staged_onnx(tmp_path_factory, write_onnx) -> Path:
+    """An ONNX backbone of three stages with two layers each: 28 x 28, 14 x 14 and 7 x 7 places."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    widths, layers = (3, 8, 16, 32), []
+    for stage in range(3):
+        layers += [nn.Conv2d(widths[stage], widths[stage + 1], 3, 1 if stage == 0 else 2, 1), nn.ReLU()]
+        layers += [nn.Conv2d(widths[stage + 1], widths[stage + 1], 3, 1, 1), nn.ReLU()]
+    return write_onnx(nn.Sequential(*layers[:-1]), tmp_path_factory.mktemp("onnx") / "staged.onnx")
+
+
+@pytest.fixture(scope="session")
 def written_by(tiny_onnx):
     """A function from an operator to the tensor that `tiny_onnx` has of it: its exporter names tensors as it likes."""
     nodes = onnx.load(tiny_onnx).graph.node

@@ -31,10 +31,11 @@ from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.probability import fit_temperature, probabilities
-from ..kernels.readout import POOLED, PROJECTIONS, SpeckleReadout, fit_readout, path_on_host, readout_on
+from ..kernels.readout import POOLED, PROJECTIONS, Readout, SpeckleReadout, fit_readout, path_on_host, readout_on
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
+from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import embed
 from .evaluate import evaluate
 from .inputs import (
@@ -87,7 +88,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     backbone : str, path or torch.nn.Module
         A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
     cut : str, optional
-        Where to truncate the network; by default the backbone's default cut.
+        Where to truncate the network; by default the backbone's default cut. ``auto`` compares a few cuts up to that by
+        leave-one-out on at most 2,000 of the training images, and takes the cheapest that is within half a
+        standard error of the best; see `transfer.cut_choice`.
     weights : {"default", "random"} or path
     precision : {"fp32", "fp16", "bf16", "int8"}
     runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
@@ -151,6 +154,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         The projection in use; for ``auto`` the selected one.
     engine_ : Engine or None
         None if trained on features.
+    cut_choice_ : CutChoice or None
+        For ``cut="auto"`` what each cut scored, and why the chosen one was taken; else, and once loaded, None.
     readout_ : Readout
     n_bits_ : int
         m, the number of features whose signs are used.
@@ -280,8 +285,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
-            self._set_engine(X, watch, work)
-            training = self._embed(X, labels, weights, watch, work)
+            chosen = self._set_engine(X, labels, weights, watch, work)
+            training = self._embed(X, labels, weights, watch, work, chosen)
             self._fit_readout(training, self.projection, None, watch)
         return self
 
@@ -349,9 +354,28 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
         self._training, labels = training, training.labels
         weights = training.weights * self._class_weights(labels)
+        self.readout_, path = self._solved(
+            training, self.n_bits_, weights, projection, camera, watch, self.alpha_search
+        )
+        self._set_path(path)
+        assert self.path_.loo_scores is not None
+        self.temperature_: float | None = fit_temperature(self.path_.loo_scores, labels, weights)
+        self.timings_ = watch.total()
+
+    def _solved(
+        self,
+        training: _Training,
+        m: int,
+        weights: np.ndarray,
+        projection: str,
+        camera: Camera | None,
+        watch: Stopwatch,
+        search: str,
+    ) -> tuple[Readout, RidgePath]:
+        labels = training.labels
         readout, path = fit_readout(
             on_device(training.bits, self.ridge_device),
-            self.n_bits_,
+            m,
             on_device(labels, self.ridge_device),
             len(self.classes_),
             opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
@@ -360,16 +384,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self._seed,
             self.memory_budget,
             on_device(weights, self.ridge_device),
-            self.alpha_search,
+            search,
             camera,
             watch,
             None if training.pooled is None else on_device(training.pooled, self.ridge_device),
         )
-        self.readout_ = readout_on(readout, "cpu")
-        self._set_path(path_on_host(path))
-        assert self.path_.loo_scores is not None
-        self.temperature_: float | None = fit_temperature(self.path_.loo_scores, labels, weights)
-        self.timings_ = watch.total()
+        return readout_on(readout, "cpu"), path_on_host(path)
 
     def _set_path(self, path: RidgePath) -> None:
         self.path_, self.alpha_, self.loo_accuracy_ = path, path.alpha, path.loo_accuracy
@@ -404,6 +424,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             require_opu(self.projection)
         if self.engine is not None and not (isinstance(self.engine, Engine) or is_path(self.engine)):
             raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
+        if self.engine is not None and self.cut == AUTO_CUT:
+            raise UsageError("cut 'auto' chooses where to cut a backbone, and a built engine is cut; leave one out")
         if not (self.n_components is None or is_count(self.n_components)):
             raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
         if self.alpha_search not in SEARCHES:
@@ -415,14 +437,25 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
-    def _set_engine(self, X: Any, watch: Stopwatch, work: Work | None) -> None:
+    def _set_engine(
+        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
+    ) -> Chosen | None:
+        """Set the engine; return the choice of its cut, if it was to be chosen."""
+        chosen = None
+        self.cut_choice_: CutChoice | None = None
         if is_features(X):
+            if self.cut == AUTO_CUT:
+                raise UsageError("cut 'auto' compares cuts of a backbone on images, and X holds features; leave it out")
             self.engine_, self.n_bits_ = None, X.shape[1]
-            return
-        self.engine_ = self._build(X, watch, work)
+            return None
+        if self.cut == AUTO_CUT:
+            chosen = self._chosen_cut(X, labels, weights, watch, work)
+            self.cut_choice_ = chosen.choice
+        self.engine_ = self._build(X, watch, work) if chosen is None else chosen.builder.build(self._engine_spec())
         self.n_bits_ = self.n_features_in_ = self.engine_.features
         # An earlier fit on features may have left the names of their columns.
         self.__dict__.pop("feature_names_in_", None)
+        return chosen
 
     def _build(self, X: Any, watch: Stopwatch, work: Work | None) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
@@ -430,17 +463,55 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
-        network = NetworkSpec(**self._parameters_of(NetworkSpec), seed=self._seed)
+        return self._builder(X, watch, work).build(self._engine_spec())
+
+    def _builder(self, X: Any, watch: Stopwatch, work: Work | None) -> EngineBuilder:
+        own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
+        network = NetworkSpec(**own, seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
-        builder = EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
-        return builder.build(EngineSpec(**self._parameters_of(EngineSpec)))
+        return EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
+
+    def _engine_spec(self) -> EngineSpec:
+        return EngineSpec(**self._parameters_of(EngineSpec))
+
+    def _chosen_cut(
+        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
+    ) -> Chosen:
+        weights = weights * self._class_weights(labels)
+        kernels = choosing_kernels(self.projection)
+
+        def solve(bits: np.ndarray, m: int, pooled: np.ndarray, rows: np.ndarray) -> tuple[str, RidgePath]:
+            training = _Training(bits, labels[rows], weights[rows], pooled)
+            search = choosing_search(len(rows), self.alpha_search)
+            paths = [self._solved(training, m, weights[rows], kernel, None, watch, search)[1] for kernel in kernels]
+            return max(zip(kernels, paths, strict=True), key=lambda each: each[1].loo_accuracy)
+
+        return choose_cut(
+            self._builder(X, watch, work),
+            self._engine_spec(),
+            X,
+            labels,
+            weights,
+            solve,
+            seed=self._seed,
+            budget=self.memory_budget,
+            watch=watch,
+            work=work,
+            progress=self.verbose,
+        )
 
     def _parameters_of(self, spec: type) -> dict[str, Any]:
         """Return the parameters that a spec shares with this classifier."""
         return {each.name: getattr(self, each.name) for each in fields(spec) if hasattr(self, each.name)}
 
     def _embed(
-        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None = None
+        self,
+        X: Any,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        watch: Stopwatch,
+        work: Work | None = None,
+        chosen: Chosen | None = None,
     ) -> _Training:
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
@@ -449,8 +520,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         else:
             images, engine = self._images(X, "train"), self._required_engine()
             outputs = self._outputs(engine)
-            kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, watch, kept)
+            known = None if chosen is None else chosen.values_of(engine, images, outputs)
+            if known is None:
+                kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
+                known = embed(engine, images, outputs, watch, kept)
+            indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
@@ -773,7 +847,7 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     classifier.n_bits_ = classifier.n_features_in_ = stored.features
     if stored.feature_names is not None:
         classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
-    classifier.readout_, classifier.skipped_ = stored.readout, {}
+    classifier.readout_, classifier.skipped_, classifier.cut_choice_ = stored.readout, {}, None
     classifier.temperature_ = stored.temperature
     classifier._set_path(stored.path)
     return classifier

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration.graph.edit import digest
-from ...calibration.placement import Placement, quantizable
+from ...calibration.placement import Placement
 from ...calibration.table import CalibrationTable
 from ...calibration.thresholds import Method
 from ...engine.backbone import open_backbone
 from ...engine.backbones.base import Backbone
 from ...engine.build import EngineBuilder
 from ...engine.engine import Engine
-from ...engine.float_graph import Exported, export_cuts
+from ...engine.float_graph import Exported
 from ...engine.multi_cut import join
 from ...engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from ...kernels.stopwatch import Stopwatch
@@ -57,9 +56,7 @@ class Engines:
     def export_cuts(cls, backbone: Backbone, cuts: Sequence[str], pixels: np.ndarray) -> "list[Engines]":
         """Export several cuts of a backbone at once; each has the seconds of all."""
         start = time.perf_counter()
-        builders = [_builder(backbone, cut, pixels) for cut in cuts]
-        for builder, exported in zip(builders, export_cuts(backbone, cuts, pixels), strict=True):
-            builder.exported = exported
+        builders = _builder(backbone, cuts[-1], pixels).at_cuts(cuts)
         seconds = time.perf_counter() - start
         return [cls(builder, pixels, seconds) for builder in builders]
 
@@ -132,20 +129,12 @@ def build_joined(
     if precision == "int8":
         with watch("calibrate"):
             table = cuts[-1].calibrate()
-        tables = {index: _narrowed(table, cut.exported) for index, cut in enumerate(cuts)}
+        tables = {index: table.of_part(cut.exported.graph) for index, cut in enumerate(cuts)}
     each = [cut.build(precision, runtime, device, table=tables[index]) for index, cut in enumerate(cuts)]
     with watch("build"):
-        joined, columns = join(each)
-        joined.bits(first[: joined.batch_size])
-    return JoinedEngines(each, joined, columns, _once(watch))
-
-
-def _narrowed(table: CalibrationTable, exported: Exported) -> CalibrationTable:
-    """Return the deepest cut's table for a shallower one: what comes later changes no threshold."""
-    names = [name for name in quantizable(exported.graph) if name in table.thresholds]
-    means = {name: table.means[name] for name in names if name in table.means}
-    thresholds = {name: table.thresholds[name] for name in names}
-    return replace(table, graph=digest(exported.graph), thresholds=thresholds, means=means)
+        joined = join(each)
+        joined.engine.bits(first[: joined.engine.batch_size])
+    return JoinedEngines(each, joined.engine, joined.bits, _once(watch))
 
 
 def _once(watch: Stopwatch) -> Seconds:

@@ -20,6 +20,7 @@ COMMANDS = (
     "verify",
     "embed",
     "fit",
+    "sweep",
     "predict",
     "evaluate",
     "doctor",

@@ -36,12 +36,15 @@ class Cut:
     parameters, macs : int
         Of the layers before the cut; multiply-accumulates of convolutions and linear layers per
         image.
+    shape : tuple of int
+        Of the features of one image, such as (channels, height, width).
     """
 
     name: str
     features: int
     parameters: int
     macs: int
+    shape: tuple[int, ...] = ()
 
     @property
     def megabytes(self) -> dict[str, float]:

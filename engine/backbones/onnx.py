@@ -73,7 +73,8 @@ class OnnxBackbone:
             macs += _macs(node, shapes)
             shape = shapes.get(node.output[0], [])[1:]
             if alone and shape and None not in shape:
-                found.append(Cut(node.output[0], math.prod(d or 0 for d in shape), parameters, macs))
+                known = tuple(d or 0 for d in shape)
+                found.append(Cut(node.output[0], math.prod(known), parameters, macs, known))
         return found
 
     def resolve(self, cut: str | None) -> str:

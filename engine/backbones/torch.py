@@ -110,7 +110,9 @@ class TorchBackbone:
         """Return the children of the network and of what only groups them, in execution order."""
         calls = listed(self._module, self._recording)
         names = {call.name for call in calls}
-        return [Cut(_short(call.name, names), call.features, call.parameters, call.macs) for call in calls]
+        return [
+            Cut(_short(call.name, names), call.features, call.parameters, call.macs, call.shape or ()) for call in calls
+        ]
 
     def resolve(self, cut: str | None) -> str:
         """Return the full name of a cut; the prefix ``features.`` may be omitted.

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from numpy.testing import assert_allclose
 
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone
@@ -33,20 +34,21 @@ ROUNDING = 100 * np.finfo("float32").eps
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "torch"])
 def test_bits_of_several_cuts_are_those_of_an_engine_of_each(densenet, pixels, runtime):
     together, each = densenet
-    joined, columns = join([assemble(exported, "fp32", runtime) for exported in together])
-    bits = joined.bits(pixels)
-    for exported, where in zip(each, columns, strict=True):
+    joined = join([assemble(exported, "fp32", runtime) for exported in together])
+    computed = joined.engine.run(pixels, ["bits", "pooled"])
+    for exported, where, channels in zip(each, joined.bits, joined.pooled, strict=True):
         engine = assemble(exported, "fp32", runtime)
         alone, features = engine.bits(pixels), engine(pixels)
+        assert_allclose(computed["pooled"][:, channels], engine.pooled(pixels), rtol=1e-4, atol=1e-5)
         assert 0 < np.bitwise_count(alone).mean() < 8
-        differ = unpack(bits[:, where] ^ alone, engine.features).astype(bool)
+        differ = unpack(computed["bits"][:, where] ^ alone, engine.features).astype(bool)
         assert not differ[np.abs(features) > ROUNDING * np.abs(features).max()].any()
 
 
 def test_what_cuts_share_is_computed_once(tiny_onnx):
     backbone = open_backbone(tiny_onnx)
     cuts = [cut.name for cut in backbone.cuts()]
-    joined, _ = join([assemble(exported, "fp32") for exported in export_cuts(backbone, cuts)])
-    kinds = [node.op_type for node in onnx.load_from_string(joined.graph).graph.node]
+    joined = join([assemble(exported, "fp32") for exported in export_cuts(backbone, cuts)])
+    kinds = [node.op_type for node in onnx.load_from_string(joined.engine.graph).graph.node]
     assert kinds.count("Conv") == 2
     assert kinds.count("Greater") == len(cuts)
