@@ -8,6 +8,9 @@ new       the file or folder; flushed to the device, then exchanged with the tar
           it holds what was replaced
 old       only where the system cannot exchange: the folder that was replaced
 
+What is exchanged is looked at before and after: what came to the target meanwhile and is not ours is put back. It
+stays in the folder as ``kept`` if that fails.
+
 A save that finds such a folder with no lock on it, left by a process that was killed, deletes it, or puts ``old`` back
 where the target is missing. Nothing else is ever deleted.
 """
@@ -23,6 +26,7 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,14 +37,17 @@ from .errors import AurevoirError, SaveError, UsageError
 PREFIX = ".aurevoir-"
 """What the names of the folders begin with in which saves are prepared."""
 _STAGING = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
-_JOURNAL, _NEW, _OLD = "journal", "new", "old"
+_JOURNAL, _NEW, _OLD, _KEPT = "journal", "new", "old", "kept"
 _SCHEMA = "aurevoir-save/1"
 _NOREPLACE, _EXCHANGE = 1, 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 """What `renameat2` fails with where system or file system lack it; old container sandboxes say EPERM."""
+_NO_LINKS = (*_UNSUPPORTED, errno.EMLINK)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST_PATH, _ATTEMPTS = 4095, 100
 _LARGEST_JOURNAL = 1 << 16
+_HEAD = 4096
+_only: ContextVar[Callable[[bytes], bool] | None] = ContextVar("only", default=None)
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,34 @@ def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
     Raises
     ------
     SaveError
-        If it cannot be written; the old file is unchanged.
+        If it cannot be written, or what is there is no file, or none of those of `replacing_only`; it is unchanged.
     """
     with explained(path):
-        target = _resolved(path)
-        _save(target, frozenset(), len(data), lambda staging: _write_file(staging, _NEW, data))
+        target, is_ours = _resolved(path), _only.get()
+        _save(
+            target,
+            frozenset(),
+            len(data),
+            lambda staging: _write_file(staging, _NEW, data),
+            lambda there: stat.S_ISREG(there.lstat().st_mode) and (is_ours is None or holds_only(there, is_ours)),
+        )
+
+
+@contextmanager
+def replacing_only(is_ours: Callable[[bytes], bool]) -> Iterator[None]:
+    """Let saves of files in the block replace only empty files, and those whose first bytes pass a test."""
+    before = _only.set(is_ours)
+    try:
+        yield
+    finally:
+        _only.reset(before)
+
+
+def holds_only(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
+    """Return whether a file is empty, or its first bytes pass a test; a FIFO that came there is not waited for."""
+    with _Descriptor(path, os.O_RDONLY | os.O_NONBLOCK) as file:
+        head = os.read(file.number, _HEAD)
+    return not head or is_ours(head)
 
 
 def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind) -> None:
@@ -98,7 +128,7 @@ def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind)
     with explained(path):
         target = _resolved(path)
         _refuse_other_folders(path, target, kind)
-        _save(target, kind.files, sum(map(len, files.values())), write)
+        _save(target, kind.files, sum(map(len, files.values())), write, lambda there: _is_of_kind(there, kind))
 
 
 def require_file_target(path: Path | str) -> None:
@@ -211,6 +241,14 @@ def _refuse_other_folders(path: Path | str, target: Path, kind: FolderKind) -> N
 
 def _is_own(entry: os.DirEntry[str], names: Collection[str]) -> bool:
     return entry.name in names and entry.is_file(follow_symlinks=False)
+
+
+def _is_of_kind(folder: Path, kind: FolderKind) -> bool:
+    """Return whether a path is a folder, not a link to one, that is empty or holds files of its kind and no others."""
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        return False
+    entries = list(os.scandir(folder))
+    return all(_is_own(entry, kind.files) for entry in entries) and (not entries or kind.recognizes(folder))
 
 
 def _is_working_directory(target: Path) -> bool:
@@ -329,16 +367,22 @@ def _write_file(folder: _Descriptor, name: str, data: bytes | memoryview) -> Non
         os.fsync(file.number)
 
 
-def _save(target: Path, names: Collection[str], size: int, write: Callable[[_Descriptor], None]) -> None:
+def _save(
+    target: Path,
+    names: Collection[str],
+    size: int,
+    write: Callable[[_Descriptor], None],
+    may_replace: Callable[[Path], bool],
+) -> None:
     with (
         _with_parents(target.parent),
         _Descriptor(target.parent, _FOLDER) as above,
-        _staged(above, target.name, names, size) as (_, staging),
+        _staged(above, target.name, names, size) as (name, staging),
     ):
         write(staging)
         _keep_mode(target, staging)
         os.fsync(staging.number)
-        _place(above, target.name, staging, names)
+        _place(above, target, staging, target.parent / name, may_replace)
 
 
 def _keep_mode(target: Path, staging: _Descriptor) -> None:
@@ -366,41 +410,80 @@ def _with_parents(folder: Path) -> Iterator[None]:
         raise
 
 
-def _place(above: _Descriptor, target: str, staging: _Descriptor, names: Collection[str]) -> None:
+def _place(
+    above: _Descriptor, target: Path, staging: _Descriptor, beside: Path, may_replace: Callable[[Path], bool]
+) -> None:
     """Bring ``new`` to its place; undo that if it cannot be flushed, or what it replaced is not ours to delete."""
-    created = _put_in_turn(above, target, staging)
+    own = _inode(staging, _NEW)
+    created = _put_in_turn(above, target, staging, may_replace)
     try:
         os.fsync(above.number)
         os.fsync(staging.number)
         for each in _replaced(staging):
-            _refuse_foreign(staging, each, names, target)
-    except BaseException:
-        _take_back(above, target, staging, created)
+            _require_ours(beside / each, may_replace, target)
+    except BaseException as error:
+        try:
+            _take_back(above, target.name, staging, created)
+        finally:
+            if _exists(staging, _NEW) and _inode(staging, _NEW) != own:
+                os.rename(_NEW, _KEPT, src_dir_fd=staging.number, dst_dir_fd=staging.number)
+                if isinstance(error, Exception):
+                    raise SaveError(f"{target} is the new one; what was there is {beside / _KEPT} now") from error
         raise
+
+
+def _inode(folder: _Descriptor, name: str) -> int:
+    return os.stat(name, dir_fd=folder.number, follow_symlinks=False).st_ino
 
 
 def _replaced(staging: _Descriptor) -> list[str]:
     return [name for name in _names_in(staging) if name != _JOURNAL]
 
 
-def _put_in_turn(above: _Descriptor, target: str, staging: _Descriptor) -> bool:
+def _require_ours(path: Path, may_replace: Callable[[Path], bool], target: Path) -> None:
+    if not may_replace(path):
+        raise _foreign(target, path.is_dir())
+
+
+def _foreign(target: Path | str, is_folder: bool) -> SaveError:
+    what = "now holds what is not part of it" if is_folder else "is another file"
+    return SaveError(f"{target} {what}, and is left as it is; move that, or give another")
+
+
+def _put_in_turn(above: _Descriptor, target: Path, staging: _Descriptor, may_replace: Callable[[Path], bool]) -> bool:
     """Call `_put` until no other process comes between what it sees and what it does."""
     for _ in range(_ATTEMPTS):
         with suppress(FileNotFoundError, FileExistsError):
-            return _put(above, target, staging)
-    raise SaveError(f"{target} cannot be written: others replace it all the time; choose another name")
+            if there := _exists(above, target.name):
+                _require_ours(target, may_replace, target)
+            _put(above, target.name, staging, there)
+            return not there
+    raise SaveError(f"{target.name} cannot be written: others replace it all the time; choose another name")
 
 
-def _put(above: _Descriptor, target: str, staging: _Descriptor) -> bool:
-    """Place ``new``, or exchange it with what is there; return whether nothing was, or raise to be called again."""
-    created = not _exists(above, target)
+def _put(above: _Descriptor, target: str, staging: _Descriptor, there: bool) -> None:
+    """Exchange ``new`` with what is there, or place it where nothing is, or raise to be called again."""
     try:
-        renameat2(staging.number, _NEW, above.number, target, _NOREPLACE if created else _EXCHANGE)
+        renameat2(staging.number, _NEW, above.number, target, _EXCHANGE if there else _NOREPLACE)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        _put_by_renaming(above, target, staging)
-    return created
+        if there or not _linked(above, target, staging):
+            _put_by_renaming(above, target, staging)
+
+
+def _linked(above: _Descriptor, target: str, staging: _Descriptor) -> bool:
+    """Place a new file by a link, which replaces nothing; return False for a folder, and where there are no links."""
+    if stat.S_ISDIR(os.stat(_NEW, dir_fd=staging.number, follow_symlinks=False).st_mode):
+        return False
+    try:
+        os.link(_NEW, target, src_dir_fd=staging.number, dst_dir_fd=above.number)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    os.unlink(_NEW, dir_fd=staging.number)
+    return True
 
 
 def _put_by_renaming(above: _Descriptor, target: str, staging: _Descriptor) -> None:
@@ -599,7 +682,7 @@ def _refuse_foreign(staging: _Descriptor, part: str, names: Collection[str], tar
         with _Descriptor(part, _FOLDER, staging) as folder, os.scandir(folder.number) as entries:
             foreign = not all(_is_own(entry, names) for entry in entries)
     if foreign:
-        raise SaveError(f"{target} now holds what is not part of it, and is left as it is; move that, or give another")
+        raise _foreign(target, stat.S_ISDIR(mode))
 
 
 def _delete(staging: _Descriptor, part: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import AurevoirError, MissingPackageError, UsageError
 from .files import file_digest
-from .saving import write_atomically
+from .saving import replacing_only, write_atomically
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -56,7 +56,7 @@ def sign(path: Path | str, key: Path | str) -> dict[str, Any]:
     UsageError
         If there is no such file or model folder, or the key file is no such key.
     AurevoirError
-        If the folder holds links or special files.
+        If the folder holds links or special files, or something else stands where the signature belongs.
     MissingPackageError
         If cryptography is not installed.
     """
@@ -65,7 +65,8 @@ def sign(path: Path | str, key: Path | str) -> dict[str, Any]:
     fingerprint = _fingerprint(private.public_key())
     signed = {"schema": SCHEMA, "key": fingerprint, "files": digests}
     signature = base64.b64encode(private.sign(_message(signed))).decode()
-    write_atomically(target, json.dumps({**signed, "signature": signature}, indent=1).encode())
+    with replacing_only(lambda head: f'"schema": "{SCHEMA.rpartition("/")[0]}/'.encode() in head):
+        write_atomically(target, json.dumps({**signed, "signature": signature}, indent=1).encode())
     return {"signature": str(target), "key": fingerprint, "files": digests}
 
 

@@ -19,26 +19,30 @@ BINS = 4096
 # For smaller ranges, the reciprocal of the bin width would overflow float32.
 _LEAST_TOP = 2.0**-100
 
-Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
-"""Runs the float graph on b uint8 images; returns the observed tensors, and channel means of shape (rows, channels,
-1, ...), by name. A tensor may have another number of rows than there are images."""
+Run = Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]
+"""Runs the float graph on b uint8 images; returns the observed tensors, and means and peaks of channels, of shape
+(rows, channels, 1, ...), by name. A tensor may have another number of rows than there are images."""
 
 
-def with_means(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the graph with the channel means of each tensor as additional tensors.
+def with_means_and_peaks(
+    model: onnx.ModelProto, averaged: Sequence[str], peaked: Sequence[str]
+) -> tuple[onnx.ModelProto, list[str], list[str]]:
+    """Return the graph with the channel means and peaks of tensors as additional tensors.
 
     Returns
     -------
     model : onnx.ModelProto
-    means : list of str
+    means, peaks : list of str
         Names of the new tensors, of shape (rows, channels, 1, ...).
     """
     model, taken = copy.deepcopy(model), tensor_names(model)
-    means = [unused(f"{name}_mean", taken) for name in names]
-    model.graph.node.extend(
-        helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in zip(names, means, strict=True)
-    )
-    return model, means
+
+    def pooled(operator: str, names: Sequence[str], ending: str) -> list[str]:
+        made = [unused(f"{name}_{ending}", taken) for name in names]
+        model.graph.node.extend(map(lambda name, new: helper.make_node(operator, [name], [new]), names, made))
+        return made
+
+    return model, pooled("GlobalAveragePool", averaged, "mean"), pooled("GlobalMaxPool", peaked, "peak")
 
 
 @dataclass
@@ -103,8 +107,8 @@ class Histogram:
 
 def observe(
     run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
-) -> tuple[dict[str, Histogram], dict[str, list[float]]]:
-    """Collect histograms and channel means of tensors in one pass.
+) -> tuple[dict[str, Histogram], dict[str, list[float]], dict[str, list[float]]]:
+    """Collect histograms, channel means and channel peaks of tensors in one pass.
 
     Parameters
     ----------
@@ -117,6 +121,8 @@ def observe(
     histograms : dict of Histogram
     means : dict of lists of float
         Mean of each channel.
+    peaks : dict of lists of float
+        Largest value of each channel.
 
     Raises
     ------
@@ -125,11 +131,12 @@ def observe(
     """
     histograms = {name: Histogram() for name in names}
     sums: dict[str, np.ndarray] = {}
+    peaks: dict[str, np.ndarray] = {}
     rows: Counter[str] = Counter()
     images = 0
     for pixels in batches:
         images += len(pixels)
-        tensors, means = run(pixels)
+        tensors, means, highest = run(pixels)
         for name, values in tensors.items():
             try:
                 histograms[name].add(values)
@@ -139,6 +146,10 @@ def observe(
             per_row = channel_means.reshape(channel_means.shape[:2])
             sums[name] = sums.get(name, 0) + per_row.sum(axis=0, dtype="float64")
             rows[name] += len(per_row)
+        for name, channel_peaks in highest.items():
+            largest = channel_peaks.reshape(channel_peaks.shape[:2]).max(axis=0)
+            peaks[name] = np.maximum(peaks.get(name, largest), largest)
     if images == 0:
         raise AurevoirError("no image to calibrate on could be read; give a folder of images")
-    return histograms, {name: (total / rows[name]).tolist() for name, total in sums.items()}
+    averages = {name: (total / rows[name]).tolist() for name, total in sums.items()}
+    return histograms, averages, {name: highest.tolist() for name, highest in peaks.items()}

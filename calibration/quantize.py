@@ -2,9 +2,9 @@
 
 Activations of dtype ``int8`` follow the explicit-quantization rules of TensorRT (zero-point 0, signed
 activations, weights per output channel on axis 0, no Q/DQ on biases) and run unchanged in OpenVINO
-and ONNX Runtime. Dtype ``uint8`` uses the same thresholds, but stores activations with a known lower bound,
-such as the outputs of a ReLU (0) or a SiLU (-0.28), as unsigned, with 255 steps from the bound to the threshold
-instead of 127 from 0. A ReLU after an unfolded batch norm
+and ONNX Runtime; `signed` lets them use more of their levels. Dtype ``uint8`` uses the same thresholds,
+but stores activations with a known lower bound, such as the outputs of a ReLU (0) or a SiLU (-0.28), as
+unsigned, with 255 steps from the bound to the threshold instead of 127 from 0. A ReLU after an unfolded batch norm
 gets zero-point 1 and 254 steps: with zero-point 0, OpenVINO 2026.4 folds the batch norm into the
 quantization and runs it in three passes over float32, with 1 in a single pass over the input. If the
 batch norm reads quantized levels, one pass suffices with either, and all steps are kept.
@@ -22,6 +22,7 @@ from onnx import helper
 from ..errors import AurevoirError, UsageError
 from .graph.edit import constant, initializers, node_attribute, prune, read_constant, tensor_names, unused
 from .placement import PRODUCTS, ConcatGroup, Placement, check_placement, concat_groups, output_axis, weighted
+from .signed import use_more_levels
 
 ActivationDtype = Literal["int8", "uint8"]
 ACTIVATION_DTYPES: tuple[ActivationDtype, ...] = get_args(ActivationDtype)
@@ -76,6 +77,7 @@ def quantize(
     activation_dtype: ActivationDtype = "int8",
     placement: Placement = "conv-inputs",
     weight_levels: int = LEVELS,
+    peaks: Mapping[str, Sequence[float]] | None = None,
 ) -> onnx.ModelProto:
     """Return a copy of a float graph whose convolutions and constant matrix products read int8; see `weighted`.
 
@@ -93,6 +95,8 @@ def quantize(
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
     weight_levels : {127, 63}
         Largest magnitude of weights; `NARROW_LEVELS` for processors that add pairs of products in 16 bits.
+    peaks : mapping of sequences of float, optional
+        For ``int8``, see `signed.use_more_levels`.
 
     Raises
     ------
@@ -113,10 +117,16 @@ def quantize(
             raise AurevoirError(
                 f"tensor {name} reaches {threshold:.3g}, and int8 takes {_MOST_ACTIVATION:.3g} at most; use fp32"
             )
-    bounds = lower_bounds(model) if activation_dtype == "uint8" else {}
+    bounds, limits, averages = dict[str, float](), dict(thresholds), dict(means or {})
+    if activation_dtype == "uint8":
+        bounds = lower_bounds(model)
+    else:
+        model, changes = use_more_levels(model, thresholds, peaks or {})
+        limits.update({name: change.threshold for name, change in changes.items()})
+        averages.update({name: change.mean(averages.get(name, 0.0)) for name, change in changes.items()})
     quantized = copy.deepcopy(model)
     names = tensor_names(model)
-    context = _Context(quantized, initializers(model), dict(thresholds), means or {}, bounds, weight_levels, names)
+    context = _Context(quantized, initializers(model), limits, averages, bounds, weight_levels, names)
     quantizable = [node for node in weighted(model) if node.input[0] in context.thresholds]
     for node in quantizable:
         least = 255 * _largest_bias(context, node, 1).max() / _MOST_BIAS_AND_WEIGHT

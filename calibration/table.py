@@ -26,7 +26,7 @@ from .placement import PLACEMENTS, Placement, quantizable
 SCHEMA = "aurevoir-calibration/1"
 _LARGEST_MEAN = 1e6
 """Times the largest threshold."""
-_BY_NAME = "thresholds and means must be objects, by tensor name"
+_BY_NAME = "thresholds, means and peaks must be objects, by tensor name"
 _TABLE = record(
     {
         "schema": text(),
@@ -38,6 +38,7 @@ _TABLE = record(
     {
         "means": mapping(array(number(), 1, 1 << 20), "means", _BY_NAME),
         "placement": one_of(PLACEMENTS),
+        "peaks": mapping(array(number(0, float(np.finfo("float32").max)), 1, 1 << 20), "peaks", _BY_NAME),
     },
 )
 
@@ -57,6 +58,8 @@ class CalibrationTable:
         Channel means of the tensors, for bias correction; may be empty.
     placement : str
         The placement that the table covers.
+    peaks : dict of lists of float
+        Largest values of the channels of activations; see `signed.use_more_levels`. May be empty.
     """
 
     method: str
@@ -65,6 +68,7 @@ class CalibrationTable:
     thresholds: dict[str, float]
     means: dict[str, list[float]] = field(default_factory=dict)
     placement: str = "conv-inputs"
+    peaks: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the table as JSON text."""

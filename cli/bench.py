@@ -1,7 +1,7 @@
 """``aurevoir bench``."""
 
 import argparse
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from ..benchmarks import registry
 from ..benchmarks.registry import SUITES
 from ..benchmarks.reporting import REPORTS
 from .options import finite, positive, seed
-from .outputs import check_outputs, noted, save
+from .outputs import KINDS, check_outputs, noted, save
 
 if TYPE_CHECKING:
     from ..benchmarks.contract import Benchmark
+
+_PAGES = "a report or a figure"
 
 
 def add_arguments(parser: argparse.ArgumentParser, benchmark: str | None) -> None:
@@ -60,7 +62,7 @@ def _add_outputs(parser: argparse.ArgumentParser, plots: bool) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run one benchmark and write the requested outputs."""
     from ..benchmarks.contract import write_result
-    from ..saving import require_file_target
+    from ..saving import replacing_only, require_file_target
 
     chosen = load(args.benchmark)
     reports = args.benchmark in REPORTS
@@ -69,7 +71,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for folder in filter(None, (getattr(args, name, None) for name in ("figures", "keep"))):
         require_file_target(Path(folder, "file"))
     if reports:
-        with noted(args.out) if args.benchmark == "report" else nullcontext():
+        with ExitStack() as stack:
+            if args.benchmark == "report":
+                stack.enter_context(noted(args.out))
+                stack.enter_context(replacing_only(KINDS[_PAGES]))
             return chosen.run(args).to_json()
     figure = getattr(args, "plot", None)
     if figure or args.report:
@@ -78,15 +83,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         require_plotting()
     result = chosen.run(args).to_json()
     if args.out:
-        save(result, args.out, lambda: write_result(result, args.out))
+        save(result, args.out, lambda: write_result(result, args.out), outputs["out"])
     if figure and (plot := chosen.plot):
-        save(result, figure, lambda: plot(result, Path(figure)))
+        save(result, figure, lambda: plot(result, Path(figure)), outputs["plot"])
     if args.report:
         from ..benchmarks.reporting.report import write_report
 
         shown = [(Path(args.out or args.benchmark), dict(result))]
         result["report"] = args.report
-        save(result, args.report, lambda: write_report(shown, args.report), "report")
+        save(result, args.report, lambda: write_report(shown, args.report), _PAGES, "report")
     return result
 
 

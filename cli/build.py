@@ -9,6 +9,7 @@ from .outputs import check_outputs, refuse_inside, save
 if TYPE_CHECKING:
     from ..engine.engine import Engine
 
+_KIND = "an engine file"
 _OF_CLASSIFIERS = ("runtime", "precision", "device")
 """Options of an engine that one of a whole classifier has too."""
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     smallest, usual, largest = args.batches
     if not smallest <= usual <= largest:
         raise UsageError(f"--batches {smallest} {usual} {largest} do not grow; give MIN OPT MAX, such as 1 16 64")
-    check_outputs(args, {"out": "an engine file", "timing_cache": "a timing cache"}, (args.backbone,))
+    check_outputs(args, {"out": _KIND, "timing_cache": "a timing cache"}, (args.backbone,))
     if (Path(args.backbone) / "model.json").is_file():
         return _whole(args)
     args.precision = args.precision or "fp32"
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     made, seconds = engine.manifest, watch.total()
     quantized, products = engine.quantized_products()
     result: dict[str, Any] = {"engine": args.out}
-    save(result, args.out, lambda: engine.save(args.out, args.keep_speeds), "engine")
+    save(result, args.out, lambda: engine.save(args.out, args.keep_speeds), _KIND, "engine")
     return {
         **result,
         "runtime": made.runtime,
@@ -124,7 +125,7 @@ def _whole(args: argparse.Namespace) -> dict[str, Any]:
             progress=True,
         )
     made, result = engine.manifest, {"engine": args.out}
-    save(result, args.out, lambda: engine.save(args.out), "engine")
+    save(result, args.out, lambda: engine.save(args.out), _KIND, "engine")
     return {
         **result,
         "model": args.backbone,

@@ -67,21 +67,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     assert used is not None
     table = builder.table(placement, smoke=True)
     result: dict[str, Any] = {"table": args.out, "cache": args.cache, "onnx": args.onnx}
-    save(result, args.out, lambda: write_atomically(args.out, table.to_json().encode()), "table")
+    save(result, args.out, lambda: write_atomically(args.out, table.to_json().encode()), outputs["out"], "table")
     if args.cache:
-        save(result, args.cache, lambda: write_atomically(args.cache, write_cache(table.thresholds)), "cache")
+        cache = write_cache(table.thresholds)
+        save(result, args.cache, lambda: write_atomically(args.cache, cache), outputs["cache"], "cache")
     keep_float32: list[str] = []
     if args.onnx:
         keep_float32 = find_overflow(exported, used) if args.body == "fp16" else []
         graph = quantized_graph(exported, table, "int8", placement, args.body, keep_float32).SerializeToString()
-        save(result, args.onnx, lambda: write_atomically(args.onnx, graph), "onnx")
+        save(result, args.onnx, lambda: write_atomically(args.onnx, graph), outputs["onnx"], "onnx")
     result |= {"in_float32": keep_float32, "plot": None}
     measured = []
     if held_out is not None:
         measured = tensor_fidelity(exported, table, held_out, args.runtime, progress=True, placement=placement)
         if args.plot:
             result["plot"] = args.plot
-            save(result, args.plot, lambda: plot_fidelity(measured, args.plot), "plot")
+            save(result, args.plot, lambda: plot_fidelity(measured, args.plot), outputs["plot"], "plot")
     return {
         **result,
         "method": args.method,

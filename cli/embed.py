@@ -8,6 +8,8 @@ from typing import Any
 from .options import add_rebuild, none_readable, skipped_lines
 from .outputs import check_outputs, save
 
+_KIND = "an archive of bits"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if Path(args.out).suffix.lower() != ".npz":
         raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
-    check_outputs(args, {"out": "an archive of bits"}, (args.engine, *args.images))
+    check_outputs(args, {"out": _KIND}, (args.engine, *args.images))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
     if args.pooled and not made.pooled:
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "out": args.out,
         "skipped": files.skipped,
     }
-    save(result, args.out, lambda: write_atomically(args.out, buffer.getbuffer()), "out")
+    save(result, args.out, lambda: write_atomically(args.out, buffer.getbuffer()), _KIND, "out")
     return result
 
 

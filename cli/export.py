@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ..engine.delivery import Form
     from ..engine.engine import Engine
 
+_KIND = "an exported ONNX file"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -35,11 +37,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     form = check_form(args.to)
     refuse_inside("--out", args.out, args.engine)
     if form == "onnx":
-        check_outputs(args, {"out": "an exported ONNX file"}, (args.engine,))
+        check_outputs(args, {"out": _KIND}, (args.engine,))
     check_target(args.out, form)
     made = deliver(_engine(args.engine, form), form, args.outputs)
     result: dict[str, Any] = {"engine": args.engine, "to": form, "out": args.out}
-    save(result, args.out, lambda: made.write(args.out), "out")
+    save(result, args.out, lambda: made.write(args.out), _KIND if form == "onnx" else None, "out")
     return {
         **result,
         "files": made.digests(args.out) if result["out"] else [],

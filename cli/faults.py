@@ -9,11 +9,12 @@ from pathlib import Path
 _THREADS = 8
 """Threads that the native libraries of one command start at least: some end the process where they get none."""
 _MOST_THREADS = 1024
-_ADDRESSES = 1 << 30
+_ADDRESSES = 3 << 29
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
 _LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy", "numexpr")
 _OF_VARIABLES = {"numba": "check the variables NUMBA_*", "numexpr": "check the variable OMP_NUM_THREADS"}
 """How to mend what these libraries fail with: they read variables."""
+_FRAMED = ("Exception from ", "Check '", "[ONNXRuntimeError]")
 _NO_MEMORY = ("bad_alloc", "bad allocation", "out of memory", "failed to allocate", "cannot allocate memory")
 _REMEDIES = {
     errno.ENOSPC: "free some",
@@ -56,7 +57,16 @@ def explain(error: BaseException) -> str | None:
         return "no more threads can be started; raise the limit of processes (ulimit -u), or close other programs"
     library = _library_of(error)
     remedy = _OF_VARIABLES.get(library or "", "try another runtime or precision")
-    return library and f"{library} failed: {text.rstrip('.') or type(error).__name__}; {remedy}"
+    return library and f"{library} failed: {_said(error, text).rstrip('.') or type(error).__name__}; {remedy}"
+
+
+def _said(error: BaseException, first: str) -> str:
+    """Return what an error says, without the places in their sources that OpenVINO and ONNX Runtime begin with."""
+    if not first.startswith(_FRAMED):
+        return first
+    from ..engine.runtimes.native_errors import reason
+
+    return reason(error)
 
 
 def _of_system(error: OSError, text: str) -> str:

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tested = evaluate(classifier, test, args.work)
     saved: dict[str, Any] = {"out": args.out}
     if args.out:
-        save(saved, args.out, lambda: classifier.save(args.out), "out")
+        save(saved, args.out, lambda: classifier.save(args.out), key="out")
     assert classifier.engine_ is not None
     made = classifier.engine_.manifest
     return {

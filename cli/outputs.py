@@ -3,13 +3,11 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import AurevoirError, UsageError
-
-_HEAD = 4096
 
 
 def _member(name: bytes) -> Callable[[bytes], bool]:
@@ -17,18 +15,36 @@ def _member(name: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(b"PK\x03\x04") and head[30:].startswith(name)
 
 
+_IMAGES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"II*", b"MM\0")
+_OTHERS = (*_IMAGES, b"PK", b"%PDF", b"\x7fELF", b"SQLite", b"\x08", b"\x1f\x8b")
+
+
+def _may_be_timing_cache(head: bytes) -> bool:
+    # NVIDIA does not say what it begins with: it is no text, and nothing else that is known.
+    return b"\0" in head and not head.startswith(_OTHERS)
+
+
+def _is_report(head: bytes) -> bool:
+    return head.startswith(b"<!doctype html>") and b"aurevoir" in head
+
+
+def _is_figure(head: bytes) -> bool:
+    return b"matplotlib" in head.lower()
+
+
 KINDS: dict[str, Callable[[bytes], bool]] = {
     "an engine file": _member(b"manifest.json"),
     "an archive of bits": _member(b"paths.npy"),
     "a calibration table": lambda head: b'"aurevoir-calibration/' in head,
     "a calibration cache": lambda head: head.startswith(b"TRT-"),
-    "a timing cache": lambda head: True,
+    "a timing cache": _may_be_timing_cache,
     "an ONNX file": lambda head: head.startswith(b"\x08"),
     "an exported ONNX file": lambda head: head.startswith(b"\x08") and b"\x12\x08aurevoir" in head[:32],
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
-    "a report": lambda head: head.startswith(b"<!doctype html>") and b"aurevoir" in head,
-    "a figure": lambda head: b"matplotlib" in head.lower(),
+    "a report": _is_report,
+    "a figure": _is_figure,
+    "a report or a figure": lambda head: _is_report(head) or _is_figure(head),
 }
 """What each kind of file that commands write begins with."""
 
@@ -68,11 +84,10 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
 
 def _check_kind(option: str, path: str, kind: str) -> None:
     """Refuse to replace a file that is not one of ours; an empty one holds nothing."""
-    if not Path(path).exists():
-        return
-    with Path(path).open("rb") as file:
-        head = file.read(_HEAD)
-    if head and not KINDS[kind](head):
+    from ..saving import holds_only
+
+    target = Path(os.path.realpath(path))
+    if target.exists() and not holds_only(target, KINDS[kind]):
         raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
 
 
@@ -107,14 +122,17 @@ def noted(path: str) -> Iterator[None]:
     """Note at the end of a block if what it has written has replaced something."""
     from ..images.sources import warn
 
-    there = Path(path)
-    replaces = any(there.iterdir()) if there.is_dir() else there.exists() and there.stat().st_size > 0
+    there, replaces = Path(path), False
+    with suppress(OSError):
+        replaces = any(there.iterdir()) if there.is_dir() else there.stat().st_size > 0
     yield
     if replaces:
         warn(f"{path} was there before, and has been replaced")
 
 
-def save(result: dict[str, Any], path: str, write: Callable[[], object], key: str | None = None) -> None:
+def save(
+    result: dict[str, Any], path: str, write: Callable[[], object], kind: str | None = None, key: str | None = None
+) -> None:
     """Write an output; if that fails, the result stays, to be printed, with the reason.
 
     Parameters
@@ -124,11 +142,15 @@ def save(result: dict[str, Any], path: str, write: Callable[[], object], key: st
     path : str
         What is written; a note says if that replaces something.
     write : callable
+    kind : key of `KINDS`, optional
+        That of a file, which may have come meanwhile and then replaces no other; a folder has its own.
     key : str, optional
         Where the result names the output; None is put there at a failure.
     """
+    from ..saving import replacing_only
+
     try:
-        with noted(path):
+        with noted(path), replacing_only(KINDS[kind]) if kind else nullcontext():
             write()
     except AurevoirError as error:
         result.setdefault("unsaved", []).append(str(error))

@@ -29,15 +29,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.layer_times import plot_profile, profile_engine, write_trace
     from ..engine.load import load_engine
 
-    check_outputs(args, {"trace": "a trace", "plot": "a figure"}, (args.engine,))
+    outputs = {"trace": "a trace", "plot": "a figure"}
+    check_outputs(args, outputs, (args.engine,))
     engine = load_engine(args.engine, args.device)
     images = np.random.default_rng(0).integers(0, 256, (args.batch, *engine.input_shape), dtype="uint8")
     found = profile_engine(engine, images, args.calls)
     result: dict[str, Any] = {**_about(engine, args.engine), **found.to_json(), "top": args.top}
     if args.trace:
-        save(result, args.trace, lambda: write_trace(found, args.trace))
+        save(result, args.trace, lambda: write_trace(found, args.trace), outputs["trace"])
     if args.plot:
-        save(result, args.plot, lambda: plot_profile(found, _title(result), args.plot))
+        save(result, args.plot, lambda: plot_profile(found, _title(result), args.plot), outputs["plot"])
     return result
 
 

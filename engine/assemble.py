@@ -142,7 +142,7 @@ def quantized_graph(
             f"the calibration table was made for placement {table.placement!r} and lacks the tensors that "
             f"{placement!r} quantizes; calibrate with that placement"
         )
-    graph = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
+    graph = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels, table.peaks)
     return to_float16(graph, keep_float32) if body == "fp16" else graph
 
 

@@ -12,10 +12,11 @@ import onnx
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph.edit import digest, prune, tensor_shapes
 from ..calibration.graph.overflow import overflowing, with_magnitudes
-from ..calibration.histograms import Run, observe, with_means
+from ..calibration.histograms import Run, observe, with_means_and_peaks
 from ..calibration.placement import Placement, quantizable, units, weighted
 from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
+from ..calibration.signed import depthwise_inputs, use_more_levels
 from ..calibration.table import CalibrationTable, pixels_digest
 from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method, choose_thresholds
 from ..calibration.trt_cache import read_cache
@@ -40,6 +41,8 @@ from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
 from .smoke import first_calibration
+
+_ZERO = 1e-5
 
 Make = Callable[[CalibrationTable], Engine]
 """Assembles an int8 engine from a table."""
@@ -86,10 +89,10 @@ def calibrate(
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with progress_bar(total=len(seen), desc="activations", unit="img", show=progress) as bar:
-        histograms, means = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
+        histograms, means, peaks = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
     # Without its mean a bias is left as it is; a mean that overflows could not correct it.
     means = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
-    table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement)
+    table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement, peaks)
     if method != SIGN:
         return replace(table, thresholds=choose_thresholds(histograms, method))
     if held_out is None:
@@ -175,9 +178,9 @@ def keep_in_float32(exported: Exported, runtime: str, precision: str, pixels: np
 def find_overflow(exported: Exported, pixels: np.ndarray) -> list[str]:
     """Return the tensors that may overflow float16, measured on uint8 images of shape (n, height, width, 3)."""
     # Pruned, because packing the bits computes only bytes.
-    graph, names = with_magnitudes(prune(exported.graph, ["features"]))
-    run = _compile(graph, [f"{name}_size" for name in names])
-    return overflowing(run, names, (pixels[which] for which in blocks(len(pixels), 4)))
+    graph, sizes = with_magnitudes(prune(exported.graph, ["features"]))
+    run = _compile(graph, list(sizes.values()))
+    return overflowing(run, list(sizes), (pixels[which] for which in blocks(len(pixels), 4)))
 
 
 def tensor_fidelity(
@@ -207,7 +210,9 @@ def tensor_fidelity(
     """
     name = calibration_runtime(runtime)
     activation_dtype, levels = resolve_activation_dtype("auto", name), weight_levels(name)
-    low = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels)
+    low = quantize(exported.graph, table.thresholds, table.means, activation_dtype, placement, levels, table.peaks)
+    signed = activation_dtype == "int8"
+    changes = use_more_levels(exported.graph, table.thresholds, table.peaks)[1] if signed else {}
     after = dequantized(low)
     names = [name for name in quantizable(exported.graph, placement) if name in after]
     runs = [
@@ -217,8 +222,12 @@ def tensor_fidelity(
     meters = {name: FidelityMeter() for name in [*names, "features"]}
     with progress_bar(total=len(pixels), desc="fidelity", unit="img", show=progress) as bar:
         for which in blocks(len(pixels), max(1, _observed_batch(exported, names) // 2)):
-            for meter, reference, values in zip(meters.values(), *(run(pixels[which]) for run in runs), strict=True):
-                meter.add(values, reference)
+            outputs = (run(pixels[which]) for run in runs)
+            for (name, meter), reference, values in zip(meters.items(), *outputs, strict=True):
+                original = changes[name].undo(values) if name in changes else values
+                # Far below a level: a runtime may compute the level of 0 in floats.
+                least = _ZERO * table.thresholds.get(name, 0.0)
+                meter.add(np.where(np.abs(original) < least, 0, original), reference)
             bar.update(len(pixels[which]))
     return [meter.result(name, table.thresholds.get(name)) for name, meter in meters.items()]
 
@@ -266,17 +275,19 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
 def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any], smoke: bool) -> Run:
     # Only convolutions have bias correction, so only their inputs' means are computed.
     averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
-    extended, means = with_means(graph, averaged)
+    peaked = [name for name in depthwise_inputs(graph) if name in names]
+    extended, means, peaks = with_means_and_peaks(graph, averaged, peaked)
+    wanted = [*names, *means, *peaks]
     if smoke:
-        part = prune(extended, [*names, *means]).SerializeToString()
+        part = prune(extended, wanted).SerializeToString()
         first_calibration(part, reference_runtime(part))
-    compiled = _compile(extended, [*names, *means])
+    compiled = _compile(extended, wanted)
 
-    def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        outputs = compiled(pixels)
+    def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+        outputs = iter(compiled(pixels))
         seen(len(pixels))
-        tensors, averages = outputs[: len(names)], outputs[len(names) :]
-        return dict(zip(names, tensors, strict=True)), dict(zip(averaged, averages, strict=True))
+        tensors, averages, largest = (dict(zip(each, outputs, strict=False)) for each in (names, averaged, peaked))
+        return tensors, averages, largest
 
     return run
 

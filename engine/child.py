@@ -20,6 +20,7 @@ from typing import Any
 
 from ..children import end_with, python, search_path
 from ..errors import AurevoirError
+from .runtimes.native_errors import reason
 
 
 def in_child(name: str, function: Callable[..., None], *arguments: str, timeout: float) -> None:
@@ -191,7 +192,7 @@ def _called(function: Callable[..., None], arguments: list[str]) -> str | None:
             raise
         return stop.code
     except Exception as error:  # native libraries raise errors of many types
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {reason(error)}"
     return None
 
 

@@ -212,7 +212,7 @@ class Engine:
         return self._only("bits", images, out)
 
     def pooled(self, images: Any, out: Any = None) -> Any:
-        """Compute the mean of each channel of the features over the image's places, without transferring the features.
+        """Compute channel means, of what a ReLU leaves of the features, without transferring the features.
 
         Parameters
         ----------
@@ -223,8 +223,8 @@ class Engine:
         Returns
         -------
         pooled : float32 array of shape (batch, channels)
-            Summed in float32 in every precision, of features as they are rounded for the bits. Features that have no
-            places are returned themselves.
+            The means of ``max(features, 0)`` over an image's places, summed in float32 in every precision, of features
+            as they are rounded for the bits.
 
         Raises
         ------

@@ -159,7 +159,7 @@ def _feature_nodes(model: onnx.ModelProto, feature_map: str) -> list[onnx.NodePr
 
 
 def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> None:
-    """Append the means of the features over the places of an image, in float32 throughout; see `POOLED_PREFIX`."""
+    """Append the means of positive features over an image's places, in float32 throughout; see `POOLED_PREFIX`."""
     channels = shape[axis - 1]
     places = math.prod(shape) // channels
     ends = [-1, channels, places] if axis == 1 else [-1, places, channels]
@@ -178,7 +178,8 @@ def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> N
 
     # The features of a graph that computes in a narrower type.
     node("Cast", ["features"], "float", to=TensorProto.FLOAT)
-    node("Reshape", [f"{POOLED_PREFIX}float", names[0]], "places")
+    node("Relu", [f"{POOLED_PREFIX}float"], "positive")
+    node("Reshape", [f"{POOLED_PREFIX}positive", names[0]], "places")
     node("ReduceSum", [f"{POOLED_PREFIX}places", names[1]], "sum", keepdims=0)
     node("Mul", [f"{POOLED_PREFIX}sum", names[2]], "mean", POOLED)
     model.graph.output.append(helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, ["batch", channels]))

@@ -14,7 +14,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..calibration.graph.edit import constant, initializers, node_attribute, prune, read_constant
+from ..calibration.graph.edit import (
+    constant,
+    initializers,
+    node_attribute,
+    prune,
+    read_constant,
+    tensor_names,
+    unused,
+)
 from ..errors import AurevoirError
 from .inferred import Inferred
 
@@ -94,6 +102,7 @@ class _Walk:
         image = self.model.graph.input[0]
         channels = image.type.tensor_type.shape.dim[1].dim_value
         self.one, self.two = (Inferred(model, [count, channels, *size]) for count in (batch, 2 * batch))
+        self.taken = tensor_names(model)
         self.rows = {image.name: _Rows(0)}
         """Where the images are, in each tensor that depends on them."""
 
@@ -241,6 +250,7 @@ class _Walk:
         self.two.set_shape(name, [2 * n if index == rows.axis else n for index, n in enumerate(shape)], kind)
 
     def _constant(self, name: str, value: np.ndarray) -> str:
+        name = unused(name, self.taken)
         self.one.set_value(name, value)
         self.two.set_value(name, value)
         return constant(self.model, name, value)
@@ -336,7 +346,10 @@ class _Walk:
             return name
         if rows is None or not self.rewriting:
             raise _FixedBatchError(f"{self.batch} in the output {name!r}, which has no rows of single images")
-        axis, names = rows.axis + 1, [name, f"{name}/apart", f"{name}/images_first"]
+        axis, names = (
+            rows.axis + 1,
+            [name, *(unused(f"{name}/{each}", self.taken) for each in ("apart", "images_first"))],
+        )
         apart = [*shape[: rows.axis], rows.outer, -1, self._inner(shape, rows), *shape[axis:]]
         target = self._constant(f"{name}/apart_shape", np.array(apart))
         perm = [axis, *(other for other in range(len(apart)) if other != axis)]

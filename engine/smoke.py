@@ -170,10 +170,11 @@ def _compared(engine: Engine) -> list[str]:
 
 
 def _check_means(outputs: Mapping[str, Any]) -> None:
-    """Check that channel means are those of the features of the same run, whichever axis the channels are on."""
+    """Check channel means against the features of the same run, whichever axis the channels are on."""
     if POOLED not in outputs:
         return
     pooled, features = (np.asarray(outputs[name], "float64") for name in (POOLED, "features"))
+    features = np.maximum(features, 0)
     rows, channels = pooled.shape
     means = [features.reshape(rows, channels, -1).mean(2), features.reshape(rows, -1, channels).mean(1)]
     # Features may be rounded once more before they are summed.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..files import read_file
+from ..schema import first_repeated
 from .sources import LabelledPaths, Part, class_folders
 
 _JSON, _DELIMITED = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt", ".lst")
 TABLES = (*_DELIMITED, *_JSON)
 """Endings of tables of paths and labels."""
+_LARGEST = 1 << 30
+"""Bytes of a table: ten million images."""
 _DELIMITERS = (",", "\t", ";", "|")
 _PATH_NAMES = {"path", "file", "filename", "filepath", "image", "images", "imagepath", "imagename", "img", "imgpath"}
 _LABEL_NAMES = {"label", "labels", "class", "classname", "category", "target", "y"}
@@ -54,7 +59,7 @@ def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
 
 
 def _checked(table: Path, rows: list[_Cell]) -> LabelledPaths:
-    unlabelled = [line for line, _, label in rows if label is None or not str(label).strip()]
+    unlabelled = [line for line, _, label in rows if _is_missing(label)]
     if unlabelled:
         raise DataError(
             f"{len(unlabelled)} of {len(rows)} rows of {table} have no label, the first in line {unlabelled[0]}; label "
@@ -71,6 +76,11 @@ def _checked(table: Path, rows: list[_Cell]) -> LabelledPaths:
             "the folder of the table"
         )
     return LabelledPaths([path for _, path in pairs], [label for label, _ in pairs])
+
+
+def _is_missing(label: Any) -> bool:
+    # JSON of other programs has NaN for what is missing.
+    return label is None or (isinstance(label, float) and math.isnan(label)) or not str(label).strip()
 
 
 def _text(label: Any, table: Path, line: int) -> str:
@@ -90,15 +100,14 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
         raise DataError(
             f"the path in line {line} of {table} holds half a character, {path[:80]!r}; write it anew"
         ) from None
+    if "\0" in name:
+        raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
     tried = [table.parent / each for each in (name, name.strip(), name.strip().replace("\\", "/"))]
     return next((each for each in tried if os.path.lexists(each)), tried[1])
 
 
 def _read(table: Path) -> str:
-    try:
-        data = table.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{table} cannot be read: {error.strerror}") from None
+    data = read_file(table, _LARGEST, "the table", "give a table of paths and labels")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
@@ -108,10 +117,11 @@ def _json_rows(table: Path) -> Iterator[_Cell]:
     text = _read(table)
     try:
         if text.lstrip().startswith("["):
-            objects = list(enumerate(json.loads(text), 1))
+            objects = list(enumerate(json.loads(text, object_pairs_hook=_once), 1))
         else:
             # Not `splitlines`, which also splits at characters that JSON allows in strings.
-            objects = [(line, json.loads(row)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+            lines = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+            objects = [(line, json.loads(row, object_pairs_hook=_once)) for line, row in lines]
     except ValueError as error:
         raise DataError(f"{table} is not JSON lines: {error}; write an object with path and label a line") from None
     for line, item in objects:
@@ -122,6 +132,13 @@ def _json_rows(table: Path) -> Iterator[_Cell]:
         if path is None:
             raise DataError(f"line {line} of {table} has the keys {_joined(names)}; name one of them path")
         yield line, item[names[path]], None if label is None else item[names[label]]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, of which no name is there twice, with two paths or labels."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"the name {first_repeated(name for name, _ in pairs)!r} is repeated in an object")
+    return found
 
 
 def _joined(names: list[str]) -> str:

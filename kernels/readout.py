@@ -49,7 +49,7 @@ from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_ro
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
 POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
 """Kernels that read pooled features, alone or with the bits."""
-AUTO, AUTO_POOLED = ("none", "exact"), ("rbf", "bits+rbf")
+AUTO, AUTO_POOLED = ("none", "exact"), ("pooled", "rbf", "bits+rbf")
 """The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
 SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 Projector = Callable[[int, int, int], Projection]

@@ -18,6 +18,7 @@ from aurevoir.errors import AurevoirError, SaveError, UsageError
 from aurevoir.saving import (
     FolderKind,
     recover,
+    replacing_only,
     require_file_target,
     require_folder_target,
     scratch,
@@ -27,7 +28,7 @@ from aurevoir.saving import (
 
 KIND = FolderKind("test folder", frozenset({"a", "b", "c"}), lambda folder: (folder / "a").is_file())
 OLD, NEW = {"a": b"old", "b": b"o" * 5000}, {"a": b"new", "c": b"n" * 7000}
-CALLS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir", "chmod", "listdir", "stat")
+CALLS = ("mkdir", "open", "write", "fsync", "rename", "link", "unlink", "rmdir", "chmod", "listdir", "stat")
 
 
 class Killed(BaseException):
@@ -81,6 +82,11 @@ def _content(target):
     return target.read_bytes() if target.exists() else None
 
 
+def _remove(target):
+    for path in [*target.glob("*"), target] if target.is_dir() else [target]:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.fixture(params=["file", "new file", "folder", "new folder"])
 def contents(request):
     """What is there before, and what is written."""
@@ -118,8 +124,7 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new(contents, how, exchange, 
         assert [path.name for path in target.parent.iterdir()] == ["target"], number
         if faults.count < number:
             break
-        for path in [*target.glob("*"), target] if target.is_dir() else [target]:
-            path.rmdir() if path.is_dir() else path.unlink()
+        _remove(target)
         target.parent.rmdir()
     assert number > 20
     assert seen == {True, False}
@@ -366,6 +371,115 @@ def test_what_comes_into_a_folder_after_the_check_stays_too(what, exchange, tmp_
     assert before
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
     assert list(tmp_path.iterdir()) == [target]
+
+
+def _arrives(target, what):
+    """Let something of another program come to a place; return all of it."""
+    if what in ("file", "model file"):
+        target.write_bytes(b"mine")
+    elif what == "folder of our names":
+        target.mkdir()
+        (target / "b").write_bytes(b"mine")
+    elif what == "empty folder":
+        target.mkdir()
+    elif what == "link":
+        (target.parent / "mine").write_bytes(b"mine")
+        target.symlink_to("mine")
+    else:
+        os.mkfifo(target)
+    return _state(target)
+
+
+def _state(target):
+    parts = [target, *target.rglob("*")] if target.is_dir() else [target]
+    return {path.name: (stat.S_IFMT(path.lstat().st_mode), path.is_file() and path.read_bytes()) for path in parts}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("when", ["before the check", "behind the check"])
+@pytest.mark.parametrize(
+    ("new", "what"),
+    [(b"new", each) for each in ("file", "folder of our names", "empty folder", "link", "fifo")]
+    + [(NEW, each) for each in ("file", "folder of our names", "link", "fifo")],
+)
+def test_what_comes_to_a_target_that_was_free_stays(new, what, when, exchange, tmp_path, monkeypatch):
+    target, came = tmp_path / "target", {}
+    if when == "behind the check":
+        exists = saving._exists
+        monkeypatch.setattr(
+            saving,
+            "_exists",
+            lambda folder, name: (
+                exists(folder, name) or bool(name == "target" and not came and came.update(_arrives(target, what)))
+            ),
+        )
+    else:
+        save = saving._save
+        monkeypatch.setattr(saving, "_save", lambda *given: (came.update(_arrives(target, what)), save(*given)))
+    if not exchange:
+        monkeypatch.setattr(saving, "renameat2", _no_exchange)
+    with replacing_only(lambda head: head == b"old"), pytest.raises(SaveError, match=str(target)) as caught:
+        _save(target, new)
+    assert "\n" not in str(caught.value)
+    assert came
+    assert _state(target) == came
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "target"][what != "link" :]
+
+
+@pytest.mark.parametrize("new", [b"new", NEW], ids=["file", "folder"])
+def test_what_comes_between_the_check_and_the_exchange_is_put_back(new, tmp_path, monkeypatch):
+    target, exchange, came = tmp_path / "target", saving.renameat2, {}
+    _save(target, b"old" if isinstance(new, bytes) else OLD)
+
+    def late(*given):
+        if not came:
+            _remove(target)
+            came.update(_arrives(target, "folder of our names" if isinstance(new, dict) else "file"))
+        exchange(*given)
+
+    monkeypatch.setattr(saving, "renameat2", late)
+    with replacing_only(lambda head: head == b"old"), pytest.raises(SaveError, match="and is left as it is"):
+        _save(target, new)
+    assert _state(target) == came
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("interrupt", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_what_cannot_be_put_back_is_kept_under_a_name_that_is_told(interrupt, tmp_path, monkeypatch):
+    target, exchange, calls = tmp_path / "target", saving.renameat2, []
+    target.write_bytes(b"old")
+
+    def once(*given):
+        calls.append(given)
+        if len(calls) > 1:
+            raise interrupt
+        target.write_bytes(b"mine")
+        exchange(*given)
+
+    monkeypatch.setattr(saving, "renameat2", once)
+    with replacing_only(lambda head: head == b"old"), pytest.raises((SaveError, KeyboardInterrupt)) as caught:
+        write_atomically(target, b"new")
+    kept = next(tmp_path.glob(".aurevoir-*/kept"))
+    assert kept.read_bytes() == b"mine"
+    if isinstance(caught.value, SaveError):
+        assert str(caught.value) == f"{target} is the new one; what was there is {kept} now"
+    monkeypatch.undo()
+    write_atomically(tmp_path / "other", b"x")
+    assert kept.read_bytes() == b"mine"
+
+
+def test_saves_in_a_block_replace_empty_files_and_those_that_pass(tmp_path):
+    target = tmp_path / "target"
+    with replacing_only(lambda head: head.startswith(b"old")):
+        for before in (None, b"", b"old and so on"):
+            if before is not None:
+                target.write_bytes(before)
+            write_atomically(target, b"new")
+            assert target.read_bytes() == b"new"
+        with pytest.raises(SaveError, match="is another file, and is left as it is"):
+            write_atomically(target, b"newer")
+    write_atomically(target, b"newest")
+    assert target.read_bytes() == b"newest"
 
 
 def _leftover(folder, journal=True, digits="0" * 16, **parts):

@@ -149,3 +149,13 @@ def test_the_command_line_signs_and_verifies(keys, model, capsys):
     (model / "README.md").write_text("other")
     assert main(["verify", str(model), "--key", str(keys / "pem.pub")]) == 1
     assert "README.md was changed after it was signed" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_signature_is_not_replaced_by_one(keys, model, tmp_path):
+    place = signing.signature_path(model)
+    place.write_bytes(b"mine")
+    with pytest.raises(AurevoirError, match="is another file, and is left as it is"):
+        signing.sign(model, keys / "pem")
+    assert place.read_bytes() == b"mine"
+    place.unlink()
+    assert signing.sign(model, keys / "pem") == signing.sign(model, keys / "pem")

@@ -19,10 +19,11 @@ LOCK, PAGE = ROOT / "requirements" / "dev.txt", ROOT / "docs" / "licences.md"
 
 # An expression or a list is allowed if each of its parts is.
 ALLOWED = {
-    "0BSD", "3-Clause BSD License", "Apache Software License", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD",
-    "BSD License", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "DFSG approved", "ISC",
-    "ISC License (ISCL)", "MIT", "MIT License", "MIT-0", "MIT-CMU", "MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)",
-    "PSF-2.0", "Python Software Foundation License", "The Unlicense (Unlicense)", "Unlicense", "Zlib",
+    "0BSD", "3-Clause BSD License", "Apache 2.0", "Apache Software License", "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception", "BSD", "BSD License", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
+    "DFSG approved", "ISC", "ISC License (ISCL)", "MIT", "MIT License", "MIT-0", "MIT-CMU", "MPL-2.0",
+    "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0", "Python Software Foundation License",
+    "The Unlicense (Unlicense)", "Unlicense", "Zlib",
 }  # fmt: skip
 # NVIDIA's libraries, which torch and the TensorRT tests fetch; the package itself depends on none of them.
 PROPRIETARY = re.compile(r"(nvidia|tensorrt|cuda)[-_].*")

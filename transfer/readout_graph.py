@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 from scipy.linalg import hadamard
 
-from ..calibration.graph.edit import constant
+from ..calibration.graph.edit import constant, make_room
 from ..engine.manifest import CLASSIFIER_OUTPUTS
 from ..engine.runtimes.base import FLOAT32_PREFIX
 from ..errors import UsageError
@@ -57,6 +57,8 @@ def append_readout(
     UsageError
         If the projection is optical hardware or its simulator, or a matrix exceeds `LARGEST`.
     """
+    # An engine from elsewhere may have such names inside.
+    make_room(model, lambda name: name in CLASSIFIER_OUTPUTS or name.startswith(FLOAT32_PREFIX))
     nodes = _Nodes(model, packed)
     scores, probabilities, label = CLASSIFIER_OUTPUTS
     assert isinstance(readout, _Readout)

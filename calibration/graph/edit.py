@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,23 @@ def unused(name: str, taken: set[str]) -> str:
         name += "_"
     taken.add(name)
     return name
+
+
+def make_room(model: onnx.ModelProto, is_wanted: Callable[[str], bool]) -> None:
+    """Rename, in place, nodes and the tensors between them whose names are wanted for others.
+
+    Inputs and outputs of the graph keep theirs. The graph has no graphs inside nodes.
+    """
+    graph, taken = model.graph, tensor_names(model)
+    ends = {value.name for value in [*graph.input, *graph.output]}
+    renamed = {name: unused(f"{name}_inner", taken) for name in sorted(taken - ends) if is_wanted(name)}
+    nodes = {node.name for node in graph.node}
+    for node in graph.node:
+        node.name = unused(f"{node.name}_inner", nodes) if is_wanted(node.name) else node.name
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for item in [*graph.initializer, *graph.value_info]:
+        item.name = renamed.get(item.name, item.name)
 
 
 def prune(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:

@@ -13,7 +13,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import AurevoirError
-from .edit import POOLED, POOLED_PREFIX, constant, initializers, node_attribute, read_constant
+from .edit import (
+    POOLED,
+    POOLED_PREFIX,
+    constant,
+    initializers,
+    node_attribute,
+    read_constant,
+    tensor_names,
+    unused,
+)
 
 Body = Literal["fp32", "fp16"]
 BODIES: tuple[Body, ...] = get_args(Body)
@@ -91,32 +100,32 @@ def _float32_tensors(model: onnx.ModelProto) -> set[str]:
 
 def _own_constants(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """Give nodes their own copies of float32 constants, which other nodes may share; return the names."""
-    tensors, own = initializers(model), set()
+    tensors, taken, own = initializers(model), tensor_names(model), dict[str, str]()
     for node in nodes:
         for index, name in enumerate(node.input):
             if name in tensors and tensors[name].data_type == TensorProto.FLOAT:
-                node.input[index] = f"{name}_full"
-                if node.input[index] not in own:
-                    own.add(constant(model, node.input[index], read_constant(tensors, name)))
-    return own
+                if name not in own:
+                    own[name] = constant(model, unused(f"{name}_full", taken), read_constant(tensors, name))
+                node.input[index] = own[name]
+    return set(own.values())
 
 
 def _cast_around(model: onnx.ModelProto, float32_nodes: set[int], halves: set[str]) -> None:
     """Add casts for the float16 tensors that float32 nodes read or write."""
     nodes: list[onnx.NodeProto] = []
-    cast: set[str] = set()
+    taken, full = tensor_names(model), dict[str, str]()
     for index, node in enumerate(copy.deepcopy(list(model.graph.node))):
-        written = []
+        before = dict[str, str]()
         if index in float32_nodes:
             for name in halves.intersection(node.input):
-                if name not in cast:
-                    nodes.append(helper.make_node("Cast", [name], [f"{name}_full"], to=TensorProto.FLOAT))
-                cast.add(name)
-            node.input[:] = [f"{name}_full" if name in halves else name for name in node.input]
-            written = list(halves.intersection(node.output))
-            node.output[:] = [f"{name}_before" if name in halves else name for name in node.output]
+                if name not in full:
+                    full[name] = unused(f"{name}_full", taken)
+                    nodes.append(helper.make_node("Cast", [name], [full[name]], to=TensorProto.FLOAT))
+            node.input[:] = [full[name] if name in halves else name for name in node.input]
+            before = {name: unused(f"{name}_before", taken) for name in node.output if name in halves}
+            node.output[:] = [before.get(name, name) for name in node.output]
         nodes.append(node)
-        nodes += [helper.make_node("Cast", [f"{name}_before"], [name], to=TensorProto.FLOAT16) for name in written]
+        nodes += [helper.make_node("Cast", [made], [name], to=TensorProto.FLOAT16) for name, made in before.items()]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
@@ -189,7 +198,8 @@ def _keep_interface(model: onnx.ModelProto, keep_float32: Collection[str]) -> No
         ]
         for values in (graph.input, graph.output)
     )
-    renamed = {name: f"{name}_half" for name in [*inputs, *outputs]}
+    taken = tensor_names(model)
+    renamed = {name: unused(f"{name}_half", taken) for name in [*inputs, *outputs]}
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]

@@ -1,5 +1,6 @@
 """What OpenVINO computes otherwise than ONNX means it: written so that it does not, or refused."""
 
+from functools import cache
 from math import gcd
 from typing import Any
 
@@ -17,7 +18,9 @@ from .edit import (
     opset,
     read_constant,
     replace_nodes,
+    tensor_names,
     tensor_shapes,
+    unused,
 )
 from .windows import POOLS, is_undecided, make_windows_explicit
 
@@ -26,6 +29,8 @@ _PASSED = _MOVES | {"QuantizeLinear", "DequantizeLinear"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _REDUCTIONS = {"ReduceL1", "ReduceLogSum", "ReduceLogSumExp"}
 
+_LAST_OF_THREE = ([-1], [2])
+"""Axes of a reduction of (batch, channels, places) over the places."""
 _SOFTMAX_OF_ONE_AXIS = 13
 _SUM_OF_AXES = 13
 """The opsets from which Softmax is along one axis, and ReduceSum has its axes as an input."""
@@ -35,14 +40,25 @@ def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite what OpenVINO (seen in 2026.4) reads otherwise than ONNX means it, in place; return the model.
 
     Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the
-    attribute ``axes``, become simpler operators; a Softmax before opset 13, which it computes along one axis only, is
-    converted.
+    attribute ``axes``, become simpler operators; a reduction of the last of three axes, to whose rows it adds a vector
+    wrongly, gets a fourth; a Softmax before opset 13, which it computes along one axis only, is converted.
     """
     if opset(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
     misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
-    replace_nodes(model, {node.output[0]: _simpler_reduction(model, node) for node in misread})
+    taken = tensor_names(model)
+    replace_nodes(model, {node.output[0]: _simpler_reduction(model, node, taken) for node in misread})
+    _reduce_in_four_axes(model, taken)
     return make_windows_explicit(offset_around_concats(model))
+
+
+def omit_zero_points(model: onnx.ModelProto) -> None:
+    """Leave out zero-points of 0 that levels of a known type do not need, in place: OpenVINO would subtract them."""
+    constants = initializers(model)
+    for node in model.graph.node:
+        given = node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in constants
+        if given and not read_constant(constants, node.input[2]).any():
+            del node.input[2:]
 
 
 def misread_by_openvino(model: onnx.ModelProto) -> str | None:
@@ -67,20 +83,19 @@ def _is_misread(node: onnx.NodeProto) -> bool:
     return node.op_type == "ReduceLogSum" or node_attribute(node, "axes", None) is not None
 
 
-def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:
     """Return a ReduceL1, ReduceLogSum or ReduceLogSumExp as other operators."""
     image, output = node.input[0], node.output[0]
 
+    @cache
     def named(part: str) -> str:
-        return f"{output}_{part}"
+        return unused(f"{output}_{part}", taken)
 
     def reduced(kind: str, source: str, to: str, **changed: int) -> onnx.NodeProto:
         given = {item.name: helper.get_attribute_value(item) for item in node.attribute} | changed
         inputs = [source, *node.input[1:]]
         if kind == "ReduceSum" and "axes" in given and opset(model) >= _SUM_OF_AXES:
-            axes = named("axes")
-            if axes not in initializers(model):
-                constant(model, axes, np.array(given["axes"]))
+            axes = constant(model, named("axes"), np.array(given["axes"]))
             inputs, given = [source, axes], {key: value for key, value in given.items() if key != "axes"}
         return helper.make_node(kind, inputs, [to], **given)
 
@@ -98,6 +113,40 @@ def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onn
         reduced("ReduceMax", image, named("most")),
         helper.make_node("Add", [named("log"), named("most")], [output]),
     ]
+
+
+def _reduce_in_four_axes(model: onnx.ModelProto, taken: set[str]) -> None:
+    """Reduce (batch, channels, places) as (batch, channels, places, 1), where a vector may follow, in place."""
+    found = [
+        node
+        for node in model.graph.node
+        if node.op_type.startswith("Reduce")
+        and not node.output[0].startswith(POOLED_PREFIX)
+        and _reduced_axes(model, node) in _LAST_OF_THREE
+    ]
+    shapes = tensor_shapes(model) if found else {}
+    reduced = [node for node in found if len(shapes.get(node.input[0], ())) == 3]
+    replace_nodes(
+        model, {node.output[0]: _in_four_axes(_Appended(model, node.output[0], taken), node) for node in reduced}
+    )
+
+
+def _reduced_axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int] | None:
+    axes = node_attribute(node, "axes", None)
+    if axes is not None or len(node.input) < 2 or node.input[1] not in initializers(model):
+        return None if axes is None else list(axes)
+    found: list[int] = read_constant(initializers(model), node.input[1]).tolist()
+    return found
+
+
+def _in_four_axes(add: "_Appended", node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    axes = [add.constant(np.array([2]))] if len(node.input) > 1 else []
+    given |= {"axes": [2]} if "axes" in given else {}
+    more = add("Reshape", node.input[0], add.constant(np.array([0, 0, 0, 1])))
+    reduced = add(node.op_type, more, *axes, **given)
+    shape = add.constant(np.array([0, 0, -1] if given.get("keepdims", 1) else [0, -1]))
+    return [*add.nodes, helper.make_node("Reshape", [reduced, shape], [node.output[0]], name=node.name)]
 
 
 def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -130,7 +179,7 @@ def offset_around_concats(model: onnx.ModelProto) -> onnx.ModelProto:
     moved = [node for node in pairs if node.output[0] in near and node.input[2] in signed]
     if moved:
         _refuse_padding(model, {node.output[0] for node in moved if node.op_type == "DequantizeLinear"})
-        zero = constant(model, "offset_zero", np.array(128, "uint8"))
+        zero = constant(model, unused("offset_zero", tensor_names(model)), np.array(128, "uint8"))
         for node in moved:
             node.input[2] = zero
     return model
@@ -175,7 +224,7 @@ def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.Mod
     prefixes : tuple of str
         What the names of those nodes begin with.
     """
-    made = {name: node for node in model.graph.node for name in node.output}
+    made, taken = {name: node for node in model.graph.node for name in node.output}, tensor_names(model)
     replaced = {}
     for node in model.graph.node:
         before = [made[name] for name in node.input if name in made]
@@ -183,20 +232,22 @@ def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.Mod
             continue
         kinds = [each.op_type for each in before]
         if node.op_type == "MatMul" and kinds == ["DequantizeLinear"] * 2:
-            replaced[node.output[0]] = _split_product(model, node, before[0], before[1])
+            replaced[node.output[0]] = _split_product(
+                _Appended(model, node.output[0], taken), node, before[0], before[1]
+            )
         elif node.op_type == "Cast" and (kinds == ["Greater"] or node.name.startswith(POOLED_PREFIX)):
-            replaced[node.output[0]] = _with_product(model, node)
+            replaced[node.output[0]] = _with_product(model, node, taken)
     replace_nodes(model, replaced)
     return model
 
 
-def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:
     """Return the nodes of a cast and of a product with an identity matrix, which OpenVINO does not see to be one."""
     out = cast.output[0]
     shape = tensor_shapes(model)[out]
     width = gcd(shape[-1] or 1, 8)
     names = [
-        constant(model, f"{out}_{name}", value)
+        constant(model, unused(f"{out}_{name}", taken), value)
         for name, value in (
             ("rows", np.array([-1, width])),
             ("identity", np.eye(width, dtype="float32")),
@@ -204,12 +255,12 @@ def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto) -> list[onnx.Nod
         )
     ]
     # No name of the prefix: a product that stays in float32 would not count.
-    first = helper.make_node("Cast", cast.input, [f"bits_{out}"], name=f"bits_{out}", to=TensorProto.FLOAT)
+    bits, rows, same = (unused(f"bits_{out}{end}", taken) for end in ("", "_rows", "_same"))
     return [
-        first,
-        helper.make_node("Reshape", [first.output[0], names[0]], [f"bits_{out}_rows"], name=f"bits_{out}_rows"),
-        helper.make_node("MatMul", [f"bits_{out}_rows", names[1]], [f"bits_{out}_same"], name=f"bits_{out}_same"),
-        helper.make_node("Reshape", [f"bits_{out}_same", names[2]], [out], name=out),
+        helper.make_node("Cast", cast.input, [bits], name=bits, to=TensorProto.FLOAT),
+        helper.make_node("Reshape", [bits, names[0]], [rows], name=rows),
+        helper.make_node("MatMul", [rows, names[1]], [same], name=same),
+        helper.make_node("Reshape", [same, names[2]], [out], name=out),
     ]
 
 
@@ -220,17 +271,17 @@ _MOST_COUNTED = 1 << 16
 class _Appended:
     """New nodes of a graph, named after a node that they replace."""
 
-    def __init__(self, model: onnx.ModelProto, out: str) -> None:
-        self.model, self.out, self.nodes = model, out, list[onnx.NodeProto]()
+    def __init__(self, model: onnx.ModelProto, out: str, taken: set[str]) -> None:
+        self.model, self.out, self.taken, self.nodes = model, out, taken, list[onnx.NodeProto]()
 
     def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{self.out}_{len(self.nodes)}"
+        name = unused(f"{self.out}_{len(self.nodes)}", self.taken)
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any) -> str:
         name = f"{self.out}_constant_{len(self.model.graph.initializer)}"
-        return constant(self.model, name, np.asarray(value))
+        return constant(self.model, unused(name, self.taken), np.asarray(value))
 
     def part(self, x: str, start: int, end: int, axis: int) -> str:
         """Append a slice along an axis."""
@@ -238,10 +289,10 @@ class _Appended:
 
 
 def _split_product(
-    model: onnx.ModelProto, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
+    add: _Appended, node: onnx.NodeProto, bits: onnx.NodeProto, matrix: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
     """Return the nodes of a product, of the dequantized bits and of a dequantized matrix, that is exact in bf16."""
-    add, levels = _Appended(model, node.output[0]), matrix.input[0]
+    model, levels = add.model, matrix.input[0]
     tensors = initializers(model)
     known = tensors[levels].dims if levels in tensors else tensor_shapes(model)[levels]
     m, columns = (length or 0 for length in known)

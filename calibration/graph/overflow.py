@@ -7,27 +7,32 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from .edit import tensor_names, unused
+
 LARGEST = float(np.finfo("float16").max) / 2
 """Half of float16's 65504, since other images may produce larger values."""
 
 
-def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+def with_magnitudes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return the graph with the largest magnitude of each computed float tensor as an additional tensor.
 
     Returns
     -------
     model : onnx.ModelProto
-    names : list of str
-        The float tensors; the magnitude of each is a scalar tensor with the suffix ``_size``.
+    sizes : dict
+        Name of each float tensor to that of its magnitude, a scalar.
     """
     model = copy.deepcopy(model)
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = [*graph.value_info, *graph.output]
     names = [value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    for name in names:
-        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}_abs"]))
-        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}_abs"], [f"{name}_size"], keepdims=0))
-    return model, names
+    taken = tensor_names(model)
+    sizes = {name: unused(f"{name}_size", taken) for name in names}
+    for name, size in sizes.items():
+        absolute = unused(f"{name}_abs", taken)
+        model.graph.node.append(helper.make_node("Abs", [name], [absolute]))
+        model.graph.node.append(helper.make_node("ReduceMax", [absolute], [size], keepdims=0))
+    return model, sizes
 
 
 def overflowing(

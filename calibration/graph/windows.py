@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .edit import constant, initializers, node_attribute, replace_nodes, tensor_shapes
+from .edit import constant, initializers, node_attribute, replace_nodes, tensor_names, tensor_shapes, unused
 
 POOLS = ("AveragePool", "LpPool", "MaxPool")
 
@@ -96,14 +96,15 @@ def make_windows_explicit(model: onnx.ModelProto) -> onnx.ModelProto:
     implicit = [node for node in model.graph.node if _is_implicit(node)]
     if not implicit:
         return model
-    shapes, tensors = tensor_shapes(model), initializers(model)
+    shapes, tensors, taken = tensor_shapes(model), initializers(model), tensor_names(model)
+    nodes = {node.name for node in model.graph.node}
     replaced = {}
     for node in implicit:
         lengths = shapes.get(node.input[0], [])[2:]
         weight = tensors.get(node.input[1]) if len(node.input) > 1 else None
         kernel = node_attribute(node, "kernel_shape", None) or (list(weight.dims[2:]) if weight is not None else None)
         if lengths and kernel and None not in lengths:
-            replaced[node.output[0]] = _explicit(model, node, [length or 0 for length in lengths], kernel)
+            replaced[node.output[0]] = _explicit(model, node, [length or 0 for length in lengths], kernel, taken, nodes)
     replace_nodes(model, replaced)
     return model
 
@@ -121,7 +122,9 @@ def _is_implicit(node: onnx.NodeProto) -> bool:
     return bool(own or node_attribute(node, "ceil_mode", 0) or node_attribute(node, "output_shape", ()))
 
 
-def _explicit(model: onnx.ModelProto, node: onnx.NodeProto, lengths: Lengths, kernel: Lengths) -> list[onnx.NodeProto]:
+def _explicit(
+    model: onnx.ModelProto, node: onnx.NodeProto, lengths: Lengths, kernel: Lengths, taken: set[str], nodes: set[str]
+) -> list[onnx.NodeProto]:
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     given["auto_pad"] = given.get("auto_pad", b"NOTSET").decode()
     name, before = node.input[0], []
@@ -136,9 +139,10 @@ def _explicit(model: onnx.ModelProto, node: onnx.NodeProto, lengths: Lengths, ke
             return [node]
     if given.get("ceil_mode"):
         if given.get("count_include_pad") and any(low + high):
-            name = f"{node.output[0]}_padded"
-            pads = constant(model, f"{name}_by", np.array([0, 0, *low, 0, 0, *high]))
-            before = [helper.make_node("Pad", [node.input[0], pads], [name], name=f"{node.name}_pad")]
+            name = unused(f"{node.output[0]}_padded", taken)
+            pads = constant(model, unused(f"{name}_by", taken), np.array([0, 0, *low, 0, 0, *high]))
+            # ONNX Runtime refuses two nodes of one name.
+            before = [helper.make_node("Pad", [node.input[0], pads], [name], name=unused(f"{node.name}_pad", nodes))]
             low, high = [0] * len(low), [end - side for end, side in zip(found.ends, high, strict=True)]
         else:
             high = found.ends

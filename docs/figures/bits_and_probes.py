@@ -1,10 +1,11 @@
-"""Accuracy of sign bits and of linear probes on pooled features, over several backbones and data sets.
+"""Accuracy of the classifier and of linear probes on pooled features of the same engine, over backbones and data sets.
 
-Every image passes each network once, in bf16. Both sides then train on the same 80:20 splits: ours with
-projection ``auto``; ridge and logistic regression on standardized channel means, the ridge's penalty chosen
-by leave-one-out and logistic regression's by cross-validation within the training images.
+Every image passes each network once, in int8 calibrated on 128 of a set's images. All sides then train on the same
+80:20 splits: ours with projection ``auto``, and ``auto`` among kernels of bits alone, as before 0.4; ridge and
+logistic regression on standardized channel means, the ridge's penalty chosen by leave-one-out and logistic regression's
+by cross-validation within the training images.
 
-    python docs/figures/bits_and_probes.py FOLDER... --backbones NETWORK.onnx... --out docs/figures/bits-and-probes.json
+    python docs/figures/bits_and_probes.py FOLDER... --backbones NETWORK... --out docs/figures/bits-and-probes.json
 """
 
 import argparse
@@ -16,71 +17,123 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
+from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import aurevoir
-from aurevoir.images.batches import ImageFiles
+from aurevoir.images.batches import ImageArray, ImageFiles, Images
 from aurevoir.images.sources import class_folders
+from aurevoir.kernels.readout import fit_readout
+from aurevoir.transfer.embed import embed
 
 PENALTIES = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}
+CALIBRATED = 128
 
 
 def main() -> None:
     """Measure every pair of data set and backbone, and write the result after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="+", type=Path)
-    parser.add_argument("--backbones", nargs="+", type=Path, required=True)
-    parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("data", nargs="+", help="folders of class folders, several parts joined by +, or 'digits'")
+    parser.add_argument("--backbones", nargs="+", required=True, help="NETWORK.onnx, or NAME=WEIGHTS")
+    parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    rows = []
-    for network in args.backbones:
-        engine = aurevoir.build_engine(network, precision="bf16")
-        channels = onnx.load(network).graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        for folder in args.data:
-            row = {"backbone": network.stem, "data": folder.name, **measure(engine, channels, folder, args.splits)}
-            print(row, flush=True)
+    rows: list[dict[str, object]] = []
+    for data in args.data:
+        for network in args.backbones:
+            row: dict[str, object] = {"backbone": Path(network.partition("=")[0]).stem, "data": _name(data)}
+            row |= measure(network, data, args.splits)
+            print({key: np.mean(value) if isinstance(value, list) else value for key, value in row.items()}, flush=True)
             rows.append(row)
             args.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
 
 
-def measure(engine: aurevoir.Engine, channels: int, folder: Path, splits: int) -> dict[str, object]:
+def measure(network: str, data: str, splits: int) -> dict[str, object]:
     """Return the accuracies of every method on every split of one data set."""
-    labelled = class_folders(folder)
-    signs, pooled, kept = embed(engine, channels, labelled.paths)
-    labels = np.array(labelled.labels)[kept]
-    found: dict[str, list[float]] = {"bits": [], "ridge": [], "logistic": []}
+    name, _, weights = network.partition("=")
+    weights = weights or "default"
+    paths, labels = _listed(data)
+    chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
+    calibration = _calibration(paths, chosen, name, weights)
+    engine = aurevoir.build_engine(name, precision="int8", weights=weights, calibration=calibration)
+    kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
+    labels, bits, pooled = labels[kept], values["bits"], values["pooled"]
+    found: dict[str, list[object]] = {key: [] for key in ("auto", "auto_loo", "kernel", "bits", "ridge", "logistic")}
     for seed in range(splits):
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
-        methods = {
-            "bits": (aurevoir.OpticalClassifier(), signs),
-            "ridge": (make_pipeline(StandardScaler(), RidgeClassifierCV(channels * np.logspace(-5, 2, 15))), pooled),
-            "logistic": (
-                GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), PENALTIES, cv=3),
-                pooled,
-            ),
-        }
-        for name, (model, features) in methods.items():
-            score = model.fit(features[train], labels[train]).score(features[test], labels[test])
-            found[name].append(round(float(score), 4))
-    return {"images": len(labels), "classes": len(set(labels)), **found}
+        for method, means in (("auto", pooled), ("bits", None)):
+            known, new = (None if means is None else means[part] for part in (train, test))
+            classes = int(labels.max()) + 1
+            readout, path = fit_readout(bits[train], engine.features, labels[train], classes, pooled=known)
+            scores = readout.scores(bits[test], pooled=new)
+            found[method].append(_rounded((scores.argmax(axis=1) == labels[test]).mean()))
+            if method == "auto":
+                found["auto_loo"].append(_rounded(path.loo_accuracy))
+                found["kernel"].append(readout.kind)
+        for method, model in _probes(pooled.shape[1]).items():
+            found[method].append(_rounded(model.fit(pooled[train], labels[train]).score(pooled[test], labels[test])))
+    kernels = found.pop("kernel")
+    counts = {kind: kernels.count(kind) for kind in dict.fromkeys(kernels)}
+    described = {"images": len(labels), "classes": int(labels.max()) + 1}
+    return {**described, "sign_agreement": engine.manifest.sign_agreement, "kernels": counts, **found}
 
 
-def embed(engine: aurevoir.Engine, channels: int, paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return signs as int8 of shape (n, m), channel means of shape (n, channels), and which images these are."""
-    signs, pooled, kept = [], [], []
-    for places, pixels in ImageFiles(paths, engine.input_shape[:2], engine.manifest.resize).batches(engine.batch_size):
-        features = np.asarray(engine(pixels))
-        signs.append((features > 0).astype("int8"))
-        pooled.append(features.reshape(len(features), channels, -1).mean(axis=2))
-        kept.append(places)
-    return np.concatenate(signs), np.concatenate(pooled), np.concatenate(kept)
+def _probes(channels: int) -> dict[str, Any]:
+    return {
+        "ridge": make_pipeline(StandardScaler(), RidgeClassifierCV(channels * np.logspace(-5, 2, 15))),
+        "logistic": GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), PENALTIES, cv=3),
+    }
+
+
+def _rounded(share: float) -> float:
+    return round(float(share), 4)
+
+
+def _name(data: str) -> str:
+    """Return a folder's name, of several parts that of the folder that they are in."""
+    first, several, _ = data.partition("+")
+    return (Path(first).parent if several else Path(first)).name
+
+
+def _listed(data: str) -> tuple[list[Path] | np.ndarray, np.ndarray]:
+    """Return files, or the images of scikit-learn's digits at 64 x 64, and labels from 0."""
+    if data == "digits":
+        digits = load_digits()
+        images = (Image.fromarray((image * 255 / 16).astype("uint8")).convert("RGB") for image in digits.images)
+        return np.stack(
+            [np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
+        ), digits.target
+    parts = [class_folders(part) for part in data.split("+")]
+    names = [label for part in parts for label in part.labels]
+    return [path for part in parts for path in part.paths], np.unique(names, return_inverse=True)[1]
+
+
+def _images(paths: list[Path] | np.ndarray, engine: aurevoir.Engine) -> Images:
+    height, width, _ = engine.input_shape
+    if isinstance(paths, np.ndarray):
+        return ImageArray(_enlarged(paths, height, width))
+    return ImageFiles(paths, (height, width), engine.manifest.resize)
+
+
+def _enlarged(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    sized = (Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR) for image in images)
+    return np.stack([np.asarray(image) for image in sized])
+
+
+def _calibration(
+    paths: list[Path] | np.ndarray, chosen: np.ndarray, name: str, weights: str
+) -> list[Path] | np.ndarray:
+    if not isinstance(paths, np.ndarray):
+        return [paths[each] for each in chosen]
+    height, width, _ = aurevoir.build_engine(name, weights=weights, smoke=False).input_shape
+    return _enlarged(paths[chosen], height, width)
 
 
 def machine() -> dict[str, object]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino
+from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino, omit_zero_points
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIXES, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
 from .gpu_run import check_rows, write_rows
@@ -87,7 +87,24 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
     chain_concats(model)
-    return _keep_float32(_core().read_model(model.SerializeToString()))
+    omit_zero_points(model)
+    return _keep_float32(_with_constant_shapes(_core().read_model(model.SerializeToString())))
+
+
+def _with_constant_shapes(model: Any) -> Any:
+    """Write known shapes as constants, in place: OpenVINO's reader computes that of each bias by seven nodes.
+
+    Passes over fewer nodes compile a DenseNet169 in int8 about a sixth faster, together with `omit_zero_points`.
+    """
+    import openvino
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Reshape" or node.get_output_partial_shape(0).is_dynamic:
+            continue
+        if node.input_value(1).get_node().get_type_name() != "Constant":
+            shape = openvino.op.Constant(np.array(node.get_output_shape(0), "int64"))
+            node.input(1).replace_source_output(shape.output(0))
+    return model
 
 
 def _keep_float32(model: Any) -> Any:

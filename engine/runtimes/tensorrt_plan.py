@@ -25,6 +25,8 @@ from .base import Batches, Layer
 BATCHES: Batches = (1, 16, 64)
 
 LOG = logging.getLogger("aurevoir.tensorrt")
+# Or Python would print warnings where a program has set up no logging.
+LOG.addHandler(logging.NullHandler())
 """Messages of NVIDIA's libraries."""
 _NOTES = logging.getLogger("aurevoir.engine")
 _LOGS: dict[Any, Any] = {}

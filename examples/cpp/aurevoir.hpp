@@ -497,7 +497,7 @@ inline void benchmark(Engine& engine, double seconds) {
 struct Options {
     std::string model, raw, cache;
     std::vector<std::string> images;
-    bool scores = false;
+    bool scores = false, cached = true;
     double seconds = 0;
 };
 
@@ -508,6 +508,7 @@ inline Options parse(int argc, char** argv) {
         auto value = [&] { return i + 1 < argc ? argv[++i] : (fail(word + " needs a value"), nullptr); };
         if (word == "--raw") options.raw = value();
         else if (word == "--cache") options.cache = value();
+        else if (word == "--no-cache") options.cached = false;
         else if (word == "--scores") options.scores = true;
         else if (word == "--benchmark") options.seconds = std::strtod(value(), nullptr);
         else if (word.rfind("--", 0) == 0) fail(word + " is not an option");
@@ -516,7 +517,7 @@ inline Options parse(int argc, char** argv) {
     }
     if (options.model.empty())
         fail("usage: MODEL [IMAGE.jpg ...] [--raw FILE of uint8 pixels] [--scores] [--benchmark SECONDS] "
-             "[--cache FOLDER, of OpenVINO]");
+             "[--cache FOLDER or --no-cache, of OpenVINO]");
     return options;
 }
 

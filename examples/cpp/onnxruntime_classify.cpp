@@ -126,7 +126,7 @@ private:
 
 int main(int argc, char** argv) {
     return aurevoir::classify(argc, argv, [](const auto& options) {
-        if (!options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
+        if (!options.cached || !options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
         api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
         if (!api) aurevoir::fail("the ONNX Runtime library is older than its header");
         return std::make_unique<OnnxRuntimeEngine>(options.model);

@@ -4,6 +4,10 @@
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
 
+#include <unistd.h>
+
+#include <filesystem>
+
 #include "aurevoir.hpp"
 
 namespace {
@@ -11,8 +15,8 @@ namespace {
 class OpenVinoEngine : public aurevoir::Engine {
 public:
     explicit OpenVinoEngine(const aurevoir::Options& options) : model(core.read_model(options.model)) {
-        // What is compiled once is kept for the next start of this version on this processor.
-        if (!options.cache.empty()) core.set_property(ov::cache_dir(options.cache));
+        const std::string cache = options.cached ? cache_folder(options) : "";
+        if (!cache.empty()) core.set_property(ov::cache_dir(cache));
         about = aurevoir::read_metadata([this](const std::string& key) {
             const std::vector<std::string> place{"aurevoir", key};
             return model->has_rt_info(place) ? model->get_rt_info<std::string>(place) : std::string();
@@ -50,6 +54,17 @@ public:
     }
 
 private:
+    // Where what is compiled once is kept for the next start of this version on this processor; empty for nowhere.
+    static std::string cache_folder(const aurevoir::Options& options) {
+        if (!options.cache.empty()) return options.cache;
+        const char *caches = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+        std::filesystem::path folder = caches && *caches ? caches : home ? std::string(home) + "/.cache" : "";
+        if (!folder.is_absolute()) return "";
+        std::error_code error;
+        std::filesystem::create_directories(folder /= "aurevoir-openvino", error);
+        return error || access(folder.c_str(), W_OK) ? "" : folder.string();
+    }
+
     std::vector<ov::InferRequest> compiled(bool one) {
         using Mode = ov::hint::PerformanceMode;
         auto network = core.compile_model(model, "CPU", ov::hint::inference_precision(precision),

@@ -130,7 +130,7 @@ private:
 
 int main(int argc, char** argv) {
     return aurevoir::classify(argc, argv, [](const auto& options) {
-        if (!options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
+        if (!options.cached || !options.cache.empty()) aurevoir::fail("--cache is of OpenVINO alone");
         return std::make_unique<TensorRtEngine>(options.model);
     });
 }

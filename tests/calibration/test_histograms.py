@@ -63,12 +63,12 @@ def test_zeros_count_wherever_they_come():
 def test_values_that_are_not_finite_are_refused_by_the_tensors_name(value):
     batches = [np.zeros((2, 1), "uint8")]
     with pytest.raises(AurevoirError, match="tensor conv7: an activation is nan or infinite"):
-        observe(lambda _: ({"conv7": np.array([0, value], "float32")}, {}), ["conv7"], batches)
+        observe(lambda _: ({"conv7": np.array([0, value], "float32")}, {}, {}), ["conv7"], batches)
 
 
 def test_no_images_are_refused():
     with pytest.raises(AurevoirError, match="no image to calibrate on"):
-        observe(lambda pixels: ({}, {}), [], [])
+        observe(lambda pixels: ({}, {}, {}), [], [])
 
 
 def test_numba_counts_as_numpy_does():

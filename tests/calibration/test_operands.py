@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from aurevoir.calibration.placement import PLACEMENTS, concat_groups, quantizable
 from aurevoir.calibration.quantize import ACTIVATION_DTYPES, quantize
+from aurevoir.calibration.signed import use_more_levels
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.calibrate import calibrate, tensor_fidelity
 from aurevoir.errors import AurevoirError
@@ -26,12 +27,19 @@ def _engines(exported, pixels):
     table = calibrate(exported, pixels, "max", placement="shared-concat")
     placements = PLACEMENTS if concat_groups(exported.graph) else PLACEMENTS[:1]
     engines = []
+    # What signed levels are of; its features are the same.
+    changed, _ = use_more_levels(exported.graph, table.thresholds, table.peaks)
+    exact = {"uint8": exported.graph, "int8": changed}
+    found = []
     for runtime, dtype, placement in product(SLACK, ACTIVATION_DTYPES, placements):
         engine = assemble(exported, "int8", runtime, table, activation_dtype=dtype, placement=placement)
-        expected, error = bound(exported.graph, onnx.load_from_string(engine.graph), pixels, SLACK[runtime])
+        expected, error = bound(exact[dtype], onnx.load_from_string(engine.graph), pixels, SLACK[runtime])
+        found.append(expected)
         off = np.abs(engine(pixels) - expected) - error
         assert off.max() <= 0, f"{runtime}, {dtype}, {placement}: {off.max():.3g} beyond a bound of {error.max():.3g}"
         engines.append(engine)
+    for each in found:
+        np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     return expected, engines
 
 
@@ -415,6 +423,16 @@ def test_means_of_another_length_are_refused(tmp_path):
         AurevoirError, match=r"means of shape \(2,\) for the 3 channels of backbone/t0; calibrate again"
     ):
         assemble(exported, "int8", "onnxruntime", broken)
+
+
+def test_peaks_of_another_length_are_refused(tmp_path):
+    net = Net()
+    exported = net.exported(tmp_path, depthwise(net))
+    table = calibrate(exported, images())
+    (name, peaks), *others = table.peaks.items()
+    assert (len(peaks), others) == (4, [])
+    with pytest.raises(AurevoirError, match=rf"3 peaks for the 4 channels of {name}; calibrate again"):
+        assemble(exported, "int8", "onnxruntime", replace(table, peaks={name: peaks[1:]}), activation_dtype="int8")
 
 
 def _drawn_convolution(net, draw, name, channels):

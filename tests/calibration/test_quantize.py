@@ -191,7 +191,8 @@ def test_unsigned_levels_begin_at_the_lower_bound_and_padding_stays_zero():
 def test_the_unsigned_dialect_halves_the_steps_of_what_cannot_be_negative():
     weights = {"w": np.ones((2, 2, 1, 1), "float32")}
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["r"])]
-    model = _model([*nodes, helper.make_node("Conv", ["r", "w"], ["y"])], weights)
+    # Padded, so that the signed levels are not shifted.
+    model = _model([*nodes, helper.make_node("Conv", ["r", "w"], ["y"], pads=[1] * 4)], weights)
     found = {}
     for activation_dtype in ("int8", "uint8"):
         tensors = {

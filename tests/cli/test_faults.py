@@ -238,3 +238,10 @@ def test_finalizers_of_what_an_interrupt_left_half_made_say_nothing(monkeypatch,
         process._end(signal.SIGINT, None)
     Half()
     assert capfd.readouterr().err == ""
+
+
+def test_addresses_with_which_evaluate_would_abort_are_refused(monkeypatch):
+    """With 1,300 MiB and projection dense a library of threads ended the process, on two processors."""
+    for megabytes, fits in ((1300, False), (1536, True)):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=megabytes << 20: (limit, -1))
+        assert (faults.unfit_process() is None) is fits

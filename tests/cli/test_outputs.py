@@ -113,3 +113,57 @@ def test_figures_are_known_by_what_drew_them(tmp_path):
         figure.savefig(path)
         assert KINDS["a figure"](path.read_bytes()[:4096])
     assert not KINDS["a figure"](b"\x89PNG\r\n\x1a\n" + bytes(100))
+
+
+@pytest.mark.parametrize("name", ["build", "calibrate", "embed", "fit"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_came_to_an_output_during_the_work_stays_and_the_result_is_printed(
+    name, what, commands, tmp_path, monkeypatch, capsys
+):
+    words, option, key = commands[name]
+    target, save = tmp_path / "out.npz", saving._save
+
+    def late(*given):
+        if what == "file":
+            target.write_text("the user's notes")
+        else:
+            target.mkdir()
+            (target / "model.json").write_text('{"schema": "another"}')
+        save(*given)
+
+    monkeypatch.setattr(saving, "_save", lambda *given: late(*given) if given[0] == target else save(*given))
+    assert main([*words, option, str(target), "--json"]) == 1
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result[key] is None
+    holds = "is another file" if what == "file" else "now holds what is not part of it"
+    assert result["unsaved"] == [f"{target} {holds}, and is left as it is; move that, or give another"]
+    assert printed.err.count("\n") == printed.err.count("error: ") + printed.err.count(" s\n")
+    if what == "file":
+        assert target.read_text() == "the user's notes"
+    else:
+        assert (target / "model.json").read_text() == '{"schema": "another"}'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "photos"]
+
+
+def test_a_page_and_its_figures_replace_no_others(tmp_path, capsys):
+    rows = [{"k": 1, "accuracy": 0.5}, {"k": 2, "accuracy": 0.75}]
+    (tmp_path / "r.json").write_text(json.dumps({"schema": "aurevoir-result/1", "benchmark": "x", "rows": rows}))
+    report = ["bench", "report", str(tmp_path / "r.json"), "--out", str(tmp_path / "p.html")]
+    assert main(report) == main(report) == 0
+    (tmp_path / "p.html").write_text("<!doctype html> mine")
+    assert main(report) == 2
+    assert (tmp_path / "p.html").read_text() == "<!doctype html> mine"
+
+
+@pytest.mark.parametrize(
+    "content", [b"the user's notes", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0\0\x10JFIF\0"]
+)
+def test_notes_and_photographs_are_no_timing_cache(content, commands, tmp_path, capsys):
+    (tmp_path / "t").write_bytes(content)
+    assert main([*commands["build"][0], "--out", str(tmp_path / "e"), "--timing-cache", str(tmp_path / "t")]) == 2
+    assert f"--timing-cache {tmp_path / 't'} exists and is not a timing cache" in capsys.readouterr().err
+    assert (tmp_path / "t").read_bytes() == content
+    # As TensorRT-RTX 1.7 writes one.
+    (tmp_path / "t").write_bytes(b"ptrtd\0\0\0\x98\0")
+    assert KINDS["a timing cache"]((tmp_path / "t").read_bytes())

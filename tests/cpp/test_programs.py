@@ -27,6 +27,15 @@ LABELS = ("ant", "a bee", 'the "third"', "grün", "vier\udc80")
 FORMS = {"openvino": ("openvino_classify", "model.xml"), "onnx": ("onnxruntime_classify", "")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def caches(tmp_path_factory):
+    """The folder of the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("caches")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="module")
 def paths(data):
     return sorted(data("hymenoptera/val").rglob("*.jpg"))[::22]
@@ -117,8 +126,15 @@ def test_photographs_get_python_s_labels_and_scores(whole, exported, paths, phot
     np.testing.assert_array_equal(np.array([row[3:] for row in rows], "float32"), expected["scores"])
     if form == "openvino":
         # What is compiled, and then what was kept of it, label alike.
+        kept = model.parent.parent / "cache"
         for _ in range(2):
-            assert run(program, model, *paths, "--scores", "--cache", model.parent.parent / "cache") == (0, out, "")
+            assert run(program, model, *paths, "--scores", "--cache", kept) == (0, out, "")
+        # A damaged one is compiled anew.
+        (blob,) = kept.glob("*.blob")
+        for damaged in (blob.read_bytes()[:10_000], b"", b"junk"):
+            blob.unlink()
+            blob.write_bytes(damaged)
+            assert run(program, model, *paths, "--scores", "--cache", kept) == (0, out, "")
     # One image runs on other kernels than several.
     code, out, _ = run(program, model, paths[0])
     alone = on_runtime(whole, form).run(photographs[:1])["label"][0]
@@ -163,6 +179,23 @@ def test_a_program_measures_itself_and_skips_what_it_cannot_read(tiny, exported,
     assert float(re.fullmatch(r"([\d.]+) images/s in \d+ batches of 16", measured)[1]) > 0
 
 
+def test_what_is_compiled_is_kept_in_the_user_s_cache(tiny, exported, drawn, tmp_path, monkeypatch):
+    program, model = exported(tiny, "openvino")
+
+    def labelled(caches, *options):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+        return run(program, model, *drawn[0], *options)
+
+    first = labelled(tmp_path / "new" / "caches")
+    assert first[0] == 0 and len(list(tmp_path.glob("new/caches/aurevoir-openvino/*.blob"))) == 1
+    assert labelled(tmp_path / "new" / "caches") == labelled(tmp_path / "off", "--no-cache") == first
+    assert not (tmp_path / "off").exists()
+    # Where nothing can be kept, nothing is.
+    (tmp_path / "file").touch()
+    for caches in (tmp_path / "file", "relative"):
+        assert labelled(caches) == first
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_mistakes_end_in_one_line(tiny, exported, drawn, tmp_path, form):
     program, model = exported(tiny, form)
@@ -175,6 +208,7 @@ def test_mistakes_end_in_one_line(tiny, exported, drawn, tmp_path, form):
         ([model, "--raw"], "--raw needs a value"),
         ([model, "--fast"], "--fast is not an option"),
         *([([model, "--cache", tmp_path], "--cache is of OpenVINO alone")] if form == "onnx" else []),
+        *([([model, "--no-cache"], "--cache is of OpenVINO alone")] if form == "onnx" else []),
         ([model, "--raw", tmp_path / "pixels"], "does not hold whole images of 2352 bytes"),
         ([model, "--raw", tmp_path / "nothing"], "nothing cannot be read"),
         ([tmp_path / "junk", paths[0]], ""),

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 import aurevoir
 from aurevoir.cli.main import main
+from aurevoir.images.batches import collect
+from aurevoir.images.sources import class_folders
 
 
 def sha256(data):
@@ -130,6 +132,35 @@ def test_scores_from_a_model_folder(projection, tmp_path, root):
     expected = classifier.decision_function(X)
     np.testing.assert_allclose(scores + arrays["intercept"], expected, rtol=1e-9, atol=1e-9 + levels)
     assert expected.std() > 50 * levels
+
+
+@pytest.mark.parametrize("projection", ["pooled", "rbf", "bits+rbf", "exact+rbf"])
+def test_scores_of_pooled_features_from_a_model_folder(projection, engine_file, class_folder, tmp_path, root):
+    classifier = aurevoir.OpticalClassifier(engine=engine_file, projection=projection).fit(class_folder)
+    classifier.save(tmp_path / "model")
+    model = json.loads((tmp_path / "model" / "model.json").read_bytes())
+    page = (root / "docs" / "formats.md").read_text()
+    arrays = load_file(tmp_path / "model" / "readout.safetensors")
+    assert [name for name in (*model["readout"], *arrays) if f"`{name}`" not in page] == []
+    images = classifier.image_files(class_folders(class_folder).paths)
+    _, pixels = collect(images)
+    engine = aurevoir.load_engine(engine_file)
+    bits, pooled = engine.bits(pixels), engine.pooled(pixels)
+    scores = arrays["intercept"] * np.ones((len(bits), 1))
+    if "rbf" in projection:
+        z = ((pooled - arrays["pooled_mean"]) * arrays["pooled_scale"]).astype("float32").astype("float64")
+        distances = np.square(z[:, None] - arrays["pooled_rows"]).sum(axis=2)
+        varying = np.count_nonzero(arrays["pooled_scale"])
+        scores += np.exp(-distances / (2 * varying)) @ arrays["pooled_coefficients"]
+    if projection == "pooled":
+        scores += pooled @ arrays["weights"]
+    if projection == "bits+rbf":
+        scores += np.unpackbits(bits, axis=1)[:, : model["features"]] @ arrays["weights"]
+    if projection == "exact+rbf":
+        ones, own = (np.bitwise_count(each).sum(axis=1, dtype="int64") for each in (bits, arrays["rows"]))
+        shared = np.bitwise_count(bits[:, None] & arrays["rows"]).sum(axis=2, dtype="int64")
+        scores += (ones[:, None] * own + shared**2) @ arrays["coefficients"]
+    np.testing.assert_allclose(scores, classifier.scores(pixels), rtol=1e-9, atol=1e-9)
 
 
 def test_bits_of_images(engine_file, class_folder, tmp_path):

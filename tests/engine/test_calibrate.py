@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from aurevoir import build_engine
 from aurevoir.calibration.fidelity import sign_agreement
 from aurevoir.calibration.placement import quantizable
+from aurevoir.calibration.signed import use_more_levels
 from aurevoir.calibration.table import pixels_digest
 from aurevoir.calibration.thresholds import METHODS
 from aurevoir.calibration.trt_cache import write_cache
@@ -17,7 +18,7 @@ from aurevoir.engine.assemble import assemble, with_fidelity
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, read_table, tensor_fidelity
 from aurevoir.engine.float_graph import export_backbone
-from aurevoir.engine.sample import hold_out
+from aurevoir.engine.sample import hold_out, sample_images
 from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.kernels.bits import agreement
 
@@ -82,6 +83,28 @@ def test_every_quantized_tensor_is_measured(exported, table, pixels):
     engine = assemble(exported, "int8", "onnxruntime", table)
     expected = sign_agreement(engine(pixels), assemble(exported, "fp32", "onnxruntime")(pixels))
     assert measured["features"].sign_agreement == pytest.approx(expected, abs=2e-3)
+
+
+def test_signed_levels_of_a_real_network_keep_nearly_the_signs_of_unsigned_ones(data, mobilenet, monkeypatch):
+    exported = export_backbone(open_backbone(mobilenet))
+    table = calibrate(exported, sample_images(data("calibration500"), exported.size, 64))
+    photos = sample_images(data("caltech10"), exported.size, 16)
+    reference = assemble(exported, "fp32", "onnxruntime")(photos)
+
+    def kept(dtype, table=table):
+        engine = assemble(exported, "int8", "openvino", table, activation_dtype=dtype)
+        return sign_agreement(engine(photos), reference)
+
+    unsigned, signed, shifted = kept("uint8"), kept("int8"), kept("int8", replace(table, peaks={}))
+    monkeypatch.setattr("aurevoir.engine.calibrate.resolve_activation_dtype", lambda *_: "int8")
+    measured = {each.name: each for each in tensor_fidelity(exported, table, photos, "openvino")}
+    changes = use_more_levels(exported.graph, table.thresholds, table.peaks)[1]
+    assert (len(table.peaks), len(changes)) == (17, 35)
+    # As they are, signed levels keep 0.91.
+    assert signed > 0.93 and unsigned - 0.02 < shifted + 0.01 < signed < unsigned + 0.01
+    assert measured["features"].sign_agreement == pytest.approx(signed, abs=2e-3)
+    assert min(measured[name].sqnr for name in changes) > 15
+    assert min(measured[name].sign_agreement for name in changes) > 0.8
 
 
 def test_tables_are_read_from_files_and_foreign_ones_refused(exported, table, tmp_path):

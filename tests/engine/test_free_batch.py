@@ -162,3 +162,16 @@ def test_a_graph_with_a_free_batch_stays_as_it_is(tiny_onnx):
     model, freed = open_backbone(tiny_onnx)._model, open_backbone(tiny_onnx).to_onnx(None)
     assert list(freed.graph.node) == list(model.graph.node)
     assert [tensor.name for tensor in freed.graph.initializer] == [tensor.name for tensor in model.graph.initializer]
+
+
+@pytest.mark.parametrize("name", ["Reshape (1, C, -1)", "Resize to sizes", "Expand", "output with the batch second"])
+def test_a_network_may_have_the_names_of_what_is_added(name, tmp_path):
+    nodes, constants = GRAPHS[name]
+    ends = ("shape", "scales", "apart", "apart_shape", "images_first")
+    names = [f"{each.output[0]}/{end}" for each in nodes for end in ends]
+    chain = [node("Relu", [before], [after]) for before, after in zip(["b", *names], names, strict=False)]
+    later = [onnx.NodeProto.FromString(each.SerializeToString()) for each in nodes]
+    for each in later:
+        each.input[:] = [names[-1] if one == "b" else one for one in each.input]
+    features, expected = _compared(_saved(tmp_path, [*chain, *later], constants, 1), 1)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The output of channel means: equal to the means of the features in every runtime and precision."""
+"""The output of channel means: equal to the means of positive features in every runtime and precision."""
 
 import json
 
@@ -57,9 +57,9 @@ def _check(engine, images, means):
     for pooled in (found["pooled"], engine.pooled(images)):
         assert pooled.dtype == "float32"
         assert pooled.shape == (len(images), engine.manifest.pooled)
-        assert _error(pooled, means(features.astype("float64"))) < limit
+        assert _error(pooled, means(np.maximum(features, 0).astype("float64"))) < limit
     together = engine.run(images)
-    assert _error(together["pooled"], means(together["features"].astype("float64"))) < limit
+    assert _error(together["pooled"], means(np.maximum(together["features"], 0).astype("float64"))) < limit
     np.testing.assert_array_equal(engine.run(images[:1], ["bits", "pooled"])["bits"], engine.bits(images[:1]))
 
 
@@ -143,8 +143,10 @@ def test_the_digest_is_that_of_the_graph_without_it(exported, table):
     older.CopyFrom(exported.graph)
     graph = older.graph
     # Appended last: the rest is byte for byte what it was.
-    assert [node.name for node in graph.node][-4:] == [f"pooled/{name}" for name in ("float", "places", "sum", "mean")]
-    del graph.node[-4:], graph.output[-1], graph.initializer[-3:]
+    assert [node.name for node in graph.node][-5:] == [
+        f"pooled/{name}" for name in ("float", "positive", "places", "sum", "mean")
+    ]
+    del graph.node[-5:], graph.output[-1], graph.initializer[-3:]
     assert digest(older) == digest(exported.graph) == table.graph
     graph.node[-1].name = "another"
     assert digest(older) != table.graph
@@ -153,7 +155,7 @@ def test_the_digest_is_that_of_the_graph_without_it(exported, table):
 def _of_before(engine):
     """Return the engine file of a version that did not have the output."""
     model = onnx.load_from_string(engine.graph)
-    del model.graph.node[-4:], model.graph.output[-1], model.graph.initializer[-3:]
+    del model.graph.node[-5:], model.graph.output[-1], model.graph.initializer[-3:]
     old = Engine(engine.manifest, model.SerializeToString(), engine.table)
     parts = dict(unpack_bytes(old.to_bytes(), "the engine"))
     manifest = json.loads(parts["manifest.json"])

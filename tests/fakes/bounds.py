@@ -159,7 +159,7 @@ def _simple(node, inputs, lists):
         scale, shift, mean, variance = (part.reshape(-1, 1, 1) for part, _ in inputs[1:5])
         gain = scale / (variance + 1e-5).sqrt()
         return gain * (x - mean) + shift, gain.abs() * e
-    return _ERRORS[kind](x, e, *(inputs[1] if len(inputs) > 1 else ()))
+    return _ERRORS[kind](x, e, *(part for pair in inputs[1:] for part in pair))
 
 
 _LINEAR = {
@@ -174,7 +174,8 @@ _LINEAR = {
 """What maps values and their errors alike."""
 
 _ERRORS = {
-    "QuantizeLinear": lambda x, e, scale, _: (x, e + scale / 2),
+    "QuantizeLinear": lambda x, e, scale, *_: (x, e + scale / 2),
+    "Clip": lambda x, e, low, _, high, __: (x.clamp(low, high), e),
     "Relu": lambda x, e: (x.relu(), e),
     "Neg": lambda x, e: (-x, e),
     "Sigmoid": lambda x, e: (x.sigmoid(), e / 4),

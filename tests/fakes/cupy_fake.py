@@ -16,7 +16,7 @@ import scipy.linalg
 
 # All are in CuPy 14.2. Before a name is added here, look it up there.
 FUNCTIONS = """
-abs ascontiguousarray bitwise_xor broadcast_to concatenate diagonal einsum empty eye isfinite left_shift
+abs ascontiguousarray bitwise_xor broadcast_to concatenate diagonal einsum empty exp eye isfinite left_shift
 matmul maximum minimum ones quantile rint sqrt square stack trace where zeros
 """
 # Of a consumer GPU: float64 is 64 times as slow as float32. A test may set another.

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from aurevoir.errors import DataError, UsageError
+from aurevoir.errors import AurevoirError, DataError, UsageError
 from aurevoir.images.labelled import labelled_images
 
 
@@ -164,3 +164,26 @@ def test_a_table_none_of_whose_files_exists_says_where_they_were_looked_for(fold
         DataError, match=r"none of the 2 files that .*t.csv names exists, such as .*/sub/a.jpg; .* table"
     ):
         labelled_images(folder / "sub" / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("t.csv", "x\0y.jpg,cat", "the path in line 5 of .* holds a null character"),
+        ("t.jsonl", '{"path": "x\\u0000y.jpg", "label": "cat"}', "the path in line 5 of .* holds a null character"),
+        ("t.jsonl", '{"path": "a.jpg", "label": NaN}', "1 of 5 rows of .* have no label, the first in line 5"),
+        ("t.jsonl", '{"path": "a.jpg", "label": "cat", "label": "dog"}', "the name 'label' is repeated in an object"),
+    ],
+)
+def test_rows_that_name_no_file_or_no_one_class_are_refused(folder, name, row, message):
+    rows = text(",") if name == "t.csv" else "".join(f"{json.dumps({'path': p, 'label': q})}\n" for p, q in ROWS)
+    (folder / name).write_text(f"{rows}{row}\n")
+    with pytest.raises(DataError, match=message):
+        labelled_images(folder / name)
+
+
+def test_a_table_beyond_all_bounds_is_refused_before_it_is_read(folder):
+    with (folder / "t.csv").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(AurevoirError, match="holds 1,099,511,627,776 bytes, and at most 1,073,741,824 are read"):
+        labelled_images(folder / "t.csv")

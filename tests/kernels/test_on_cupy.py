@@ -8,7 +8,7 @@ from aurevoir.errors import BudgetError, DataError
 from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
-from aurevoir.kernels.readout import PROJECTIONS, fit_readout, path_on_host, readout_on
+from aurevoir.kernels.readout import POOLED, PROJECTIONS, fit_readout, path_on_host, readout_on
 from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
 from aurevoir.kernels.ridge.solvers import CholeskySolver, refine
 
@@ -53,6 +53,26 @@ def same(first, second, bits):
 def test_every_projection_fits_as_on_the_host(cupy, projection, k):
     bits, labels = problem(90)
     assert same(*both(bits, labels, projection=projection, n_components=k), bits)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("projection", (*POOLED, "auto"))
+def test_kernels_of_pooled_features_fit_as_on_the_host(cupy, projection, weighted):
+    bits, labels = problem(90)
+    random = np.random.default_rng(2)
+    pooled = (labels[:, None] * 0.3 + random.normal(size=(90, 12))).astype("float32")
+    weights = random.uniform(0.5, 2, size=90) if weighted else None
+    fits = []
+    for device in ("cpu", "cuda"):
+        arrays = [None if it is None else on_device(it, device) for it in (bits, labels, pooled, weights)]
+        fits.append(fit_readout(arrays[0], 83, arrays[1], 3, projection, weights=arrays[3], pooled=arrays[2]))
+    (readout, path), (other, other_path) = fits
+    assert (other.kind, other_path.best) == (readout.kind, path.best)
+    expected = readout.scores(bits, pooled=pooled)
+    found = other.scores(on_device(bits, "cuda"), pooled=on_device(pooled, "cuda"))
+    np.testing.assert_allclose(on_host(found), expected, atol=1e-6)
+    np.testing.assert_allclose(readout_on(other, "cpu").scores(bits, pooled=pooled), expected, atol=1e-6)
+    assert namespace(found).__name__ == "cupy" == namespace(other_path.coefficients).__name__
 
 
 @pytest.mark.parametrize("projection", ["none", "exact", "dense"])

@@ -16,28 +16,31 @@ from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageArray, ImageFiles
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.transfer import kept_bits
-from aurevoir.transfer.embed import embed_bits
+from aurevoir.transfer.embed import embed
 from aurevoir.transfer.kept_bits import KeptBits
 from aurevoir.work import Work
 
 
 class _Engine:
-    """Bits that tell an image and the batch that it was in; counts what it is given."""
+    """Outputs that tell an image and the batch that it was in; counts what it is given."""
 
     features, batch_size, runtime, device = 16, 4, "fake", "cpu"
 
     def __init__(self):
+        self.output_types = {"bits": ((2,), "uint8"), "pooled": ((3,), "float32")}
         self.seen, self.stop_after = 0, None
 
     def to_bytes(self):
         return b"engine"
 
-    def bits(self, pixels):
+    def run(self, pixels, outputs):
         if self.stop_after is not None and self.seen >= self.stop_after:
             raise KeyboardInterrupt
         self.seen += len(pixels)
         alone = pixels.reshape(len(pixels), -1).sum(axis=1)
-        return np.stack([alone, np.full(len(pixels), pixels.sum())], axis=1).astype("uint8")
+        found = np.stack([alone, np.full(len(pixels), pixels.sum()), alone / 3], axis=1)
+        every = {"bits": found[:, :2].astype("uint8"), "pooled": found.astype("float32")}
+        return {name: every[name] for name in outputs}
 
 
 @pytest.fixture
@@ -53,11 +56,14 @@ def paths(tmp_path):
     return found
 
 
-def _embedded(engine, images, folder):
+def _embedded(engine, images, folder, outputs=("bits", "pooled")):
     if folder is None:
-        return embed_bits(engine, images)
-    with Work(folder) as work:
-        return embed_bits(engine, images, kept=KeptBits(work, "train", engine, images))
+        indices, values = embed(engine, images, outputs)
+    else:
+        with Work(folder) as work:
+            kept = KeptBits(work, "train", engine, images, outputs)
+            indices, values = embed(engine, images, outputs, kept=kept)
+    return indices, *values.values()
 
 
 def _same(found, expected):
@@ -81,6 +87,15 @@ def test_interrupted_after_any_batch_the_bits_are_the_same(paths, tmp_path):
     engine = _Engine()
     _same(_embedded(engine, ImageFiles(paths, (24, 24)), tmp_path / "work0"), expected)
     assert not engine.seen
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_other_outputs_are_not_taken_for_these(paths, tmp_path):
+    images = ImageFiles(paths, (24, 24))
+    _embedded(_Engine(), images, tmp_path / "work", ("bits",))
+    engine = _Engine()
+    _same(_embedded(engine, images, tmp_path / "work"), _embedded(_Engine(), images, None))
+    assert engine.seen
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -113,10 +128,10 @@ def test_a_changed_image_is_never_mixed_with_old_bits(change, paths, tmp_path):
 @pytest.mark.usefixtures("small_blocks")
 def test_what_changes_while_it_is_worked_on_is_not_kept(paths, tmp_path):
     class Changing(_Engine):
-        def bits(self, pixels):
+        def run(self, pixels, outputs):
             if self.seen == 4:
                 shutil.copy(paths[20], paths[0])
-            return super().bits(pixels)
+            return super().run(pixels, outputs)
 
     _embedded(Changing(), ImageFiles(paths, (24, 24)), tmp_path / "work")
     _same(

@@ -12,7 +12,7 @@ from aurevoir.errors import AurevoirError, UsageError
 from aurevoir.images.sources import class_folders
 
 
-@pytest.fixture(params=["none", "exact", "hadamard", "dense"])
+@pytest.fixture(params=["none", "exact", "hadamard", "dense", "pooled", "rbf", "bits+rbf", "exact+rbf", "auto"])
 def fitted(request, class_folder, tiny_onnx):
     return OpticalClassifier(tiny_onnx, projection=request.param, precision="int8", n_components=50).fit(class_folder)
 
@@ -48,6 +48,8 @@ def test_a_loaded_model_is_fitted_alike(fitted, tmp_path):
     fitted.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.projection_ == fitted.projection_
+    assert loaded.path_.loo_accuracy_of == fitted.path_.loo_accuracy_of
+    assert bool(loaded.path_.loo_accuracy_of) == (fitted.projection == "auto")
     assert (loaded.alpha_, loaded.loo_accuracy_) == (fitted.alpha_, fitted.loo_accuracy_)
     np.testing.assert_array_equal(loaded.path_.loo_accuracies, fitted.path_.loo_accuracies)
     loaded.save(tmp_path / "again")

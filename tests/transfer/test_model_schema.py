@@ -143,7 +143,73 @@ ARRAYS = [
     ("exact", "loo_accuracies", lambda a: a + 2, "a loo_accuracy is not from 0 to 1"),
     ("exact", "loo_accuracies", lambda a: a.astype("float32"), "array loo_accuracies is float32"),
     ("exact", "strange", lambda a: np.zeros(3), "array 'strange' is strange"),
+    ("exact", "pooled_rows", lambda a: np.zeros((3, 2), "float32"), "array 'pooled_rows' is strange"),
 ]
+POOLED = [
+    ("rbf", "pooled_rows", lambda a: a.astype("float64"), "array pooled_rows is float64"),
+    ("rbf", "pooled_rows", lambda a: a[:, :-1], r"array pooled_rows is float32 of shape \(\d+, 3\)"),
+    ("rbf", "pooled_rows", lambda a: a[:-1], "array pooled_coefficients is float64 of shape"),
+    ("rbf", "pooled_rows", lambda a: changed(a, 1, np.nan), "a value of pooled_rows is not a finite number"),
+    ("rbf", "pooled_scale", lambda a: -a, "a value of pooled_scale is negative"),
+    ("rbf", "pooled_mean", lambda a: changed(a, 0, np.inf), "a value of pooled_mean is not"),
+    ("rbf", "weights", lambda a: np.zeros((3, 2)), "array 'weights' is strange"),
+    ("bits+rbf", "weights", lambda a: a[:-1], "array weights is float64 of shape"),
+    ("exact+rbf", "rows", lambda a: a[:, :-1], "array rows is uint8 of shape"),
+    ("pooled", "weights", lambda a: a[:-1], r"array weights is float64 of shape \(3, \d\)"),
+]
+
+
+@pytest.fixture(scope="module")
+def of_images(tmp_path_factory, class_folder, tiny_onnx):
+    """The files of a model of each kind that reads pooled features."""
+    folder, found = tmp_path_factory.mktemp("models"), {}
+    for kind in ("pooled", "rbf", "bits+rbf", "exact+rbf"):
+        OpticalClassifier(tiny_onnx, projection=kind, smoke=False).fit(class_folder).save(folder / kind)
+        found[kind] = {path.name: path.read_bytes() for path in (folder / kind).iterdir()}
+    return found
+
+
+def with_engine(folder, files):
+    folder.mkdir()
+    (folder / "engine.aurevoir").write_bytes(files["engine.aurevoir"])
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "name", "change", "message"), POOLED, ids=[str(i) for i in range(len(POOLED))])
+def test_an_array_of_pooled_features_of_another_kind_is_refused(of_images, tmp_path, kind, name, change, message):
+    found, files = load(of_images[kind]["readout.safetensors"]), of_images[kind]
+    folder = with_engine(tmp_path / "m", files)
+    refused(write(folder, files, arrays={name: change(found.get(name))}), message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"readout": {"kind": "rbf"}}, "readout.channels is missing"),
+        ({"readout": {"kind": "rbf", "channels": 0}}, "readout.channels 0 is not"),
+        ({"readout": {"kind": "rbf", "channels": 5}}, "array pooled_mean is float64 of shape"),
+        ({"readout": {"kind": "pooled", "channels": 4}}, "array 'weights' is missing"),
+        ({"loo_accuracy_of": {"none": 2}}, "loo_accuracy_of|the accuracy of none"),
+        ({"loo_accuracy_of": {"other": 0.5}}, "'other'"),
+    ],
+)
+def test_fields_of_pooled_features_are_checked(of_images, tmp_path, changes, message):
+    files = of_images["rbf"]
+    refused(write(with_engine(tmp_path / "m", files), files, model=changes), message)
+
+
+def test_channels_are_the_engines(of_images, models, tmp_path):
+    files = of_images["pooled"]
+    found = load(files["readout.safetensors"])
+    folder = with_engine(tmp_path / "m", files)
+    wider = np.concatenate([found["weights"], found["weights"][:1]])
+    content = {"readout": {"kind": "pooled", "channels": len(wider)}}
+    message = "trained on the means of 5 channels, and its engine has 4"
+    refused(write(folder, files, model=content, arrays={"weights": wider}), message)
+    data = save({**load(models["none"]["readout.safetensors"])})
+    alone = {"readout": {"kind": "pooled", "channels": M}}
+    message = "trained on the means of 17 channels, and its engine has 0"
+    refused(write(tmp_path / "n", models["none"], model=alone, data=data), message)
 
 
 @pytest.mark.parametrize(("kind", "name", "change", "message"), ARRAYS, ids=[str(i) for i in range(len(ARRAYS))])

@@ -1,13 +1,22 @@
 """The whole classifier as one engine: every projection, runtime and precision against the estimator itself."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
 
 from aurevoir import OpticalClassifier, build_engine, load, load_engine
+from aurevoir.calibration.graph.edit import tensor_names
 from aurevoir.cli.main import main
+from aurevoir.engine.assemble import assemble
+from aurevoir.engine.backbone import open_backbone
+from aurevoir.engine.calibrate import calibrate
+from aurevoir.engine.engine import Engine
+from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageFiles, collect
 from aurevoir.images.sources import class_folders
@@ -157,6 +166,38 @@ def test_tensorrt_rtx_builds_it_ahead_of_time(tiny_onnx, images, projection, pre
     assert whole.plan
 
 
+@pytest.fixture(scope="module")
+def real_classifiers(data, mobilenet):
+    """Classifiers of photographs by a real network, one for each precision of its engine."""
+    listed = class_folders(data("caltech10"))
+    chosen = np.random.default_rng(0).permutation(len(listed.paths))[:24]
+    _, pixels = collect(ImageFiles([listed.paths[each] for each in chosen], (224, 224)))
+    labels = np.array(listed.labels)[chosen]
+
+    exported = export_backbone(open_backbone(mobilenet))
+    table = calibrate(exported, pixels)
+    engines = {
+        "fp16": assemble(exported, "fp32", "openvino"),
+        "int8": assemble(exported, "int8", "openvino", table, activation_dtype="int8"),
+    }
+    return {
+        precision: OpticalClassifier(engine=engine, projection="hadamard").fit(pixels, labels)
+        for precision, engine in engines.items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm120"])
+def test_tensorrt_rtx_builds_a_real_one_for_every_architecture(real_classifiers, target, precision):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    classifier = real_classifiers[precision]
+    whole = classifier.to_engine("tensorrt-rtx", target=target, precision=precision)
+    assert (whole.precision, whole.manifest.target) == (precision, target)
+    assert whole.manifest.features == 1280 * 7 * 7 and len(whole.manifest.labels) == len(classifier.classes_)
+    # The network's 2.2 million weights are in it, in the width of the precision.
+    assert len(whole.plan) > {"fp16": 4.4e6, "int8": 2.2e6}[precision]
+
+
 def test_the_engine_file_is_the_whole_classifier(engine, images, tmp_path, capsys):
     pixels, labels = images
     classifier = OpticalClassifier(engine=engine, projection="exact").fit(pixels, labels)
@@ -262,3 +303,46 @@ def test_classes_and_weights_that_no_engine_holds_are_refused(engine, images):
     classifier.classes_ = np.array([1, "1", 2], dtype=object)
     with pytest.raises(UsageError, match="two classes are '1' as text"):
         classifier.to_engine()
+
+
+@pytest.mark.parametrize("projection", ["exact", "hadamard", "dense"])
+def test_an_engine_from_elsewhere_may_have_the_names_of_a_classifier_inside(engine, images, projection, monkeypatch):
+    pixels, labels = images
+    classifier = OpticalClassifier(engine=engine, projection=projection, n_components=64).fit(pixels, labels)
+    own = {*tensor_names(onnx.load_from_string(classifier.to_engine(smoke=False).graph))}
+    own -= tensor_names(onnx.load_from_string(engine.graph))
+    assert own > {"scores", "probabilities", "label"}
+    graph = onnx.load_from_string(engine.graph)
+    first = graph.graph.node[0].output[0]
+    for each in graph.graph.node:
+        each.input[:] = [sorted(own)[-1] if name == first else name for name in each.input]
+    chain = zip([first, *sorted(own)], sorted(own), strict=False)
+    for index, (before, after) in enumerate(chain):
+        graph.graph.node.insert(1 + index, onnx.helper.make_node("Identity", [before], [after], name=after))
+    elsewhere = Engine(engine.manifest, graph.SerializeToString(), None)
+    assert np.array_equal(elsewhere.bits(pixels), engine.bits(pixels))
+    monkeypatch.setattr(classifier, "engine_", elsewhere)
+    _same(classifier, classifier.to_engine(smoke=False), pixels, 1e-4)
+
+
+def test_remarks_of_tensorrt_rtx_are_printed_by_verbose_alone(engine, images, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    pixels, labels = images
+    OpticalClassifier(engine=engine, projection="none").fit(pixels, labels).save(tmp_path / "model")
+    words = [
+        "build",
+        tmp_path / "model",
+        "--runtime",
+        "tensorrt-rtx",
+        "--target",
+        "sm89",
+        "--out",
+        tmp_path / "e.engine",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    said = []
+    for more in ([], ["--verbose"]):
+        command = [sys.executable, "-m", "aurevoir", *words, *more]
+        said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr)
+    assert said[0] == ""
+    assert "Int64 binding" in said[1]

@@ -289,6 +289,14 @@ def reduction(kind):
     return make
 
 
+def vector_after_reduction(draw):
+    image, keepdims = draw.array(3, 5, draw.whole(1, 9)), draw.whole(0, 1)
+    vector = draw.array(*((5, 1) if keepdims else (5,)))
+    kind, axis = draw.pick("ReduceSum", "ReduceMean", "ReduceMax"), draw.pick(-1, 2)
+    before = [helper.make_node(kind, [IMAGE], ["reduced"], axes=[axis], keepdims=keepdims)]
+    return case(draw.pick("Add", "Mul"), image, "reduced", vector, opset=11, before=before)
+
+
 def argument(kind):
     def make(draw):
         image = draw.array(2, 3, 4, scale=1).round()
@@ -758,6 +766,7 @@ CASES = {
         f"Reduce{kind}": reduction(f"Reduce{kind}")
         for kind in ("Mean", "Sum", "Max", "Min", "L1", "L2", "Prod", "LogSumExp", "LogSum", "SumSquare")
     },
+    "Reduction, then a vector": vector_after_reduction,
     **{kind: softmax(kind) for kind in ("Softmax", "LogSoftmax", "Hardmax")},
     "ArgMax": argument("ArgMax"),
     "ArgMin": argument("ArgMin"),

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -147,3 +149,10 @@ def test_layers_are_described_in_either_format():
         ("head", "Reformat", "Row major linear FP16"),
         ("end", None, None),
     ]
+
+
+def test_the_builder_s_remarks_reach_no_program_that_has_set_up_no_logging():
+    code = "from aurevoir.engine.runtimes.tensorrt_plan import LOG; LOG.warning('output label: Int64')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == ""

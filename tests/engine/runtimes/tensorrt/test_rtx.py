@@ -3,6 +3,9 @@
 It installs with ``pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings``.
 """
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -57,3 +60,21 @@ def test_scales_shared_across_concatenations_build(exported):
     engine = assemble(exported, "int8", table=table, placement="shared-concat", target="sm89")
     engine.build_plan()
     assert len(engine.plan) > 1000
+
+
+def test_activations_that_use_more_levels_make_no_kernel_more(data, mobilenet, monkeypatch):
+    exported = export_backbone(open_backbone(mobilenet))
+    table = calibrate(exported, sample_images(data("calibration500"), (224, 224), 4))
+
+    def kernels():
+        engine = assemble(exported, "int8", table=table, target="sm89")
+        engine.build_plan()
+        # The plan has their sources. Their names say what each computes, and end in a digest.
+        names = re.findall(rb"__global__ void (?:__launch_bounds__\([^)]*\) )?__myl_([A-Za-z]+)_", engine.plan)
+        return engine.graph, Counter(names)
+
+    changed, found = kernels()
+    monkeypatch.setattr("aurevoir.calibration.quantize.use_more_levels", lambda model, *_: (model, {}))
+    plain, expected = kernels()
+    assert changed != plain
+    assert found == expected and found.total() > 50
