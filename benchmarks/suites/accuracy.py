@@ -1,4 +1,4 @@
-"""Accuracy by precision and projection over several splits of real photographs.
+"""Accuracy by precision and projection of the bits over several splits of real photographs.
 
 Each image passes each engine once; every split and projection then works on the same bits.
 """
@@ -125,7 +125,7 @@ def markdown(result: Json) -> list[str]:
         rows.append([name, f"{data} ({int8['images']:,d})", *cells, f"{int8['sign_agreement']:.3f}"])
     cells = [plus_minus(row["less_fp32"], row["standard_error"], 4, "+") for row in together.values()]
     rows.append([name, f"less fp32, {together['int8']['splits']} splits", "", *cells, ""])
-    caption = f"Mean and standard error over {splits} splits, projection `{projection}`:"
+    caption = f"Mean and standard error over {splits} splits, projection `{projection}` of the bits alone:"
     return [
         caption,
         "",
