@@ -11,6 +11,7 @@ from .text import name
 
 PRECISIONS = ["fp32", "int8"]
 CUTS = 6
+FIGURE = "a figure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..kernels.stopwatch import Stopwatch
     from ..transfer.cut_sweep import sweep_cuts
 
-    check_outputs(args, {"out": "a figure"}, args.backbone)
+    check_outputs(args, {"out": FIGURE}, args.backbone)
     for option in ("backbone", "precision"):
         given = getattr(args, option)
         if len(set(given)) < len(given):
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "out": args.out,
     }
     if args.out:
-        save(result, args.out, lambda: draw(result, args.out), "out")
+        save(result, args.out, lambda: draw(result, args.out), FIGURE, "out")
     return result
 
 
