@@ -172,8 +172,8 @@ def _train(
         # The first inference builds the plan or loads the network.
         engine.bits(pixels[0][:1])
     classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
-    bits = engine.bits(pixels[1])
-    predicted = classifier.labels(classifier.readout_.scores(bits))
+    tested = engine.run(pixels[1], ["bits", "pooled"])
+    predicted = classifier.labels(classifier.readout_.scores(tested["bits"], pooled=tested["pooled"]))
     row = {
         "precision": engine.precision,
         "runtime": engine.runtime,
@@ -185,7 +185,7 @@ def _train(
         "megabytes": engine.megabytes,
         "timings": {**classifier.timings_, "build": watch.seconds["build"]},
     }
-    return row, bits
+    return row, tested["bits"]
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -268,7 +268,7 @@ class Engine:
         UsageError
             If the engine does not have an output.
         """
-        names = self._checked_outputs(self.outputs if outputs is None else outputs)
+        names = self.checked_outputs(self.outputs if outputs is None else outputs)
         run = self.runner(*names)
         if isinstance(run, GpuRunner):
             return run(images, list(names))
@@ -326,7 +326,7 @@ class Engine:
         """Compute one output, into a given array or a new one."""
         if out is None:
             return self.run(images, [output])[output]
-        run = self.runner(*self._checked_outputs([output]))
+        run = self.runner(*self.checked_outputs([output]))
         if isinstance(run, GpuRunner):
             raise UsageError(
                 f"out is for engines that run on the host, and this one runs on {self.device!r}; leave it out, or "
@@ -337,8 +337,14 @@ class Engine:
         self._write(run, pixels, [writable(out, (len(pixels), *shape), dtype, pixels)])
         return out
 
-    def _checked_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return names of outputs in the order of the graph, in which each set of them is compiled once."""
+    def checked_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of outputs in the order of the graph, in which each set of them is compiled once.
+
+        Raises
+        ------
+        UsageError
+            If the engine does not have one of them.
+        """
         if isinstance(names, str) or not names:
             raise UsageError(f"outputs {names!r} are no list of names; give some of {', '.join(self.outputs)}")
         for name in names:

@@ -38,7 +38,7 @@ def embed(
         By output, of its dtype and of shape (n, ...).
     """
     watch = watch or Stopwatch()
-    types = {name: engine.output_types[name] for name in outputs}
+    types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
     indices = np.empty(len(images), "int64")
     results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in types.items()}
     filled, first = 0, 0

@@ -88,7 +88,7 @@ _HEADER = 1 << 16
 _FLOATS = frozenset(
     ("weights", "coefficients", "intercept", *(f"pooled_{name}" for name in ("mean", "scale", "rows", "coefficients")))
 )
-_LARGEST = 1e200
+_LARGEST = np.float64(1e200)
 """Weights beyond would end in infinite scores."""
 
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 from scipy.linalg import hadamard
 
-from ..calibration.graph.edit import constant, make_room
+from ..calibration.graph.edit import POOLED, constant, initializers, make_room, read_constant
 from ..engine.manifest import CLASSIFIER_OUTPUTS
 from ..engine.runtimes.base import FLOAT32_PREFIX
 from ..errors import UsageError
@@ -121,15 +121,20 @@ class _Nodes:
     def _levels(self) -> tuple[str, str]:
         return self.constant("one", np.float32(1)), self.constant("zero", np.int8(0))
 
+    def channel_sums(self) -> tuple[str, float]:
+        """Return the sums that channel means are a share of, and the share: products with constants may not follow."""
+        mean = next(node for node in self.model.graph.node if node.output[0] == POOLED)
+        return mean.input[0], float(read_constant(initializers(self.model), mean.input[1]))
+
     def sum(self, x: str, axis: int, keepdims: int = 0) -> str:
         """Sum along an axis."""
         return self("ReduceSum", x, self.constant("axes", np.array([axis])), keepdims=keepdims)
 
-    def first(self, x: str, count: int, length: int) -> str:
-        """Return the first elements of each row of so many."""
+    def first(self, x: str, count: int, length: int, axis: int = 1) -> str:
+        """Return the first elements of so many along an axis, by default of each row."""
         if count == length:
             return x
-        ends = (self.constant(name, np.array([at])) for name, at in (("start", 0), ("end", count), ("axis", 1)))
+        ends = (self.constant(name, np.array([at])) for name, at in (("start", 0), ("end", count), ("axis", axis)))
         return self("Slice", x, *ends)
 
     def _name(self, name: str) -> str:
@@ -159,7 +164,8 @@ def _scores(nodes: _Nodes, readout: _Readout, m: int, out: str) -> None:
 def _linear(nodes: _Nodes, readout: _Single, m: int) -> str:
     """Append nodes from the features to the scores without the intercept."""
     if isinstance(readout, PooledReadout):
-        return _times_weights(nodes, "pooled", readout.weights)
+        sums, share = nodes.channel_sums()
+        return _times_weights(nodes, sums, share * readout.weights)
     if isinstance(readout, RadialReadout):
         return _radial(nodes, readout)
     signs = nodes("Greater", "features", nodes.constant("zero", np.float32(0)))
@@ -177,21 +183,22 @@ def _linear(nodes: _Nodes, readout: _Single, m: int) -> str:
 def _radial(nodes: _Nodes, readout: RadialReadout) -> str:
     """Append the radial kernel of pooled features with the training rows, times their coefficients.
 
-    The kernel's exponent -gamma |x - x'|^2 is the product of (x, 1, -gamma |x|^2) and (2 gamma x', -gamma |x'|^2, 1).
-    Rows are channels and training images: OpenVINO 2026.4 adds a vector wrongly to the rows of a sum over places.
+    With the centred features c of an image and the scale s, the kernel's exponent -gamma |s c - x'|^2 is the product of
+    (c^2, c, 1) and (-gamma s^2, 2 gamma s x', -gamma |x'|^2). Rows are channels and training images: OpenVINO 2026.4
+    adds a vector wrongly to the rows of a sum over places, and joins products with constants to ones in bf16.
     """
     gamma, rows = Standardization(readout.mean, readout.scale).gamma, readout.rows.astype("float64")
-    channels = nodes("Transpose", "pooled", perm=[1, 0])
-    centred = nodes("Add", channels, nodes.single("less mean", -readout.mean[:, None]))
-    x = nodes("Mul", centred, nodes.single("scale", readout.scale[:, None]))
-    rates = nodes.single("rates", np.full((1, len(readout.mean)), -gamma))
-    norms = nodes("MatMul", rates, nodes("Mul", x, x))
-    ones = nodes(
-        "Add", nodes("Mul", norms, nodes.constant("zero", np.float32(0))), nodes.constant("one", np.float32(1))
+    sums, share = nodes.channel_sums()
+    mean, scale = readout.mean / share, readout.scale * share
+    channels = nodes("Transpose", sums, perm=[1, 0])
+    centred = nodes("Add", channels, nodes.single("shift", -mean[:, None]))
+    zeros = nodes("Mul", nodes.first(channels, 1, len(mean), axis=0), nodes.constant("zero", np.float32(0)))
+    ones = nodes("Add", zeros, nodes.constant("one", np.float32(1)))
+    squares = np.broadcast_to(-gamma * scale**2, rows.shape)
+    own = np.concatenate(
+        [squares, 2 * gamma * scale * rows, -gamma * np.square(rows).sum(axis=1, keepdims=True)], axis=1
     )
-    squares = np.square(rows).sum(axis=1, keepdims=True)
-    own = np.concatenate([2 * gamma * rows, -gamma * squares, np.ones_like(squares)], axis=1)
-    together = nodes("Concat", x, ones, norms, axis=0)
+    together = nodes("Concat", nodes("Mul", centred, centred), centred, ones, axis=0)
     exponents = nodes("MatMul", nodes.single("rows", own), together)
     kernel = nodes("Exp", nodes("Min", exponents, nodes.constant("zero", np.float32(0))))
     product = nodes("MatMul", nodes.single("coefficients", readout.coefficients.T), kernel)

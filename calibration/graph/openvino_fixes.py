@@ -36,19 +36,20 @@ _SUM_OF_AXES = 13
 """The opsets from which Softmax is along one axis, and ReduceSum has its axes as an input."""
 
 
-def as_openvino_reads(model: onnx.ModelProto) -> onnx.ModelProto:
+def as_openvino_reads(model: onnx.ModelProto, kept: tuple[str, ...] = ()) -> onnx.ModelProto:
     """Rewrite what OpenVINO (seen in 2026.4) reads otherwise than ONNX means it, in place; return the model.
 
     Windows become explicit (see `windows`); ReduceL1, ReduceLogSum and ReduceLogSumExp, of which it ignores the
     attribute ``axes``, become simpler operators; a reduction of the last of three axes, to whose rows it adds a vector
-    wrongly, gets a fourth; a Softmax before opset 13, which it computes along one axis only, is converted.
+    wrongly, gets a fourth, unless its name begins with one of `kept`; a Softmax before opset 13, which it computes
+    along one axis only, is converted.
     """
     if opset(model) < _SOFTMAX_OF_ONE_AXIS and any(node.op_type == "Softmax" for node in model.graph.node):
         model.CopyFrom(onnx.version_converter.convert_version(model, _SOFTMAX_OF_ONE_AXIS))
     misread = [node for node in model.graph.node if node.op_type in _REDUCTIONS and _is_misread(node)]
     taken = tensor_names(model)
     replace_nodes(model, {node.output[0]: _simpler_reduction(model, node, taken) for node in misread})
-    _reduce_in_four_axes(model, taken)
+    _reduce_in_four_axes(model, kept, taken)
     return make_windows_explicit(offset_around_concats(model))
 
 
@@ -115,13 +116,13 @@ def _simpler_reduction(model: onnx.ModelProto, node: onnx.NodeProto, taken: set[
     ]
 
 
-def _reduce_in_four_axes(model: onnx.ModelProto, taken: set[str]) -> None:
+def _reduce_in_four_axes(model: onnx.ModelProto, kept: tuple[str, ...], taken: set[str]) -> None:
     """Reduce (batch, channels, places) as (batch, channels, places, 1), where a vector may follow, in place."""
     found = [
         node
         for node in model.graph.node
         if node.op_type.startswith("Reduce")
-        and not node.output[0].startswith(POOLED_PREFIX)
+        and not node.name.startswith(kept)
         and _reduced_axes(model, node) in _LAST_OF_THREE
     ]
     shapes = tensor_shapes(model) if found else {}

@@ -80,7 +80,7 @@ def check(graph: bytes) -> None:
 
 def read(graph: bytes, precision: Precision = "fp32") -> Any:
     """Return an ONNX graph as an ``openvino.Model``; what OpenVINO cannot read or would misread is an AurevoirError."""
-    model = as_openvino_reads(onnx.load_from_string(graph))
+    model = as_openvino_reads(onnx.load_from_string(graph), FLOAT32_PREFIXES)
     if inference_precision(precision) != "f32":
         exact_in_bf16(model, FLOAT32_PREFIXES)
     if misread := misread_by_openvino(model):

@@ -179,7 +179,8 @@ def test_calibrate_writes_the_graph_for_tensorrt_and_a_figure(call, tiny_onnx, c
     )
     assert code == 0, err
     assert (result["onnx"], result["plot"]) == (str(written["onnx"]), str(written["png"]))
-    kinds = {tensor.data_type for tensor in onnx.load(written["onnx"]).graph.initializer}
+    tensors = onnx.load(written["onnx"]).graph.initializer
+    kinds = {tensor.data_type for tensor in tensors if not tensor.name.startswith("pooled/")}
     assert onnx.TensorProto.FLOAT16 in kinds
     assert onnx.TensorProto.FLOAT not in kinds
     assert Image.open(written["png"]).width > 500

@@ -216,7 +216,7 @@ def test_the_engine_file_is_the_whole_classifier(engine, images, tmp_path, capsy
     for call in (whole, whole.bits):
         with pytest.raises(UsageError, match=r"computes scores, probabilities, label, and no .*; call `classify`"):
             call(pixels)
-    with pytest.raises(UsageError, match=r"computes features, bits, and no scores"):
+    with pytest.raises(UsageError, match=r"computes features, bits, pooled, and no scores"):
         engine.classify(pixels)
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["labels"] == ["left", "middle", "right"]
