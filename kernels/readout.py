@@ -51,6 +51,8 @@ POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
 """Kernels that read pooled features, alone or with the bits."""
 AUTO, AUTO_POOLED = ("none", "exact"), ("pooled", "rbf", "bits+rbf")
 """The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
+COMPARED_ROWS = 4096
+"""Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
 SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 Projector = Callable[[int, int, int], Projection]
 PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense-signs": DenseSigns}
@@ -253,7 +255,8 @@ def fit_readout(
         One of `PROJECTIONS`, or with `pooled` of `POOLED`: ``pooled`` is linear in the pooled features, ``rbf`` a
         radial kernel of them, ``bits+rbf`` and ``exact+rbf`` its sum with the kernel of ``none`` or ``exact``, each
         over the mean eigenvalue of its centred Gram. ``auto`` selects among `AUTO` and with `pooled` `AUTO_POOLED` by
-        leave-one-out if their n x n system fits the budget, and otherwise uses ``hadamard``. A callable returns a
+        leave-one-out, on at most `COMPARED_ROWS` of the rows, if their n x n system fits the budget, and otherwise uses
+        ``hadamard``. A callable returns a
         projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and a callable; by default m / 2.
@@ -310,7 +313,14 @@ def fit_readout(
     kernels = _Kernels(bits, m, pooled, weights, size)
     if projection != "auto":
         return kernels.fitted(projection, kernels.path(projection, ridge, timer), timer)
-    return _fit_best(kernels, AUTO if pooled is None else (*AUTO, *AUTO_POOLED), ridge, timer)
+    kinds = AUTO if pooled is None else (*AUTO, *AUTO_POOLED)
+    if n <= COMPARED_ROWS:
+        return _fit_best(kernels, kinds, ridge, timer)
+    rows = namespace(bits).asarray(np.sort(np.random.default_rng(seed).permutation(n)[:COMPARED_ROWS]))
+    means, shares = (None if each is None else each[rows] for each in (pooled, weights))
+    chosen, path = _fit_best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
+    solved = replace(kernels.path(chosen.kind, ridge, timer), loo_accuracy_of=path.loo_accuracy_of)
+    return kernels.fitted(chosen.kind, solved, timer)
 
 
 @dataclass(frozen=True)
@@ -323,6 +333,10 @@ class _Ridge:
     weights: Array | None
     search: str
     multilabel: bool
+
+    def only(self, rows: Array) -> "_Ridge":
+        """Return that of some rows."""
+        return replace(self, labels=self.labels[rows], weights=None if self.weights is None else self.weights[rows])
 
     @cached_property
     def targets(self) -> Targets:

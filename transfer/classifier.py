@@ -103,10 +103,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     projection : str
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
         on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
-        ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out among
-        all but ``exact+rbf`` of these if their n x n system fits the memory budget, and otherwise uses ``hadamard``;
-        trained on features it has no channels, and selects between ``none`` and ``exact``. ``opu`` is LightOn's
-        hardware, ``opu-simulated`` its simulator.
+        ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at
+        most 4,096 images, among all but ``exact+rbf`` of these if their n x n system fits the memory budget, and
+        otherwise uses ``hadamard``; trained on features it has no channels, and selects between ``none`` and
+        ``exact``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features.
     alphas : array-like, optional

@@ -7,6 +7,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler
 
 from aurevoir.errors import UsageError
+from aurevoir.kernels import readout as readout_module
 from aurevoir.kernels.bits import pack_signs, unpack
 from aurevoir.kernels.memory import format_bytes
 from aurevoir.kernels.pooled import mean_eigenvalue, radial_kernel, standardization
@@ -138,6 +139,18 @@ def test_auto_takes_the_best_kernel_and_says_what_each_scored(of_places, of_mean
         assert path.loo_accuracy_of["none"] > path.loo_accuracy_of["rbf"] + 0.1
     if of_places == 0:
         assert path.loo_accuracy_of["rbf"] > path.loo_accuracy_of["none"]
+
+
+def test_of_many_rows_kernels_are_compared_on_some(monkeypatch):
+    bits, pooled, labels = images(n=150, of_places=0.0, of_means=0.25)
+    weights = np.random.default_rng(3).uniform(0.5, 2, size=150)
+    monkeypatch.setattr(readout_module, "COMPARED_ROWS", 90)
+    readout, path = fit_readout(bits, M, labels, 3, "auto", weights=weights, pooled=pooled)
+    alone, own = fit_readout(bits, M, labels, 3, readout.kind, weights=weights, pooled=pooled)
+    assert readout.kind == max(path.loo_accuracy_of, key=path.loo_accuracy_of.get)
+    assert path.loo_accuracy == own.loo_accuracy
+    assert path.loo_accuracy_of[readout.kind] != own.loo_accuracy
+    np.testing.assert_array_equal(readout.scores(bits, pooled=pooled), alone.scores(bits, pooled=pooled))
 
 
 def test_without_pooled_features_auto_has_the_kernels_of_bits():
