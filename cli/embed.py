@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_outputs(args, {"out": _KIND}, (args.engine, *args.images))
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
+    if made.labels:
+        raise UsageError(f"{args.engine} is a whole classifier, which has no features; give the engine of a network")
     if args.pooled and not made.pooled:
         raise UsageError(f"{args.engine} is of an earlier version, which had no channel means: build it again")
     height, width, channels = made.input_shape

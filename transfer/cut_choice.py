@@ -306,7 +306,7 @@ def choose_cut(
         for cut, bits, pooled in zip(cuts, values.bits, values.pooled, strict=True)
     ]
     chosen, scores = scored(cuts, solved, labels[rows], weights[rows])
-    choice = CutChoice(scores, cuts[chosen].name, len(which), len(labels))
+    choice = CutChoice(scores, cuts[chosen].name, len(rows), len(labels))
     if progress and sys.stderr is not None:
         sys.stderr.write("".join(f"{line}\n" for line in [*choice.lines(), choice.reason]))
     whole = {"bits": values.bits[chosen], "pooled": values.pooled[chosen]} if len(which) == len(labels) else None

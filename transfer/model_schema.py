@@ -85,10 +85,9 @@ _CLASS_BYTES = 1 << 26
 """What the array of classes takes at most, each as long as the dtype allows."""
 _HEADER = 1 << 16
 """Bytes of a safetensors header, whose few arrays take less than a tenth of it."""
-_FLOATS = frozenset(
-    ("weights", "coefficients", "intercept", *(f"pooled_{name}" for name in ("mean", "scale", "rows", "coefficients")))
-)
-_LARGEST = np.float64(1e200)
+_STANDARDIZED = ("pooled_mean", "pooled_scale", "pooled_rows")
+_FLOATS = frozenset(("weights", "coefficients", "intercept", "pooled_coefficients", *_STANDARDIZED))
+_LARGEST = 1e200
 """Weights beyond would end in infinite scores."""
 
 
@@ -204,11 +203,16 @@ def _rows(arrays: Mapping[str, np.ndarray], name: str) -> int:
     return max(2, len(arrays[name])) if name in arrays and arrays[name].ndim else 2
 
 
+_WIDEST = 1e30
+"""What is standardized in float32 stays finite with means, scales and rows up to this."""
+
+
 def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     for name in _FLOATS.intersection(arrays):
         values = arrays[name]
-        if not all((np.abs(values[which]) <= _LARGEST).all() for which in blocks(len(values), 4096)):
-            raise MalformedError(f"is damaged (a value of {name} is not a finite number up to {_LARGEST:g})")
+        most = np.float64(_WIDEST if name in _STANDARDIZED else _LARGEST)
+        if not all((np.abs(values[which]) <= most).all() for which in blocks(len(values), 4096)):
+            raise MalformedError(f"is damaged (a value of {name} is not a finite number up to {most:g})")
     m = content["features"]
     if "rows" in arrays and m % 8 and (arrays["rows"][:, -1] & (0xFF >> m % 8)).any():
         raise MalformedError(f"is damaged (rows have ones behind their {m:,d} bits)")

@@ -43,6 +43,7 @@ def test_a_sweep_has_a_row_for_each_cut_and_precision(staged_onnx, class_folder,
     ("options", "message"),
     [
         (["--backbone", "{tiny}"], "has only one cut to choose"),
+        (["--cuts", "1"], "--cuts 1 compares nothing"),
         (["--backbone", "{staged}", "{staged}"], "names one twice"),
         (
             ["--backbone", "{staged}", "--precision", "fp32", "--method", "max"],

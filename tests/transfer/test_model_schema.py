@@ -153,6 +153,8 @@ POOLED = [
     ("rbf", "pooled_rows", lambda a: changed(a, 1, np.nan), "a value of pooled_rows is not a finite number"),
     ("rbf", "pooled_scale", lambda a: -a, "a value of pooled_scale is negative"),
     ("rbf", "pooled_mean", lambda a: changed(a, 0, np.inf), "a value of pooled_mean is not"),
+    ("rbf", "pooled_mean", lambda a: changed(a, 0, 1e200), "a value of pooled_mean is not a finite number up to 1e.30"),
+    ("rbf", "pooled_scale", lambda a: changed(a, 0, 1e31), "a value of pooled_scale is not a finite number up to"),
     ("rbf", "weights", lambda a: np.zeros((3, 2)), "array 'weights' is strange"),
     ("bits+rbf", "weights", lambda a: a[:-1], "array weights is float64 of shape"),
     ("exact+rbf", "rows", lambda a: a[:, :-1], "array rows is uint8 of shape"),
