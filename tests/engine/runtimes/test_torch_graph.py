@@ -24,8 +24,8 @@ def test_a_float16_graph_is_computed_in_the_types_that_it_has(exported, many):
     exact = assemble(exported, "fp32", "torch", device="cpu")(many)
     for kept in ([], full):
         graph = to_float16(exported.graph, kept)
-        features, bits = on_torch.compile(graph.SerializeToString(), "fp16", "cpu")(many)
-        assert (features.dtype, bits.dtype) == (np.float32, np.uint8)
+        features, bits, pooled = on_torch.compile(graph.SerializeToString(), "fp16", "cpu")(many)
+        assert (features.dtype, bits.dtype, pooled.dtype) == (np.float32, np.uint8, np.float32)
         error = np.linalg.norm(features - exact) / np.linalg.norm(exact)
         assert 1e-6 < error < 5e-3
         np.testing.assert_array_equal(bits, np.packbits(features > 0, axis=1))
