@@ -7,6 +7,9 @@ from .arrays import namespace
 from .blas import product
 from .memory import blocks, rows_at_a_time
 
+_FARTHEST = 1e30
+"""Standardized values reach so far at most, whose squares float64 holds; so large is the largest scale."""
+
 
 @dataclass(frozen=True)
 class Standardization:
@@ -23,8 +26,9 @@ class Standardization:
     scale: Channels
 
     def __call__(self, pooled: ChannelMeans) -> Standardized:
-        """Return standardized channels, as float32."""
-        found: Array = ((pooled - self.mean) * self.scale).astype("float32")
+        """Return standardized channels, as float32, none of them infinite."""
+        xp, values = namespace(pooled), (pooled - self.mean) * self.scale
+        found: Array = xp.maximum(xp.minimum(values, _FARTHEST), -_FARTHEST).astype("float32")
         return found
 
     @property
@@ -39,7 +43,7 @@ def standardization(pooled: ChannelMeans, weights: RowWeights) -> Standardizatio
     values = pooled.astype("float64")
     mean = weights @ values / total
     deviation = xp.sqrt(weights @ xp.square(values - mean) / total)
-    varies = deviation > 1e-6 * xp.abs(values).max(axis=0)
+    varies = deviation > xp.maximum(1e-6 * xp.abs(values).max(axis=0), 1 / _FARTHEST)
     return Standardization(mean, xp.where(varies, 1 / xp.where(varies, deviation, 1), 0))
 
 

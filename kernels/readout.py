@@ -256,8 +256,7 @@ def fit_readout(
         radial kernel of them, ``bits+rbf`` and ``exact+rbf`` its sum with the kernel of ``none`` or ``exact``, each
         over the mean eigenvalue of its centred Gram. ``auto`` selects among `AUTO` and with `pooled` `AUTO_POOLED` by
         leave-one-out, on at most `COMPARED_ROWS` of the rows, if their n x n system fits the budget, and otherwise uses
-        ``hadamard``. A callable returns a
-        projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
+        ``hadamard``. A callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and a callable; by default m / 2.
     alphas : array of shape (a,), optional
@@ -315,12 +314,12 @@ def fit_readout(
         return kernels.fitted(projection, kernels.path(projection, ridge, timer), timer)
     kinds = AUTO if pooled is None else (*AUTO, *AUTO_POOLED)
     if n <= COMPARED_ROWS:
-        return _fit_best(kernels, kinds, ridge, timer)
+        return kernels.fitted(*_best(kernels, kinds, ridge, timer), timer)
     rows = namespace(bits).asarray(np.sort(np.random.default_rng(seed).permutation(n)[:COMPARED_ROWS]))
     means, shares = (None if each is None else each[rows] for each in (pooled, weights))
-    chosen, path = _fit_best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
-    solved = replace(kernels.path(chosen.kind, ridge, timer), loo_accuracy_of=path.loo_accuracy_of)
-    return kernels.fitted(chosen.kind, solved, timer)
+    kind, path = _best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
+    solved = replace(kernels.path(kind, ridge, timer), loo_accuracy_of=path.loo_accuracy_of)
+    return kernels.fitted(kind, solved, timer)
 
 
 @dataclass(frozen=True)
@@ -460,12 +459,11 @@ class _Kernels:
         return PooledReadout(weights, intercept - product(mean, weights))
 
 
-def _fit_best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
-    """Fit every kernel; return the readout of the highest leave-one-out accuracy, the first of equals."""
+def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[str, RidgePath]:
+    """Return the kernel of the highest leave-one-out accuracy, the first of equals, and its path."""
     paths = {kind: kernels.path(kind, ridge, timer) for kind in kinds}
     best = max(paths, key=lambda kind: paths[kind].loo_accuracy)
-    scored = {kind: path.loo_accuracy for kind, path in paths.items()}
-    return kernels.fitted(best, replace(paths[best], loo_accuracy_of=scored), timer)
+    return best, replace(paths[best], loo_accuracy_of={kind: path.loo_accuracy for kind, path in paths.items()})
 
 
 def _fit_speckle(

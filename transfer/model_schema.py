@@ -203,8 +203,8 @@ def _rows(arrays: Mapping[str, np.ndarray], name: str) -> int:
     return max(2, len(arrays[name])) if name in arrays and arrays[name].ndim else 2
 
 
-_WIDEST = 1e30
-"""What is standardized in float32 stays finite with means, scales and rows up to this."""
+_WIDEST = float(np.finfo("float32").max)
+"""Channel means and what standardizes them are no larger than float32 holds."""
 
 
 def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
