@@ -175,7 +175,7 @@ def test_without_pooled_features_auto_has_the_kernels_of_bits():
 def test_a_fit_holds_three_systems_at_most(kind):
     bits, pooled, labels = images(n=1200)
     # Compiled kernels are compiled, and libraries loaded, before memory is counted.
-    fit_readout(bits[:30], M, labels[:30], 3, kind, alphas=[1.0], pooled=pooled[:30])
+    fit_readout(bits, M, labels, 3, kind, alphas=[1.0], pooled=pooled)
     tracemalloc.start()
     fit_readout(bits, M, labels, 3, kind, alphas=[1.0], pooled=pooled)
     peak = tracemalloc.get_traced_memory()[1]
