@@ -53,7 +53,7 @@ def model(tmp_path):
 def test_a_signed_folder_verifies_loads_and_is_replaced(keys, model, form):
     signed = signing.sign(model, keys / form)
     assert signed["signature"] == str(model / signing.SIGNATURE)
-    assert set(signed["files"]) == {"model.json", "readout.safetensors", "README.md"}
+    assert set(signed["files"]) == {"model.json", "readout.safetensors", "training.safetensors", "README.md"}
     assert signing.verify(model, keys / f"{form}.pub") == signed
     loaded = aurevoir.load(model)
     loaded.save(model)
@@ -145,7 +145,7 @@ def test_the_command_line_signs_and_verifies(keys, model, capsys):
     assert main(["sign", str(model), "--key", str(keys / "pem"), "--json"]) == 0
     signed = json.loads(capsys.readouterr().out)
     assert main(["verify", str(model), "--key", str(keys / "pem.pub")]) == 0
-    assert f"3 file(s) as signed with the key {signed['key']}" in capsys.readouterr().out
+    assert f"4 file(s) as signed with the key {signed['key']}" in capsys.readouterr().out
     (model / "README.md").write_text("other")
     assert main(["verify", str(model), "--key", str(keys / "pem.pub")]) == 1
     assert "README.md was changed after it was signed" in capsys.readouterr().err

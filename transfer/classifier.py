@@ -1,9 +1,9 @@
 """OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -54,26 +54,11 @@ from .inputs import (
 from .kept_bits import KeptBits
 from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
+from .training import Training
 from .whole import classifier_engine
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
-
-
-@dataclass(frozen=True)
-class _Training:
-    """Bits, labels and weights of the training images, and their pooled features where an engine has them."""
-
-    bits: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
-    pooled: np.ndarray | None = None
-
-    def __add__(self, other: "_Training") -> "_Training":
-        bits, labels, weights = (
-            np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("bits", "labels", "weights")
-        )
-        both = self.pooled is not None and other.pooled is not None
-        return _Training(bits, labels, weights, np.concatenate([self.pooled, other.pooled]) if both else None)
+"""Parameters of a model folder, as they are; those of the engine are in its manifest."""
 
 
 class OpticalClassifier(ClassifierMixin, BaseEstimator):
@@ -158,6 +143,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     cut_choice_ : CutChoice or None
         For ``cut="auto"`` what each cut scored, and why the chosen one was taken; else, and once loaded, None.
     readout_ : Readout
+    training_ : Training
+        Bits, labels and weights of the training images; of a loaded model read when they are first asked for.
     n_bits_ : int
         m, the number of features whose signs are used.
     skipped_ : dict
@@ -247,6 +234,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.__dict__ = before
             raise
 
+    @property
+    def training_(self) -> Training:
+        """What the classifier has learnt from."""
+        check_is_fitted(self)
+        if self._training is None:
+            if self._read_training is None:
+                raise UsageError(
+                    "the model does not hold the bits of its training images, which this needs: it was saved without "
+                    "them, or by an earlier version; fit a new one on all images"
+                )
+            self._training, loo_scores = self._read_training()
+            self.path_ = replace(self.path_, loo_scores=loo_scores)
+        return self._training
+
+    @property
+    def loo_scores_(self) -> np.ndarray:
+        """Leave-one-out scores of the training images, float32 of shape (n, c)."""
+        self.training_  # noqa: B018
+        assert self.path_.loo_scores is not None
+        return self.path_.loo_scores
+
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
         """Fit the classifier.
 
@@ -309,23 +317,19 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If the classifier was loaded: a model folder does not store the bits of its training images.
+            If the classifier was loaded from a folder without the bits of its training images.
         DataError
             If a label is new.
         """
         check_is_fitted(self)
-        if not hasattr(self, "_training"):
-            raise UsageError(
-                "a loaded model does not hold the bits of its training images; fit a new one on all images"
-            )
-        watch = Stopwatch(self.ridge_device)
+        earlier, watch = self.training_, Stopwatch(self.ridge_device)
         with self._unchanged_by_failure():
             X, y = images_and_labels(X, y)
             if is_features(X):
                 X = checked_features(self, X, reset=False)
             added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
             camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
-            self._fit_readout(self._training + added, self.projection_, camera, watch)
+            self._fit_readout(earlier + added, self.projection_, camera, watch)
         return self
 
     def _encode(self, y: Any) -> np.ndarray:
@@ -352,8 +356,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         indices: np.ndarray = np.searchsorted(self.classes_, y)
         return indices
 
-    def _fit_readout(self, training: _Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
-        self._training, labels = training, training.labels
+    def _fit_readout(self, training: Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
+        self._keep(training, None)
+        labels = training.labels
         weights = training.weights * self._class_weights(labels)
         self.readout_, path = self._solved(
             training, self.n_bits_, weights, projection, camera, watch, self.alpha_search
@@ -363,9 +368,14 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.temperature_: float | None = fit_temperature(self.path_.loo_scores, labels, weights)
         self.timings_ = watch.total()
 
+    def _keep(self, training: Training | None, read: Callable[[], tuple[Training, np.ndarray]] | None) -> None:
+        """Set what `training_` returns, or what reads it."""
+        self._training = training
+        self._read_training = read
+
     def _solved(
         self,
-        training: _Training,
+        training: Training,
         m: int,
         weights: np.ndarray,
         projection: str,
@@ -393,7 +403,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return readout_on(readout, "cpu"), path_on_host(path)
 
     def _set_path(self, path: RidgePath) -> None:
-        self.path_, self.alpha_, self.loo_accuracy_ = path, path.alpha, path.loo_accuracy
+        self.path_: RidgePath = path
+        self.alpha_, self.loo_accuracy_ = path.alpha, path.loo_accuracy
         self.projection_ = self.readout_.kind
 
     def _class_weights(self, labels: np.ndarray) -> np.ndarray | float:
@@ -482,7 +493,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         kernels = choosing_kernels(self.projection)
 
         def solve(bits: np.ndarray, m: int, pooled: np.ndarray, rows: np.ndarray) -> tuple[str, RidgePath]:
-            training = _Training(bits, labels[rows], weights[rows], pooled)
+            training = Training(bits, labels[rows], weights[rows], pooled)
             search = choosing_search(len(rows), self.alpha_search)
             paths = [self._solved(training, m, weights[rows], kernel, None, watch, search)[1] for kernel in kernels]
             return max(zip(kernels, paths, strict=True), key=lambda each: each[1].loo_accuracy)
@@ -513,11 +524,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         watch: Stopwatch,
         work: Work | None = None,
         chosen: Chosen | None = None,
-    ) -> _Training:
+    ) -> Training:
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
         if is_features(X):
             indices, values = np.arange(len(X)), {"bits": pack_signs(X)}
+            paths = None
         else:
             images, engine = self._images(X, "train"), self._required_engine()
             outputs = self._outputs(engine)
@@ -527,6 +539,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 known = embed(engine, images, outputs, watch, kept)
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
+            paths = (
+                tuple(str(images.paths[row]) for row in indices.tolist()) if isinstance(images, ImageFiles) else None
+            )
         if not self._multilabel:
             self._refuse_emptied_classes(labels, labels[indices])
         counted = weights[indices] > 0
@@ -535,8 +550,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 f"sample_weight is 0 for every image of class {self.classes_[weightless[0]]!s}, which could never be "
                 "predicted; give one of them a positive weight, or leave the class out"
             )
-        kept_values = {name: value[counted] for name, value in values.items()}
-        return _Training(labels=labels[indices][counted], weights=weights[indices][counted], **kept_values)
+        training = Training(labels=labels[indices], weights=weights[indices], paths=paths, **values)
+        return training if counted.all() else training.only(counted)
 
     def _outputs(self, engine: Engine) -> tuple[str, ...]:
         """Return the outputs of the engine that the projection may read."""
@@ -782,8 +797,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             progress=progress,
         )
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, training: bool = True) -> None:
         """Write the model folder; see `aurevoir.load`.
+
+        Parameters
+        ----------
+        folder : path
+        training : bool
+            Whether to keep the bits and pooled features of the training images, by which a loaded model is refitted and
+            reviewed, in a file of its own that predictions do not read.
 
         An existing model is replaced by one call: at every moment the old or the new one is there, whole. Its card,
         `README.md`, is written anew.
@@ -796,19 +818,28 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             If it cannot be written; what was there is unchanged.
         """
         check_is_fitted(self)
+        kept = training and (self._training is not None or self._read_training is not None)
         stored = StoredModel(
             classes=self.classes_,
             multilabel=self._multilabel,
             features=self.n_bits_,
             feature_names=self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None,
             seed=self._seed,
-            parameters={name: getattr(self, name) for name in _STORED},
+            parameters={**{name: getattr(self, name) for name in _STORED}, **self._solving()},
             path=self.path_,
             temperature=self.temperature_,
             readout=self.readout_,
             engine=self.engine_,
+            training=(lambda: (self.training_, self.loo_scores_)) if kept else None,
         )
         write(stored, Path(folder))
+
+    def _solving(self) -> dict[str, Any]:
+        """Return the parameters besides that a refit needs, as a model folder holds them."""
+        weights = self.class_weight
+        if isinstance(weights, dict):
+            weights = [float(weights.get(label, 1)) for label in self.classes_.tolist()]
+        return {"alphas": None if self.alphas is None else np.asarray(self.alphas).tolist(), "class_weight": weights}
 
 
 def _opened(work: Path | str | None, report: bool) -> AbstractContextManager[Work | None]:
@@ -838,6 +869,8 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     """
     stored = read(Path(folder), rebuild)
     parameters = dict(stored.parameters)
+    if isinstance(weights := parameters.get("class_weight"), list):
+        parameters["class_weight"] = dict(zip(stored.classes.tolist(), weights, strict=True))
     if stored.engine is not None:
         made = stored.engine.manifest
         parameters |= {"engine": stored.engine, "backbone": made.backbone, "cut": made.cut}
@@ -850,5 +883,6 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
         classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
     classifier.readout_, classifier.skipped_, classifier.cut_choice_ = stored.readout, {}, None
     classifier.temperature_ = stored.temperature
+    classifier._keep(None, stored.training)
     classifier._set_path(stored.path)
     return classifier

@@ -3,6 +3,7 @@
 model.json            metadata, and the digests of the other files
 readout.safetensors   the ridge's arrays
 engine.aurevoir       the engine file; absent if the model was trained on features
+training.safetensors  bits, labels and weights of the training images; may be left out
 README.md             the model card
 """
 
@@ -11,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
 from ..schema import LONGEST, has_schema, refusing
 from ..signing import SIGNATURE
-from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, read_arrays, read_classes, read_model
+from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, TRAINING, read_arrays, read_classes, read_model
 from .opu import OPUS, Opu, opu_projector
+from .training import Training, pack, unpack
 
 _TRIES = 8
 """How often a folder that is replaced while it is read is opened."""
@@ -70,6 +73,9 @@ class StoredModel:
     readout : Readout
     engine : Engine or None
         None for a model that was trained on features.
+    training : callable or None
+        Returns what the model has learnt from, and its leave-one-out scores, float32 of shape (n, c); reads them where
+        the model was read. None where they are not kept.
     """
 
     classes: np.ndarray
@@ -82,6 +88,7 @@ class StoredModel:
     temperature: float | None
     readout: Readout
     engine: Engine | None
+    training: Callable[[], tuple[Training, np.ndarray]] | None
 
 
 def write(model: StoredModel, folder: Path) -> None:
@@ -112,7 +119,7 @@ def check_target(folder: Path | str) -> None:
 
 KIND = FolderKind(
     "model folder",
-    frozenset({ENGINE, ARRAYS, MODEL, CARD, SIGNATURE}),
+    frozenset({ENGINE, ARRAYS, TRAINING, MODEL, CARD, SIGNATURE}),
     lambda folder: has_schema(folder / MODEL, SCHEMA),
 )
 
@@ -124,6 +131,9 @@ def _files(model: StoredModel) -> dict[str, bytes]:
     files = {ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
     if model.engine is not None:
         files[ENGINE] = model.engine.to_bytes()
+    if model.training is not None:
+        training, loo_scores = model.training()
+        files[TRAINING] = pack(training, loo_scores, with_bits="rows" not in arrays)
     content = {
         "schema": SCHEMA,
         "classes": model.classes.tolist(),
@@ -239,7 +249,17 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         temperature=content.get("temperature"),
         readout=_read_readout(content["readout"], content["features"], arrays),
         engine=engine,
+        # Not a closure, which could not be pickled with the classifier.
+        training=partial(_read_training, folder, content, arrays.get("rows")) if TRAINING in content["files"] else None,
     )
+
+
+def _read_training(folder: Path, content: dict[str, Any], bits: np.ndarray | None) -> tuple[Training, np.ndarray]:
+    """Read what the model has learnt from: a file as large as the images are many, so only when it is needed."""
+    with open_folder(folder, "model folder", _REMEDY) as descriptor:
+        data = _read_checked(folder, TRAINING, content["files"][TRAINING], descriptor)
+    with refusing(str(folder / TRAINING), _REMEDY):
+        return unpack(data, content, bits)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -261,7 +281,8 @@ def _read_files(folder: Path, descriptor: int) -> tuple[dict[str, Any], dict[str
         raise UsageError(f"{folder} is not a model folder (no {MODEL}); train one with `aurevoir fit`") from None
     with refusing(f"{folder / MODEL} is damaged: it", _REMEDY):
         content = read_model(read_file(MODEL, LONGEST, f"{folder}:", _REMEDY, descriptor))
-    return content, {name: _read_checked(folder, name, digest, descriptor) for name, digest in content["files"].items()}
+    names = {name: digest for name, digest in content["files"].items() if name != TRAINING}
+    return content, {name: _read_checked(folder, name, digest, descriptor) for name, digest in names.items()}
 
 
 def _read_checked(folder: Path, name: str, digest: str, descriptor: int) -> bytes:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as load_arrays
 
 from ..calibration.thresholds import KNOWN_METHODS
 from ..engine.load import MODEL_ENGINE
@@ -32,10 +31,12 @@ from ..schema import (
     text,
     whole,
 )
+from .arrays_file import LARGEST_POOLED, checked_arrays, loaded_arrays
 from .opu import OPUS
 
 SCHEMA = "aurevoir-model/2"
 ENGINE, ARRAYS, MODEL, CARD = MODEL_ENGINE, "readout.safetensors", "model.json", "README.md"
+TRAINING = "training.safetensors"
 
 _KINDS = ("none", "exact", *POOLED, *PROJECTORS, *OPUS)
 _LABEL = Check(
@@ -47,6 +48,10 @@ _RIGHT = 1 + 1e-9
 """The greatest accuracy: weights are summed in two orders."""
 _SEED = whole(0, 2**128 - 1)
 _COUNT = whole(0, 2**63 - 1)
+_CLASS_WEIGHT = Check(
+    "'balanced' or positive numbers, one for each class",
+    lambda value: value == "balanced" or (isinstance(value, list) and all(map(number(above=0).accepts, value))),
+)
 _PARAMETERS = record(
     {},
     {
@@ -56,6 +61,8 @@ _PARAMETERS = record(
         "calibration_images": _COUNT,
         "method": one_of(KNOWN_METHODS),
         "resize": one_of(RESIZES),
+        "alphas": nullable(array(number(0), 1)),
+        "class_weight": nullable(_CLASS_WEIGHT),
     },
 )
 _MODEL = record(
@@ -71,7 +78,7 @@ _MODEL = record(
         "seed": _SEED,
         "parameters": _PARAMETERS,
         "readout": Check("an object", lambda value: isinstance(value, dict)),
-        "files": mapping(DIGEST, "digest", names=one_of((ARRAYS, ENGINE))),
+        "files": mapping(DIGEST, "digest", names=one_of((ARRAYS, ENGINE, TRAINING))),
     },
     {
         "feature_names": array(text(1 << 16), 1),
@@ -83,8 +90,6 @@ _GAIN = number(above=0, least=float(np.finfo("float32").tiny), most=float(np.fin
 _SPECKLE = {"kind": text(), "k": whole(1), "seed": _SEED, "gain": _GAIN, "saturation": number(0, 1)}
 _CLASS_BYTES = 1 << 26
 """What the array of classes takes at most, each as long as the dtype allows."""
-_HEADER = 1 << 16
-"""Bytes of a safetensors header, whose few arrays take less than a tenth of it."""
 _STANDARDIZED = ("pooled_mean", "pooled_scale", "pooled_rows")
 _FLOATS = frozenset(("weights", "coefficients", "intercept", "pooled_coefficients", *_STANDARDIZED))
 _LARGEST = 1e200
@@ -110,6 +115,9 @@ def read_model(data: bytes) -> dict[str, Any]:
     record(fields, {"device": text()} if kind == "opu" else {})(described, "readout")
     if ARRAYS not in content["files"]:
         raise MalformedError(f"has wrong fields (files.{ARRAYS} is missing)")
+    given = content["parameters"].get("class_weight")
+    if isinstance(given, list) and len(given) != len(content["classes"]):
+        raise MalformedError(f"has wrong fields ({len(given)} numbers in class_weight, not one for each class)")
     names = content.get("feature_names")
     if names is not None and (len(names) != content["features"] or ENGINE in content["files"]):
         raise MalformedError(
@@ -151,28 +159,8 @@ def read_arrays(data: bytes, content: Mapping[str, Any]) -> dict[str, np.ndarray
     MalformedError
         If it is not a safetensors file, or an array is missing, not known, not of its dtype or shape, or not finite.
     """
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(_HEADER, len(data) - 8):
-        raise MalformedError(f"is not a safetensors file (a header of {length:,d} bytes)")
-    header = parse_object(data[8 : 8 + length])
-    try:
-        arrays: dict[str, np.ndarray] = load_arrays(data)
-    except Exception as error:  # safetensors and NumPy raise what they like, of each broken header another
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MalformedError(f"is not a safetensors file ({reason})") from None
-    wanted = _shapes(content, arrays)
-    for name in [*wanted, *header]:
-        if name not in arrays or name not in wanted:
-            raise MalformedError(
-                f"is of another readout (array {shown(name)} is {'missing' if name in wanted else 'strange'})"
-            )
-    for name, (dtype, shape) in wanted.items():
-        found = arrays[name]
-        if found.dtype != dtype or found.shape != shape:
-            raise MalformedError(
-                f"is of another readout (array {name} is {found.dtype} of shape {found.shape}, not {dtype} of "
-                f"shape {shape})"
-            )
+    arrays = loaded_arrays(data)
+    checked_arrays(arrays, _shapes(content, arrays))
     _check_values(content, arrays)
     return arrays
 
@@ -203,14 +191,10 @@ def _rows(arrays: Mapping[str, np.ndarray], name: str) -> int:
     return max(2, len(arrays[name])) if name in arrays and arrays[name].ndim else 2
 
 
-_WIDEST = float(np.finfo("float32").max)
-"""Channel means and what standardizes them are no larger than float32 holds."""
-
-
 def _check_values(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     for name in _FLOATS.intersection(arrays):
         values = arrays[name]
-        most = np.float64(_WIDEST if name in _STANDARDIZED else _LARGEST)
+        most = np.float64(LARGEST_POOLED if name in _STANDARDIZED else _LARGEST)
         if not all((np.abs(values[which]) <= most).all() for which in blocks(len(values), 4096)):
             raise MalformedError(f"is damaged (a value of {name} is not a finite number up to {most:g})")
     m = content["features"]

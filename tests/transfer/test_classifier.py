@@ -313,12 +313,12 @@ def test_refit_keeps_engine_and_projection_and_adds_images(class_folder, tiny_on
     np.testing.assert_allclose(engine.scores(paths.tolist()), whole.scores(paths.tolist()), atol=1e-9)
 
 
-def test_refit_refuses_a_new_label_and_a_loaded_model(digits, tmp_path):
+def test_refit_refuses_a_new_label_and_a_model_saved_without_its_training(digits, tmp_path):
     X, y = digits[0][:100], digits[1][:100].copy()
     classifier = OpticalClassifier().fit(X, y)
     with pytest.raises(DataError, match="label 77 was not among those before"):
         classifier.refit(X[:1], [77])
-    classifier.save(tmp_path / "model")
+    classifier.save(tmp_path / "model", training=False)
     with pytest.raises(UsageError, match="does not hold the bits of its training images"):
         load(tmp_path / "model").refit(X, y)
 

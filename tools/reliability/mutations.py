@@ -187,7 +187,8 @@ def _readers(m: Material) -> dict[str, tuple[float, Mutate, Read]]:
         "manifests": (10, lambda r: _part(r, r.choice(engines), "manifest.json", _json), _read_engine),
         "tables in engines": (5, lambda r: _part(r, engines[1], "calibration.json", _json), _read_engine),
         "model.json": (10, lambda r: _model_json(r, r.choice(models)), _read_model),
-        "readout.safetensors": (10, lambda r: _readout(r, r.choice(models)), _read_model),
+        "readout.safetensors": (10, lambda r: _arrays(r, r.choice(models), "readout.safetensors"), _read_model),
+        "training.safetensors": (8, lambda r: _arrays(r, r.choice(models), "training.safetensors"), _read_training),
         "calibration tables": (10, lambda r: _json(r, table), _read_table),
         "TensorRT caches": (10, lambda r: _bytes(r, cache), _read_cache),
         "compared results": (8, lambda r: (_json(r, result), result), _compare),
@@ -233,6 +234,13 @@ def _read_model(files: dict[str, bytes], folder: Path) -> None:
     classifier = load(folder)
     if classifier.n_bits_ <= 1 << 20:
         classifier.labels(classifier.readout_.scores(np.zeros((2, -(-classifier.n_bits_ // 8)), "uint8")))
+
+
+def _read_training(files: dict[str, bytes], folder: Path) -> None:
+    from aurevoir.transfer.classifier import load
+
+    _read_model(files, folder)
+    load(folder).training_  # noqa: B018
 
 
 def _read_table(data: bytes, folder: Path) -> None:
@@ -473,9 +481,9 @@ def _model_json(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
     return files | {"model.json": _json(random, files["model.json"])}
 
 
-def _readout(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
-    """Mutate the arrays of a model: header or bytes; the digest in model.json is right."""
-    data = files["readout.safetensors"]
+def _arrays(random: Random, files: dict[str, bytes], name: str) -> dict[str, bytes]:
+    """Mutate a file of a model's arrays: header or bytes; the digest in model.json is right."""
+    data = files[name]
     length = int.from_bytes(data[:8], "little")
     if random.random() < 0.6:
         header = _json(random, data[8 : 8 + length])
@@ -489,8 +497,8 @@ def _readout(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
     else:
         data = _bytes(random, data)
     model = json.loads(files["model.json"])
-    model["files"]["readout.safetensors"] = hashlib.sha256(data).hexdigest()
-    return files | {"readout.safetensors": data, "model.json": json.dumps(model).encode()}
+    model["files"][name] = hashlib.sha256(data).hexdigest()
+    return files | {name: data, "model.json": json.dumps(model).encode()}
 
 
 def _onnx(random: Random, data: bytes) -> bytes:
