@@ -244,8 +244,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                     "the model does not hold the bits of its training images, which this needs: it was saved without "
                     "them, or by an earlier version; fit a new one on all images"
                 )
-            self._training, loo_scores = self._read_training()
-            self.path_ = replace(self.path_, loo_scores=loo_scores)
+            training, loo_scores = self._read_training()
+            self._keep(training, self._read_training)
+            self._set_path(replace(self.path_, loo_scores=loo_scores))
         return self._training
 
     @property
@@ -370,8 +371,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _keep(self, training: Training | None, read: Callable[[], tuple[Training, np.ndarray]] | None) -> None:
         """Set what `training_` returns, or what reads it."""
-        self._training = training
-        self._read_training = read
+        self._training: Training | None = training
+        self._read_training: Callable[[], tuple[Training, np.ndarray]] | None = read
 
     def _solved(
         self,
