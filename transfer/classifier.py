@@ -238,16 +238,17 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def training_(self) -> Training:
         """What the classifier has learnt from."""
         check_is_fitted(self)
-        if self._training is None:
-            if self._read_training is None:
-                raise UsageError(
-                    "the model does not hold the bits of its training images, which this needs: it was saved without "
-                    "them, or by an earlier version; fit a new one on all images"
-                )
-            training, loo_scores = self._read_training()
-            self._keep(training, self._read_training)
-            self._set_path(replace(self.path_, loo_scores=loo_scores))
-        return self._training
+        if self._training is not None:
+            return self._training
+        if self._read_training is None:
+            raise UsageError(
+                "the model does not hold the bits of its training images, which this needs: it was saved without them, "
+                "or by an earlier version; fit a new one on all images"
+            )
+        training, loo_scores = self._read_training()
+        self._keep(training, self._read_training)
+        self._set_path(replace(self.path_, loo_scores=loo_scores))
+        return training
 
     @property
     def loo_scores_(self) -> np.ndarray:
