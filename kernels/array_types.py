@@ -50,6 +50,9 @@ Standardized = Float32[_Library, "n channels"]
 OtherStandardized = Float32[_Library, "others channels"]
 TrainingChannels = Float32[_Library, "rows channels"]
 SimilarityRows = Float64[_Library, "n others"]
+SelfSimilarities = Float64[_Library, "n"]
+Similarities = Float64[_Library, "n"]
+Indices = Int64[_Library, "n"]
 
 # Outputs of projections and cameras. The intensities of an OPU are the bytes of its own camera.
 Intensities = Real[_Library, "n k"]
@@ -83,6 +86,7 @@ Weights = Float64[_Library, "k c"]
 Intercept = Float64[_Library, "c"]
 Scores = Float64[_Library, "n c"]
 LooScores = Float32[_Library, "n c"]
+PValues = Float64[_Library, "images c"]
 
 # Linear systems.
 SquareMatrix = Float[_Library, "n n"]

@@ -34,15 +34,15 @@ def fit_temperature(scores: LooScores | Scores, labels: Labels | LabelSets, weig
     Notes
     -----
     The targets are smoothed by Laplace's rule of succession, so that n rows without an error do not make anything
-    certain: of c classes the labelled one gets (n + 1) / (n + c).
+    certain: the labelled class gets (n + 1) / (n + 2), and the others share the rest.
     """
     n, c = scores.shape
     sample = slice(None, None, -(-scores.size // _CELLS))
     scores, labels, weights = scores[sample].astype("float64"), labels[sample], weights[sample]
     multilabel = labels.ndim == 2
-    outcomes = 2 if multilabel else c
+    others = 1 if multilabel else max(1, c - 1)
     ones = labels > 0 if multilabel else np.arange(c) == labels[:, None]
-    targets = (n * ones + 1) / (n + outcomes)
+    targets = np.where(ones, n + 1, 1 / others) / (n + 2)
     total = weights.sum()
 
     def loss(log_temperature: float) -> float:

@@ -657,6 +657,92 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError("the model was saved by a version without probabilities; fit it again")
         return self.temperature_
 
+    def prediction_sets(self, X: Any, coverage: float = 0.95, by_class: bool = False) -> np.ndarray:
+        """Return for each image the classes that cannot be ruled out.
+
+        Parameters
+        ----------
+        X
+            As in `predict`.
+        coverage : float
+            The share of images whose set has the true class, between 0 and 1.
+        by_class : bool
+            Whether the guarantee is to hold for the images of each class alone, in exchange for larger sets.
+
+        Returns
+        -------
+        sets : bool array of shape (n, c)
+            Columns ordered as in ``classes_``. A row has several classes, one, or none, where the image is unlike the
+            training images of every class.
+
+        Raises
+        ------
+        UsageError
+            If the model was saved without its training images, the projection has no kernel between images (those of
+            `kernels.training_kernel.KINDS` have), or labels are multilabel targets.
+        BudgetError
+            If the inverse of the n x n ridge system does not fit the memory budget.
+
+        Notes
+        -----
+        Full conformal prediction with exact leave-one-out scores, see `kernels.ridge.conformal`: for images that are
+        exchangeable with the training images, and one kernel, alpha and temperature, a set misses the true class with
+        probability at most ``1 - coverage``. What selecting these on the training images costs is measured in the
+        results.
+        """
+        p_values: np.ndarray = self.set_predictor(by_class).p_values(self._values(X))
+        return p_values > 1 - checked_coverage(coverage)
+
+    def set_predictor(self, by_class: bool = False) -> PredictionSets:
+        """Return what gives the p-value of each class for images in blocks; see `prediction_sets`."""
+        training = self.training_
+        return PredictionSets(
+            training,
+            training.weights * self._class_weights(training.labels),
+            self.projection_,
+            len(self.classes_),
+            self.alpha_,
+            self._required_temperature(),
+            by_class,
+            self.memory_budget,
+        )
+
+    def familiarity(self, X: Any) -> Familiarity:
+        """Return how familiar images are: their nearest training image, and a p-value.
+
+        Parameters
+        ----------
+        X
+            As in `predict`.
+
+        Returns
+        -------
+        Familiarity
+            Flag images of ``p_values`` up to 0.01, and at most 1 % of images like the training images are flagged. See
+            `kernels.familiarity`.
+
+        Raises
+        ------
+        UsageError
+            If the model was saved without its training images.
+        """
+        return self.neighbours()(self._values(X)["bits"])
+
+    def neighbours(self) -> Neighbours:
+        """Return what gives the familiarity of bits in blocks; see `familiarity`."""
+        return Neighbours(self.training_.bits, self.memory_budget)
+
+    def _values(self, X: Any) -> dict[str, np.ndarray]:
+        """Return the outputs of the engine that the readout may read, or the bits of features."""
+        check_is_fitted(self)
+        X = as_inputs(X)
+        if self.engine_ is None:
+            return {"bits": self._bits_of_features(X)}
+        images = self._images(X, "predict")
+        _, values = embed(self.engine_, images, self._read_outputs())
+        self._refuse_skipped(images)
+        return values
+
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores of shape (n, c) to labels, or for multilabel targets to an indicator matrix."""
         return (scores > 0).astype("int64") if self._multilabel else self.classes_[scores.argmax(axis=1)]
