@@ -118,8 +118,9 @@ def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths:
 
 def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> Iterator[str]:
     """Yield the lines of blocks of images as they come; none if no image at all can be read."""
+    from ..transfer.csv_rows import csv_line
     from ..transfer.model import model_digest
-    from ..transfer.prediction_file import columns, csv_line, csv_lines
+    from ..transfer.prediction_file import columns, csv_lines
     from ..transfer.predictions import predictions
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -189,7 +190,7 @@ def line(record: "Record") -> str:
     """Format the line of an image."""
     if "error" in record:
         return skipped_lines({record["path"]: record["error"]})[0]
-    from ..transfer.prediction_file import label_text
+    from ..transfer.csv_rows import label_text
 
     labels = (f"{name(label_text(each['label']))} ({_certainty(each)})" for each in record.get("top", [record]))
     return f"{name(record['path'])}: {', '.join(labels)}"

@@ -6,7 +6,7 @@ between processes.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -139,7 +139,7 @@ class ImageStream:
 
 def _decoded(
     paths: Iterable[Path | str], size: tuple[int, int], resize: Resize, channels: int, workers: int | None, ahead: int
-) -> Iterator[tuple[Path | str, np.ndarray | UnreadableImageError]]:
+) -> Generator[tuple[Path | str, np.ndarray | UnreadableImageError], None, None]:
     """Yield files in the order of the paths, decoded by threads that are at most so many files ahead."""
     pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as pool:

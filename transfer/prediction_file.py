@@ -12,6 +12,7 @@ from typing import BinaryIO
 from ..errors import DataError, UsageError
 from ..saving import explained, require_file_target
 from .classifier import OpticalClassifier
+from .csv_rows import csv_line, encoded, label_text, number_text
 from .predictions import BlockEnds, Record, predictions
 
 _LONGEST_ROW = 1 << 20
@@ -29,15 +30,6 @@ def csv_lines(records: Iterable[Record], names: Sequence[str], model: str) -> st
     return "".join(csv_line(row.get(name, "") for name in names) for row in rows)
 
 
-def csv_line(cells: Iterable[str]) -> str:
-    """Return a row of a CSV file: the same in every version of Python, whose `csv` changed what it quotes."""
-    return ",".join(map(_quoted, cells)) + "\n"
-
-
-def _quoted(cell: str) -> str:
-    return f'"{cell.replace(chr(34), chr(34) * 2)}"' if any(each in cell for each in ',"\r\n') else cell
-
-
 def _cells(record: Record, model: str) -> dict[str, str]:
     """Return the cells of a record by column; those that it lacks are empty."""
     cells = {"path": record["path"], "model": model, "error": record.get("error", "")}
@@ -47,24 +39,6 @@ def _cells(record: Record, model: str) -> dict[str, str]:
         cells[f"label{end}"] = label_text(each["label"])
         cells |= {f"{name}{end}": number_text(each[name]) for name in ("probability", "score")}
     return cells
-
-
-def label_text(label: object) -> str:
-    """Return a label, or several of an image, as text."""
-    return ";".join(map(str, label)) if isinstance(label, list) else str(label)
-
-
-def number_text(number: float | None) -> str:
-    """Return a score or probability as text, which does not show how a sum was rounded."""
-    return "" if number is None else f"{number:.6f}"
-
-
-def encoded(text: str) -> bytes:
-    """Return text as UTF-8, and of names that are not UTF-8 their own bytes."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace")
 
 
 class PredictionFile:
