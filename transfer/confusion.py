@@ -4,7 +4,7 @@ import html
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,12 @@ _MOST_COUNTED = 60
 _SMALL_CELL = 0.17
 """Inches of a cell without a count, which still has a label."""
 _LARGEST_SIDE = 34.0
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "aurevoir", "savefig.bbox": "tight", "savefig.pad_inches": 0.15}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "aurevoir",
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.15,
+}
 _STYLE = "body{margin:0 auto;padding:1rem;max-width:max-content;font-family:sans-serif;background:#fff;color:#222}"
 _STYLE += "div{overflow-x:auto}svg{max-width:none}"
 
