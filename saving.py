@@ -24,7 +24,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -69,10 +69,11 @@ class FolderKind:
     recognizes: Callable[[Path], bool]
 
 
-def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
+def write_atomically(path: Path | str, data: bytes | memoryview | Iterator[bytes]) -> None:
     """Write a file, or replace it by one call; readers see the old or the new one, whole, also after a crash.
 
     Where the path is a link, the file that it points to is written. The permissions of a file that is replaced stay.
+    Parts that an iterator yields are written as they come.
 
     Raises
     ------
@@ -81,11 +82,12 @@ def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
     """
     with explained(path):
         target, is_ours = _resolved(path), _only.get()
+        parts, size = (data, 0) if isinstance(data, Iterator) else (iter([data]), len(data))
         _save(
             target,
             frozenset(),
-            len(data),
-            lambda staging: _write_file(staging, _NEW, data),
+            size,
+            lambda staging: _write_file(staging, _NEW, parts),
             lambda there: stat.S_ISREG(there.lstat().st_mode) and (is_ours is None or holds_only(there, is_ours)),
         )
 
@@ -122,7 +124,7 @@ def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind)
         os.mkdir(_NEW, dir_fd=staging.number)
         with _Descriptor(_NEW, _FOLDER, staging) as folder:
             for name, data in files.items():
-                _write_file(folder, name, data)
+                _write_file(folder, name, [data])
             os.fsync(folder.number)
 
     with explained(path):
@@ -294,7 +296,7 @@ def _try(path: Path | str, target: Path) -> None:
     if any(len(os.fsencode(part)) > longest for part in target.parts) or len(os.fsencode(target)) > _LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     with _Descriptor(parent, _FOLDER) as above, _staged(above, _NEW, ()) as (_, staging):
-        _write_file(staging, _NEW, bytes(4096))
+        _write_file(staging, _NEW, [bytes(4096)])
 
 
 @contextmanager
@@ -359,11 +361,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
-def _write_file(folder: _Descriptor, name: str, data: bytes | memoryview) -> None:
-    left = memoryview(data)
+def _write_file(folder: _Descriptor, name: str, parts: Iterable[bytes | memoryview]) -> None:
     with _Descriptor(name, _CREATE, folder) as file:
-        while left:
-            left = left[os.write(file.number, left) :]
+        for part in parts:
+            left = memoryview(part)
+            while left:
+                left = left[os.write(file.number, left) :]
         os.fsync(file.number)
 
 

@@ -1,9 +1,9 @@
 """``aurevoir COMMAND``: arguments, exit codes, and output on stdout and stderr.
 
 A command is a module of this package with ``add_arguments(parser)``, ``run(args)``, which returns
-the dictionary that ``--json`` prints, and ``describe(result)``, which formats it as text; `outputs`
-says how it writes files. Only the module of the given command is imported, and it imports heavy
-packages only when it runs.
+the dictionary that ``--json`` prints, and ``describe(result)``, which formats it as text; ``run`` may
+also return an iterator of texts, which are printed as they come. `outputs` says how it writes files.
+Only the module of the given command is imported, and it imports heavy packages only when it runs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
         # argparse's own passes over an error.
         if file is not sys.stdout:
             super()._print_message(message, file)
-        elif code := _printed(self.prog, message.removesuffix("\n")):
+        elif code := _printed(self.prog, f"{shown(message.removesuffix(chr(10)))}\n"):
             self.exit(code)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -155,8 +155,10 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     _show_logs(getattr(args, "verbose", False))
     _check_process()
     result = _module(args.command).run(args)
+    if isinstance(result, Iterator):
+        return _printed_as_they_come(f"aurevoir {args.command}", result)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)
-    code = _printed(f"aurevoir {args.command}", text)
+    code = _printed(f"aurevoir {args.command}", f"{shown(text)}\n")
     for reason in (unsaved := result.get("unsaved", [])):
         code = _failed(f"aurevoir {args.command}", reason)
     if not unsaved:
@@ -212,12 +214,20 @@ def _show_logs(verbose: bool) -> None:
     logging.getLogger("aurevoir.weights").setLevel(logging.INFO)
 
 
+def _printed_as_they_come(program: str, texts: Iterator[str]) -> int:
+    """Print texts, and stop the work on the next ones when one cannot be written."""
+    for text in texts:
+        if code := _printed(program, text):
+            return code
+    return 0
+
+
 def _printed(program: str, text: str) -> int:
     """Print on stdout and return the exit code: 1 if it cannot be written, with no word if its reader has left."""
     if sys.stdout is None:
         return _failed(program, "stdout is closed; nothing was printed")
     try:
-        print(shown(text), flush=True)
+        print(text, end="", flush=True)
     except OSError as error:
         # What Python would still flush at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

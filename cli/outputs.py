@@ -44,6 +44,8 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
     "a report": _is_report,
     "a figure": _is_figure,
+    "a confusion matrix": lambda head: _is_report(head) or _is_figure(head),
+    "a table of evaluated images": lambda head: head.startswith(b"path,label,predicted,"),
     "a report or a figure": lambda head: _is_report(head) or _is_figure(head),
 }
 """What each kind of file that commands write begins with."""
@@ -74,8 +76,8 @@ def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: 
             continue
         option = f"--{each.replace('_', '-')}"
         require_file_target(path)
-        if kind == "a figure":
-            _check_figure(option, path)
+        if kind in ("a figure", "a confusion matrix"):
+            _check_figure(option, path, () if kind == "a figure" else ("html", "htm"))
         if real := taken.get(os.path.realpath(path)):
             raise UsageError(f"{option} {path} is {real}; give another name")
         taken[os.path.realpath(path)] = f"that of {option} too"
@@ -91,13 +93,13 @@ def _check_kind(option: str, path: str, kind: str) -> None:
         raise UsageError(f"{option} {path} exists and is not {kind} of aurevoir's; give another name, or remove it")
 
 
-def _check_figure(option: str, path: str) -> None:
+def _check_figure(option: str, path: str, pages: tuple[str, ...]) -> None:
     from ..calibration.fidelity import require_plotting
 
     require_plotting()
     from matplotlib.backend_bases import FigureCanvasBase
 
-    known = FigureCanvasBase.get_supported_filetypes()
+    known = (*FigureCanvasBase.get_supported_filetypes(), *pages)
     if (ending := Path(path).suffix.removeprefix(".").lower()) and ending not in known:
         raise UsageError(
             f"{option} {path} ends in .{ending}; give one of {', '.join(f'.{each}' for each in sorted(known))}"

@@ -1,54 +1,199 @@
 """``aurevoir predict``."""
 
 import argparse
-from typing import Any
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .options import add_rebuild, none_readable, skipped_lines
-from .text import name
+from .options import add_rebuild, none_readable, positive, skipped_lines
+from .text import name, shown
+
+if TYPE_CHECKING:
+    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.predictions import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "In brackets is the probability of the label, calibrated by leave-one-out on the training images; an image of "
-        "none of the classes has one too."
+        "none of the classes has one too. Images are labelled as they are read, and what cannot be read is reported in "
+        "its place."
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    images = parser.add_argument(
+        "images", nargs="+", default=[], help="image files, folders of them, or - for a path a line on stdin"
+    )
+    # With nargs="*" argparse takes none where an option comes before them.
+    images.required = False
+    parser.add_argument("--from", metavar="FILE", help="a file of such paths, one a line")
+    parser.add_argument("--top", type=positive, default=1, metavar="K", help="the K likeliest labels (default: 1)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print a CSV row an image")
+    form.add_argument("--json-lines", action="store_true", help="print a JSON object a line, for each image")
+    form.add_argument("--out", metavar="F.csv", help="write the CSV rows to this file as they come")
+    form.add_argument("--resume", metavar="F.csv", help="the same, after the rows that an interrupted run has written")
     add_rebuild(parser)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Predict the label of each image."""
-    from ..images.sources import expand
+def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
+    """Predict the label of each image: return all, or yield lines as they come, or write them to a file."""
+    from ..images.listing import image_paths, open_list
     from ..transfer.classifier import load
 
+    target = args.out or args.resume
+    _check(args, target)
+    given = getattr(args, "from")
+    listed = None if given is None else open_list(given)
     classifier = load(args.model, rebuild=args.rebuild)
-    files = classifier.image_files(expand(args.images, keep_missing=True))
-    indices, scores = classifier.score_images(files)
-    if not len(indices):
-        raise none_readable(len(files), files.skipped)
-    labels = classifier.labels(scores).tolist()
-    # A model of an earlier version has no probabilities.
-    chances = [None] * len(scores) if classifier.temperature_ is None else classifier.probabilities(scores).max(axis=1)
+    paths = image_paths(args.images, listed)
+    if target is not None:
+        return _written(args, classifier, paths, target)
+    return _collected(args, classifier, paths) if args.json else _lines(args, classifier, paths)
+
+
+def _check(args: argparse.Namespace, target: str | None) -> None:
+    from ..errors import UsageError
+    from ..saving import require_file_target
+    from .outputs import refuse_inside
+
+    if not args.images and getattr(args, "from") is None:
+        raise UsageError("there are no images; give files, folders, - for a path a line on stdin, or --from FILE")
+    if args.json and (args.csv or args.json_lines):
+        raise UsageError(f"--json and {'--csv' if args.csv else '--json-lines'} are two forms of one result; give one")
+    if target is not None:
+        option = "--out" if args.out else "--resume"
+        if Path(target).suffix.lower() != ".csv":
+            raise UsageError(f"{option} {target} must end in .csv, the format that is written; give {target}.csv")
+        refuse_inside(option, target, args.model)
+        require_file_target(target)
+
+
+class _Count:
+    """What was read and what was not, with a progress bar where no results are seen."""
+
+    def __init__(self, show: bool) -> None:
+        from ..progress import progress_bar
+
+        self.images = self.unreadable = 0
+        self.first: dict[str, str] = {}
+        self._bar = progress_bar(desc="predict", unit="img", show=show)
+
+    def __enter__(self) -> "_Count":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.close()
+
+    def add(self, records: "list[Record]") -> None:
+        bad = [each for each in records if "error" in each]
+        if bad and not self.first:
+            self.first = {bad[0]["path"]: bad[0]["error"]}
+        self.images, self.unreadable = self.images + len(records), self.unreadable + len(bad)
+        self._bar.update(len(records))
+
+    def require_readable(self) -> None:
+        if self.unreadable == self.images:
+            raise none_readable(self.images, self.first)
+
+
+def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> dict[str, Any]:
+    """Return all predictions as one object."""
+    from ..transfer.predictions import predictions
+
+    found: list[Record] = []
+    with _Count(show=True) as count:
+        for records in predictions(classifier, paths, args.top):
+            found += records
+            count.add(records)
+    count.require_readable()
     return {
-        "predictions": [
-            {
-                "path": str(files.paths[index]),
-                "label": label,
-                "score": float(row.max()),
-                "probability": None if chance is None else float(chance),
-            }
-            for index, label, row, chance in zip(indices, labels, scores, chances, strict=True)
-        ],
-        "skipped": files.skipped,
+        "predictions": [each for each in found if "error" not in each],
+        "skipped": {each["path"]: each["error"] for each in found if "error" in each},
+    }
+
+
+def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> Iterator[str]:
+    """Yield the lines of blocks of images as they come; none if no image at all can be read."""
+    from ..transfer.csv_rows import csv_line
+    from ..transfer.model import model_digest
+    from ..transfer.prediction_file import columns, csv_lines
+    from ..transfer.predictions import predictions
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    names, model = columns(args.top), model_digest(args.model)
+    head = csv_line(names) if args.csv else ""
+
+    def text(records: "list[Record]") -> str:
+        if args.json_lines:
+            return "".join(f"{json.dumps(each)}\n" for each in records)
+        if args.csv:
+            lines = csv_lines(records, names, model)
+            return shown(lines) if on_terminal else lines
+        return "".join(f"{line(each)}\n" for each in records)
+
+    with _Count(show=not on_terminal) as count:
+        held: list[Record] = []
+        for records in predictions(classifier, paths, args.top):
+            count.add(records)
+            if held or count.unreadable < count.images:
+                yield head + text(held) + text(records)
+                head, held = "", []
+            else:
+                held = records
+    count.require_readable()
+
+
+def _written(
+    args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path], target: str
+) -> dict[str, Any]:
+    """Write the predictions to a file as they come."""
+    from ..images.sources import warn
+    from ..transfer.model import model_digest
+    from ..transfer.prediction_file import PredictionFile
+
+    start = time.perf_counter()
+    model, resume = model_digest(args.model), args.resume is not None
+    with PredictionFile(target, classifier, model, args.top, resume) as file, _Count(show=True) as count:
+        try:
+            for records in file.write(paths):
+                count.add(records)
+        except KeyboardInterrupt:
+            warn(f"{file.rows} images are in {target}; go on with --resume {target}")
+            raise
+    if file.rows == count.images:
+        count.require_readable()
+    return {
+        "out": target,
+        "images": file.rows,
+        "new": count.images,
+        "unreadable": count.unreadable,
+        "images_per_second": count.images / (time.perf_counter() - start),
     }
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Format one line per image."""
-    found = [f"{name(item['path'])}: {name(item['label'])} ({_certainty(item)})" for item in result["predictions"]]
-    return "\n".join([*found, *skipped_lines(result["skipped"])])
+    """Format one line per image, or where they were written what was."""
+    if "out" in result:
+        unread = f", {result['unreadable']} of them unreadable" if result["unreadable"] else ""
+        return (
+            f"{result['out']}: {result['images']} images; {result['new']} new ones{unread}, "
+            f"{result['images_per_second']:.1f} images/s"
+        )
+    return "\n".join([*map(line, result["predictions"]), *skipped_lines(result["skipped"])])
+
+
+def line(record: "Record") -> str:
+    """Format the line of an image."""
+    if "error" in record:
+        return skipped_lines({record["path"]: record["error"]})[0]
+    from ..transfer.csv_rows import label_text
+
+    labels = (f"{name(label_text(each['label']))} ({_certainty(each)})" for each in record.get("top", [record]))
+    return f"{name(record['path'])}: {', '.join(labels)}"
 
 
 def _certainty(item: dict[str, Any]) -> str:

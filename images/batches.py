@@ -6,13 +6,13 @@ between processes.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
@@ -61,7 +61,7 @@ class ImageFiles:
     def batches(self, batch_size: int = 16) -> Iterator[Batch]:
         """Yield batches in the order of the paths; unreadable files are skipped."""
         kept: list[tuple[int, np.ndarray]] = []
-        for index, pixels in self._decoded(ahead=2 * batch_size):
+        for index, pixels in self._readable(ahead=2 * batch_size):
             kept.append((index, pixels))
             if len(kept) == batch_size:
                 yield _stack(kept)
@@ -69,28 +69,97 @@ class ImageFiles:
         if kept:
             yield _stack(kept)
 
-    def _decoded(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
-        workers = self.workers or os.cpu_count() or 1
+    def _readable(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
         bar = progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None)
-        pending: deque[tuple[int, Future[np.ndarray]]] = deque()
-        with bar, ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-            try:
-                for index, path in enumerate(self.paths):
-                    pending.append((index, pool.submit(decode, path, self.size, self.resize, self.channels)))
-                    if len(pending) > ahead:
-                        yield from self._finish(*pending.popleft(), bar)
-                while pending:
-                    yield from self._finish(*pending.popleft(), bar)
-            finally:
-                for _, future in pending:
-                    future.cancel()
+        found = _decoded(self.paths, self.size, self.resize, self.channels, self.workers, ahead)
+        with bar, closing(found):
+            for index, (path, pixels) in enumerate(found):
+                bar.update()
+                if isinstance(pixels, UnreadableImageError):
+                    self.skipped[str(path)] = str(pixels)
+                else:
+                    yield index, pixels
 
-    def _finish(self, index: int, future: "Future[np.ndarray]", bar: tqdm) -> Iterator[tuple[int, np.ndarray]]:
-        bar.update()
+
+LONGEST_BATCH = 1024
+"""Files after which a batch of a stream ends, however few of them can be read."""
+
+
+@dataclass
+class ImageStream:
+    """Image files of any number as batches of pixels: paths are read as they are needed, and nothing is kept.
+
+    A batch ends with so many readable images, or with `LONGEST_BATCH` files: then it may be short, or empty.
+
+    Parameters
+    ----------
+    paths : iterable of paths
+    size, resize, workers, channels
+        As of `ImageFiles`.
+    """
+
+    paths: Iterable[Path | str]
+    size: tuple[int, int]
+    resize: Resize = "stretch"
+    workers: int | None = None
+    channels: int = 3
+    _files: list[tuple[str, str | None]] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_channels(self.channels)
+        self.size = check_size(self.size)
+
+    def batches(self, batch_size: int = 16) -> Iterator[Batch]:
+        """Yield batches in the order of the paths; their indices count all files."""
+        kept: list[tuple[int, np.ndarray]] = []
+        files, end = 0, 0
+        found = _decoded(self.paths, self.size, self.resize, self.channels, self.workers, 2 * batch_size)
+        with closing(found):
+            for index, (path, pixels) in enumerate(found):
+                files = index + 1
+                if isinstance(pixels, UnreadableImageError):
+                    self._files.append((str(path), str(pixels) or "cannot be read"))
+                else:
+                    self._files.append((str(path), None))
+                    kept.append((index, pixels))
+                if len(kept) == batch_size or files - end == LONGEST_BATCH:
+                    yield self._stacked(kept)
+                    kept, end = [], files
+            if files > end:
+                yield self._stacked(kept)
+
+    def _stacked(self, kept: list[tuple[int, np.ndarray]]) -> Batch:
+        return _stack(kept) if kept else (np.empty(0, "int64"), np.empty((0, *self.size, self.channels), "uint8"))
+
+    def take(self) -> list[tuple[str, str | None]]:
+        """Return the files of the batches since the last call: the path of each, and why it cannot be read, or None."""
+        taken, self._files = self._files, []
+        return taken
+
+
+def _decoded(
+    paths: Iterable[Path | str], size: tuple[int, int], resize: Resize, channels: int, workers: int | None, ahead: int
+) -> Generator[tuple[Path | str, np.ndarray | UnreadableImageError], None, None]:
+    """Yield files in the order of the paths, decoded by threads that are at most so many files ahead."""
+    pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as pool:
         try:
-            yield index, future.result()
-        except UnreadableImageError as error:
-            self.skipped[str(self.paths[index])] = str(error)
+            for path in paths:
+                pending.append((path, pool.submit(decode, path, size, resize, channels)))
+                if len(pending) > ahead:
+                    yield _finished(*pending.popleft())
+            while pending:
+                yield _finished(*pending.popleft())
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _finished(path: Path | str, future: "Future[np.ndarray]") -> tuple[Path | str, np.ndarray | UnreadableImageError]:
+    try:
+        return path, future.result()
+    except UnreadableImageError as error:
+        return path, error
 
 
 @dataclass
@@ -118,6 +187,7 @@ class ImageArray:
 
 
 Images = ImageFiles | ImageArray
+"""Images that can be counted, and read more than once."""
 
 
 def _stack(kept: list[tuple[int, np.ndarray]]) -> Batch:

@@ -25,6 +25,7 @@ from .array_types import (
     Intercept,
     Labels,
     LabelSets,
+    RowCounts,
     Scores,
     Speckle,
     SquareCounts,
@@ -53,6 +54,7 @@ AUTO, AUTO_POOLED = ("none", "exact"), ("pooled", "rbf", "bits+rbf")
 """The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
 COMPARED_ROWS = 4096
 """Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
+_BYTES_OF_ROW, _MOST_ROWS = 1 << 17, 1024
 SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 Projector = Callable[[int, int, int], Projection]
 PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense-signs": DenseSigns}
@@ -103,14 +105,18 @@ class ExactReadout:
     kind: ClassVar[str] = "exact"
     uses_pooled: ClassVar[bool] = False
 
+    @cached_property
+    def _norms(self) -> RowCounts:
+        return popcount(self.rows)
+
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         xp = namespace(bits)
-        norms, result = popcount(self.rows), [xp.empty((0, len(self.intercept)))]
+        result = [xp.empty((0, len(self.intercept)))]
         for which in blocks(len(bits), 1024):
             block = bits[which]
             counts = overlap(block, self.rows, budget)
-            kernel = exact_kernel(counts, popcount(block), norms, out=counts)
+            kernel = exact_kernel(counts, popcount(block), self._norms, out=counts)
             result.append(product(kernel.astype("float64"), self.coefficients) + self.intercept)
         return xp.concatenate(result)
 
@@ -199,6 +205,24 @@ class SumReadout:
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
         return self.of_bits.scores(bits, budget) + self.of_pooled.scores(bits, budget, pooled)
+
+
+def rows_of_call(readout: Readout) -> int:
+    """Return how many rows to score at once, where they come one after another.
+
+    A call reads the readout's arrays, or draws its random matrix, whatever the number of rows: with so many that is
+    little work for each of them.
+    """
+    return max(1, min(_MOST_ROWS, _call_bytes(readout) // _BYTES_OF_ROW))
+
+
+def _call_bytes(readout: Readout) -> int:
+    if isinstance(readout, SumReadout):
+        return _call_bytes(readout.of_bits) + _call_bytes(readout.of_pooled)
+    assert isinstance(readout, BitsReadout | ExactReadout | SpeckleReadout | PooledReadout | RadialReadout)
+    drawn = getattr(readout, "projection", None)
+    entries = 2 * drawn.m * drawn.k if isinstance(drawn, Dense | DenseSigns) else 0
+    return entries + sum(getattr(getattr(readout, each.name), "nbytes", 0) for each in fields(readout))
 
 
 def _required(pooled: ChannelMeans | None) -> ChannelMeans:

@@ -194,6 +194,23 @@ def test_a_size_beyond_the_free_space_is_refused_before_a_byte_is_written(tmp_pa
     assert _content(tmp_path / "file") == b"old"
 
 
+def test_parts_are_written_as_they_come_and_none_of_them_where_one_is_missing(tmp_path):
+    def parts(fails):
+        yield b"first"
+        staged = [path for path in tmp_path.rglob("new")]
+        assert [path.read_bytes() for path in staged] == [b"first"]
+        if fails:
+            raise KeyboardInterrupt
+        yield b"second"
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", parts(True))
+    assert list(tmp_path.iterdir()) == []
+    write_atomically(tmp_path / "file", parts(False))
+    assert (tmp_path / "file").read_bytes() == b"firstsecond"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_everything_is_flushed_before_and_after_it_is_placed(tmp_path, monkeypatch):
     write_folder(tmp_path / "target", OLD, KIND)
     done = []

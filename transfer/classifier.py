@@ -1,7 +1,7 @@
 """OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from numbers import Real
@@ -23,20 +23,29 @@ from ..engine.load import load_engine
 from ..engine.runtimes.base import Precision, RuntimeName
 from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from ..errors import DataError, UsageError
-from ..images.batches import ImageFiles, Images
+from ..images.batches import ImageFiles, Images, ImageStream
 from ..images.decode import Resize, check_resize
 from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
-from ..kernels.memory import memory_budget
+from ..kernels.memory import blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
-from ..kernels.readout import POOLED, PROJECTIONS, Readout, SpeckleReadout, fit_readout, path_on_host, readout_on
+from ..kernels.readout import (
+    POOLED,
+    PROJECTIONS,
+    Readout,
+    SpeckleReadout,
+    fit_readout,
+    path_on_host,
+    readout_on,
+    rows_of_call,
+)
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
-from .embed import embed
+from .embed import embed, embed_blocks
 from .evaluate import evaluate
 from .inputs import (
     as_images,
@@ -798,6 +807,36 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         weights = None if sample_weight is None else checked_weights(sample_weight, len(y))
         return float(super().score(X, y, weights))
 
+    def iter_scores(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Score the readable images as they come, some batches of the engine at a time.
+
+        Parameters
+        ----------
+        images : ImageFiles, ImageArray or ImageStream
+
+        Yields
+        ------
+        indices : int64 array of shape (n,)
+            Indices of the scored images; of none where a stream has only files that cannot be read for long.
+        scores : float64 array of shape (n, c)
+            Those of `score_images`.
+        """
+        check_is_fitted(self)
+        for indices, values in embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once()):
+            yield indices, self._scored(values)
+
+    def rows_at_once(self) -> int:
+        """Return the readable images after which `iter_scores` yields: full batches of the engine."""
+        batch = self._required_engine().batch_size
+        return -(-rows_of_call(self.readout_) // batch) * batch
+
+    def _read_outputs(self) -> tuple[str, ...]:
+        """Return the outputs of the engine that the readout reads."""
+        return ("bits", "pooled") if self.readout_.uses_pooled else ("bits",)
+
+    def _scored(self, values: dict[str, np.ndarray]) -> np.ndarray:
+        return self.readout_.scores(values["bits"], self.memory_budget, values.get("pooled"))
+
     def score_images(self, images: Images, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Score the readable images.
 
@@ -814,18 +853,31 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         scores : float64 array of shape (n, c)
         """
         check_is_fitted(self)
-        engine = self._required_engine()
-        with _opened(work, self.verbose) as opened:
-            outputs = ("bits", "pooled") if self.readout_.uses_pooled else ("bits",)
-            kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, kept=kept)
-        return indices, self.readout_.scores(values["bits"], self.memory_budget, values.get("pooled"))
+        engine, none = self._required_engine(), (np.empty(0, "int64"), np.empty((0, len(self.classes_))))
+        if work is None:
+            found = [none, *self.iter_scores(images)]
+        else:
+            with _opened(work, self.verbose) as opened:
+                assert opened is not None
+                outputs = self._read_outputs()
+                indices, values = embed(engine, images, outputs, kept=KeptBits(opened, "test", engine, images, outputs))
+            # In the same blocks: a product of other shape may be rounded otherwise.
+            slices = blocks(len(indices), self.rows_at_once())
+            parts = ({name: value[which] for name, value in values.items()} for which in slices)
+            found = [none, *((indices[which], self._scored(part)) for which, part in zip(slices, parts, strict=True))]
+        return np.concatenate([each for each, _ in found]), np.concatenate([scores for _, scores in found])
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files with the size and resize mode of this classifier's engine."""
         made, description = self._required_engine().manifest, "images" if self.verbose else None
         height, width, channels = made.input_shape
         return ImageFiles(paths, (height, width), made.resize, description=description, channels=channels)
+
+    def image_stream(self, paths: Iterable[Path | str]) -> ImageStream:
+        """Return files of any number, read as they are needed, with the size and resize mode of the engine."""
+        made = self._required_engine().manifest
+        height, width, channels = made.input_shape
+        return ImageStream(paths, (height, width), made.resize, channels=channels)
 
     def to_engine(
         self,

@@ -1,11 +1,11 @@
 """Run images through an engine in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ..engine.engine import Engine
-from ..images.batches import Images
+from ..images.batches import Images, ImageStream
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
 
@@ -63,6 +63,42 @@ def embed(
     if kept is not None:
         kept.finish()
     return indices[:filled], {name: result[:filled] for name, result in results.items()}
+
+
+def embed_blocks(
+    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], rows: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yield outputs of an engine as they come, in blocks of whole batches.
+
+    Parameters
+    ----------
+    engine : Engine
+    images : ImageFiles, ImageArray or ImageStream
+    outputs : sequence of str
+        Some of ``engine.outputs``.
+    rows : int
+        Readable images after which a block ends; it also ends with a batch that is not full.
+
+    Yields
+    ------
+    indices, values
+        As `embed` returns them; of no image for a batch of a stream in which none is readable.
+    """
+    types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
+    empty = {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in types.items()}
+    held: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    for indices, pixels in images.batches(engine.batch_size):
+        held.append((indices, engine.run(pixels, outputs) if len(pixels) else empty))
+        if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    indices = np.concatenate([each for each, _ in parts])
+    return indices, {name: np.concatenate([values[name] for _, values in parts]) for name in parts[0][1]}
 
 
 def embed_bits(

@@ -1,13 +1,13 @@
 """Split labelled images and evaluate classifiers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
+from scipy.stats import binomtest
 from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
@@ -40,6 +40,17 @@ class Evaluation:
     per_class: list[float | None]
     confusion: np.ndarray
     skipped: dict[str, str]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The confidence interval of the accuracy; see `accuracy_interval`."""
+        return accuracy_interval(int(np.trace(self.confusion)), int(self.confusion.sum()))
+
+
+def accuracy_interval(right: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of an accuracy: in which that on all such images lies with this confidence."""
+    found = binomtest(right, images).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def train_and_test(
@@ -111,9 +122,10 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
 
 
 class Scorer(Protocol):
-    """What is evaluated: an `OpticalClassifier`, whose methods these are."""
+    """What is evaluated: an `OpticalClassifier`, whose attributes and methods these are."""
 
     classes_: np.ndarray
+    temperature_: float | None
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files as the classifier's engine takes them."""
@@ -121,8 +133,108 @@ class Scorer(Protocol):
     def score_images(self, images: ImageFiles, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the readable images, and their scores."""
 
+    def iter_scores(self, images: ImageFiles) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the same block by block."""
+
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores to labels."""
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Convert scores to probabilities."""
+
+
+class Evaluating:
+    """An evaluation as it goes: images are scored block by block, and only counts of them are kept.
+
+    Parameters
+    ----------
+    classifier : OpticalClassifier
+    data : LabelledPaths
+    work : path, optional
+        A work folder that keeps the bits of all images; they are then one block.
+
+    Raises
+    ------
+    DataError
+        If a class is unknown to the classifier.
+    """
+
+    def __init__(self, classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> None:
+        self._classifier, self._data, self._work = classifier, data, work
+        self._files = classifier.image_files(data.paths)
+        self._numbers = {label: number for number, label in enumerate(classifier.classes_.tolist())}
+        if strange := sorted(set(data.labels) - set(self._numbers)):
+            raise DataError(
+                f"class {strange[0]!r} is not one of the model's classes: {', '.join(map(str, self._numbers))}"
+            )
+        self._confusion = np.zeros((len(self._numbers), len(self._numbers)), "int64")
+        self._done = 0
+        self._failure: BaseException | None = None
+        self._blocks = self._evaluated()
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield records of images: ``path``, ``label``, and ``predicted`` and ``probability``, or ``error``."""
+        return self._blocks
+
+    def _evaluated(self) -> Iterator[list[dict[str, Any]]]:
+        scored = self._classifier.iter_scores(self._files)
+        try:
+            for indices, scores in (
+                scored if self._work is None else [self._classifier.score_images(self._files, self._work)]
+            ):
+                yield self._counted(indices, scores)
+            yield self._unreadable(len(self._files))
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _scored(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if self._work is None:
+            return self._classifier.iter_scores(self._files)
+        return iter([self._classifier.score_images(self._files, self._work)])
+
+    def _counted(self, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        classifier, records = self._classifier, list[dict[str, Any]]()
+        predicted, places = classifier.labels(scores).tolist(), indices.tolist()
+        # A model of an earlier version has no probabilities.
+        chances = [None] * len(places)
+        if classifier.temperature_ is not None:
+            chances = classifier.probabilities(scores).max(axis=1).tolist()
+        for index, found, chance in zip(places, predicted, chances, strict=True):
+            records += self._unreadable(index)
+            path, label = str(self._files.paths[index]), self._data.labels[index]
+            self._confusion[self._numbers[label], self._numbers[found]] += 1
+            records.append({"path": path, "label": label, "predicted": found, "probability": chance})
+            self._done = index + 1
+        return records
+
+    def _unreadable(self, end: int) -> list[dict[str, Any]]:
+        """Return the records of the files up to an index, which could not be read."""
+        which = range(self._done, end)
+        self._done = end
+        paths, labels = self._files.paths, self._data.labels
+        skipped = self._files.skipped
+        return [{"path": str(paths[i]), "label": labels[i], "error": skipped[str(paths[i])]} for i in which]
+
+    def result(self) -> Evaluation:
+        """Evaluate what is left, and return the result.
+
+        Raises
+        ------
+        DataError
+            If no image can be read.
+        """
+        for _ in self._blocks:
+            pass
+        if self._failure is not None:
+            raise self._failure
+        totals = self._confusion.sum(axis=1)
+        if not totals.any():
+            raise DataError(f"none of the {len(self._files)} test files is a readable image; check the folder")
+        right = np.diag(self._confusion)
+        per_class = [float(hit / total) if total else None for hit, total in zip(right, totals, strict=True)]
+        skipped = dict(self._files.skipped)
+        return Evaluation(float(right.sum() / totals.sum()), per_class, self._confusion, skipped)
 
 
 def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> Evaluation:
@@ -133,18 +245,4 @@ def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = 
     DataError
         If a class is unknown to the classifier, or no image can be read.
     """
-    files = classifier.image_files(data.paths)
-    strange = sorted(set(data.labels) - set(classifier.classes_.tolist()))
-    if strange:
-        raise DataError(
-            f"class {strange[0]!r} is not one of the model's classes: {', '.join(map(str, classifier.classes_))}"
-        )
-    indices, scores = classifier.score_images(files, work)
-    if not len(indices):
-        raise DataError(f"none of the {len(files)} test files is a readable image; check the folder")
-    truth = np.array(data.labels)[indices]
-    confusion = confusion_matrix(truth, classifier.labels(scores), labels=classifier.classes_)
-    totals = confusion.sum(axis=1)
-    right = np.diag(confusion)
-    per_class = [float(hit / total) if total else None for hit, total in zip(right, totals, strict=True)]
-    return Evaluation(float(right.sum() / totals.sum()), per_class, confusion, dict(files.skipped))
+    return Evaluating(classifier, data, work).result()

@@ -23,7 +23,7 @@ from ..archive import LARGEST
 from ..engine.engine import Engine
 from ..engine.load import open_engine
 from ..errors import AurevoirError, UsageError
-from ..files import open_folder, read_file, was_replaced
+from ..files import file_digest, open_folder, read_file, was_replaced
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
@@ -206,6 +206,14 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
     projection = make(m, described["k"], described["seed"], **device)
     camera = Camera(described["gain"])
     return SpeckleReadout(projection, camera, arrays["weights"], intercept, described["saturation"])
+
+
+def model_digest(folder: Path | str) -> str:
+    """Return what tells a model folder from others: 12 hexadecimal digits of the SHA-256 of its ``model.json``.
+
+    That has the digests of the other files.
+    """
+    return file_digest(Path(folder) / MODEL)[:12]
 
 
 def read(folder: Path, rebuild: bool = False) -> StoredModel:

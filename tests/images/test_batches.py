@@ -11,7 +11,7 @@ from PIL import Image
 
 from aurevoir.errors import UsageError
 from aurevoir.images import batches as batches_module
-from aurevoir.images.batches import ImageArray, ImageFiles, channel_statistics, collect
+from aurevoir.images.batches import ImageArray, ImageFiles, ImageStream, channel_statistics, collect
 from aurevoir.images.decode import UnreadableImageError, decode
 
 quick = settings(deadline=None, max_examples=30, database=None)
@@ -336,3 +336,49 @@ def test_collect_leaves_out_what_cannot_be_read_and_says_so(files):
     assert indices.tolist() == [0, 2, 3]
     assert len(pixels) == 3
     assert [path.rpartition("/")[2] for path in images.skipped] == ["001.png"]
+
+
+def test_a_stream_has_the_batches_of_a_list_and_says_what_became_of_each_file(files):
+    paths = files(23, bad=(0, 5, 6, 22))
+    images, stream = ImageFiles(paths, SIZE, workers=3), ImageStream(iter(paths), SIZE, workers=3)
+    taken = []
+    for (indices, pixels), (same, there) in zip(images.batches(4), stream.batches(4), strict=True):
+        np.testing.assert_array_equal(indices, same)
+        np.testing.assert_array_equal(pixels, there)
+        taken.append(stream.take())
+        assert taken[-1][-1][0] == str(paths[indices[-1]]) or len(indices) < 4
+    assert [path for part in taken for path, _ in part] == [str(path) for path in paths]
+    assert {path: error for part in taken for path, error in part if error} == images.skipped
+    assert stream.take() == []
+
+
+def test_a_stream_of_files_that_cannot_be_read_has_short_and_empty_batches(files, monkeypatch):
+    monkeypatch.setattr(batches_module, "LONGEST_BATCH", 4)
+    stream, taken = ImageStream(files(14, bad=(*range(1, 8), 9, 10, 11)), SIZE), []
+    found = []
+    for indices, pixels in stream.batches(2):
+        found.append(indices.tolist())
+        taken.append(len(stream.take()))
+        assert pixels.shape == (len(indices), *SIZE, 3)
+        assert (pixels.dtype, indices.dtype) == (np.uint8, np.int64)
+    assert (found, taken) == ([[0], [], [8], [12, 13]], [4, 4, 4, 2])
+
+
+def test_a_stream_of_nothing_has_no_batch():
+    assert list(ImageStream([], SIZE).batches()) == []
+
+
+def test_a_stream_takes_paths_as_they_are_needed_and_stops_its_threads(files):
+    paths, taken = files(3), []
+
+    def endless():
+        while True:
+            taken.append(None)
+            yield paths[len(taken) % 3]
+
+    running = ImageStream(endless(), SIZE, workers=2).batches(4)
+    for count in range(1, 6):
+        next(running)
+        assert len(taken) <= 4 * count + 2 * 4 + 1
+    running.close()
+    assert decoding_threads() == []

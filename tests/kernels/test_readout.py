@@ -13,8 +13,18 @@ from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera
 from aurevoir.kernels.exact_kernel import exact_kernel
 from aurevoir.kernels.gram import gram, overlap
-from aurevoir.kernels.projection import Dense, Hadamard
-from aurevoir.kernels.readout import PROJECTIONS, BitsReadout, ExactReadout, SpeckleReadout, fit_readout, readout_on
+from aurevoir.kernels.projection import Dense, DenseSigns, Hadamard
+from aurevoir.kernels.readout import (
+    PROJECTIONS,
+    BitsReadout,
+    ExactReadout,
+    RadialReadout,
+    SpeckleReadout,
+    SumReadout,
+    fit_readout,
+    readout_on,
+    rows_of_call,
+)
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
 from aurevoir.kernels.row_blocks import signed
 
@@ -389,3 +399,23 @@ def test_a_gpu_fits_as_the_cpu_does(projection, k):
     else:
         np.testing.assert_allclose(scores, readout.scores(bits), atol=1e-6)
     np.testing.assert_allclose(on_host(other.scores(on_gpu[0])), scores, atol=1e-6)
+
+
+def test_the_more_a_call_reads_the_more_rows_are_scored_at_once():
+    def exact(n):
+        return ExactReadout(np.zeros((n, 1 << 13), "uint8"), np.zeros((n, 2)), np.zeros(2))
+
+    def speckle(projection):
+        return SpeckleReadout(projection, Camera(1.0), np.zeros((projection.k, 2)), np.zeros(2))
+
+    assert rows_of_call(BitsReadout(8, np.zeros((8, 2)), np.zeros(2))) == 1
+    assert rows_of_call(exact(320)) == 20
+    assert rows_of_call(exact(1 << 16)) == 1024
+    radial = RadialReadout(
+        np.zeros(4), np.ones(4), np.zeros((1 << 17, 4), "float32"), np.zeros((1 << 17, 1)), np.zeros(1)
+    )
+    assert rows_of_call(SumReadout(exact(320), radial)) == 20 + 24
+    # A random matrix is drawn for each call.
+    for kind in (Dense, DenseSigns):
+        assert rows_of_call(speckle(kind(1 << 11, 1 << 10))) == 32
+    assert rows_of_call(speckle(Hadamard(1 << 11, 1 << 10))) == 1

@@ -13,7 +13,9 @@ import pytest
 
 from aurevoir import OpticalClassifier
 from aurevoir.errors import UsageError
+from aurevoir.images import batches
 from aurevoir.images.batches import ImageArray, ImageFiles
+from aurevoir.images.decode import UnreadableImageError
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.transfer import kept_bits
 from aurevoir.transfer.embed import embed
@@ -146,15 +148,14 @@ def test_what_changes_while_it_is_worked_on_is_not_kept(paths, tmp_path):
 @pytest.mark.usefixtures("small_blocks")
 def test_a_file_that_could_not_be_read_for_a_while_is_read_again(paths, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        read = ImageFiles._finish
+        read = batches.decode
 
-        def failing(self, index, future, bar):
-            if index == 13:
-                self.skipped[str(self.paths[index])] = "input/output error"
-                return iter(())
-            return read(self, index, future, bar)
+        def failing(path, *how):
+            if path == paths[13]:
+                raise UnreadableImageError("input/output error")
+            return read(path, *how)
 
-        patch.setattr(ImageFiles, "_finish", failing)
+        patch.setattr(batches, "decode", failing)
         _embedded(_Engine(), ImageFiles(paths, (24, 24)), tmp_path / "work")
     found = _embedded(_Engine(), ImageFiles(paths, (24, 24)), tmp_path / "work")
     assert 13 in found[0]
