@@ -75,7 +75,7 @@ class Neighbours:
         return list(blocks(rows, block_length(each, memory_budget(self._budget), _ROWS)))
 
     def _nearest(self, bits: Bits, first: int | None = None) -> tuple[Indices, Similarities]:
-        """Return index and similarity of the nearest training image; `first` is the index of bits that are their own."""
+        """Return index and similarity of the nearest training image; bits of training images begin at `first`."""
         roots = np.outer(np.sqrt(popcount(bits)), self._roots)
         similarities = overlap(bits, self._bits, self._budget) / np.maximum(roots, 1)
         rows = np.arange(len(bits))

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import UsageError
-from .array_types import Bits, ChannelMeans, RowWeights, SelfSimilarities, SimilarityRows, TrainingBits, TrainingChannels
+from .array_types import (
+    Bits,
+    ChannelMeans,
+    RowWeights,
+    SelfSimilarities,
+    SimilarityRows,
+    TrainingBits,
+    TrainingChannels,
+)
 from .bits import popcount
 from .blas import product
 from .exact_kernel import exact_kernel

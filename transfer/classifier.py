@@ -1,7 +1,7 @@
 """OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from numbers import Real
@@ -29,6 +29,7 @@ from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
+from ..kernels.familiarity import Familiarity, Neighbours
 from ..kernels.memory import blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import (
@@ -63,6 +64,7 @@ from .inputs import (
 from .kept_bits import KeptBits
 from .model import StoredModel, read, write
 from .opu import OPUS, opu_projector, require_opu
+from .prediction_sets import PredictionSets, checked_coverage
 from .training import Training
 from .whole import classifier_engine
 
@@ -699,8 +701,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         probability at most ``1 - coverage``. What selecting these on the training images costs is measured in the
         results.
         """
-        p_values: np.ndarray = self.set_predictor(by_class).p_values(self._values(X))
-        return p_values > 1 - checked_coverage(coverage)
+        error, sets = 1 - checked_coverage(coverage), self.set_predictor(by_class)
+        found = [sets.p_values(values) > error for values in self._values(X)]
+        return np.concatenate([np.empty((0, len(self.classes_)), bool), *found])
 
     def set_predictor(self, by_class: bool = False) -> PredictionSets:
         """Return what gives the p-value of each class for images in blocks; see `prediction_sets`."""
@@ -735,22 +738,27 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         UsageError
             If the model was saved without its training images.
         """
-        return self.neighbours()(self._values(X)["bits"])
+        neighbours = self.neighbours()
+        return neighbours(np.concatenate([self.training_.bits[:0], *(values["bits"] for values in self._values(X))]))
 
     def neighbours(self) -> Neighbours:
         """Return what gives the familiarity of bits in blocks; see `familiarity`."""
         return Neighbours(self.training_.bits, self.memory_budget)
 
-    def _values(self, X: Any) -> dict[str, np.ndarray]:
-        """Return the outputs of the engine that the readout may read, or the bits of features."""
+    def _values(self, X: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what `scores_of` takes, block by block; raise DataError at the end if a file cannot be read."""
         check_is_fitted(self)
         X = as_inputs(X)
         if self.engine_ is None:
-            return {"bits": self._bits_of_features(X)}
+            if not is_features(X):
+                raise UsageError("the classifier was trained on features; give floats of shape (n, m), not images")
+            yield {"bits": pack_signs(checked_features(self, X, reset=False))}
+            return
         images = self._images(X, "predict")
-        _, values = embed(self.engine_, images, self._read_outputs())
-        self._refuse_skipped(images)
-        return values
+        yield from (values for _, values in self.iter_values(images))
+        if images.skipped:
+            path, reason = next(iter(images.skipped.items()))
+            raise DataError(f"{len(images.skipped)} of {len(X)} files cannot be read; first: {path}: {reason}")
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores of shape (n, c) to labels, or for multilabel targets to an indicator matrix."""
@@ -758,19 +766,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def scores(self, X: Any) -> np.ndarray:
         """Return the scores of every class as float64 of shape (n, c), columns ordered as in ``classes_``."""
-        check_is_fitted(self)
-        X = as_inputs(X)
-        if self.engine_ is None:
-            if not is_features(X):
-                raise UsageError("the classifier was trained on features; give floats of shape (n, m), not images")
-            bits = pack_signs(checked_features(self, X, reset=False))
-            return self.readout_.scores(bits, self.memory_budget)
-        images = self._images(X, "predict")
-        _, scores = self.score_images(images)
-        if images.skipped:
-            path, reason = next(iter(images.skipped.items()))
-            raise DataError(f"{len(images.skipped)} of {len(X)} files cannot be read; first: {path}: {reason}")
-        return scores
+        found = [self.scores_of(values) for values in self._values(X)]
+        return np.concatenate([np.empty((0, len(self.classes_))), *found])
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images.
@@ -821,9 +818,16 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         scores : float64 array of shape (n, c)
             Those of `score_images`.
         """
+        return ((indices, self.scores_of(values)) for indices, values in self.iter_values(images))
+
+    def iter_values(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yield indices as `iter_scores` does, and the outputs of the engine that `scores_of` takes."""
         check_is_fitted(self)
-        for indices, values in embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once()):
-            yield indices, self._scored(values)
+        return embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once())
+
+    def scores_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return scores of the ``bits`` of images, and of their ``pooled`` features where the readout reads them."""
+        return self.readout_.scores(values["bits"], self.memory_budget, values.get("pooled"))
 
     def rows_at_once(self) -> int:
         """Return the readable images after which `iter_scores` yields: full batches of the engine."""
@@ -833,9 +837,6 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def _read_outputs(self) -> tuple[str, ...]:
         """Return the outputs of the engine that the readout reads."""
         return ("bits", "pooled") if self.readout_.uses_pooled else ("bits",)
-
-    def _scored(self, values: dict[str, np.ndarray]) -> np.ndarray:
-        return self.readout_.scores(values["bits"], self.memory_budget, values.get("pooled"))
 
     def score_images(self, images: Images, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Score the readable images.
@@ -864,7 +865,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             # In the same blocks: a product of other shape may be rounded otherwise.
             slices = blocks(len(indices), self.rows_at_once())
             parts = ({name: value[which] for name, value in values.items()} for which in slices)
-            found = [none, *((indices[which], self._scored(part)) for which, part in zip(slices, parts, strict=True))]
+            found = [none, *((indices[which], self.scores_of(part)) for which, part in zip(slices, parts, strict=True))]
         return np.concatenate([each for each, _ in found]), np.concatenate([scores for _, scores in found])
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:

@@ -48,7 +48,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for data in args.data:
         for network in args.backbones:
-            row: dict[str, object] = {"backbone": Path(network.partition("=")[0]).stem, "data": _name(data)}
+            row: dict[str, object] = {"backbone": Path(network.partition("=")[0]).stem, "data": data_name(data)}
             row |= measure(network, data, args.splits)
             print({key: np.mean(value) if isinstance(value, list) else value for key, value in row.items()}, flush=True)
             rows.append(row)
@@ -57,14 +57,7 @@ def main() -> None:
 
 def measure(network: str, data: str, splits: int) -> dict[str, object]:
     """Return the accuracies of every method on every split of one data set."""
-    name, _, weights = network.partition("=")
-    weights = weights or "default"
-    paths, labels = _listed(data)
-    chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
-    calibration = _calibration(paths, chosen, name, weights)
-    engine = aurevoir.build_engine(name, precision="int8", weights=weights, calibration=calibration)
-    kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
-    labels, bits, pooled = labels[kept], values["bits"], values["pooled"]
+    engine, labels, bits, pooled = embedded(network, data)
     found: dict[str, list[object]] = {key: [] for key in ("auto", "auto_loo", "kernel", "bits", "ridge", "logistic")}
     for seed in range(splits):
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
@@ -85,6 +78,24 @@ def measure(network: str, data: str, splits: int) -> dict[str, object]:
     return {**described, "sign_agreement": engine.manifest.sign_agreement, "kernels": counts, **found}
 
 
+def embedded(
+    network: str, data: str, engine: aurevoir.Engine | None = None
+) -> tuple[aurevoir.Engine, np.ndarray, np.ndarray, np.ndarray]:
+    """Return an int8 engine, or the given one, and labels, bits and pooled features of the images of a data set."""
+    paths, labels = _listed(data)
+    engine = engine or _engine(network, paths, labels)
+    kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
+    return engine, labels[kept], values["bits"], values["pooled"]
+
+
+def _engine(network: str, paths: list[Path] | np.ndarray, labels: np.ndarray) -> aurevoir.Engine:
+    name, _, weights = network.partition("=")
+    weights = weights or "default"
+    chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
+    calibration = _calibration(paths, chosen, name, weights)
+    return aurevoir.build_engine(name, precision="int8", weights=weights, calibration=calibration)
+
+
 def _probes(channels: int) -> dict[str, Any]:
     return {
         "ridge": make_pipeline(StandardScaler(), RidgeClassifierCV(channels * np.logspace(-5, 2, 15))),
@@ -96,7 +107,7 @@ def _rounded(share: float) -> float:
     return round(float(share), 4)
 
 
-def _name(data: str) -> str:
+def data_name(data: str) -> str:
     """Return a folder's name, of several parts that of the folder that they are in."""
     first, several, _ = data.partition("+")
     return (Path(first).parent if several else Path(first)).name
@@ -145,7 +156,7 @@ def machine() -> dict[str, object]:
         "system": platform.platform(),
         "versions": {name: version(name) for name in names},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": f"python docs/figures/bits_and_probes.py {shlex.join(sys.argv[1:])}",
+        "command": f"python docs/figures/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
     }
 
 

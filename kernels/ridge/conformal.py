@@ -124,7 +124,8 @@ class ConformalRidge:
         odds = np.exp((without - without.max(axis=1, keepdims=True)) / self._temperature)
         images = np.arange(len(self._labels))
         chances = odds[images, self._labels][:, None] * np.where(self._targets > 0, gain[:, None], 1.0)
-        chances /= odds.sum(axis=1, keepdims=True) + odds * (gain - 1)[:, None]
+        others = np.maximum(odds.sum(axis=1, keepdims=True) - odds, 0)
+        chances /= others + odds * gain[:, None] + np.finfo("float64").tiny
         own = np.exp((scores - scores.max()) / self._temperature)
         own /= own.sum()
         counted = self._weights[:, None] * (self._targets > 0 if self._by_class else np.ones_like(odds))
