@@ -1,7 +1,7 @@
 """Probabilities, prediction sets and unfamiliar images, against what scikit-learn and MAPIE make of the same ridge.
 
 Every image passes each network once, in int8. On each 80:20 split the classifier is fitted with projection ``auto``.
-Its probabilities are compared with those of scikit-learn's CalibratedClassifierCV around a ridge of the same kernel, its
+Its probabilities are compared with those of CalibratedClassifierCV around a ridge of the same kernel, its
 sets with MAPIE's (split and cross-conformal, least ambiguous sets), and images of another data set are told from test
 images by several scores of the same bits and channel means. Needs `pip install mapie`.
 
