@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.load import load_engine
     from ..errors import UsageError
     from ..images.batches import ImageFiles
-    from ..images.sources import expand
+    from ..images.labelled import image_paths
     from ..kernels.memory import memory_budget, require
     from ..saving import write_atomically
     from ..transfer.embed import embed
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.pooled and not made.pooled:
         raise UsageError(f"{args.engine} is of an earlier version, which had no channel means: build it again")
     height, width, channels = made.input_shape
-    listed = expand(args.images, keep_missing=True)
+    listed = image_paths(args.images, keep_missing=True)
     files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
     if args.features:
         needed = 4 * len(files) * engine.features
