@@ -18,7 +18,7 @@ from ..calibration.thresholds import Method
 from ..errors import AurevoirError, AurevoirWarning, ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
-from ..images.labelled import image_paths
+from ..images.labelled import list_images
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
 from ..work import Work, key_of
@@ -514,5 +514,5 @@ def _expanded(images: Any) -> Any:
     return (
         images
         if isinstance(images, np.ndarray)
-        else image_paths([images] if isinstance(images, str | Path) else images)
+        else list_images([images] if isinstance(images, str | Path) else images)
     )

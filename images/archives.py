@@ -71,7 +71,7 @@ class _Window(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
         count = os.preadv(self._descriptor, [wanted], self._offset + self._at) if wanted else 0
         self._at += count

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import AurevoirError, BudgetError, DataError, UsageError
 from ..kernels.memory import format_bytes, memory_budget
-from .archives import member_of, open_file
+from .archives import is_archive, member_of, members, open_file
 from .budget import memory_for, needed
 from .signatures import describe, is_heif, is_png, without_text
 
@@ -210,6 +210,11 @@ def _has_heif() -> bool:
 
 
 def _unidentified(path: Path | str) -> str:
+    if is_archive(path):
+        try:
+            members(path)
+        except DataError as error:
+            return str(error)
     with open_file(path) as file:
         head = file.read(512)
     kind = "a damaged HEIC image" if is_heif(head) and _has_heif() else describe(head)

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from .sources import (
     chosen_part,
     class_folders,
     class_root,
-    expand,
     find_splits,
     is_hidden,
     list_files,
@@ -31,6 +30,7 @@ from .sources import (
 from .tables import METADATA, TABLES, Row, is_metadata, place_of, read_table
 
 _SHOWN = 3
+_KINDS = ("train", "val", "test")
 
 
 def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
@@ -81,31 +81,48 @@ def labelled_parts(data: Path | str) -> tuple[LabelledPaths, LabelledPaths | Non
     return train, None if test is None else labelled_images(test, "test")
 
 
-def image_paths(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
-    """List images without their labels.
+def list_images(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
+    """List images without their labels: `images_at` each of some paths."""
+    return [path for image in images for path in images_at(image, keep_missing)]
+
+
+def images_at(image: Path | str, keep_missing: bool = False) -> Iterator[Path]:
+    """Yield the images that a path leads to.
 
     Parameters
     ----------
-    images : iterable of paths
-        Of image files and members of archives, which are kept; of folders, tables and archives as `labelled_images`
-        takes them, whose images take their place, in the order of the files' names, the rows or the members. A folder
-        of archives is one that holds no image files. A table may have no labels; ``.txt`` and ``.lst`` files are none.
+    image : path
+        Of an image file or a member of an archive, which is yielded; or of a folder, a table or an archive as
+        `labelled_images` takes them, in the order of the files' names, the rows or the members. A folder of archives is
+        one that holds no image files. A table may have no labels; ``.txt`` and ``.lst`` files are none.
     keep_missing : bool
-        Whether a path that does not exist is kept, to be reported where it is read; else it raises UsageError.
+        Whether a path that does not exist, and an archive that cannot be read, is yielded, to be reported where it is
+        read; else it raises UsageError or DataError.
     """
-    found: list[Path] = []
-    for image in images:
-        path = Path(image)
-        if path.is_dir():
-            archives = [] if (files := list_files(path)) else _archives_under(path)
-            found += files
-        elif path.suffix.lower() in _LISTS and path.is_file():
-            archives = []
-            found += dict.fromkeys(row.path for row in read_table(path, labelled=False))
-        elif not (archives := named_archives(path)):
-            found += expand([path], keep_missing)
-        found += [member.path for archive in archives for member in image_members(archive)]
-    return found
+    path = Path(image)
+    # Path.is_dir raises OSError for a name that is too long.
+    files = list_files(path) if (is_folder := os.path.isdir(path)) else []  # noqa: PTH112
+    archives = _archives_under(path) if is_folder and not files else named_archives(path)
+    if path.suffix.lower() in _LISTS and os.path.isfile(path):  # noqa: PTH113
+        yield from dict.fromkeys(row.path for row in read_table(path, labelled=False))
+    elif is_folder or archives:
+        yield from files
+        for archive in archives:
+            yield from _members_of(archive, keep_missing)
+    elif keep_missing or exists(path):
+        yield path
+    else:
+        raise UsageError(f"{path} does not exist; check the path")
+
+
+def _members_of(archive: Path, keep_broken: bool) -> Iterator[Path]:
+    try:
+        yield from [member.path for member in image_members(archive)]
+    except DataError:
+        if not keep_broken:
+            raise
+        # Reading it says why.
+        yield archive
 
 
 _LISTS = frozenset(TABLES) - {".txt", ".lst"}
@@ -177,9 +194,7 @@ def _source(path: Path) -> _Listed | Mapping[str, Path]:
     if not path.is_file():
         return {}
     if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
-        raise UsageError(
-            f"{path} is compressed, and its files are read in place; uncompress it, and give the .tar file"
-        )
+        raise UsageError(f"{path} is compressed, and files are read in place; uncompress it, and give the .tar file")
     if path.suffix.lower() not in TABLES:
         known = ", ".join(TABLES)
         raise UsageError(f"{path} is neither a folder nor a table of paths and labels ({known}) nor a .tar archive")

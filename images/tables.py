@@ -60,11 +60,11 @@ class Row(NamedTuple):
 class _Columns(NamedTuple):
     """Which of the names of columns or keys are known; None for what is missing."""
 
-    path: str | int | None
-    label: str | int | None
+    path: str | None
+    label: str | None
     several: bool
-    split: str | int | None
-    weight: str | int | None
+    split: str | None
+    weight: str | None
 
 
 def read_table(table: Path, labelled: bool = True) -> list[Row]:
@@ -201,7 +201,7 @@ def _delimited_rows(table: Path, labelled: bool) -> Iterator[Row]:
     if named.path is not None and (named.label is not None or not labelled):
         rows = rows[1:]
         path, label, split, weight = (
-            None if name is None else header.index(str(name))
+            None if name is None else header.index(name)
             for name in (named.path, named.label, named.split, named.weight)
         )
     else:
