@@ -207,7 +207,7 @@ def _split(path: str) -> tuple[str, str] | None:
     """Return the archive that a path leads through, and the name there."""
     for match in _THROUGH.finditer(path):
         if os.path.isfile(archive := path[: match.end() - 1]):  # noqa: PTH113
-            return archive, path[match.end() :]
+            return archive, path[match.end() :].lstrip("/")
     return None
 
 
@@ -247,7 +247,7 @@ def _scanned(archive: str, size: int) -> Iterator[Member]:
             last = -1
             while (info := tar.next()) is not None:
                 tar.members = []
-                if info.offset <= last or info.size < 0 or tar.offset > size + tarfile.BLOCKSIZE:
+                if info.offset <= last or info.size < 0:
                     raise tarfile.ReadError(f"a file of {info.size:,d} bytes at byte {info.offset:,d} of {size:,d}")
                 last = info.offset
                 name = PurePosixPath(info.name)

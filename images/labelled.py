@@ -19,10 +19,10 @@ from .sources import (
     archives_in,
     chosen_part,
     class_folders,
-    class_root,
     find_splits,
     is_hidden,
     list_files,
+    nested,
     split_kind,
     test_part,
     warn,
@@ -182,12 +182,12 @@ class _Listed:
 def _source(path: Path) -> _Listed | Mapping[str, Path]:
     """Return the rows of a table or of archives; for class folders the folders of their parts, of which may be none."""
     if path.is_dir():
-        for folder in dict.fromkeys((path, class_root(path))):
-            if table := _metadata(folder):
-                return _checked(table, read_table(table), by_folder=True)
+        folders = nested(path)
+        if table := next(filter(None, map(_metadata, folders)), None):
+            return _checked(table, read_table(table), by_folder=True)
         if splits := find_splits(path):
             return splits
-        archives = archives_in(folder)
+        archives = archives_in(folders[-1])
         return _checked(path, read_shards(archives)) if archives else {}
     if archives := named_archives(path):
         return _checked(path, read_shards(archives))

@@ -174,7 +174,7 @@ def class_folders(folder: Path | str, part: Part = "train") -> LabelledPaths:
     DataError
         If it contains no class folder, or a class folder is empty, or it contains splits without class folders.
     """
-    root = class_root(_existing_folder(folder))
+    root = _class_root(_existing_folder(folder))
     if splits := _splits_of(root):
         return class_folders(chosen_part(splits, part), part)
     return _labelled(root)
@@ -202,7 +202,7 @@ def find_splits(folder: Path | str) -> Mapping[str, Path]:
     Empty for a folder of class folders.
     """
     root = Path(folder)
-    return _splits_of(class_root(root)) if root.is_dir() else {}
+    return _splits_of(_class_root(root)) if root.is_dir() else {}
 
 
 def test_part(splits: Mapping[str, Path]) -> Path | None:
@@ -214,7 +214,7 @@ def test_part(splits: Mapping[str, Path]) -> Path | None:
 def _is_labelled(folder: Path) -> bool:
     """Return whether a part holds class folders, a table that labels its images, or archives."""
     names = [entry.name for entry in _entries(folder)]
-    return bool(_subfolders(class_root(folder))) or any(
+    return bool(_subfolders(_class_root(folder))) or any(
         name in METADATA or name.lower().endswith(ENDING) for name in names
     )
 
@@ -283,7 +283,15 @@ def _subfolders(root: Path) -> list[Path]:
     return [entry for entry in found if entry.name.lower() not in _ANNOTATIONS or list_files(entry)]
 
 
-def class_root(root: Path) -> Path:
+def nested(folder: Path) -> list[Path]:
+    """Return a folder and those that are the only one in the one before."""
+    found = [folder]
+    while len(inner := _subfolders(found[-1])) == 1 and not _is_loop(inner[0]):
+        found += inner
+    return found
+
+
+def _class_root(root: Path) -> Path:
     """Return the folder itself, or the folder of class folders or splits that alone it holds, at any depth."""
     folders = _subfolders(root)
     while len(folders) == 1 and not _is_loop(folders[0]):
