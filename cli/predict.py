@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     images = parser.add_argument(
-        "images", nargs="+", default=[], help="image files; folders, tables of paths and tar files of them; or - for a path a line on stdin"
+        "images",
+        nargs="+",
+        default=[],
+        help="image files; folders, tables of paths and tar files of them; or - for a path a line on stdin",
     )
     # With nargs="*" argparse takes none where an option comes before them.
     images.required = False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import AurevoirWarning, DataError, UsageError
-from .archives import ENDING, exists, is_archive
+from .archives import ENDING, is_archive
 from .tables import METADATA
 
 Part = Literal["train", "test"]
@@ -342,24 +342,6 @@ def split_kind(name: str) -> str | None:
 
 def _listed(splits: Mapping[str, Path]) -> str:
     return ", ".join(path.name for path in splits.values())
-
-
-def expand(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
-    """Replace each folder with the files under it; see `list_files`.
-
-    Parameters
-    ----------
-    images : iterable of paths
-    keep_missing : bool
-        Whether a path that does not exist is kept, to be reported where it is read; else it raises UsageError.
-    """
-    found: list[Path] = []
-    for image in images:
-        path = Path(image)
-        if not keep_missing and not exists(path):
-            raise UsageError(f"{path} does not exist; check the path")
-        found += list_files(path) if path.is_dir() else [path]
-    return found
 
 
 def _existing_folder(folder: Path | str) -> Path:

@@ -282,9 +282,7 @@ class Evaluating:
         return Evaluation(float(right.sum() / totals.sum()), per_class, self._confusion, skipped)
 
 
-def evaluate(
-    classifier: Scorer, data: LabelledPaths, work: Path | str | None = None
-) -> Evaluation | LabelEvaluation:
+def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> Evaluation | LabelEvaluation:
     """Evaluate a classifier on every readable image; a work folder keeps their bits.
 
     A classifier that gives several labels an image has a `LabelEvaluation`.
