@@ -127,9 +127,10 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
 
 def _split_sets(data: LabelledPaths, seed: int) -> tuple[LabelledPaths, LabelledPaths]:
     n = len(data.paths)
-    tested = round(TEST_SHARE * n)
-    if tested < 1 or n - tested < 2:
-        raise DataError(f"{n} images are too few to split; give --test")
+    tested = max(1, round(TEST_SHARE * n))
+    too_few = DataError(f"{n} images are too few to split; give --test")
+    if n < 3:
+        raise too_few
     counts = Counter(name for label in data.labels for name in as_set(label))
     rarest = [min(as_set(label), key=lambda name: (counts[name], name), default="") for label in data.labels]
     sizes = Counter(rarest)
@@ -139,6 +140,8 @@ def _split_sets(data: LabelledPaths, seed: int) -> tuple[LabelledPaths, Labelled
     train, test = train_test_split(range(n), test_size=tested, stratify=alike, random_state=seed)
     lacking = set(data.names).difference(data.take(train).names)
     moved = {row for row in test if lacking.intersection(as_set(data.labels[row]))}
+    if len(moved) == len(test):
+        raise too_few
     return data.take([*train, *sorted(moved)]), data.take(row for row in test if row not in moved)
 
 
