@@ -14,7 +14,7 @@ _KIND = "an archive of bits"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("engine", help="an engine file (see `aurevoir build`)")
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", help="image files, or folders, tables of paths or tar files of them")
     parser.add_argument("--out", required=True, metavar="F.npz", help="output file of paths and bits (or features)")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..engine.load import load_engine
     from ..errors import UsageError
     from ..images.batches import ImageFiles
-    from ..images.sources import expand
+    from ..images.labelled import list_images
     from ..kernels.memory import memory_budget, require
     from ..saving import write_atomically
     from ..transfer.embed import embed
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.pooled and not made.pooled:
         raise UsageError(f"{args.engine} is of an earlier version, which had no channel means: build it again")
     height, width, channels = made.input_shape
-    listed = expand(args.images, keep_missing=True)
+    listed = list_images(args.images, keep_missing=True)
     files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
     if args.features:
         needed = 4 * len(files) * engine.features

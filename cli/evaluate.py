@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .options import add_rebuild, fraction, skipped_lines
+from .label_scores import describe_label_scores, label_scores
+from .options import DATA, MIN_ACCURACY, add_rebuild, fraction, skipped_lines
 from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
@@ -21,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The interval is Wilson's: in 95 of 100 such samples of images it holds the accuracy on all of them."
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
-    parser.add_argument("data", help="a folder of class folders, or a CSV or JSON-lines file of path and label")
-    parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this accuracy")
+    parser.add_argument("data", help=DATA)
+    parser.add_argument(
+        "--min-accuracy", type=fraction, metavar="A", help=f"exit with code 4 below this accuracy{MIN_ACCURACY}"
+    )
     parser.add_argument("--csv", metavar="F", help="write a row an image: path, label, predicted label, probability")
     parser.add_argument(
         "--confusion", metavar="F", help="draw the confusion matrix into this file: .png, .svg, .pdf or .html"
@@ -32,17 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the model on every readable image."""
+    from ..errors import UsageError
     from ..images.labelled import labelled_images
     from ..saving import write_atomically
     from ..transfer.classifier import load
     from ..transfer.confusion import plot_confusion
     from ..transfer.evaluate import Evaluating
+    from ..transfer.multilabel import LabelEvaluation
 
     check_outputs(args, _OUTPUTS, (args.data,))
     outputs: dict[str, Any] = {each: path for each in _OUTPUTS if (path := getattr(args, each)) is not None}
     for each, path in outputs.items():
         refuse_inside(f"--{each}", path, args.model)
     classifier = load(args.model, rebuild=args.rebuild)
+    if args.confusion is not None and classifier.multilabel_:
+        raise UsageError("--confusion: images with several labels each have no confusion matrix; leave it out")
     data = labelled_images(args.data, "test")
     evaluating = Evaluating(classifier, data)
     rows = _rows(evaluating, len(data.paths))
@@ -53,6 +60,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         pass
     tested = evaluating.result()
     classes = classifier.classes_.tolist()
+    if isinstance(tested, LabelEvaluation):
+        return label_scores(tested, classes) | outputs
     result = {
         "accuracy": tested.accuracy,
         "accuracy_interval": list(tested.interval),
@@ -102,6 +111,8 @@ def _rows(evaluating: "Evaluating", images: int) -> Iterator[bytes]:
 
 def describe(result: dict[str, Any]) -> str:
     """Format the accuracy of each class and the confusion matrix: true classes in rows, predicted ones in columns."""
+    if "mean_average_precision" in result:
+        return describe_label_scores(result)
     low, high = result["accuracy_interval"]
     names = [name(each) for each in result["classes"]]
     counts = [[str(count) for count in row] for row in result["confusion"]]

@@ -4,8 +4,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .build import speed_lines
+from .label_scores import mean_text
 from .options import (
     CUT,
+    DATA,
+    MIN_ACCURACY,
     above_zero,
     add_engine_options,
     engine_arguments,
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), the "
         "projection (project), the Gram matrix (gram) and the ridge (solve)."
     )
-    parser.add_argument("data", help="a folder of class folders, or a CSV or JSON-lines file of path and label")
+    parser.add_argument("data", help=DATA)
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
     parser.add_argument("--out", metavar="MODEL", help="the model folder to write")
     parser.add_argument(
@@ -55,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="ridge penalties to choose from (default: 15 by the data)",
     )
-    parser.add_argument("--min-accuracy", type=fraction, metavar="A", help="exit with code 4 below this test accuracy")
+    parser.add_argument(
+        "--min-accuracy", type=fraction, metavar="A", help=f"exit with code 4 below this test accuracy{MIN_ACCURACY}"
+    )
     parser.add_argument(
         "--work",
         metavar="DIR",
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.evaluate import evaluate, train_and_test
     from ..transfer.model import check_target
+    from ..transfer.multilabel import LabelEvaluation
 
     if args.engine is not None and Path(args.engine).exists():
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         verbose=True,
         work=args.work,
         **engine_arguments(args),
-    ).fit(train.paths, train.labels)
+    ).fit(train.paths, train.labels, train.weights)
     _note_edge(classifier.path_)
     tested = evaluate(classifier, test, args.work)
     saved: dict[str, Any] = {"out": args.out}
@@ -104,6 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     made = classifier.engine_.manifest
     return {
         "accuracy": tested.accuracy,
+        **({"mean_average_precision": tested.mean_average_precision} if isinstance(tested, LabelEvaluation) else {}),
         "loo_accuracy": classifier.loo_accuracy_,
         "loo_accuracy_of": dict(classifier.path_.loo_accuracy_of),
         "alpha": classifier.alpha_,
@@ -169,6 +176,16 @@ def _note_edge(path: "RidgePath") -> None:
             )
 
 
+def _accuracy_line(result: dict[str, Any]) -> str:
+    loo = f"leave-one-out on the training images {result['loo_accuracy']:.4f}"
+    if "mean_average_precision" in result:
+        right = (
+            f"{mean_text(result)} on {result['test_images']} test images, all labels right of {result['accuracy']:.1%}"
+        )
+        return f"{right}; {loo} of the labels right"
+    return f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; {loo}"
+
+
 def describe(result: dict[str, Any]) -> str:
     """Summarize the accuracy and the time of each stage."""
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
@@ -178,8 +195,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['runtime']}, {result['features']:,d} features, projection {result['projection']}, "
         f"alpha {result['alpha']:.4g}",
         f"normalization: {result['normalization']}",
-        f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; "
-        f"leave-one-out on the training images {result['loo_accuracy']:.4f}",
+        _accuracy_line(result),
     ]
     if result["loo_accuracy_of"]:
         scored = ", ".join(f"{name} {score:.4f}" for name, score in result["loo_accuracy_of"].items())

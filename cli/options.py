@@ -10,8 +10,12 @@ from .text import name
 MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384
 _INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
 
-
 CUT = "where to truncate the network (see `aurevoir cuts`)"
+DATA = (
+    "a folder of class folders; a CSV or JSON-lines file of path and label, or metadata.csv beside its images; "
+    "or WebDataset tar files: one, a folder of them, or 'shard-{000..009}.tar'"
+)
+MIN_ACCURACY = " (of several labels an image, the share of images with all of them right)"
 
 
 def add_network_options(parser: argparse.ArgumentParser, cut: str | None = CUT) -> None:
@@ -39,7 +43,9 @@ def add_network_options(parser: argparse.ArgumentParser, cut: str | None = CUT) 
     group.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     group = parser.add_argument_group("calibration")
     group.add_argument(
-        "--calibration", metavar="DIR", help="calibration images; to build int8 also a calibration table"
+        "--calibration",
+        metavar="DIR",
+        help="calibration images, as a folder, a table of paths or tar files; to build int8 also a calibration table",
     )
     group.add_argument(
         "--calibration-images", type=positive, default=128, metavar="N", help="how many images (default: 128)"

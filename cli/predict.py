@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     images = parser.add_argument(
-        "images", nargs="+", default=[], help="image files, folders of them, or - for a path a line on stdin"
+        "images",
+        nargs="+",
+        default=[],
+        help="image files; folders, tables of paths and tar files of them; or - for a path a line on stdin",
     )
     # With nargs="*" argparse takes none where an option comes before them.
     images.required = False
@@ -192,8 +195,9 @@ def line(record: "Record") -> str:
         return skipped_lines({record["path"]: record["error"]})[0]
     from ..transfer.csv_rows import label_text
 
-    labels = (f"{name(label_text(each['label']))} ({_certainty(each)})" for each in record.get("top", [record]))
-    return f"{name(record['path'])}: {', '.join(labels)}"
+    shown = record.get("top", record.get("labels", [record]))
+    labels = (f"{name(label_text(each['label']))} ({_certainty(each)})" for each in shown)
+    return f"{name(record['path'])}: {', '.join(labels) or 'no label'}"
 
 
 def _certainty(item: dict[str, Any]) -> str:

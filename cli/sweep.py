@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .options import add_network_options, network_arguments, positive, refuse_unused, skipped_lines
+from .options import DATA, add_network_options, network_arguments, positive, refuse_unused, skipped_lines
 from .outputs import check_outputs, save
 from .text import name
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Accuracies are leave-one-out on a stratified sample of at most 2,000 images. Each backbone and precision runs "
         "every image of it once, for all cuts; images/s are those of an engine cut there, timed in turn."
     )
-    parser.add_argument("data", help="a folder of class folders, or a CSV or JSON-lines file of path and label")
+    parser.add_argument("data", help=DATA)
     parser.add_argument(
         "--backbone", nargs="+", default=["densenet169"], help="torchvision names, timm:NAME or ONNX files"
     )
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result = {
         "images": images,
         "of": len(data.paths),
-        "classes": sorted(set(data.labels)),
+        "classes": data.names,
         "rows": rows,
         "skipped": skipped,
         "timings": watch.total(),

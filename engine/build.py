@@ -18,7 +18,7 @@ from ..calibration.thresholds import Method
 from ..errors import AurevoirError, AurevoirWarning, ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
-from ..images.sources import expand
+from ..images.labelled import list_images
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
 from ..work import Work, key_of
@@ -511,4 +511,8 @@ def _runtime(spec: EngineSpec) -> str:
 
 def _expanded(images: Any) -> Any:
     """Return an array unchanged, and paths with folders expanded."""
-    return images if isinstance(images, np.ndarray) else expand([images] if isinstance(images, str | Path) else images)
+    return (
+        images
+        if isinstance(images, np.ndarray)
+        else list_images([images] if isinstance(images, str | Path) else images)
+    )

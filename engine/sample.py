@@ -8,7 +8,8 @@ import numpy as np
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageFiles, collect
 from ..images.decode import Resize
-from ..images.sources import expand, warn
+from ..images.labelled import list_images
+from ..images.sources import warn
 from .spec import HELD_OUT_IMAGES
 
 
@@ -62,7 +63,7 @@ def sample_images(
                 f"(n, {height}, {width}, {channels}), or another size"
             )
         return images[np.sort(random.permutation(len(images))[:count])]
-    paths = expand([images] if isinstance(images, str | Path) else images)
+    paths = list_images([images] if isinstance(images, str | Path) else images)
     chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
     description = "calibration images" if progress else None
     files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels)

@@ -10,8 +10,9 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import AurevoirError, BudgetError, UsageError
+from ..errors import AurevoirError, BudgetError, DataError, UsageError
 from ..kernels.memory import format_bytes, memory_budget
+from .archives import is_archive, member_of, members, open_file
 from .budget import memory_for, needed
 from .signatures import describe, is_heif, is_png, without_text
 
@@ -60,7 +61,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
     Parameters
     ----------
     path : path
-        Any format that Pillow reads, and HEIC where pillow-heif is installed; only the first frame is
+        Of a file, or of a member of a tar archive, such as ``shard.tar/key.jpg``, in any format that Pillow reads, and
+        HEIC where pillow-heif is installed; only the first frame is
         used. EXIF rotation is applied, transparency is composited on white, 12-bit, 16-bit and CMYK
         pixels are converted to 8-bit RGB; ICC profiles are not applied. What is not a regular file,
         such as a FIFO, is not opened, and what Pillow would hand to another program, such as EPS, not decoded.
@@ -86,7 +88,7 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
     """
     try:
         _check_file(Path(path))
-        pixels = _decode(Path(path), size, resize, "L" if channels == 1 else "RGB")
+        pixels = _decode(path, size, resize, "L" if channels == 1 else "RGB")
         return pixels if pixels.ndim == 3 else pixels[..., None]
     except UnreadableImageError:
         raise
@@ -94,9 +96,11 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
         remedy = "free some, or lower the budget (AUREVOIR_MEMORY)"
         raise BudgetError(f"not enough memory to decode {path}; {remedy}") from None
     except UnidentifiedImageError:
-        raise UnreadableImageError(_unidentified(Path(path))) from None
+        raise UnreadableImageError(_unidentified(path)) from None
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"more pixels than Pillow decodes safely: {error}; shrink the image") from None
+    except DataError as error:
+        raise UnreadableImageError(str(error)) from None
     except OSError as error:
         reason = error.strerror.lower() if error.strerror else f"{type(error).__name__}: {error}"
         raise UnreadableImageError(reason) from None
@@ -105,6 +109,16 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
 
 
 def _check_file(path: Path) -> None:
+    member = member_of(path)
+    size = _length(path) if member is None else member.size
+    if size == 0:
+        raise UnreadableImageError("the file is empty")
+    if size > memory_budget():
+        raise UnreadableImageError(f"the file has {format_bytes(size)}, more than the memory budget")
+
+
+def _length(path: Path) -> int:
+    """Return the bytes of a file, which must be a regular one."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -114,10 +128,7 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: _folder(path), stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
-    if status.st_size == 0:
-        raise UnreadableImageError("the file is empty")
-    if status.st_size > memory_budget():
-        raise UnreadableImageError(f"the file has {format_bytes(status.st_size)}, more than the memory budget")
+    return status.st_size
 
 
 def _folder(path: Path) -> str:
@@ -128,8 +139,8 @@ def _folder(path: Path) -> str:
         return f"a folder that cannot be listed ({(error.strerror or '').lower()})"
 
 
-def _decode(path: Path, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
-    with path.open("rb") as file:
+def _decode(path: Path | str, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
+    with open_file(path) as file:
         try:
             return _decode_file(file, size, resize, mode)
         except ValueError:
@@ -198,8 +209,13 @@ def _has_heif() -> bool:
     return True
 
 
-def _unidentified(path: Path) -> str:
-    with path.open("rb") as file:
+def _unidentified(path: Path | str) -> str:
+    if is_archive(path):
+        try:
+            members(path)
+        except DataError as error:
+            return str(error)
+    with open_file(path) as file:
         head = file.read(512)
     kind = "a damaged HEIC image" if is_heif(head) and _has_heif() else describe(head)
     return "not an image that Pillow can identify" + (f": {kind}" if kind else "")

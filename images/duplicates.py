@@ -1,12 +1,14 @@
 """Find files of the same content."""
 
 import hashlib
-import stat
+import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from ..files import file_digest
+from ..errors import DataError
+from .archives import content_digest, is_file, open_file, signature
+from .sources import Label
 
 _ENDS = 8192
 
@@ -24,9 +26,9 @@ def shared_files(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Pa
     return sorted([*found, *((path, path) for path in second if path in known)], key=lambda pair: pair[1])
 
 
-def conflicting_labels(paths: Sequence[Path], labels: Sequence[str]) -> list[tuple[Path, Path]]:
+def conflicting_labels(paths: Sequence[Path], labels: Sequence[Label]) -> list[tuple[Path, Path]]:
     """Return pairs of files of the same content under different labels, one pair for each such content."""
-    by_path: dict[Path, set[str]] = {}
+    by_path: dict[Path, set[Label]] = {}
     for path, label in zip(paths, labels, strict=True):
         by_path.setdefault(path, set()).add(label)
     found = [(path, path) for path, own in by_path.items() if len(own) > 1]
@@ -43,7 +45,7 @@ def same_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     for alike in _groups(paths, _size):
         for similar in _groups(alike, _ends):
-            yield from _groups(similar, file_digest)
+            yield from _groups(similar, content_digest)
 
 
 def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[list[Path]]:
@@ -51,7 +53,7 @@ def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[
     for path in paths:
         try:
             value = key(path)
-        except OSError:
+        except (OSError, DataError):
             continue
         if value is not None:
             groups.setdefault(value, []).append(path)
@@ -59,12 +61,11 @@ def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[
 
 
 def _size(path: Path) -> int | None:
-    status = path.stat()
-    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else None
+    return (signature(path)[0] or None) if is_file(path) else None
 
 
 def _ends(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(_ENDS)
-        file.seek(max(0, path.stat().st_size - _ENDS))
+    with open_file(path) as file:
+        head, size = file.read(_ENDS), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _ENDS))
         return hashlib.sha256(head + file.read(_ENDS)).digest()

@@ -1,81 +1,285 @@
-"""List labelled images: a folder of class folders, or a table of paths and labels."""
+"""List images and their labels: the one reader of class folders, tables, tables beside images, and tar archives."""
 
-import csv
 import json
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
-from ..files import read_file
-from ..schema import first_repeated
-from .sources import LabelledPaths, Part, class_folders
+from .archives import exists, is_archive
+from .shards import image_members, named_archives, read_shards
+from .sources import (
+    Label,
+    LabelledPaths,
+    Part,
+    archives_in,
+    chosen_part,
+    class_folders,
+    find_splits,
+    is_hidden,
+    list_files,
+    nested,
+    split_kind,
+    test_part,
+    warn,
+)
+from .tables import METADATA, TABLES, Row, is_metadata, place_of, read_table
 
-_JSON, _DELIMITED = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt", ".lst")
-TABLES = (*_DELIMITED, *_JSON)
-"""Endings of tables of paths and labels."""
-_LARGEST = 1 << 30
-"""Bytes of a table: ten million images."""
-_DELIMITERS = (",", "\t", ";", "|")
-_PATH_NAMES = {"path", "file", "filename", "filepath", "image", "images", "imagepath", "imagename", "img", "imgpath"}
-_LABEL_NAMES = {"label", "labels", "class", "classname", "category", "target", "y"}
-_Cell = tuple[int, Any, Any]
-"""Line number, path and label."""
+_SHOWN = 3
+_KINDS = ("train", "val", "test")
 
 
 def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
-    """List the images of a folder of class folders, or of a table of paths and labels.
+    """List the images of a data set with their labels.
 
     Parameters
     ----------
     data : path
-        A folder: see `class_folders`. A file ending in .csv, .tsv or .txt: a path and a label a line,
-        separated by a comma, tab, semicolon, bar or space, under a header that names them ``path`` and ``label`` or
-        without one. A file ending in .jsonl, .ndjson or .json: an object a line, or one array of them, with ``path``
-        and ``label``. Paths are relative to the table's folder.
+        A folder of class folders: see `class_folders`.
+
+        A table, ending in .csv, .tsv or .txt: a path and a label a line, separated by a comma, tab, semicolon, bar or
+        space, under a header that names them ``path`` and ``label`` or without one. Ending in .jsonl, .ndjson or .json:
+        an object a line, or one array of them, with ``path`` and ``label``. Paths are relative to the table's folder.
+
+        A folder with ``metadata.csv`` or ``metadata.jsonl``, which has the column ``file_name`` in place of ``path``.
+
+        A tar archive, a folder of them, or a pattern such as ``shard-{000..009}.tar``: see `read_shards`.
+
+        A column or key ``labels`` in place of ``label`` holds several labels an image: a list, or a text with
+        semicolons between them, or rows of one path each. ``split`` says train, val or test, where both training and
+        other rows are there, and ``weight`` is the sample weight; rows of weight 0 are left out.
     part : {"train", "test"}
-        Which part of a folder with splits.
+        Which part of data with splits.
 
     Raises
     ------
     UsageError
         If `data` does not exist, or is a file of another kind.
     DataError
-        If a table cannot be read, or a row has no label.
+        If a table or an archive cannot be read, or an image has no label.
     """
-    path = Path(data)
-    if not path.is_file():
-        return class_folders(path, part)
-    if path.suffix.lower() not in TABLES:
-        raise UsageError(f"{path} is neither a folder nor a table of paths and labels ({', '.join(TABLES)})")
+    source = _source(Path(data))
+    return source.part(part) if isinstance(source, _Listed) else _of_folders(Path(data), source, part)
+
+
+def labelled_parts(data: Path | str) -> tuple[LabelledPaths, LabelledPaths | None]:
+    """List the training images of a data set and, where it says which they are, its test images.
+
+    See `labelled_images`; a note on stderr says what is tested on.
+    """
+    source = _source(Path(data))
+    if isinstance(source, _Listed):
+        return source.part("train"), source.part("test") if source.has_parts else None
+    test = test_part(source)
+    if test is not None:
+        warn(f"testing on {test}")
+    train = _of_folders(Path(data), source, "train")
+    return train, None if test is None else labelled_images(test, "test")
+
+
+def list_images(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
+    """List images without their labels: `images_at` each of some paths."""
+    return [path for image in images for path in images_at(image, keep_missing)]
+
+
+def images_at(image: Path | str, keep_missing: bool = False) -> Iterator[Path]:
+    """Yield the images that a path leads to.
+
+    Parameters
+    ----------
+    image : path
+        Of an image file or a member of an archive, which is yielded; or of a folder, a table or an archive as
+        `labelled_images` takes them, in the order of the files' names, the rows or the members. A folder of archives is
+        one that holds no image files. A table may have no labels; ``.txt`` and ``.lst`` files are none.
+    keep_missing : bool
+        Whether a path that does not exist, and an archive that cannot be read, is yielded, to be reported where it is
+        read; else it raises UsageError or DataError.
+    """
+    path = Path(image)
+    # Path.is_dir raises OSError for a name that is too long.
+    files = list_files(path) if (is_folder := os.path.isdir(path)) else []  # noqa: PTH112
+    archives = _archives_under(path) if is_folder and not files else named_archives(path)
+    if path.suffix.lower() in _LISTS and os.path.isfile(path):  # noqa: PTH113
+        yield from dict.fromkeys(row.path for row in read_table(path, labelled=False))
+    elif is_folder or archives:
+        yield from files
+        for archive in archives:
+            yield from _members_of(archive, keep_missing)
+    elif keep_missing or exists(path):
+        yield path
+    else:
+        raise UsageError(f"{path} does not exist; check the path")
+
+
+def _members_of(archive: Path, keep_broken: bool) -> Iterator[Path]:
     try:
-        return _checked(path, list(_json_rows(path) if path.suffix.lower() in _JSON else _delimited_rows(path)))
-    except RecursionError:
-        raise DataError(f"{path} is nested too deeply; give an object with path and label a line") from None
+        yield from [member.path for member in image_members(archive)]
+    except DataError:
+        if not keep_broken:
+            raise
+        # Reading it says why.
+        yield archive
 
 
-def _checked(table: Path, rows: list[_Cell]) -> LabelledPaths:
-    unlabelled = [line for line, _, label in rows if _is_missing(label)]
-    if unlabelled:
-        raise DataError(
-            f"{len(unlabelled)} of {len(rows)} rows of {table} have no label, the first in line {unlabelled[0]}; label "
-            "them or remove the rows"
-        )
+_LISTS = frozenset(TABLES) - {".txt", ".lst"}
+
+
+def _archives_under(folder: Path) -> list[Path]:
+    return sorted(Path(place, each) for place, _, names in os.walk(folder) for each in names if _is_shard(place, each))
+
+
+def _is_shard(folder: str, name: str) -> bool:
+    return not is_hidden(name) and is_archive(Path(folder, name))
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The rows of a table or of archives.
+
+    Attributes
+    ----------
+    name : str
+        Of the table, the archive or the folder of archives.
+    rows : list of Row
+        Those that count.
+    labels : list of Label
+        Of the rows.
+    kinds : list of str
+        The part that each row is of, by ``train``, ``val`` and ``test``; all of one where the data do not split.
+    weights : list of float
+    """
+
+    name: str
+    paths: list[Path]
+    labels: list[Label]
+    kinds: list[str]
+    weights: list[float]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the rows are of several parts."""
+        return len(set(self.kinds)) > 1
+
+    def part(self, part: Part) -> LabelledPaths:
+        """Return the rows to train or to test on, sorted by label and path; all of rows without parts."""
+        there = set(self.kinds)
+        kind = next((each for each in ("test", "val") if each in there), "train") if part == "test" else "train"
+        if self.has_parts:
+            counts = ", ".join(
+                f"{each} ({self.kinds.count(each)})" for each in ("train", "val", "test") if each in there
+            )
+            warn(f"{self.name} has the parts {counts}: using {kind}")
+        which = [index for index, each in enumerate(self.kinds) if not self.has_parts or each == kind]
+        which.sort(key=lambda index: (self.labels[index], self.paths[index]))
+        weighted = any(weight != 1 for weight in self.weights)
+        return LabelledPaths(self.paths, self.labels, self.weights if weighted else None).take(which)
+
+
+def _source(path: Path) -> _Listed | Mapping[str, Path]:
+    """Return the rows of a table or of archives; for class folders the folders of their parts, of which may be none."""
+    if path.is_dir():
+        folders = nested(path)
+        if table := next(filter(None, map(_metadata, folders)), None):
+            return _checked(table, read_table(table), by_folder=True)
+        if splits := find_splits(path):
+            return splits
+        archives = archives_in(folders[-1])
+        return _checked(path, read_shards(archives)) if archives else {}
+    if archives := named_archives(path):
+        return _checked(path, read_shards(archives))
+    if not path.is_file():
+        return {}
+    if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
+        raise UsageError(f"{path} is compressed, and files are read in place; uncompress it, and give the .tar file")
+    if path.suffix.lower() not in TABLES:
+        known = ", ".join(TABLES)
+        raise UsageError(f"{path} is neither a folder nor a table of paths and labels ({known}) nor a .tar archive")
+    return _checked(path, read_table(path))
+
+
+def _of_folders(folder: Path, splits: Mapping[str, Path], part: Part) -> LabelledPaths:
+    return labelled_images(chosen_part(splits, part), part) if splits else class_folders(folder, part)
+
+
+def _metadata(folder: Path) -> Path | None:
+    """Return the table that labels the images of a folder."""
+    return next((folder / name for name in METADATA if (folder / name).is_file() and is_metadata(folder / name)), None)
+
+
+def _checked(source: Path, rows: list[Row], by_folder: bool = False) -> _Listed:
+    """Return rows with checked labels, parts and weights; of a row that is given twice the first counts."""
     if not rows:
-        raise DataError(f"{table} contains no rows; give a path and a label a line")
-    # A row given twice counts once.
-    found = dict.fromkeys((_text(label, table, line), _resolved(table, path, line)) for line, path, label in rows)
-    pairs = sorted(found)
-    if not any(os.path.lexists(path) for _, path in pairs):
+        raise DataError(f"{source} contains no rows; give a path and a label a line")
+    sets = [_labels_of(row, source) for row in rows]
+    merged = _merged(rows, sets)
+    # Of a column of labels without semicolons, a cell that is empty says no more than one of a column of one label.
+    several = any(row.several for row in rows) and (() in sets or any(len(each) > 1 for each in merged.values()))
+    _check_labelled(source, rows, sets, several)
+    kinds = _kinds(source, rows, by_folder)
+    weights = [_weight(row, source) for row in rows]
+    label_of: Any = (lambda index: merged[rows[index].path]) if several else (lambda index: (sets[index] or ("",))[0])
+    kept = {(label_of(index), rows[index].path): index for index in reversed(range(len(rows)))}
+    which = sorted(index for index in kept.values() if weights[index] > 0)
+    if len(which) < len(kept):
+        warn(f"{len(kept) - len(which)} images of {source} have weight 0 and are left out")
+    if not which:
+        raise DataError(f"all images of {source} have weight 0; give those that count a positive one")
+    _check_existing(source, [rows[index].path for index in which])
+    return _Listed(
+        str(source),
+        [rows[index].path for index in which],
+        [label_of(index) for index in which],
+        [kinds[index] for index in which],
+        [weights[index] for index in which],
+    )
+
+
+def _merged(rows: list[Row], sets: list[tuple[str, ...] | None]) -> dict[Path, tuple[str, ...]]:
+    """Return all labels of each path, where rows may have several."""
+    found: dict[Path, dict[str, None]] = {}
+    for row, labels in zip(rows, sets, strict=True):
+        found.setdefault(row.path, {}).update(dict.fromkeys(labels or ()))
+    return {path: tuple(sorted(labels)) for path, labels in found.items()}
+
+
+def _check_labelled(source: Path, rows: list[Row], sets: list[tuple[str, ...] | None], several: bool) -> None:
+    missing = [row for row, labels in zip(rows, sets, strict=True) if labels is None]
+    if missing and several and all(row.several for row in missing):
+        warn(f"{len(missing)} of {len(rows)} images of {source} have no label; they count as having none of the labels")
+    elif missing:
+        where = place_of(source, missing[0].line).removesuffix(f" of {source}")
         raise DataError(
-            f"none of the {len(pairs)} files that {table} names exists, such as {pairs[0][1]}; paths are relative to "
-            "the folder of the table"
+            f"{len(missing)} of {len(rows)} rows of {source} have no label, the first in {where}; label them or remove "
+            "the rows"
         )
-    return LabelledPaths([path for _, path in pairs], [label for label, _ in pairs])
+
+
+def _check_existing(source: Path, paths: list[Path]) -> None:
+    if not any(map(exists, paths)):
+        raise DataError(
+            f"none of the {len(paths)} files that {source} names exists, such as {paths[0]}; paths are relative to the "
+            "folder of the table"
+        )
+
+
+def _labels_of(row: Row, source: Path) -> tuple[str, ...] | None:
+    """Return the labels of a row; None if it has none."""
+    given, place = row.label, place_of(source, row.line)
+    if isinstance(given, dict) or (isinstance(given, list) and not row.several):
+        remedy = ", or name the key labels" if isinstance(given, list) else ""
+        raise DataError(f"the label in {place} is {json.dumps(given)[:80]}; give one label an image{remedy}")
+    if isinstance(given, list):
+        if any(isinstance(each, list | dict) or _is_missing(each) for each in given):
+            raise DataError(f"the labels in {place} are {json.dumps(given)[:80]}; give a list of texts")
+        return tuple(dict.fromkeys(str(each).strip() for each in given))
+    if _is_missing(given):
+        return None
+    names = str(given).split(";") if row.several else [str(given)]
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip())) or None
 
 
 def _is_missing(label: Any) -> bool:
@@ -83,132 +287,43 @@ def _is_missing(label: Any) -> bool:
     return label is None or (isinstance(label, float) and math.isnan(label)) or not str(label).strip()
 
 
-def _text(label: Any, table: Path, line: int) -> str:
-    if isinstance(label, list | dict):
-        raise DataError(f"the label in line {line} of {table} is {json.dumps(label)}; give one label an image")
-    return str(label).strip()
+def _kinds(source: Path, rows: list[Row], by_folder: bool) -> list[str]:
+    """Return the part that each row is of; ``train`` for all if they are not of a training part and another one."""
+    given = ["" if _is_missing(row.split) else str(row.split).strip() for row in rows]
+    if by_folder and not any(given):
+        given = [_first_folder(row.path, source) for row in rows]
+        by_folder = all(map(split_kind, given))
+        given = given if by_folder else [""] * len(rows)
+    known = {each: split_kind(each) for each in set(given) if each}
+    if not any(known.values()):
+        if known:
+            warn(f"split of {source} says {_listed(known)}, and none of train, val and test; it is ignored")
+        return ["train"] * len(rows)
+    if strange := [index for index, each in enumerate(given) if each and known[each] is None]:
+        row = rows[strange[0]]
+        raise DataError(f"split {row.split!r} in {place_of(source, row.line)} is not known; give train, val or test")
+    kinds = [known[each] or "train" if each else "train" for each in given]
+    return kinds if "train" in kinds else ["train"] * len(rows)
 
 
-def _resolved(table: Path, path: Any, line: int) -> Path:
-    """Return a path of a table relative to the table's folder; backslashes separate folders where no such file is."""
-    if not isinstance(path, str) or not path.strip():
-        raise DataError(f"line {line} of {table} has no path; give one or remove the row")
-    # Text is decoded as UTF-8, file names as the locale says.
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(map(repr, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+
+
+def _first_folder(path: Path, table: Path) -> str:
+    parts = path.relative_to(table.parent).parts if path.is_relative_to(table.parent) else ()
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _weight(row: Row, source: Path) -> float:
+    if _is_missing(row.weight):
+        return 1.0
     try:
-        name = os.fsdecode(path.encode("utf-8", "surrogateescape"))
-    except UnicodeError:
-        raise DataError(
-            f"the path in line {line} of {table} holds half a character, {path[:80]!r}; write it anew"
-        ) from None
-    if "\0" in name:
-        raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
-    tried = [table.parent / each for each in (name, name.strip(), name.strip().replace("\\", "/"))]
-    return next((each for each in tried if os.path.lexists(each)), tried[1])
-
-
-def _read(table: Path) -> str:
-    data = read_file(table, _LARGEST, "the table", "give a table of paths and labels")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-
-
-def _json_rows(table: Path) -> Iterator[_Cell]:
-    text = _read(table)
-    try:
-        if text.lstrip().startswith("["):
-            objects = list(enumerate(json.loads(text, object_pairs_hook=_once), 1))
-        else:
-            # Not `splitlines`, which also splits at characters that JSON allows in strings.
-            lines = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
-            objects = [(line, json.loads(row, object_pairs_hook=_once)) for line, row in lines]
-    except ValueError as error:
-        raise DataError(f"{table} is not JSON lines: {error}; write an object with path and label a line") from None
-    for line, item in objects:
-        if not isinstance(item, dict):
-            raise DataError(f"line {line} of {table} is not an object with path and label")
-        names = list(item)
-        path, label = _named(names, _PATH_NAMES), _named(names, _LABEL_NAMES)
-        if path is None:
-            raise DataError(f"line {line} of {table} has the keys {_joined(names)}; name one of them path")
-        yield line, item[names[path]], None if label is None else item[names[label]]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, of which no name is there twice, with two paths or labels."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError(f"the name {first_repeated(name for name, _ in pairs)!r} is repeated in an object")
+        found = math.nan if isinstance(row.weight, bool) else float(row.weight)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        given, place = str(row.weight)[:40], place_of(source, row.line)
+        raise DataError(f"the weight in {place} is {given!r}; give a number from 0 up, or nothing for 1")
     return found
-
-
-def _joined(names: list[str]) -> str:
-    """Return names for a message, with what cannot be printed escaped."""
-    return repr(", ".join(names)[:80])[1:-1]
-
-
-def _named(names: list[str], known: set[str]) -> int | None:
-    """Return the index of the first name that is known, whatever its case and punctuation."""
-    plain = [re.sub(r"[\W_]", "", name).lower() for name in names]
-    return next((index for index, name in enumerate(plain) if name in known), None)
-
-
-def _delimited_rows(table: Path) -> Iterator[_Cell]:
-    lines = _read(table).replace("\r\n", "\n").replace("\r", "\n")
-    if not lines.strip():
-        return
-    rows = _split_rows(table, lines)
-    header = rows[0][1]
-    path, label = _named(header, _PATH_NAMES), _named(header, _LABEL_NAMES)
-    if path is not None and label is not None:
-        rows = rows[1:]
-    else:
-        rows, path, label = _without_names(table, rows)
-    for line, cells in rows:
-        yield line, cells[path] if path < len(cells) else "", cells[label] if label < len(cells) else None
-
-
-def _without_names(table: Path, rows: list[tuple[int, list[str]]]) -> tuple[list[tuple[int, list[str]]], int, int]:
-    """Return the rows and the indices of path and label, where the header does not name them or is missing."""
-    if len(rows[0][1]) != 2:
-        raise DataError(
-            f"the first line of {table} has {len(rows[0][1])} columns: {_joined(rows[0][1])}; name those of the "
-            "image and its class path and label there"
-        )
-
-    def is_file(row: int, column: int) -> bool:
-        cells = rows[row][1]
-        # Path.is_file raises OSError for a name that is too long.
-        given = column < len(cells) and bool(cells[column].strip())
-        return given and os.path.isfile(_resolved(table, cells[column], 0))  # noqa: PTH113
-
-    last = len(rows) - 1
-    path = 1 if any(is_file(row, 1) for row in (0, last)) and not any(is_file(row, 0) for row in (0, last)) else 0
-    is_header = last > 0 and not is_file(0, path) and any(is_file(row, path) for row in range(1, min(last, 5) + 1))
-    return rows[1:] if is_header else rows, path, 1 - path
-
-
-def _split_rows(table: Path, text: str) -> list[tuple[int, list[str]]]:
-    """Return line numbers and cells, split at the delimiter that gives most lines as many columns as the first."""
-    try:
-        parsed = {each: _parse(text, each) for each in _DELIMITERS}
-    except csv.Error as error:
-        raise DataError(f"{table} is not a table of paths and labels: {error}") from None
-
-    def fit(delimiter: str) -> int:
-        rows = parsed[delimiter]
-        width = len(rows[0][1]) if rows else 0
-        return Counter(len(cells) for _, cells in rows)[width] if width > 1 else 0
-
-    best = max(_DELIMITERS, key=fit)
-    if fit(best):
-        return parsed[best]
-    words = [(line, row.rsplit(None, 1)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
-    if not any(len(cells) == 2 for _, cells in words):
-        raise DataError(f"{table} has one column; give a path and a label a line, separated by a comma")
-    return words
-
-
-def _parse(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    lines = [f"{line}\n" for line in text.split("\n")]
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]

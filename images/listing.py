@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UsageError
-from .sources import list_files
+from .labelled import images_at
 
 STDIN = "-"
 _LONGEST_LINE = 8192
@@ -32,7 +32,7 @@ def image_paths(images: Iterable[Path | str], listed: BinaryIO | None = None) ->
         Relative ones are relative to the working directory. Of a list only one line is held.
     """
     for image in images:
-        yield from _lines(sys.stdin.buffer) if str(image) == STDIN else _expanded(image)
+        yield from _lines(sys.stdin.buffer) if str(image) == STDIN else images_at(image, keep_missing=True)
     if listed is not None:
         yield from _lines(listed)
 
@@ -54,16 +54,11 @@ def open_list(path: Path | str) -> BinaryIO:
         raise UsageError(f"{path} cannot be read: {reason.lower()}; give a file of paths, one a line") from None
 
 
-def _expanded(image: Path | str) -> Iterable[Path]:
-    # Path.is_dir raises OSError for a name that is too long.
-    return list_files(image) if os.path.isdir(image) else [Path(image)]  # noqa: PTH112
-
-
 def _lines(file: BinaryIO) -> Iterator[Path]:
     """Yield the paths of a list; what is beyond the longest path is passed over, and empty lines are."""
     begins = True
     while piece := file.readline(_LONGEST_LINE):
         line = piece.removesuffix(b"\n").removesuffix(b"\r")
         if begins and line:
-            yield from _expanded(os.fsdecode(line))
+            yield from images_at(os.fsdecode(line), keep_missing=True)
         begins = piece.endswith(b"\n")

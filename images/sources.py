@@ -3,12 +3,14 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import AurevoirWarning, DataError, UsageError
+from .archives import ENDING, is_archive
+from .tables import METADATA
 
 Part = Literal["train", "test"]
 """Which images of a folder with splits: the training images, or those to test on."""
@@ -35,12 +37,47 @@ _SPLITS = {
 }
 
 
+Label = str | tuple[str, ...]
+"""The class of an image; or, where images may have several labels, those that it has, which may be none."""
+
+
 @dataclass(frozen=True)
 class LabelledPaths:
-    """Files and their class names, sorted by class name."""
+    """Files and their labels, sorted by label.
+
+    Attributes
+    ----------
+    paths : list of path
+    labels : list of str, or list of tuple of str
+        Tuples where images may have several labels.
+    weights : list of float or None
+        Sample weights, where the data have them.
+    """
 
     paths: list[Path]
-    labels: list[str]
+    labels: Sequence[Label]
+    weights: list[float] | None = None
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether images may have several labels."""
+        return any(isinstance(label, tuple) for label in self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """The class names, sorted."""
+        return sorted({name for label in self.labels for name in as_set(label)})
+
+    def take(self, indices: Iterable[int]) -> "LabelledPaths":
+        """Return some of the images, in the order of the indices."""
+        which = list(indices)
+        weights = None if self.weights is None else [self.weights[index] for index in which]
+        return LabelledPaths([self.paths[index] for index in which], [self.labels[index] for index in which], weights)
+
+
+def as_set(label: Label) -> tuple[str, ...]:
+    """Return the labels of an image, of which it may have one or several."""
+    return label if isinstance(label, tuple) else (label,)
 
 
 def list_files(folder: Path | str) -> list[Path]:
@@ -83,7 +120,7 @@ def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: lis
         return
     for entry in entries:
         is_folder, path = _is_folder(entry), Path(entry.path)
-        if _is_hidden(entry.name) or (not is_folder and _is_document(entry.name)):
+        if is_hidden(entry.name) or (not is_folder and is_document(entry.name)):
             continue
         if entry.is_symlink():
             links.append(path)
@@ -106,11 +143,13 @@ def _is_loop(link: Path) -> bool:
     return os.path.commonpath([target, place]) == target
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Return whether a name is of a hidden file or folder, or of what operating systems leave behind."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def _is_document(name: str) -> bool:
+def is_document(name: str) -> bool:
+    """Return whether a name is of a document, a label file or an archive rather than an image."""
     stem, ending = Path(name.lower()).stem, Path(name.lower()).suffix
     return ending in _NO_IMAGES or (not ending and stem in _PAPERS)
 
@@ -136,14 +175,25 @@ def class_folders(folder: Path | str, part: Part = "train") -> LabelledPaths:
         If it contains no class folder, or a class folder is empty, or it contains splits without class folders.
     """
     root = _class_root(_existing_folder(folder))
-    splits = _splits_of(root)
-    if splits:
-        chosen = splits["train"] if part == "train" else test_part(splits)
-        if chosen is None:
-            raise DataError(f"{root} contains no test images, only {splits['train'].name}; give {splits['train']}")
-        warn(f"{root} contains the parts {_listed(splits)}, not classes: using {chosen}")
-        return class_folders(chosen, part)
+    if splits := _splits_of(root):
+        return class_folders(chosen_part(splits, part), part)
     return _labelled(root)
+
+
+def chosen_part(splits: Mapping[str, Path], part: Part) -> Path:
+    """Return the part of a folder with splits that is trained or tested on, and warn that it is.
+
+    Raises
+    ------
+    DataError
+        If there are no labelled test images.
+    """
+    root = splits["train"].parent
+    chosen = splits["train"] if part == "train" else test_part(splits)
+    if chosen is None:
+        raise DataError(f"{root} contains no test images, only {splits['train'].name}; give {splits['train']}")
+    warn(f"{root} contains the parts {_listed(splits)}, not classes: using {chosen}")
+    return chosen
 
 
 def find_splits(folder: Path | str) -> Mapping[str, Path]:
@@ -157,8 +207,21 @@ def find_splits(folder: Path | str) -> Mapping[str, Path]:
 
 def test_part(splits: Mapping[str, Path]) -> Path | None:
     """Return the part to test on: ``test`` if it has labels, else ``val``."""
-    labelled = [splits[name] for name in ("test", "val") if name in splits and _subfolders(_class_root(splits[name]))]
+    labelled = [splits[name] for name in ("test", "val") if name in splits and _is_labelled(splits[name])]
     return labelled[0] if labelled else None
+
+
+def _is_labelled(folder: Path) -> bool:
+    """Return whether a part holds class folders, a table that labels its images, or archives."""
+    names = [entry.name for entry in _entries(folder)]
+    return bool(_subfolders(_class_root(folder))) or any(
+        name in METADATA or name.lower().endswith(ENDING) for name in names
+    )
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """Return the tar archives in a folder, sorted by name; none if it also holds folders of images."""
+    return [] if _subfolders(folder) else [Path(entry.path) for entry in _entries(folder) if is_archive(entry.path)]
 
 
 def warn(message: str) -> None:
@@ -211,7 +274,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return []
-    return [entry for entry in found if not _is_hidden(entry.name)]
+    return [entry for entry in found if not is_hidden(entry.name)]
 
 
 def _subfolders(root: Path) -> list[Path]:
@@ -220,12 +283,20 @@ def _subfolders(root: Path) -> list[Path]:
     return [entry for entry in found if entry.name.lower() not in _ANNOTATIONS or list_files(entry)]
 
 
+def nested(folder: Path) -> list[Path]:
+    """Return a folder and those that are the only one in the one before."""
+    found = [folder]
+    while len(inner := _subfolders(found[-1])) == 1 and not _is_loop(inner[0]):
+        found += inner
+    return found
+
+
 def _class_root(root: Path) -> Path:
     """Return the folder itself, or the folder of class folders or splits that alone it holds, at any depth."""
     folders = _subfolders(root)
     while len(folders) == 1 and not _is_loop(folders[0]):
         inner = _subfolders(folders[0])
-        holds_images = any(not _is_folder(entry) and not _is_document(entry.name) for entry in _entries(folders[0]))
+        holds_images = any(not _is_folder(entry) and not is_document(entry.name) for entry in _entries(folders[0]))
         if holds_images or not inner or (len(inner) == 1 and not _subfolders(inner[0])):
             break
         root, folders = folders[0], inner
@@ -237,11 +308,11 @@ def _splits_of(root: Path) -> dict[str, Path]:
     folders = _subfolders(root)
     found: dict[str, Path] = {}
     for entry in folders:
-        if kind := _split_kind(entry.name):
+        if kind := split_kind(entry.name):
             found.setdefault(kind, entry)
     if "train" not in found or len(found) < 2:
         return {}
-    if _subfolders(_class_root(found["train"])):
+    if _is_labelled(found["train"]):
         return found
     if len(found) < len(folders):
         return {}
@@ -251,7 +322,13 @@ def _splits_of(root: Path) -> dict[str, Path]:
     )
 
 
-def _split_kind(name: str) -> str | None:
+def split_named(name: str) -> str | None:
+    """Return the only part of a data set that one of the words of a name is, such as ``train-000``, or None."""
+    found = {_SPLITS[word] for word in re.split(r"[\W\d_]+", name.casefold()) if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def split_kind(name: str) -> str | None:
     """Return what part of a data set a folder's name says it is: ``train``, ``val``, ``test``, or None."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.casefold()) if word]
     words = [
@@ -265,24 +342,6 @@ def _split_kind(name: str) -> str | None:
 
 def _listed(splits: Mapping[str, Path]) -> str:
     return ", ".join(path.name for path in splits.values())
-
-
-def expand(images: Iterable[Path | str], keep_missing: bool = False) -> list[Path]:
-    """Replace each folder with the files under it; see `list_files`.
-
-    Parameters
-    ----------
-    images : iterable of paths
-    keep_missing : bool
-        Whether a path that does not exist is kept, to be reported where it is read; else it raises UsageError.
-    """
-    found: list[Path] = []
-    for image in images:
-        path = Path(image)
-        if not keep_missing and not path.exists():
-            raise UsageError(f"{path} does not exist; check the path")
-        found += list_files(path) if path.is_dir() else [path]
-    return found
 
 
 def _existing_folder(folder: Path | str) -> Path:

@@ -54,15 +54,18 @@ from .inputs import (
     check_lengths,
     checked_features,
     checked_weights,
+    column_names,
     images_and_labels,
     is_count,
     is_features,
     is_indicator,
     is_path,
+    is_sets,
     resolve_seed,
 )
 from .kept_bits import KeptBits
 from .model import StoredModel, read, write
+from .multilabel import indicator, named_indicator
 from .opu import OPUS, opu_projector, require_opu
 from .prediction_sets import PredictionSets, checked_coverage
 from .training import Training
@@ -277,8 +280,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             A folder of class folders; image files, in any container of str or Path; images as uint8 of shape
             (n, height, width, 3); or features as floats of shape (n, m), which need no engine.
         y : array-like of shape (n,) or (n, c)
-            Class labels, or a multilabel indicator matrix. May be None if X is a folder, whose class
-            folders then give the labels. With labels, a folder is the files under it, sorted by name.
+            Class labels; or for several labels an image a tuple or set of their names each, such as
+            ``[("cat", "sofa"), ("dog",), ()]``, or an indicator matrix, of which a data frame's columns are the names.
+            May be None if X is a folder, a table or archives, which then give the labels; see
+            `images.labelled.labelled_images`. With labels, a folder is the files under it, sorted by name.
         sample_weight : array-like of shape (n,), optional
             Weights of the images; images of weight 0 are ignored.
 
@@ -300,11 +305,14 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
         with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work:
+            names = column_names(y)
             X, y = images_and_labels(X, y)
+            if is_sets(y):
+                y, names = named_indicator(y)
             if is_features(X):
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
             check_lengths(X, y)
-            labels, weights = self._encode(y), checked_weights(sample_weight, len(y))
+            labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
             chosen = self._set_engine(X, labels, weights, watch, work)
@@ -345,11 +353,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self._fit_readout(earlier + added, self.projection_, camera, watch)
         return self
 
-    def _encode(self, y: Any) -> np.ndarray:
+    def _encode(self, y: Any, names: np.ndarray | None = None) -> np.ndarray:
         """Set `classes_` and return labels as indices into it, or as an indicator matrix."""
         self._multilabel = is_indicator(y)
         if self._multilabel:
-            self.classes_ = np.arange(y.shape[1])
+            self.classes_ = np.arange(y.shape[1]) if names is None else names
             return np.asarray(y, dtype="int64")
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -357,8 +365,11 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def _encode_known(self, y: Any) -> np.ndarray:
+        if is_sets(y) and not self._multilabel:
+            raise DataError("y gives images several labels, and the classifier one; give one label an image")
         if self._multilabel:
-            labels = np.asarray(y, dtype="int64")
+            by_name = y if is_indicator(y) else indicator(y.tolist(), self.classes_.tolist())
+            labels = np.asarray(by_name, dtype="int64")
             if labels.shape[1:] != self.classes_.shape:
                 raise DataError(f"labels of shape {labels.shape} must have {len(self.classes_)} columns, as in `fit`")
             return labels
@@ -368,6 +379,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"label {new[0]!s} was not among those before; fit a new classifier on all images")
         indices: np.ndarray = np.searchsorted(self.classes_, y)
         return indices
+
+    @property
+    def multilabel_(self) -> bool:
+        """Whether an image may have several labels, so that `predict` returns an indicator matrix."""
+        check_is_fitted(self)
+        return self._multilabel
 
     def _fit_readout(self, training: Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
         self._keep(training, None)
@@ -555,8 +572,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             paths = (
                 tuple(str(images.paths[row]) for row in indices.tolist()) if isinstance(images, ImageFiles) else None
             )
-        if not self._multilabel:
-            self._refuse_emptied_classes(labels, labels[indices])
+        self._refuse_emptied_classes(labels, labels[indices])
         counted = weights[indices] > 0
         if not self._multilabel and len(weightless := np.setdiff1d(labels[indices], labels[indices][counted])):
             raise DataError(
@@ -580,6 +596,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return ("bits",)
 
     def _refuse_emptied_classes(self, labels: np.ndarray, kept: np.ndarray) -> None:
+        if self._multilabel:
+            labels, kept = labels.nonzero()[1], kept.nonzero()[1]
         emptied = np.setdiff1d(labels, kept)
         if len(emptied):
             path, reason = next(iter(self.skipped_.items()), (None, None))
@@ -616,6 +634,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each image or row of features, or for multilabel targets an indicator matrix.
+
+        Its columns are those of ``classes_``.
 
         Parameters
         ----------
@@ -801,6 +821,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 warnings.warn(f"{len(tested.skipped)} files cannot be read; first: {path}: {reason}", stacklevel=2)
             return tested.accuracy
         X, y = images_and_labels(X, y)
+        if self._multilabel or is_sets(y):
+            y = self._encode_known(y)
         weights = None if sample_weight is None else checked_weights(sample_weight, len(y))
         return float(super().score(X, y, weights))
 

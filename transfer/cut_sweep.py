@@ -24,6 +24,7 @@ from ..kernels.stopwatch import Stopwatch
 from ..progress import progress_bar
 from .cut_choice import embed_cuts, sample_size, stratified_sample
 from .inputs import as_images
+from .multilabel import encoded
 
 ROUNDS = 3
 """Turns in which engines are timed."""
@@ -115,7 +116,7 @@ def sweep_cuts(
     builder = EngineBuilder(network, calibration, data=list(data.paths), stages=watch, progress=progress)
     cuts = cut_candidates(builder.backbone, count)
     builders = builder.at_cuts([cut.name for cut in cuts])
-    names, labels = np.unique(data.labels, return_inverse=True)
+    names, labels = encoded(data)
     which = stratified_sample(labels, sample_size(cuts, budget), network.seed)
     skipped: dict[str, str] = {}
     engines: list[Engine] = []

@@ -2,19 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
 from ..images.batches import ImageFiles
 from ..images.duplicates import conflicting_labels, shared_files
-from ..images.labelled import labelled_images
-from ..images.sources import LabelledPaths, find_splits, test_part, warn
+from ..images.labelled import labelled_images, labelled_parts
+from ..images.sources import LabelledPaths, as_set, warn
+from .multilabel import LabelEvaluation, accuracy_interval, evaluate_labels, given_labels, indicator
 
 TEST_SHARE = 0.2
 FEW = 5
@@ -47,12 +47,6 @@ class Evaluation:
         return accuracy_interval(int(np.trace(self.confusion)), int(self.confusion.sum()))
 
 
-def accuracy_interval(right: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of an accuracy: in which that on all such images lies with this confidence."""
-    found = binomtest(right, images).proportion_ci(confidence, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def train_and_test(
     data: Path | str, test: Path | str | None = None, seed: int = 0
 ) -> tuple[LabelledPaths, LabelledPaths]:
@@ -77,21 +71,17 @@ def train_and_test(
         If there is only one class, a class with one image would have to be split, or `test`
         contains a class that `data` does not.
     """
-    if test is None:
-        test = test_part(find_splits(data))
-        if test is not None:
-            warn(f"testing on {test}")
-    train = labelled_images(data)
-    counts = Counter(train.labels)
-    if len(counts) < 2:
-        raise DataError(f"{data} contains only one class, {next(iter(counts))!r}; a classifier needs two or more")
+    train, tested = labelled_parts(data) if test is None else (labelled_images(data), labelled_images(test, "test"))
+    if len(train.names) < 2:
+        raise DataError(f"{data} contains only one class, {', '.join(train.names)!r}; a classifier needs two or more")
     if conflicts := conflicting_labels(train.paths, train.labels):
-        warn(f"{len(conflicts)} images are in more than one class, first {_pair(*conflicts[0])}; keep each in one")
-    if test is not None:
-        tested = labelled_images(test, "test")
-        strange = sorted(set(tested.labels) - set(counts))
-        if strange:
-            raise DataError(f"{test} contains the class {strange[0]!r}, which is not in {data}; remove its folder")
+        where = "have copies with other labels" if train.multilabel else "are in more than one class"
+        warn(f"{len(conflicts)} images {where}, first {_pair(*conflicts[0])}; keep each in one")
+    if tested is not None:
+        tested = _alike(tested, train, test or data)
+        if strange := sorted(set(tested.names) - set(train.names)):
+            where = f"{test} contains" if test else f"the test part of {data} contains"
+            raise DataError(f"{where} the class {strange[0]!r}, which is not in {data}; remove its folder")
     else:
         train, tested = split(train, seed)
     if len(tested.paths) < FEW:
@@ -108,8 +98,21 @@ def _pair(first: Path, second: Path) -> str:
     return f"{first} and {second}" if first != second else str(first)
 
 
+def _alike(tested: LabelledPaths, train: LabelledPaths, name: Path | str) -> LabelledPaths:
+    """Return test images with as many labels an image as the training images may have."""
+    if tested.multilabel and not train.multilabel:
+        raise DataError(f"{name} gives images several labels, and the training images have one each; give one to each")
+    labels = [*map(as_set, tested.labels)] if train.multilabel else tested.labels
+    return replace(tested, labels=labels)
+
+
 def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPaths]:
-    """Split labelled images 80:20, stratified by class; see `train_and_test`."""
+    """Split labelled images 80:20, stratified by class; see `train_and_test`.
+
+    Where images may have several labels they are stratified by the rarest label of each that several images have.
+    """
+    if data.multilabel:
+        return _split_sets(data, seed)
     counts = Counter(data.labels)
     for name, count in counts.items():
         if count < 2:
@@ -117,14 +120,36 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
     tested = round(TEST_SHARE * len(data.paths))
     if min(tested, len(data.paths) - tested) < len(counts):
         raise DataError(f"{len(data.paths)} images are too few to split for {len(counts)} classes; give --test")
-    parts = train_test_split(data.paths, data.labels, test_size=tested, stratify=data.labels, random_state=seed)
-    return LabelledPaths(parts[0], parts[2]), LabelledPaths(parts[1], parts[3])
+    rows = range(len(data.paths))
+    train, test = train_test_split(rows, test_size=tested, stratify=data.labels, random_state=seed)
+    return data.take(train), data.take(test)
+
+
+def _split_sets(data: LabelledPaths, seed: int) -> tuple[LabelledPaths, LabelledPaths]:
+    n = len(data.paths)
+    tested = max(1, round(TEST_SHARE * n))
+    too_few = DataError(f"{n} images are too few to split; give --test")
+    if n < 3:
+        raise too_few
+    counts = Counter(name for label in data.labels for name in as_set(label))
+    rarest = [min(as_set(label), key=lambda name: (counts[name], name), default="") for label in data.labels]
+    sizes = Counter(rarest)
+    # One that few images have cannot be in both parts.
+    strata = [name if sizes[name] > 1 / TEST_SHARE else "" for name in rarest]
+    alike = strata if min(Counter(strata).values()) > 1 and len(set(strata)) <= min(tested, n - tested) else None
+    train, test = train_test_split(range(n), test_size=tested, stratify=alike, random_state=seed)
+    lacking = set(data.names).difference(data.take(train).names)
+    moved = {row for row in test if lacking.intersection(as_set(data.labels[row]))}
+    if len(moved) == len(test):
+        raise too_few
+    return data.take([*train, *sorted(moved)]), data.take(row for row in test if row not in moved)
 
 
 class Scorer(Protocol):
     """What is evaluated: an `OpticalClassifier`, whose attributes and methods these are."""
 
     classes_: np.ndarray
+    multilabel_: bool
     temperature_: float | None
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
@@ -146,6 +171,8 @@ class Scorer(Protocol):
 class Evaluating:
     """An evaluation as it goes: images are scored block by block, and only counts of them are kept.
 
+    Where images may have several labels their scores are kept, since average precision ranks all of them.
+
     Parameters
     ----------
     classifier : OpticalClassifier
@@ -163,11 +190,14 @@ class Evaluating:
         self._classifier, self._data, self._work = classifier, data, work
         self._files = classifier.image_files(data.paths)
         self._numbers = {label: number for number, label in enumerate(classifier.classes_.tolist())}
-        if strange := sorted(set(data.labels) - set(self._numbers)):
+        if data.multilabel and not classifier.multilabel_:
+            raise DataError("the images have several labels each, and the model gives one; fit one on such images")
+        if strange := sorted(set(data.names) - set(self._numbers)):
             raise DataError(
                 f"class {strange[0]!r} is not one of the model's classes: {', '.join(map(str, self._numbers))}"
             )
         self._confusion = np.zeros((len(self._numbers), len(self._numbers)), "int64")
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
         self._done = 0
         self._failure: BaseException | None = None
         self._blocks = self._evaluated()
@@ -195,15 +225,18 @@ class Evaluating:
 
     def _counted(self, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         classifier, records = self._classifier, list[dict[str, Any]]()
-        predicted, places = classifier.labels(scores).tolist(), indices.tolist()
+        predicted, places = self._named(scores), indices.tolist()
         # A model of an earlier version has no probabilities.
         chances = [None] * len(places)
         if classifier.temperature_ is not None:
             chances = classifier.probabilities(scores).max(axis=1).tolist()
+        if classifier.multilabel_:
+            self._kept.append((indices, scores))
         for index, found, chance in zip(places, predicted, chances, strict=True):
             records += self._unreadable(index)
-            path, label = str(self._files.paths[index]), self._data.labels[index]
-            self._confusion[self._numbers[label], self._numbers[found]] += 1
+            path, label = str(self._files.paths[index]), self._label(index)
+            if not classifier.multilabel_:
+                self._confusion[self._numbers[label], self._numbers[found]] += 1
             records.append({"path": path, "label": label, "predicted": found, "probability": chance})
             self._done = index + 1
         return records
@@ -212,11 +245,22 @@ class Evaluating:
         """Return the records of the files up to an index, which could not be read."""
         which = range(self._done, end)
         self._done = end
-        paths, labels = self._files.paths, self._data.labels
-        skipped = self._files.skipped
-        return [{"path": str(paths[i]), "label": labels[i], "error": skipped[str(paths[i])]} for i in which]
+        paths, skipped = self._files.paths, self._files.skipped
+        return [{"path": str(paths[i]), "label": self._label(i), "error": skipped[str(paths[i])]} for i in which]
 
-    def result(self) -> Evaluation:
+    def _label(self, index: int) -> Any:
+        """Return the label of an image, or the list of its labels."""
+        label = self._data.labels[index]
+        return list(as_set(label)) if self._classifier.multilabel_ else label
+
+    def _named(self, scores: np.ndarray) -> list[Any]:
+        """Return the label that each image is given, or the list of its labels."""
+        classifier = self._classifier
+        if classifier.multilabel_:
+            return [given_labels(classifier.classes_, row, None)["label"] for row in scores]
+        return classifier.labels(scores).tolist()
+
+    def result(self) -> Evaluation | LabelEvaluation:
         """Evaluate what is left, and return the result.
 
         Raises
@@ -228,17 +272,23 @@ class Evaluating:
             pass
         if self._failure is not None:
             raise self._failure
+        skipped = dict(self._files.skipped)
         totals = self._confusion.sum(axis=1)
-        if not totals.any():
+        if not totals.any() and not any(len(indices) for indices, _ in self._kept):
             raise DataError(f"none of the {len(self._files)} test files is a readable image; check the folder")
+        if self._classifier.multilabel_:
+            indices, scores = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+            truth = indicator(self._data.labels, list(self._numbers))[indices]
+            return evaluate_labels(truth, scores, skipped)
         right = np.diag(self._confusion)
         per_class = [float(hit / total) if total else None for hit, total in zip(right, totals, strict=True)]
-        skipped = dict(self._files.skipped)
         return Evaluation(float(right.sum() / totals.sum()), per_class, self._confusion, skipped)
 
 
-def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> Evaluation:
+def evaluate(classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> Evaluation | LabelEvaluation:
     """Evaluate a classifier on every readable image; a work folder keeps their bits.
+
+    A classifier that gives several labels an image has a `LabelEvaluation`.
 
     Raises
     ------

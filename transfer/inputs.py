@@ -17,14 +17,14 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.decode import Resize
-from ..images.labelled import TABLES, labelled_images
-from ..images.sources import list_files
+from ..images.labelled import labelled_images, list_images
+from ..images.tables import TABLES
 
 _CHANNELS = (1, 3, 4)
 
 
 def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return the training data as `as_inputs` has it, and its labels as an array; a folder can provide both.
+    """Return the training data as `as_inputs` has it, and its labels as `as_labels`; a folder can provide both.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
     """
     if is_path(X) and y is None:
         found = labelled_images(Path(X))
-        return found.paths, np.asarray(found.labels)
+        return found.paths, _sets(found.labels) if found.multilabel else np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
     return as_inputs(X), as_labels(y)
@@ -50,8 +50,8 @@ def as_inputs(X: Any) -> Any:
     Parameters
     ----------
     X : path, sequence of paths, images or features
-        A path is a file or, for a folder, the files under it in the order of `list_files`, or for a table of paths
-        and labels those of `labelled_images`. A sequence is a list, a tuple, a one-dimensional array, or a column
+        A path is a file or, for a folder or archive, the images in it as `list_images` has them, or for a table of
+        paths and labels those of `labelled_images`. A sequence is a list, a tuple, a one-dimensional array, or a column
         of a data frame. Images are an array or tensor of uint8 of shape (n, height, width, channels), or a sequence
         of such images of one shape.
 
@@ -81,10 +81,9 @@ def as_inputs(X: Any) -> Any:
 
 
 def _at_path(path: Path) -> list[Path]:
-    if path.is_dir():
-        return list(_not_empty(list_files(path)))
-    table = path.suffix.lower() in TABLES and path.is_file()
-    return list(labelled_images(path).paths) if table else [path]
+    if path.suffix.lower() in TABLES and path.is_file():
+        return list(labelled_images(path).paths)
+    return list(_not_empty(list_images([path], keep_missing=True)))
 
 
 def _refuse_containers(X: Any) -> None:
@@ -220,7 +219,8 @@ def _refuse_packed(X: Any) -> None:
 def as_labels(y: Any) -> np.ndarray:
     """Return labels as an array of shape (n,), or a multilabel indicator matrix of shape (n, c).
 
-    Text keeps its dtype, but NumPy's variable-width strings, which scikit-learn does not take, become ``<U``.
+    Text keeps its dtype, but NumPy's variable-width strings, which scikit-learn does not take, become ``<U``. Sets of
+    names, such as ``[("cat", "sofa"), ("dog",), ()]``, become an array of tuples: see `is_sets`.
 
     Raises
     ------
@@ -229,6 +229,8 @@ def as_labels(y: Any) -> np.ndarray:
     """
     if isinstance(y, Iterator | Mapping | Set) or issparse(y):
         raise DataError(f"y is a {type(y).__name__}; give the labels as a list or array")
+    if _holds_sets(y):
+        return _sets(y)
     try:
         labels = _plain(y)
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
@@ -273,6 +275,33 @@ def _is_missing(value: Any) -> bool:
 def is_indicator(y: np.ndarray) -> bool:
     """Return whether targets are a multilabel indicator matrix of shape (n, c)."""
     return y.ndim == 2 and y.shape[1] > 1
+
+
+def is_sets(y: np.ndarray) -> bool:
+    """Return whether labels are a tuple of names an image, in an array of shape (n,)."""
+    return y.dtype == object and y.ndim == 1 and len(y) > 0 and isinstance(y[0], tuple)
+
+
+def column_names(y: Any) -> np.ndarray | None:
+    """Return the columns of a data frame of several labels an image, if they are text."""
+    columns = list(getattr(y, "columns", ()))
+    return np.array(columns) if len(columns) > 1 and all(isinstance(each, str) for each in columns) else None
+
+
+def _holds_sets(y: Any) -> bool:
+    """Return whether labels are tuples, sets or lists of text; lists of one each are a column of labels."""
+    items = y if isinstance(y, list | tuple) else y.tolist() if str(getattr(y, "dtype", "")) == "object" else ()
+    if not len(items) or not all(isinstance(each, tuple | list | set | frozenset) for each in items):
+        return False
+    if all(isinstance(each, list) and len(each) == 1 for each in items):
+        return False
+    return all(isinstance(name, str) for each in items for name in each)
+
+
+def _sets(y: Any) -> np.ndarray:
+    found = np.empty(len(y), dtype=object)
+    found[:] = [tuple(sorted(set(each))) for each in y]
+    return found
 
 
 def check_lengths(X: Any, labels: np.ndarray) -> None:

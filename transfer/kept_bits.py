@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.engine import Engine
-from ..files import file_digest
+from ..images.archives import content_digest, is_file, signature
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
 from ..work import Work, key_of
@@ -151,10 +151,9 @@ def _signatures(images: Images, start: int, stop: int) -> np.ndarray:
 
 def _signature(path: Path | str) -> tuple[int, int, int, int]:
     try:
-        found = Path(path).stat()
+        return signature(path)
     except (OSError, ValueError):
         return (-1, -1, -1, -1)
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def _digests(images: Images, start: int, stop: int) -> list[str]:
@@ -168,6 +167,6 @@ def _digests(images: Images, start: int, stop: int) -> list[str]:
 
 def _digest(path: Path | str) -> str:
     try:
-        return file_digest(path) if Path(path).is_file() else "not a file"
+        return content_digest(path) if is_file(path) else "not a file"
     except (OSError, ValueError) as error:
         return f"unreadable: {type(error).__name__}"

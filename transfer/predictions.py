@@ -8,10 +8,11 @@ import numpy as np
 
 from ..images.batches import LONGEST_BATCH
 from .classifier import OpticalClassifier
+from .multilabel import given_labels
 
 Record = dict[str, Any]
 """What is said of an image: ``path`` and ``label``, ``score``, ``probability``, and ``top`` if asked for; or ``path``
-and ``error``."""
+and ``error``. Where images may have several labels, ``label`` is a list, and ``labels`` has the numbers of each."""
 
 
 def predictions(classifier: OpticalClassifier, paths: Iterable[Path | str], top: int = 1) -> Iterator[list[Record]]:
@@ -70,7 +71,9 @@ def record(
         chance = None if probabilities is None else float(probabilities[index])
         return {"score": float(scores[index]), "probability": chance}
 
-    found: Record = {"path": path, "label": classifier.labels(scores[None]).tolist()[0], **numbers(order[0])}
+    found: Record = {"path": path, "label": classifier.classes_[order[0]].item(), **numbers(order[0])}
+    if classifier.multilabel_:
+        found |= given_labels(classifier.classes_, scores, probabilities)
     if top > 1:
         labels = classifier.classes_[order].tolist()
         found["top"] = [{"label": label, **numbers(index)} for label, index in zip(labels, order, strict=True)]

@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...images.batches import ImageFiles, collect
 from ...images.decode import Resize
 from ...images.procedural import PATTERNS, draw, write_class_folders
-from ...images.sources import LabelledPaths, list_files
+from ...images.sources import Label, LabelledPaths, list_files
 from ...transfer.evaluate import split, train_and_test
 from ..contract import Cells, Json
 from .engines import open_network
@@ -100,7 +100,7 @@ def folder_name(folder: str | Path) -> str:
 def load_dataset(args: argparse.Namespace, size: tuple[int, int]) -> Dataset:
     """Decode training and test images, each part at once."""
     with _paths(args, size[0]) as parts:
-        classes = sorted(set(parts[0].labels))
+        classes = parts[0].names
         train, test = (_decode(part, classes, size, name) for part, name in zip(parts, ("train", "test"), strict=True))
     return Dataset(
         folder_name(args.data) if args.data else GENERATED, classes, train[0], test[0], {**train[1], **test[1]}
@@ -141,13 +141,13 @@ def at_most(labelled: LabelledPaths, count: int | None, seed: int) -> LabelledPa
     if count is None:
         return labelled
     order = np.random.default_rng(seed).permutation(len(labelled.paths))
-    chosen: dict[str, list[int]] = {}
+    chosen: dict[Label, list[int]] = {}
     for index in order:
         kept = chosen.setdefault(labelled.labels[index], [])
         if len(kept) < count:
             kept.append(int(index))
     indices = sorted(index for kept in chosen.values() for index in kept)
-    return LabelledPaths([labelled.paths[index] for index in indices], [labelled.labels[index] for index in indices])
+    return labelled.take(indices)
 
 
 def _decode(part: LabelledPaths, classes: list[str], size: tuple[int, int], name: str) -> tuple[Part, dict[str, str]]:

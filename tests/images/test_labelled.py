@@ -1,11 +1,13 @@
 """Tables of paths and labels, as spreadsheets, scripts and other systems write them."""
 
 import json
+import warnings
 
 import pytest
+from tar_files import pack
 
-from aurevoir.errors import AurevoirError, DataError, UsageError
-from aurevoir.images.labelled import labelled_images
+from aurevoir.errors import AurevoirError, AurevoirWarning, DataError, UsageError
+from aurevoir.images.labelled import labelled_images, labelled_parts, list_images
 
 
 @pytest.fixture
@@ -187,3 +189,165 @@ def test_a_table_beyond_all_bounds_is_refused_before_it_is_read(folder):
         file.truncate(1 << 40)
     with pytest.raises(AurevoirError, match="holds 1,099,511,627,776 bytes, and at most 1,073,741,824 are read"):
         labelled_images(folder / "t.csv")
+
+
+SPLIT = "path,label,split\na.jpg,cat,train\nb.jpg,dog,{}\nsub/c d.jpg,cat,{}\né.jpg,dog,\n"
+
+
+def names(found):
+    return [path.name for path in found.paths]
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "tested"),
+    [("val", "test", ["c d.jpg"]), ("valid", "Validation", ["c d.jpg", "b.jpg"]), ("dev", "train", ["b.jpg"])],
+)
+def test_rows_are_of_the_part_that_a_column_says(folder, val, test, tested):
+    (folder / "t.csv").write_text(SPLIT.format(val, test))
+    with pytest.warns(AurevoirWarning, match=r"t.csv has the parts train \(\d\), val"):
+        train, found = labelled_parts(folder / "t.csv")
+    assert names(train) == (["a.jpg", "é.jpg"] if test != "train" else ["a.jpg", "c d.jpg", "é.jpg"])
+    assert names(found) == tested
+    with pytest.warns(AurevoirWarning, match="using (val|test)"):
+        assert labelled_images(folder / "t.csv", "test") == found
+
+
+def test_a_column_of_one_part_alone_splits_nothing(folder):
+    (folder / "t.csv").write_text(SPLIT.format("", "").replace("train", ""))
+    assert labelled_parts(folder / "t.csv")[1] is None
+    (folder / "t.csv").write_text(SPLIT.format("test", "test").replace("train", "test").replace("dog,\n", "dog,test\n"))
+    for part in ("train", "test"):
+        assert len(labelled_images(folder / "t.csv", part).paths) == 4
+    (folder / "t.csv").write_text(SPLIT.format("1", "0"))
+    with pytest.raises(DataError, match=r"split '1' in line 3 of .*t.csv is not known; give train, val or test"):
+        labelled_images(folder / "t.csv")
+
+
+def test_weights_are_kept_and_rows_of_weight_0_left_out(folder):
+    (folder / "t.csv").write_text("path,label,weight\na.jpg,cat,2\nb.jpg,dog,\nsub/c d.jpg,cat,0\né.jpg,dog,1e-3\n")
+    with pytest.warns(AurevoirWarning, match="1 images of .*t.csv have weight 0 and are left out"):
+        found = labelled_images(folder / "t.csv")
+    assert (names(found), found.weights) == (["a.jpg", "b.jpg", "é.jpg"], [2, 1, 0.001])
+    (folder / "t.jsonl").write_text('{"path": "a.jpg", "label": "cat", "sample_weight": 1}\n')
+    assert labelled_images(folder / "t.jsonl").weights is None
+
+
+@pytest.mark.parametrize("weight", ["-1", "nan", "inf", "heavy", "true"])
+def test_weights_that_are_none_are_refused_with_their_line(folder, weight):
+    (folder / "t.csv").write_text(f"path,label,weight\na.jpg,cat,1\nb.jpg,dog,{weight}\n")
+    with pytest.raises(DataError, match=rf"the weight in line 3 of .*t.csv is '{weight}'; give a number from 0 up"):
+        labelled_images(folder / "t.csv")
+    (folder / "t.csv").write_text("path,label,weight\na.jpg,cat,0\n")
+    with pytest.raises(DataError, match="all images of .*t.csv have weight 0"):
+        labelled_images(folder / "t.csv")
+
+
+SEVERAL = [("a.jpg", ("cat", "sofa")), ("b.jpg", ("dog",)), ("sub/c d.jpg", ()), ("é.jpg", ("cat",))]
+
+
+@pytest.mark.parametrize("form", ["csv", "rows", "semicolons", "jsonl", "json", "mixed"])
+def test_a_column_named_labels_holds_several_an_image(folder, form):
+    lines = {
+        "csv": ["path,labels", *(f"{name},{'; '.join(labels)}" for name, labels in SEVERAL)],
+        "rows": ["path,labels", *(f"{name},{label}" for name, labels in SEVERAL for label in labels or ("",))],
+        "semicolons": ["path;labels", *(f'{name};"{";".join(labels)}"' for name, labels in SEVERAL)],
+        "mixed": ["path,labels", "a.jpg,sofa;cat", "a.jpg,cat", "b.jpg,dog;dog", "sub/c d.jpg,", "é.jpg,cat"],
+        "jsonl": [json.dumps({"path": name, "labels": labels}) for name, labels in SEVERAL],
+        "json": [json.dumps([{"path": name, "labels": labels} for name, labels in SEVERAL])],
+    }[form]
+    table = folder / f"t.{form if form.startswith('json') else 'csv'}"
+    table.write_text("\n".join(lines) + "\n")
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        found = labelled_images(table)
+    assert sorted(zip(map(str, found.paths), found.labels)) == sorted(
+        (str(folder / name), labels) for name, labels in SEVERAL
+    )
+    assert (found.multilabel, found.names) == (True, ["cat", "dog", "sofa"])
+    told = [str(note.message) for note in notes]
+    assert len(told) == (not form.startswith("json"))
+    assert all(
+        f"1 of {len(lines) - 1} images of {table} have no label; they count as having none" in each for each in told
+    )
+
+
+def test_labels_of_one_an_image_are_a_class_each(folder):
+    (folder / "t.csv").write_text("path,labels\na.jpg,cat\nb.jpg,dog\n")
+    assert read(folder / "t.csv") == [("cat", folder / "a.jpg"), ("dog", folder / "b.jpg")]
+    (folder / "t.jsonl").write_text('{"path": "a.jpg", "labels": ["cat"]}\n{"path": "b.jpg", "labels": "dog"}\n')
+    assert read(folder / "t.jsonl") == [("cat", folder / "a.jpg"), ("dog", folder / "b.jpg")]
+    (folder / "t.csv").write_text("path,labels\na.jpg,cat\nb.jpg,\n")
+    with pytest.raises(DataError, match="1 of 2 rows of .* have no label, the first in line 3"):
+        labelled_images(folder / "t.csv")
+    (folder / "t.csv").write_text("path,label\na.jpg,cat;dog\na.jpg,cat\n")
+    assert [label for label, _ in read(folder / "t.csv")] == ["cat", "cat;dog"]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_table_beside_images_labels_them(folder, name):
+    rows = [{"file_name": each, "label": label, "text": "a, b"} for each, label in ROWS]
+    if name.endswith("csv"):
+        (folder / name).write_text("text,file_name,label\n" + "".join(f'"a, b","{n}",{label}\n' for n, label in ROWS))
+    else:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read(folder) == expected(folder)
+    outer = folder.parent / f"outer-{folder.name}"
+    outer.mkdir()
+    folder.rename(outer / "inner")
+    assert read(outer) == expected(outer / "inner")
+
+
+def test_a_table_beside_images_without_file_names_or_labels_is_none(folder):
+    for content in ("file_name,text\na.jpg,x\n", "path,label\na.jpg,x\n", "", "\0\xff,[", '"'):
+        (folder / "metadata.csv").write_text(content)
+        assert labelled_images(folder).labels == ["sub"]
+    for content in ("[1]", "{", "[" * 60_000):
+        (folder / "metadata.jsonl").write_text(content)
+        assert labelled_images(folder).labels == ["sub"]
+
+
+@pytest.mark.parametrize("where", ["in each part", "above the parts", "with a column"])
+def test_tables_beside_images_have_parts_as_folders_have(tmp_path, where):
+    rows = {"train": [("1.jpg", "cat"), ("2.jpg", "dog")], "validation": [("3.jpg", "cat")], "test": [("4.jpg", "dog")]}
+    for part, own in rows.items():
+        (tmp_path / part).mkdir()
+        for name, _ in own:
+            (tmp_path / part / name).write_text("x")
+        if where == "in each part":
+            lines = "".join(f"{name},{label}\n" for name, label in own)
+            (tmp_path / part / "metadata.csv").write_text(f"file_name,label\n{lines}")
+    flat = [(part, *row) for part, own in rows.items() for row in own]
+    if where == "above the parts":
+        (tmp_path / "metadata.csv").write_text(
+            "file_name,label\n" + "".join(f"{p}/{n},{label}\n" for p, n, label in flat)
+        )
+    elif where == "with a column":
+        lines = "".join(f"{p}/{n},{label},{p}\n" for p, n, label in flat)
+        (tmp_path / "metadata.csv").write_text(f"file_name,label,split\n{lines}")
+    with pytest.warns(AurevoirWarning):
+        train, test = labelled_parts(tmp_path)
+    assert (names(train), train.labels) == (["1.jpg", "2.jpg"], ["cat", "dog"])
+    assert (names(test), test.labels) == (["4.jpg"], ["dog"])
+
+
+def test_paths_alone_are_listed_from_tables_with_and_without_labels(folder):
+    (folder / "t.csv").write_text("path,split\nb.jpg,test\na.jpg,train\nb.jpg,train\n")
+    assert list_images([folder / "t.csv"]) == [folder / "b.jpg", folder / "a.jpg"]
+    (folder / "u.csv").write_text("b.jpg\na.jpg\n")
+    assert list_images([folder / "u.csv", folder / "é.jpg"]) == [folder / "b.jpg", folder / "a.jpg", folder / "é.jpg"]
+    (folder / "u.jsonl").write_text('{"image": "a.jpg"}\n')
+    assert list_images([folder / "u.jsonl"]) == [folder / "a.jpg"]
+    (folder / "u.txt").write_text("a.jpg\n")
+    assert list_images([folder / "u.txt"]) == [folder / "u.txt"]
+    (folder / "t.csv").write_text(text(",", ("path", "label")))
+    assert list_images([folder / "t.csv"]) == [folder / name for name, _ in ROWS]
+
+
+def test_a_table_may_name_members_of_archives(folder):
+    pack(folder / "s.tar", ("d/x.jpg", b"x"), ("y.jpg", b"y"))
+    (folder / "t.csv").write_text("s.tar/d/x.jpg,cat\ns.tar/y.jpg,dog\na.jpg,cat\n")
+    assert read(folder / "t.csv") == [
+        ("cat", folder / "a.jpg"),
+        ("cat", folder / "s.tar/d/x.jpg"),
+        ("dog", folder / "s.tar/y.jpg"),
+    ]

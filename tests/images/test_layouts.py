@@ -7,7 +7,8 @@ import warnings
 import pytest
 
 from aurevoir.errors import AurevoirWarning, DataError
-from aurevoir.images.sources import class_folders, expand, find_splits, list_files
+from aurevoir.images.labelled import list_images
+from aurevoir.images.sources import class_folders, find_splits, list_files
 from aurevoir.images.sources import test_part as part_to_test
 from aurevoir.transfer.evaluate import train_and_test
 
@@ -122,12 +123,12 @@ def test_what_may_be_an_image_whatever_its_ending_is_kept(tree):
 
 def test_a_document_that_is_named_is_kept(tree):
     root = tree("notes.txt")
-    assert expand([root / "notes.txt"]) == [root / "notes.txt"]
+    assert list_images([root / "notes.txt"]) == [root / "notes.txt"]
 
 
 def test_a_missing_path_is_kept_on_request(tree):
     root = tree("d/1.jpg")
-    assert expand([root / "gone.jpg", root / "d"], keep_missing=True) == [root / "gone.jpg", root / "d" / "1.jpg"]
+    assert list_images([root / "gone.jpg", root / "d"], keep_missing=True) == [root / "gone.jpg", root / "d" / "1.jpg"]
 
 
 @pytest.mark.parametrize("depth", ["x", "x/x", "images", "x/y/z"])

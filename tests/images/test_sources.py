@@ -1,7 +1,8 @@
 import pytest
 
 from aurevoir.errors import DataError, UsageError
-from aurevoir.images.sources import class_folders, expand, list_files
+from aurevoir.images.labelled import list_images
+from aurevoir.images.sources import class_folders, list_files
 
 
 @pytest.fixture
@@ -113,26 +114,30 @@ def test_an_empty_class_folder_is_refused_by_name(tree, hidden):
 
 def test_expand_keeps_files_and_their_order(tree):
     root = tree("b.jpg", "a.jpg")
-    assert names(root, expand([root / "b.jpg", str(root / "a.jpg"), root / "b.jpg"])) == ["b.jpg", "a.jpg", "b.jpg"]
+    assert names(root, list_images([root / "b.jpg", str(root / "a.jpg"), root / "b.jpg"])) == [
+        "b.jpg",
+        "a.jpg",
+        "b.jpg",
+    ]
 
 
 def test_expand_puts_a_folder_s_files_in_its_place(tree):
     root = tree("z.jpg", "d/2.jpg", "d/1.jpg", "d/e/3.jpg", "d/.hidden", "a.jpg")
-    found = expand([root / "z.jpg", root / "d", root / "a.jpg"])
+    found = list_images([root / "z.jpg", root / "d", root / "a.jpg"])
     assert names(root, found) == ["z.jpg", "d/1.jpg", "d/2.jpg", "d/e/3.jpg", "a.jpg"]
 
 
 def test_expand_takes_a_hidden_file_that_is_named(tree):
     root = tree(".hidden.jpg")
-    assert expand([root / ".hidden.jpg"]) == [root / ".hidden.jpg"]
+    assert list_images([root / ".hidden.jpg"]) == [root / ".hidden.jpg"]
 
 
 def test_expand_of_nothing_is_nothing(tmp_path):
-    assert expand([]) == []
-    assert expand([tmp_path]) == []
+    assert list_images([]) == []
+    assert list_images([tmp_path]) == []
 
 
 def test_expand_refuses_a_missing_path(tree):
     root = tree("a.jpg")
     with pytest.raises(UsageError, match=r"gone.jpg does not exist"):
-        expand([root / "a.jpg", root / "gone.jpg"])
+        list_images([root / "a.jpg", root / "gone.jpg"])

@@ -1,0 +1,271 @@
+"""Files in tar archives, read in place: ``shard.tar/key.jpg`` is the path of an image like any other.
+
+Nothing is extracted. The index of an archive says where the bytes of its regular files are; links, devices, and names
+that lead out of a folder are in no index.
+"""
+
+import hashlib
+import io
+import os
+import re
+import stat
+import tarfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import DataError
+
+ENDING = ".tar"
+_THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
+_LONGEST_HEADER = 1 << 20
+"""Bytes that a header may ask to be read: of names and of pax records."""
+_MOST = 1 << 24
+"""Files in the indices that are kept, of 24 bytes each."""
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in an archive.
+
+    Attributes
+    ----------
+    archive : str
+    name : str
+        Relative, with ``/`` between folders.
+    offset, size : int
+        Of its bytes.
+    """
+
+    archive: str
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def path(self) -> Path:
+        """The path by which it is given and shown."""
+        return Path(self.archive, self.name)
+
+    def open(self) -> BinaryIO:
+        """Return its bytes as a file that can be sought, and is independent of all others."""
+        descriptor = os.open(self.archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return io.BufferedReader(_Window(descriptor, self.offset, self.size))
+
+
+class _Window(io.RawIOBase):
+    """Some of the bytes of a file; it closes the descriptor."""
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self._descriptor, self._offset, self._size, self._at = descriptor, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        count = os.preadv(self._descriptor, [wanted], self._offset + self._at) if wanted else 0
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise ValueError(f"seek to {at}, before the first byte")
+        self._at = at
+        return at
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+class _Headers:
+    """An archive as tarfile reads its headers, of which none can ask for more than `_LONGEST_HEADER` bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.tell, self.seek = file, file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,d} bytes")
+        return self._file.read(size)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the files of an archive are, by the hashes of their names, which are sorted."""
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, found: Iterable[Member]) -> "_Index":
+        rows = np.array([(hash(each.name), each.offset, each.size) for each in found], "int64").reshape(-1, 3)
+        return cls(*np.ascontiguousarray(rows[rows[:, 0].argsort()].T))
+
+    def find(self, archive: str, name: str) -> Member | None:
+        at = int(self.keys.searchsorted(hash(name)))
+        if at == len(self.keys) or self.keys[at] != hash(name):
+            return None
+        return Member(archive, name, int(self.offsets[at]), int(self.sizes[at]))
+
+
+_Key = tuple[str, int, int, int]
+_INDICES: OrderedDict[_Key, _Index] = OrderedDict()
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A thread that held the lock is not in the child.
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+
+
+def is_archive(path: Path | str) -> bool:
+    """Return whether a path is a file that ends in ``.tar``."""
+    return str(path).lower().endswith(ENDING) and os.path.isfile(path)  # noqa: PTH113
+
+
+def members(archive: Path | str) -> list[Member]:
+    """Return the regular files of an archive in its order, and keep its index.
+
+    Of several files of one name the last counts, as where an archive is extracted.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, is compressed or damaged.
+    """
+    with _LOCK:
+        status = _status(str(archive))
+        found = {member.name: member for member in _scanned(str(archive), status.st_size)}
+        _keep(_key(str(archive), status), _Index.of(found.values()))
+    return list(found.values())
+
+
+def member_of(path: Path | str) -> Member | None:
+    """Return the member that a path leads to; None if it leads through no archive.
+
+    Raises
+    ------
+    DataError
+        If the archive holds no such file, or cannot be read.
+    """
+    parts = _split(str(path))
+    if parts is None:
+        return None
+    archive, name = parts
+    found = _index(archive).find(archive, str(PurePosixPath(name)))
+    if found is None:
+        raise DataError(f"{archive} holds no file {name}; check the name")
+    return found
+
+
+def is_file(path: Path | str) -> bool:
+    """Return whether a path is a file, or a member of an archive."""
+    try:
+        return os.path.isfile(path) or member_of(path) is not None  # noqa: PTH113
+    except DataError:
+        return False
+
+
+def exists(path: Path | str) -> bool:
+    """Return whether there is a file, folder, link or member of an archive of this path."""
+    return os.path.lexists(path) or is_file(path)
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Open a file, or a member of an archive, for reading."""
+    member = member_of(path)
+    return Path(path).open("rb") if member is None else member.open()
+
+
+def content_digest(path: Path | str) -> str:
+    """Return the SHA-256 of the bytes of a file or member, as hexadecimal digits."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def signature(path: Path | str) -> tuple[int, int, int, int]:
+    """Return size, times and inode of a file, of which one changes with every write; for a member, of its archive."""
+    member = member_of(path)
+    status = Path(path if member is None else member.archive).stat()
+    size = status.st_size if member is None else member.size
+    return (size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _split(path: str) -> tuple[str, str] | None:
+    """Return the archive that a path leads through, and the name there."""
+    for match in _THROUGH.finditer(path):
+        if os.path.isfile(archive := path[: match.end() - 1]):  # noqa: PTH113
+            return archive, path[match.end() :].lstrip("/")
+    return None
+
+
+def _index(archive: str) -> _Index:
+    with _LOCK:
+        status = _status(archive)
+        key = _key(archive, status)
+        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive, status.st_size)}.values())
+        _keep(key, index)
+        return index
+
+
+def _keep(key: _Key, index: _Index) -> None:
+    _INDICES[key] = index
+    _INDICES.move_to_end(key)
+    while len(_INDICES) > 1 and sum(len(each.keys) for each in _INDICES.values()) > _MOST:
+        _INDICES.popitem(last=False)
+
+
+def _key(archive: str, status: os.stat_result) -> _Key:
+    return (archive, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _status(archive: str) -> os.stat_result:
+    try:
+        status = os.stat(archive)  # noqa: PTH116
+    except (OSError, ValueError) as error:
+        raise DataError(f"{archive} cannot be read: {getattr(error, 'strerror', None) or error}; check it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{archive} is not a file; give a tar archive")
+    return status
+
+
+def _scanned(archive: str, size: int) -> Iterator[Member]:
+    try:
+        with Path(archive).open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
+            last = -1
+            while (info := tar.next()) is not None:
+                tar.members = []
+                if info.offset <= last or info.size < 0:
+                    raise tarfile.ReadError(f"a file of {info.size:,d} bytes at byte {info.offset:,d} of {size:,d}")
+                last = info.offset
+                name = PurePosixPath(info.name)
+                if info.type in _PLAIN and not info.issparse() and _is_inside(name):
+                    if info.offset_data + info.size > size:
+                        raise tarfile.ReadError(f"{name} ends behind its {size:,d} bytes")
+                    yield Member(archive, str(name), info.offset_data, info.size)
+            # tarfile takes what is no header for the end.
+            file.seek(tar.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"no header at byte {tar.offset:,d}")
+    except (tarfile.TarError, ValueError, RecursionError, EOFError) as error:
+        raise DataError(
+            f"{archive} is not an uncompressed tar archive, or it is damaged ({error}); pack it again with `tar cf`"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read: {(error.strerror or str(error)).lower()}; check it") from None
+
+
+def _is_inside(name: PurePosixPath) -> bool:
+    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in str(name)

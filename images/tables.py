@@ -1,0 +1,269 @@
+"""Tables of images: rows of path and label, and of part and weight where they have them, as CSV or JSON."""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+from ..files import read_file
+from ..schema import first_repeated
+from .archives import exists, is_file
+
+_JSON, _DELIMITED = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt", ".lst")
+TABLES = (*_DELIMITED, *_JSON)
+"""Endings of tables of paths and labels."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Names of tables beside the images that they label, as Hugging Face's imagefolder has them."""
+_LARGEST = 1 << 30
+"""Bytes of a table: ten million images."""
+_LONGEST_HEADER = 1 << 16
+_DELIMITERS = (",", "\t", ";", "|")
+_PATHS = {"path", "file", "filename", "filepath", "image", "images", "imagepath", "imagename", "img", "imgpath"}
+_PATHS |= {"imagefile", "imagefilename"}
+_SEVERAL = "labels"
+"""The name of a column or key that holds several labels an image."""
+_LABELS = {"label", _SEVERAL, "class", "classname", "category", "target", "y"}
+_SPLITS = {"split", "subset", "partition"}
+_WEIGHTS = {"weight", "weights", "sampleweight"}
+
+
+class Row(NamedTuple):
+    """A row of a table, or a sample of an archive.
+
+    Attributes
+    ----------
+    line : int or str
+        Its number in the table, or the file in an archive that labels it; see `place_of`.
+    path : Path
+    label : object
+        As it is there; None if it has none.
+    several : bool
+        Whether the label may be several: a list, or a text with semicolons between them.
+    split, weight : object
+        As they are there; None if it has none.
+    """
+
+    line: int | str
+    path: Path
+    label: Any = None
+    several: bool = False
+    split: Any = None
+    weight: Any = None
+
+
+class _Columns(NamedTuple):
+    """Which of the names of columns or keys are known; None for what is missing."""
+
+    path: str | None
+    label: str | None
+    several: bool
+    split: str | None
+    weight: str | None
+
+
+def read_table(table: Path, labelled: bool = True) -> list[Row]:
+    """Return the rows of a table.
+
+    Parameters
+    ----------
+    table : path
+        Ending in one of `TABLES`.
+    labelled : bool
+        Whether there must be labels; else a table may be one column of paths.
+
+    Raises
+    ------
+    DataError
+        If the file is no such table, or a row has no path.
+    """
+    try:
+        return list(_json_rows(table) if table.suffix.lower() in _JSON else _delimited_rows(table, labelled))
+    except RecursionError:
+        raise DataError(f"{table} is nested too deeply; give an object with path and label a line") from None
+
+
+def is_metadata(table: Path) -> bool:
+    """Return whether a table labels the files beside it: whether it has the columns ``file_name`` and a label."""
+    with table.open("rb") as file:
+        line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
+    try:
+        names = list(json.loads(line)) if table.suffix == ".jsonl" else next(csv.reader([line]), [])
+    except (ValueError, TypeError, RecursionError, csv.Error):
+        return False
+    found = _columns(tuple(map(str, names)))
+    return found.label is not None and any(_plain(str(name)).endswith("filename") for name in names)
+
+
+def place_of(source: Path | str, line: int | str) -> str:
+    """Return where a row stands, for messages."""
+    return f"line {line} of {source}" if isinstance(line, int) else line
+
+
+def sample_of(line: int | str, path: Path, item: dict[str, Any]) -> Row:
+    """Return the row of an image whose label is in an object beside it."""
+    found = _columns(tuple(item))
+    label, split, weight = (None if name is None else item[name] for name in (found.label, found.split, found.weight))
+    return Row(line, path, label, found.several, split, weight)
+
+
+def parsed_object(text: str) -> Any:
+    """Return JSON of which no name is there twice in an object; raises ValueError."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _resolved(table: Path, path: Any, line: int) -> Path:
+    """Return a path of a table relative to the table's folder; backslashes separate folders where no such file is."""
+    if not isinstance(path, str) or not path.strip():
+        raise DataError(f"line {line} of {table} has no path; give one or remove the row")
+    # Text is decoded as UTF-8, file names as the locale says.
+    try:
+        name = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    except UnicodeError:
+        raise DataError(
+            f"the path in line {line} of {table} holds half a character, {path[:80]!r}; write it anew"
+        ) from None
+    if "\0" in name:
+        raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
+    tried = [table.parent / each for each in (name, name.strip(), name.strip().replace("\\", "/"))]
+    return next((each for each in tried if exists(each)), tried[1])
+
+
+def _read(table: Path) -> str:
+    data = read_file(table, _LARGEST, "the table", "give a table of paths and labels")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+
+
+def _json_rows(table: Path) -> Iterator[Row]:
+    text = _read(table)
+    try:
+        if text.lstrip().startswith("["):
+            objects = list(enumerate(parsed_object(text), 1))
+        else:
+            # Not `splitlines`, which also splits at characters that JSON allows in strings.
+            lines = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+            objects = [(line, parsed_object(row)) for line, row in lines]
+    except ValueError as error:
+        raise DataError(f"{table} is not JSON lines: {error}; write an object with path and label a line") from None
+    for line, item in objects:
+        if not isinstance(item, dict):
+            raise DataError(f"line {line} of {table} is not an object with path and label")
+        name = _columns(tuple(item)).path
+        if name is None:
+            raise DataError(f"line {line} of {table} has the keys {_joined(list(item))}; name one of them path")
+        yield sample_of(line, _resolved(table, item[name], line), item)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, of which no name is there twice, with two paths or labels."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"the name {first_repeated(name for name, _ in pairs)!r} is repeated in an object")
+    return found
+
+
+def _joined(names: list[str]) -> str:
+    """Return names for a message, with what cannot be printed escaped."""
+    return repr(", ".join(names)[:80])[1:-1]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+@lru_cache(64)
+def _columns(names: tuple[str, ...]) -> _Columns:
+    """Return the first names that are known, whatever their case and punctuation."""
+    plain = {name: _plain(name) for name in names}
+
+    def first(known: set[str]) -> str | None:
+        return next((name for name, each in plain.items() if each in known), None)
+
+    label = first(_LABELS)
+    several = label is not None and plain[label] == _SEVERAL
+    return _Columns(first(_PATHS), label, several, first(_SPLITS), first(_WEIGHTS))
+
+
+def _delimited_rows(table: Path, labelled: bool) -> Iterator[Row]:
+    lines = _read(table).replace("\r\n", "\n").replace("\r", "\n")
+    if not lines.strip():
+        return
+    rows = _split_rows(table, lines, labelled)
+    header = rows[0][1]
+    named = _columns(tuple(header))
+    several = named.several
+    if named.path is not None and (named.label is not None or not labelled):
+        rows = rows[1:]
+        path, label, split, weight = (
+            None if name is None else header.index(name)
+            for name in (named.path, named.label, named.split, named.weight)
+        )
+    else:
+        (rows, path, label), several, split, weight = _without_names(table, rows), False, None, None
+
+    def cell(cells: list[str], column: int | None) -> str | None:
+        return cells[column] if column is not None and column < len(cells) else None
+
+    for line, cells in rows:
+        found = _resolved(table, cell(cells, path), line)
+        yield Row(line, found, cell(cells, label), several, cell(cells, split), cell(cells, weight))
+
+
+def _without_names(
+    table: Path, rows: list[tuple[int, list[str]]]
+) -> tuple[list[tuple[int, list[str]]], int, int | None]:
+    """Return the rows and the indices of path and label, where the header does not name them or is missing."""
+    if len(rows[0][1]) == 1:
+        return rows, 0, None
+    if len(rows[0][1]) != 2:
+        raise DataError(
+            f"the first line of {table} has {len(rows[0][1])} columns: {_joined(rows[0][1])}; name those of the "
+            "image and its class path and label there"
+        )
+
+    def names_file(row: int, column: int) -> bool:
+        cells = rows[row][1]
+        given = column < len(cells) and bool(cells[column].strip())
+        return given and is_file(_resolved(table, cells[column], rows[row][0]))
+
+    last = len(rows) - 1
+    path = 1 if any(names_file(row, 1) for row in (0, last)) and not any(names_file(row, 0) for row in (0, last)) else 0
+    is_header = (
+        last > 0 and not names_file(0, path) and any(names_file(row, path) for row in range(1, min(last, 5) + 1))
+    )
+    return rows[1:] if is_header else rows, path, 1 - path
+
+
+def _split_rows(table: Path, text: str, labelled: bool) -> list[tuple[int, list[str]]]:
+    """Return line numbers and cells, split at the delimiter that gives most lines as many columns as the first."""
+    try:
+        parsed = {each: _parse(text, each) for each in _DELIMITERS}
+    except csv.Error as error:
+        raise DataError(f"{table} is not a table of paths and labels: {error}") from None
+
+    def fit(delimiter: str) -> int:
+        rows = parsed[delimiter]
+        width = len(rows[0][1]) if rows else 0
+        return Counter(len(cells) for _, cells in rows)[width] if width > 1 else 0
+
+    best = max(_DELIMITERS, key=fit)
+    if fit(best):
+        return parsed[best]
+    if not labelled:
+        return parsed[_DELIMITERS[0]]
+    words = [(line, row.rsplit(None, 1)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+    if not any(len(cells) == 2 for _, cells in words):
+        raise DataError(f"{table} has one column; give a path and a label a line, separated by a comma")
+    return words
+
+
+def _parse(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    lines = [f"{line}\n" for line in text.split("\n")]
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
