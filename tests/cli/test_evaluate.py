@@ -6,17 +6,14 @@ import os
 import numpy as np
 import pytest
 
-from aurevoir import build_engine, saving
+from aurevoir import OpticalClassifier, build_engine, saving
 from aurevoir.cli.main import main
 
 
 @pytest.fixture
-def model(tiny_onnx, class_folder, tmp_path, capsys):
-    build_engine(tiny_onnx, out=tmp_path / "e.engine", smoke=False)
-    assert (
-        main(["fit", str(class_folder), "--engine", str(tmp_path / "e.engine"), "--out", str(tmp_path / "model")]) == 0
-    )
-    capsys.readouterr()
+def model(tiny_onnx, class_folder, tmp_path):
+    engine = build_engine(tiny_onnx, smoke=False)
+    OpticalClassifier(engine=engine).fit(class_folder).save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -96,7 +93,7 @@ def test_rows_that_cannot_be_written_do_not_cost_the_result(call, model, class_f
         return write(descriptor, data)
 
     monkeypatch.setattr(saving.os, "write", full)
-    code, out, err = call("evaluate", model, class_folder, "--csv", tmp_path / "rows.csv", "--json")
+    code, out, _ = call("evaluate", model, class_folder, "--csv", tmp_path / "rows.csv", "--json")
     found = json.loads(out)
     assert (code, found["csv"], len(written)) == (1, None, 1)
     assert "no space left on device" in found["unsaved"][0]

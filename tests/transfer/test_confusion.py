@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_labels_do_not_overlap_and_lie_in_the_picture(count):
     assert all(label.get_fontsize() >= 7 for label in labels)
     for ticks, edges in ((labels, ("y0", "y1")), (axes.get_xticklabels(), ("x0", "x1"))):
         spans = sorted((getattr(box, edges[0]), getattr(box, edges[1])) for box in boxes(ticks, figure))
-        assert all(later[0] >= before[1] for before, later in zip(spans, spans[1:]))
+        assert all(later[0] >= before[1] for before, later in pairwise(spans))
         assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes(ticks, figure))
 
 
