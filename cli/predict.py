@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_rebuild, none_readable, positive, skipped_lines
+from .options import add_rebuild, fraction, none_readable, positive, skipped_lines
 from .text import name, shown
 
 if TYPE_CHECKING:
     from ..transfer.classifier import OpticalClassifier
-    from ..transfer.predictions import Record
+    from ..transfer.predictions import Details, Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "In brackets is the probability of the label, calibrated by leave-one-out on the training images; an image of "
-        "none of the classes has one too. Images are labelled as they are read, and what cannot be read is reported in "
-        "its place."
+        "none of the classes has one too, and is called unfamiliar where no training image is near: so are at most 1 % "
+        "of images like those. Images are labelled as they are read, and what cannot be read is reported in its place."
     )
     parser.add_argument("model", help="a model folder (see `aurevoir fit --out`)")
     images = parser.add_argument(
@@ -34,6 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.required = False
     parser.add_argument("--from", metavar="FILE", help="a file of such paths, one a line")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="the K likeliest labels (default: 1)")
+    parser.add_argument(
+        "--coverage",
+        type=fraction,
+        metavar="C",
+        help="list the labels that cannot be ruled out: for a share C of images like the training images the true one "
+        "is among them",
+    )
+    parser.add_argument("--by-class", action="store_true", help="let --coverage hold for the images of each class")
+    parser.add_argument(
+        "--no-familiarity",
+        action="store_true",
+        help="do not compare images with the training images, of which a model keeps the bits",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print a CSV row an image")
     form.add_argument("--json-lines", action="store_true", help="print a JSON object a line, for each image")
@@ -44,11 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
     """Predict the label of each image: return all, or yield lines as they come, or write them to a file."""
+    from ..errors import UsageError
     from ..images.listing import image_paths, open_list
     from ..transfer.classifier import load
 
     target = args.out or args.resume
     _check(args, target)
+    if args.by_class and args.coverage is None:
+        raise UsageError("--by-class is of prediction sets; give --coverage too")
     given = getattr(args, "from")
     listed = None if given is None else open_list(given)
     classifier = load(args.model, rebuild=args.rebuild)
@@ -56,6 +72,17 @@ def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
     if target is not None:
         return _written(args, classifier, paths, target)
     return _collected(args, classifier, paths) if args.json else _lines(args, classifier, paths)
+
+
+def _details(args: argparse.Namespace, classifier: "OpticalClassifier") -> "Details":
+    from ..transfer.predictions import Details
+
+    return Details(
+        top=args.top,
+        coverage=args.coverage,
+        by_class=args.by_class,
+        familiarity=classifier.keeps_training and not args.no_familiarity,
+    )
 
 
 def _check(args: argparse.Namespace, target: str | None) -> None:
@@ -109,7 +136,7 @@ def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths:
 
     found: list[Record] = []
     with _Count(show=True) as count:
-        for records in predictions(classifier, paths, args.top):
+        for records in predictions(classifier, paths, _details(args, classifier)):
             found += records
             count.add(records)
     count.require_readable()
@@ -127,7 +154,8 @@ def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Ite
     from ..transfer.predictions import predictions
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    names, model = columns(args.top), model_digest(args.model)
+    details, model = _details(args, classifier), model_digest(args.model)
+    names = columns(details)
     head = csv_line(names) if args.csv else ""
 
     def text(records: "list[Record]") -> str:
@@ -140,7 +168,7 @@ def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Ite
 
     with _Count(show=not on_terminal) as count:
         held: list[Record] = []
-        for records in predictions(classifier, paths, args.top):
+        for records in predictions(classifier, paths, details):
             count.add(records)
             if held or count.unreadable < count.images:
                 yield head + text(held) + text(records)
@@ -160,7 +188,8 @@ def _written(
 
     start = time.perf_counter()
     model, resume = model_digest(args.model), args.resume is not None
-    with PredictionFile(target, classifier, model, args.top, resume) as file, _Count(show=True) as count:
+    details = _details(args, classifier)
+    with PredictionFile(target, classifier, model, details, resume) as file, _Count(show=True) as count:
         try:
             for records in file.write(paths):
                 count.add(records)
@@ -195,9 +224,15 @@ def line(record: "Record") -> str:
         return skipped_lines({record["path"]: record["error"]})[0]
     from ..transfer.csv_rows import label_text
 
-    shown = record.get("top", record.get("labels", [record]))
+    shown: list[Any] = record["top"] if "top" in record else record.get("labels", [record])
     labels = (f"{name(label_text(each['label']))} ({_certainty(each)})" for each in shown)
-    return f"{name(record['path'])}: {', '.join(labels) or 'no label'}"
+    parts = [", ".join(labels) or "no label"]
+    if "set" in record:
+        left = ", ".join(name(label_text(each)) for each in record["set"])
+        parts.append(f"not ruled out: {left or 'none'}")
+    if record.get("unfamiliar"):
+        parts.append("unfamiliar")
+    return f"{name(record['path'])}: {'; '.join(parts)}"
 
 
 def _certainty(item: dict[str, Any]) -> str:

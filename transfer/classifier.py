@@ -265,6 +265,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return training
 
     @property
+    def keeps_training(self) -> bool:
+        """Whether `training_` is there."""
+        check_is_fitted(self)
+        return self._training is not None or self._read_training is not None
+
+    @property
     def loo_scores_(self) -> np.ndarray:
         """Leave-one-out scores of the training images, float32 of shape (n, c)."""
         self.training_  # noqa: B018
@@ -981,7 +987,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             If it cannot be written; what was there is unchanged.
         """
         check_is_fitted(self)
-        kept = training and (self._training is not None or self._read_training is not None)
+        kept = training and self.keeps_training
         stored = StoredModel(
             classes=self.classes_,
             multilabel=self._multilabel,

@@ -258,7 +258,8 @@ class Evaluating:
         classifier = self._classifier
         if classifier.multilabel_:
             return [given_labels(classifier.classes_, row, None)["label"] for row in scores]
-        return classifier.labels(scores).tolist()
+        labels: list[Any] = classifier.labels(scores).tolist()
+        return labels
 
     def result(self) -> Evaluation | LabelEvaluation:
         """Evaluate what is left, and return the result.

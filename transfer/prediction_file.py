@@ -13,14 +13,16 @@ from ..errors import DataError, UsageError
 from ..saving import explained, require_file_target
 from .classifier import OpticalClassifier
 from .csv_rows import csv_line, encoded, label_text, number_text
-from .predictions import BlockEnds, Record, predictions
+from .predictions import BlockEnds, Details, Record, predictions
 
 _LONGEST_ROW = 1 << 20
 
 
-def columns(top: int = 1) -> tuple[str, ...]:
-    """Return the names of the columns: those of the label, of further ones by their rank, the model, and the error."""
-    further = (f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "probability", "score"))
+def columns(details: Details) -> tuple[str, ...]:
+    """Return the names of the columns: those of the label, of further ones by their rank, of details, and the error."""
+    further = [f"{name}_{rank}" for rank in range(2, details.top + 1) for name in ("label", "probability", "score")]
+    further += ["set"] if details.coverage is not None else []
+    further += ["familiarity", "nearest"] if details.familiarity else []
     return ("path", "label", "probability", "score", *further, "model", "error")
 
 
@@ -38,6 +40,9 @@ def _cells(record: Record, model: str) -> dict[str, str]:
         end = "" if rank == 1 else f"_{rank}"
         cells[f"label{end}"] = label_text(each["label"])
         cells |= {f"{name}{end}": number_text(each[name]) for name in ("probability", "score")}
+    cells |= {"set": label_text(record["set"])} if "set" in record else {}
+    if "nearest" in record:
+        cells |= {"familiarity": number_text(record["familiarity"]), "nearest": str(record["nearest"])}
     return cells
 
 
@@ -50,8 +55,7 @@ class PredictionFile:
     classifier : OpticalClassifier
     model : str
         What tells the model from others; see `transfer.model.model_digest`.
-    top : int
-        See `predictions`.
+    details : Details
     resume : bool
         Whether to go on after the rows that are there; else the file may not exist, or is empty.
 
@@ -67,10 +71,16 @@ class PredictionFile:
     """
 
     def __init__(
-        self, path: Path | str, classifier: OpticalClassifier, model: str, top: int = 1, resume: bool = False
+        self,
+        path: Path | str,
+        classifier: OpticalClassifier,
+        model: str,
+        details: Details | None = None,
+        resume: bool = False,
     ) -> None:
-        self.path, self.columns = path, columns(top)
-        self._classifier, self._model, self._top, self._resume = classifier, model, top, resume
+        self._classifier, self._model, self._resume = classifier, model, resume
+        self._details = details or Details()
+        self.path, self.columns = path, columns(self._details)
         self._file: BinaryIO | None = None
         self.rows = 0
 
@@ -127,7 +137,7 @@ class PredictionFile:
         again, following = len(begun), next(given, None)
         if following is None:
             return
-        for records in predictions(self._classifier, chain(begun, [following], given), self._top):
+        for records in predictions(self._classifier, chain(begun, [following], given), self._details):
             new = records[again:]
             again = max(0, again - len(records))
             self._append(encoded(csv_lines(new, self.columns, self._model)))

@@ -74,5 +74,7 @@ def test_several_labels_an_image_are_kept_as_the_classifier_has_them(engine, pho
     paths, labels = photos
     targets = np.array([[label == "red", label != "blue"] for label in labels], "int64")
     classifier = OpticalClassifier(engine=engine).fit(paths, targets)
-    found = [record for block in predictions.predictions(classifier, paths, top=2) for record in block]
+    found = [
+        record for block in predictions.predictions(classifier, paths, predictions.Details(top=2)) for record in block
+    ]
     assert [record["label"] for record in found] == classifier.predict(paths).tolist()
