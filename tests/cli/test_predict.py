@@ -23,7 +23,8 @@ from aurevoir.transfer import prediction_file, predictions
 from aurevoir.transfer.model import model_digest
 from aurevoir.transfer.prediction_file import PredictionFile
 
-COLUMNS = ["path", "label", "probability", "score", "model", "error"]
+COLUMNS = ["path", "label", "probability", "score", "familiarity", "nearest", "model", "error"]
+DETAILS = predictions.Details(familiarity=True)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,67 @@ def test_the_likeliest_labels_are_in_their_order(call, model, photos):
     assert {each["label"] for each in more} == {"blue", "green", "red"}
 
 
+def test_labels_that_cannot_be_ruled_out_are_listed(call, model, photos, tmp_path):
+    given = ["predict", model, *photos[::3], "--coverage", "0.9"]
+    found = json.loads(call(*given, "--json")[1])["predictions"]
+    sets = load(model).prediction_sets(photos[::3], 0.9)
+    assert [item["set"] for item in found] == [np.array(["blue", "green", "red"])[row].tolist() for row in sets]
+    lines, table = call(*given)[1].splitlines(), rows(call(*given, "--csv")[1])
+    for item, line, row in zip(found, lines, table, strict=True):
+        assert line.endswith(f"; not ruled out: {', '.join(item['set']) or 'none'}")
+        assert row["set"] == ";".join(item["set"])
+    by_class = json.loads(call(*given, "--by-class", "--json")[1])["predictions"]
+    expected = load(model).prediction_sets(photos[::3], 0.9, by_class=True).sum(axis=1)
+    assert [len(item["set"]) for item in by_class] == expected.tolist()
+    assert call("predict", model, photos[0], "--by-class")[0] == 2
+    code, _, err = call("predict", model, photos[0], "--coverage", "1")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "coverage 1 is not between 0 and 1; give for example 0.95" in err
+
+
+def test_images_unlike_the_training_images_are_called_unfamiliar(call, tiny_onnx, tmp_path):
+    random, names = np.random.default_rng(0), ("blue", "red")
+    for place, name in enumerate(names):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(60):
+            image = random.integers(0, 60, size=(40, 50, 3), dtype="uint8")
+            image[..., 2 * place] += 120
+            Image.fromarray(image).save(tmp_path / "photos" / name / f"{number:02d}.png")
+    stripes = np.zeros((40, 50, 3), "uint8")
+    stripes[::7] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    OpticalClassifier(engine=build_engine(tiny_onnx, smoke=False)).fit(tmp_path / "photos").save(tmp_path / "model")
+    photos = sorted((tmp_path / "photos").rglob("*.png"))
+    given = ["predict", tmp_path / "model", tmp_path / "stripes.png", *photos]
+    found = json.loads(call(*given, "--json")[1])["predictions"]
+    assert (found[0]["familiarity"], found[0]["unfamiliar"]) == (pytest.approx(1 / 121), True)
+    assert not any(item["unfamiliar"] for item in found[1:])
+    # Of this small network images of one colour may have the same bits.
+    assert [Path(item["nearest"]).parent for item in found[1:]] == [each.parent for each in photos]
+    lines, table = call(*given)[1].splitlines(), rows(call(*given, "--csv")[1])
+    assert lines[0].endswith("; unfamiliar")
+    assert not any("unfamiliar" in line for line in lines[1:])
+    assert float(table[0]["familiarity"]) == pytest.approx(1 / 121, abs=1e-6)
+    assert table[1]["nearest"] == found[1]["nearest"]
+    plain = call(*given, "--no-familiarity", "--csv")[1]
+    assert list(rows(plain)[0]) == ["path", "label", "probability", "score", "model", "error"]
+    (tmp_path / "model" / "training.safetensors").unlink()
+    code, _, err = call(*given)
+    assert code == 1
+    assert "training.safetensors is missing or has changed" in err
+    assert call(*given, "--no-familiarity")[0] == 0
+
+
+def test_a_model_without_its_training_images_predicts_and_has_no_sets(call, model, photos, tmp_path):
+    load(model).save(tmp_path / "small", training=False)
+    code, out, err = call("predict", tmp_path / "small", photos[0], "--json")
+    assert (code, err) == (0, "")
+    assert "familiarity" not in json.loads(out)["predictions"][0]
+    code, _, err = call("predict", tmp_path / "small", photos[0], "--coverage", "0.9")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not hold the bits of its training images" in err
+
+
 def test_paths_come_from_arguments_folders_lists_and_stdin(call, model, folder, photos, tmp_path, monkeypatch):
     (tmp_path / "list").write_bytes(f"{photos[3]}\r\n\n{folder}/photos/red\n{photos[4]}".encode())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{photos[1]}\n{photos[2]}\n".encode())))
@@ -258,7 +320,7 @@ def test_the_images_of_a_block_that_was_begun_are_computed_with_it(model, photos
 
     monkeypatch.setattr(classifier.engine_, "run", noted)
     (tmp_path / "x.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[: 1 + 45]))
-    with PredictionFile(tmp_path / "x.csv", classifier, model_digest(model), resume=True) as file:
+    with PredictionFile(tmp_path / "x.csv", classifier, model_digest(model), DETAILS, resume=True) as file:
         new = [record for records in file.write(listed[1]) for record in records]
     # Of the 45 rows that are there 41 are of images: two batches of 16, and 9 of the third.
     assert seen == [16, 16, 16, 15]
@@ -276,7 +338,11 @@ def test_a_file_of_something_else_is_refused_and_stays(call, model, listed, phot
         ([model, *photos[:50]], whole, "row 1 of"),
         ([other, "--from", listed[0]], whole, f"is of the model {model_digest(model)}, and this one is "),
         ([model, *listed[1][:50]], whole, f"row 51 of {path} is of {listed[1][50]}, and only 50 images are given"),
-        ([model, "--from", listed[0], "--top", "2"], whole, "has the columns path, label, probability, score, model"),
+        (
+            [model, "--from", listed[0], "--top", "2"],
+            whole,
+            "has the columns path, label, probability, score, familiarity, nearest, model",
+        ),
         ([model, "--from", listed[0]], b"name,age\nme,3\n", "has the columns name, age, and these options write"),
         ([model, "--from", listed[0]], b"my notes", "is not a CSV file of predictions"),
         ([model, "--from", listed[0]], bytes(3_000_000), "a row is too long"),
