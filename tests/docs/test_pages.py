@@ -116,6 +116,16 @@ def test_the_table_of_bits_and_probes_is_that_of_its_file(root):
     assert shown.splitlines() == overview.table()
 
 
+@pytest.mark.parametrize("name", ["probabilities", "sets", "unfamiliar"])
+def test_the_tables_of_predictions_are_those_of_their_file(root, name):
+    spec = importlib.util.spec_from_file_location("tables", root / "docs" / "figures" / "prediction_table.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    text = (root / "docs" / "results.md").read_text()
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)[1]
+    assert shown.splitlines() == getattr(tables, name)(), "run `python docs/figures/prediction_table.py`"
+
+
 def test_the_walk_of_an_image_opens_ten_files_and_never_climbs_a_floor(root):
     page = (root / "docs" / "architecture.md").read_text()
     layers = {name: int(row[0]) for row in re.findall(r"^\| (\d) \| `(\w+)`", page, re.MULTILINE) for name in [row[1]]}
