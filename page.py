@@ -32,6 +32,8 @@ td.long { white-space: normal; min-width: 20rem; overflow-wrap: anywhere; }
 :is(td, th):first-child { position: sticky; left: 0; background: Canvas; }
 .error { color: var(--bad); }
 .note { opacity: .8; max-width: 45rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; }
+nav li { list-style: none; }
 figure { margin: 1rem 0; }
 figure.scroll img { width: 100%; min-width: 40rem; max-width: 56rem; background: white; border-radius: .25rem; }
 pre { white-space: pre-wrap; background: var(--soft); padding: .6rem .8rem; border-radius: .4rem; }
@@ -139,6 +141,6 @@ def picture(data: bytes, text: str, kind: str = "png") -> Element:
     return tag("img", alt=text, src=f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
 
 
-def cards(items: Iterable[Sequence[Element | str]]) -> Element:
+def cards(items: Iterable[Iterable[Element | str]]) -> Element:
     """Return a grid of small cards, such as of a thumbnail and what is said of it; two columns on a phone."""
     return tag("ul", *(tag("li", *item) for item in items), class_="cards")
