@@ -29,6 +29,8 @@ def class_weight(words: Sequence[str] | None, classes: Collection[str]) -> Class
     if len(words) == 1 and "=" not in words[0]:
         given = _in_file(words[0])
     else:
+        if other := next((each for each in words if "=" not in each), None):
+            raise UsageError(f"--class-weight {name(other)} is not NAME=WEIGHT; give balanced, or one file, alone")
         given = {each.rpartition("=")[0]: each.rpartition("=")[2] for each in words}
     return {each: _checked(each, weight, classes) for each, weight in given.items()}
 

@@ -88,8 +88,8 @@ def _of_classes(outcomes: Outcomes, trained_on: Outcomes, tested: bool) -> Itera
             root,
             "suspicious",
             "Suspicious training images",
-            "Trained on all others, the classifier would label each of these otherwise (leave-one-out), the surest first: "
-            "look here first for wrong labels.",
+            "Trained on all others, the classifier would label each of these otherwise (leave-one-out), the surest "
+            "first: look here first for wrong labels.",
         )
     yield _calibration(outcomes, tested)
 

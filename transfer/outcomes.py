@@ -71,7 +71,7 @@ class Outcomes:
     ----------
     classes : array of shape (c,)
     labels : int64 array of shape (n,) or (n, c)
-        Indices of the classes, or a multilabel indicator matrix, of which only the lengths and `multilabel` are told here:
+        Indices of the classes, or a multilabel indicator matrix, of which this tells its length and `multilabel` alone;
         `multilabel.evaluate_labels` tells the rest.
     scores, probabilities : float arrays of shape (n, c)
     paths : sequence of n str, or None

@@ -26,7 +26,7 @@ def test_what_is_taken(tmp_path):
         (["cat=0"], "cat=0 is not a positive number"),
         (["cat=inf"], "cat=inf is not a positive number"),
         (["cat=nan"], "cat=nan is not a positive number"),
-        (["balanced", "cat=2"], "balanced is not one of the classes|--class-weight  is not one of the classes"),
+        (["balanced", "cat=2"], "balanced is not NAME=WEIGHT; give balanced, or one file, alone"),
         (["none.json"], "file of class weights none.json does not exist; give balanced, NAME=WEIGHT, or a JSON file"),
     ],
 )
