@@ -48,7 +48,7 @@ class Page(HTMLParser):
 def photos(tmp_path_factory):
     """Three classes by colour, one of a name that is no HTML; three images of each are in another's folder."""
     random, folder = np.random.default_rng(1), tmp_path_factory.mktemp("photos")
-    for place, name in enumerate(NAMES):
+    for name in NAMES:
         (folder / name).mkdir()
     for place in range(3):
         for number in range(20):
@@ -127,8 +127,7 @@ def test_it_stands_alone_escapes_names_and_is_known_as_a_report(tested):
     text = tested[0].read_text()
     page = Page(text)
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.pictures())
-    words = ("http://", "https://", "@import", "url(", "<script", "<link", "<b>red", " on", "javascript:")
-    assert not any(word in text.replace(" on ", " ") for word in words if word != " on")
+    assert not any(word in text for word in ("http://", "https://", "@import", "url(", "<b>red", "javascript:"))
     assert not {"script", "link", "iframe", "object", "b"} & {name for name, _ in page.elements}
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert NAMES[2] in page.sections["classes"]
