@@ -1,6 +1,6 @@
-"""Draw docs/figures/report.png, the page of a fit on a desk and on a phone: python docs/figures/report.py PAGE.html
+"""Draw docs/figures/report.png, the page of a fit on a desk and on a phone.
 
-The page is that of the README's example: ``aurevoir fit clothes/ --backbone efficientnet_lite0.onnx --precision int8
+Called as ``python docs/figures/report.py PAGE.html``. The page is that of the README's example: ``aurevoir fit clothes/ --backbone efficientnet_lite0.onnx --precision int8
 --out model --report page.html``. Needs a Chromium (`make browser`).
 """
 
@@ -13,7 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "fakes"))
 
-import chromium  # noqa: E402
+import chromium  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 HEIGHT, GAP = 1110, 24
 

@@ -62,7 +62,8 @@ class Chromium:
 
     def __init__(self, program, profile):
         (reads, self._to), (self._from, writes) = _pipe(), _pipe()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        flags.append("--remote-debugging-pipe")
         actions = [(os.POSIX_SPAWN_DUP2, reads, 3), (os.POSIX_SPAWN_DUP2, writes, 4)]
         actions += [(os.POSIX_SPAWN_OPEN, end, os.devnull, os.O_WRONLY, 0) for end in (1, 2)]
         arguments = [program, *flags, f"--user-data-dir={profile}", "about:blank"]
