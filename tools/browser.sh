@@ -4,7 +4,7 @@
 for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable; do
 	command -v "$name" > /dev/null && exit 0
 done
-if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+if [ "$(id -u 2> /dev/null)" = 0 ] && command -v apt-get > /dev/null; then
 	echo "browser: installing chromium-headless-shell, for the tests of pages"
 	quick="-qq -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120"
 	export DEBIAN_FRONTEND=noninteractive

@@ -1,7 +1,7 @@
 """Draw docs/figures/report.png, the page of a fit on a desk and on a phone.
 
-Called as ``python docs/figures/report.py PAGE.html``. The page is that of the README's example: ``aurevoir fit clothes/ --backbone efficientnet_lite0.onnx --precision int8
---out model --report page.html``. Needs a Chromium (`make browser`).
+Called as ``python docs/figures/report.py PAGE.html`` with the page of the README's example. Needs a Chromium (`make
+browser`).
 """
 
 import sys

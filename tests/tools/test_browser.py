@@ -1,4 +1,4 @@
-"""tools/browser.sh, which `make test` runs: it finds a browser, installs one, or says that it cannot, and never fails."""
+"""tools/browser.sh, which `make test` runs: it finds a browser, installs one or says that it cannot; never fails."""
 
 import subprocess
 
