@@ -2,14 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock audit \
+.PHONY: demo browser test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock audit \
 	sbom licences clean
 
 demo: $(READY)
 	$(BIN)/aurevoir demo
 
+# For the tests that show pages, where it can be had.
+browser:
+	@tools/browser.sh
+
 # Two processes, each with whole files: much of the suite waits for children and for single threads.
-test: $(READY)
+test: $(READY) browser
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The newest releases that pyproject.toml allows, found anew each time. lightonml comes apart: see the extra `opu`.

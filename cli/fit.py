@@ -1,10 +1,16 @@
 """``aurevoir fit``."""
 
 import argparse
+from math import isnan
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DataError
+from ..saving import write_atomically
 from .build import speed_lines
-from .label_scores import mean_text
+from .class_weight import class_weight
+from .label_scores import label_scores, mean_text
 from .options import (
     CUT,
     DATA,
@@ -17,12 +23,21 @@ from .options import (
     refuse_unused,
     skipped_lines,
 )
-from .outputs import save
+from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..images.sources import LabelledPaths
     from ..kernels.ridge import RidgePath
+    from ..transfer.classifier import OpticalClassifier
     from ..transfer.cut_choice import CutChoice
+    from ..transfer.outcomes import Outcomes
+    from ..transfer.training import Training
+
+WORST = 3
+"""How many classes and confusions are named in text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +74,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ridge penalties to choose from (default: 15 by the data)",
     )
     parser.add_argument(
+        "--class-weight",
+        nargs="+",
+        metavar="W",
+        help="balanced, NAME=WEIGHT of some classes (others: 1), or a JSON file with an object of weights by class",
+    )
+    parser.add_argument(
+        "--ridge-device", default="cpu", metavar="D", help="where the ridge is solved: cpu (default), or cuda by CuPy"
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory limit of projection and ridge, such as 8GiB (default: AUREVOIR_MEMORY, or 4GiB)",
+    )
+    parser.add_argument(
+        "--keep-split", action="store_true", help="write the model that was tested, not one refitted on all images"
+    )
+    parser.add_argument(
+        "--no-test", action="store_true", help="train on all images at once; only leave-one-out then tells the accuracy"
+    )
+    parser.add_argument("--report", metavar="F.html", help="write a page of all that is known of the model")
+    parser.add_argument("--quiet", action="store_true", help="show no progress on stderr; notes are shown")
+    parser.add_argument(
         "--min-accuracy", type=fraction, metavar="A", help=f"exit with code 4 below this test accuracy{MIN_ACCURACY}"
     )
     parser.add_argument(
@@ -72,53 +109,119 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Split the data, train, test, and write the model."""
-    from pathlib import Path
+    """Split the data, train, test, refit on all images, and write the model and the page."""
+    _check(args)
+    train, test, refits = _data(args)
+    if train.multilabel:
+        refuse_unused(args, ["class_weight"], "several labels an image", add_arguments)
+    classifier = _classifier(args, train.names).fit(train.paths, train.labels, train.weights)
+    _note_edge(classifier.path_)
+    result = _fitted(classifier, args)
+    training, trained_on = classifier.training_, _left_out(classifier)
+    if test is None:
+        tested, outcomes = None, trained_on
+    else:
+        started = perf_counter()
+        tested = classifier.embed_labelled(test.paths, test.labels, test.weights, args.work)
+        if not len(tested):
+            raise DataError(f"none of the {len(test.paths)} test files is a readable image; check the folder")
+        outcomes = _outcomes(classifier, tested, classifier.score_training(tested))
+        result["test_seconds"] = perf_counter() - started
+    result |= _judged(outcomes, tested is not None) | {"skipped": dict(classifier.skipped_)}
+    if refits and tested is not None:
+        result["refit"] = _refitted(classifier, training + tested)
+    if args.out:
+        save(result, args.out, lambda: classifier.save(args.out), key="out")
+    if args.report:
+        from .fit_report import fit_report
 
+        page = fit_report(result, outcomes, trained_on, args.data)
+        save(result, args.report, lambda: write_atomically(args.report, page), "a report", "report")
+    return result
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse before the work what could not be done or written after it, and options without effect."""
+    from ..kernels.memory import memory_budget
     from ..kernels.readout import POOLED
-    from ..transfer.classifier import OpticalClassifier
-    from ..transfer.evaluate import evaluate, train_and_test
     from ..transfer.model import check_target
-    from ..transfer.multilabel import LabelEvaluation
 
     if args.engine is not None and Path(args.engine).exists():
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
     if args.projection in ("none", "exact", *POOLED):
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
+    if args.no_test:
+        refuse_unused(args, ["test", "keep_split", "min_accuracy"], "--no-test", add_arguments)
+    if args.test:
+        refuse_unused(args, ["keep_split"], "test images of their own (--test)", add_arguments)
+    memory_budget(args.memory)
     if args.out:
         check_target(args.out)
     if args.work:
         _check_work(args)
-    train, test = train_and_test(args.data, args.test, args.seed)
-    classifier = OpticalClassifier(
+    check_outputs(args, {"report": "a report"}, (args.data, args.test, args.backbone, args.engine))
+    for folder, kind in ((args.out, "model folder"), (args.work, "work folder")):
+        if folder and args.report:
+            refuse_inside("--report", args.report, folder, kind)
+
+
+def _data(args: argparse.Namespace) -> "tuple[LabelledPaths, LabelledPaths | None, bool]":
+    """Return training and test images, and whether the model is to be refitted on both."""
+    from ..transfer.evaluate import split_data, training_images
+
+    if args.no_test:
+        return training_images(args.data), None, False
+    found = split_data(args.data, args.test, args.seed)
+    if found.apart:
+        refuse_unused(args, ["keep_split"], f"{args.data}, which has test images of its own", add_arguments)
+    return found.train, found.test, not (found.apart or args.keep_split) and args.out is not None
+
+
+def _classifier(args: argparse.Namespace, names: "list[str]") -> "OpticalClassifier":
+    from ..transfer.classifier import OpticalClassifier
+
+    return OpticalClassifier(
         args.backbone,
         engine=args.engine,
         projection=args.projection,
         n_components=args.components,
         alphas=args.alphas,
+        class_weight=class_weight(args.class_weight, names),
+        ridge_device=args.ridge_device,
+        memory_budget=args.memory,
         random_state=args.seed,
-        verbose=True,
+        verbose=not args.quiet,
         work=args.work,
         **engine_arguments(args),
-    ).fit(train.paths, train.labels, train.weights)
-    _note_edge(classifier.path_)
-    tested = evaluate(classifier, test, args.work)
-    saved: dict[str, Any] = {"out": args.out}
-    if args.out:
-        save(saved, args.out, lambda: classifier.save(args.out), key="out")
+    )
+
+
+def _outcomes(classifier: "OpticalClassifier", images: "Training", scores: "np.ndarray") -> "Outcomes":
+    from ..transfer.outcomes import Outcomes
+
+    return Outcomes(classifier.classes_, images.labels, scores, classifier.probabilities(scores), images.paths)
+
+
+def _left_out(classifier: "OpticalClassifier") -> "Outcomes":
+    """Return what leave-one-out says of the training images."""
+    return _outcomes(classifier, classifier.training_, classifier.loo_scores_.astype("float64"))
+
+
+def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[str, Any]:
+    """Return what is known once the classifier has learnt from the training images."""
     assert classifier.engine_ is not None
     made = classifier.engine_.manifest
     return {
-        "accuracy": tested.accuracy,
-        **({"mean_average_precision": tested.mean_average_precision} if isinstance(tested, LabelEvaluation) else {}),
         "loo_accuracy": classifier.loo_accuracy_,
         "loo_accuracy_of": dict(classifier.path_.loo_accuracy_of),
         "alpha": classifier.alpha_,
+        "alphas": _alphas(classifier.path_),
         "projection": classifier.projection_,
         "classes": classifier.classes_.tolist(),
-        "train_images": len(train.paths) - len(classifier.skipped_),
-        "test_images": len(test.paths) - len(tested.skipped),
-        "skipped": {**classifier.skipped_, **tested.skipped},
+        "class_weight": classifier.class_weight,
+        "train_images": len(classifier.training_),
+        "backbone": made.backbone,
+        "weights": made.weights,
         "precision": made.precision,
         "runtime": made.runtime,
         "cut": made.cut,
@@ -131,7 +234,54 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": classifier.engine_.images_per_second if args.engine is None else {},
         "images_per_second_by_turn": classifier.engine_.images_per_second_by_turn if args.engine is None else {},
         "timings": classifier.timings_,
-        **saved,
+        "test_seconds": None,
+        "refit": None,
+        "out": args.out,
+        "report": args.report,
+    }
+
+
+def _alphas(path: "RidgePath") -> list[dict[str, Any]]:
+    """Return what leave-one-out said of each alpha; None of those that the search skipped."""
+    columns = (path.alphas, path.loo_accuracies, path.loo_errors)
+    names = ("alpha", "loo_accuracy", "loo_error")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [dict(zip(names, (None if isnan(value) else value for value in row), strict=True)) for row in rows]
+
+
+def _judged(outcomes: "Outcomes", tested: bool) -> dict[str, Any]:
+    """Return the accuracies: on test images, or of the training images by leave-one-out."""
+    classes = outcomes.classes.tolist()
+    if outcomes.multilabel:
+        from ..transfer.multilabel import evaluate_labels
+
+        found = label_scores(evaluate_labels(outcomes.labels, outcomes.scores, {}), classes)
+        del found["images"], found["classes"]
+    else:
+        found = {
+            "accuracy": outcomes.accuracy,
+            "accuracy_interval": list(outcomes.interval),
+            "per_class": {each: of.accuracy for each, of in zip(classes, outcomes.per_class(), strict=True)},
+            "confusion": outcomes.confusion.tolist(),
+        }
+    return {
+        **found,
+        "accuracy": found["accuracy"] if tested else None,
+        "accuracy_of": "test images" if tested else "leave-one-out",
+        "test_images": len(outcomes) if tested else 0,
+    }
+
+
+def _refitted(classifier: "OpticalClassifier", training: "Training") -> dict[str, Any]:
+    """Refit on all images, and return what is then delivered."""
+    classifier.refit_on(training)
+    return {
+        "images": len(training),
+        "projection": classifier.projection_,
+        "alpha": classifier.alpha_,
+        "loo_accuracy": classifier.loo_accuracy_,
+        "loo_accuracy_of": dict(classifier.path_.loo_accuracy_of),
+        "seconds": classifier.timings_["total"],
     }
 
 
@@ -147,8 +297,6 @@ def _choice(choice: "CutChoice | None") -> dict[str, Any]:
 
 def _check_work(args: argparse.Namespace) -> None:
     """Refuse a work folder that cannot be one, or lies where it would be taken for something else."""
-    from pathlib import Path
-
     from ..errors import UsageError
     from ..work import check_work
 
@@ -176,16 +324,6 @@ def _note_edge(path: "RidgePath") -> None:
             )
 
 
-def _accuracy_line(result: dict[str, Any]) -> str:
-    loo = f"leave-one-out on the training images {result['loo_accuracy']:.4f}"
-    if "mean_average_precision" in result:
-        right = (
-            f"{mean_text(result)} on {result['test_images']} test images, all labels right of {result['accuracy']:.1%}"
-        )
-        return f"{right}; {loo} of the labels right"
-    return f"accuracy {result['accuracy']:.4f} on {result['test_images']} test images; {loo}"
-
-
 def describe(result: dict[str, Any]) -> str:
     """Summarize the accuracy and the time of each stage."""
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
@@ -195,7 +333,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['runtime']}, {result['features']:,d} features, projection {result['projection']}, "
         f"alpha {result['alpha']:.4g}",
         f"normalization: {result['normalization']}",
-        _accuracy_line(result),
+        *_accuracy_lines(result),
     ]
     if result["loo_accuracy_of"]:
         scored = ", ".join(f"{name} {score:.4f}" for name, score in result["loo_accuracy_of"].items())
@@ -209,6 +347,56 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
     lines.append(f"training, seconds: {spent}")
-    if result["out"]:
-        lines.append(f"model: {result['out']}")
+    if result["test_seconds"] is not None:
+        lines[-1] += f"; testing {result['test_seconds']:.1f}"
+    if refit := result["refit"]:
+        lines[-1] += f"; refitting {refit['seconds']:.1f}"
+        lines.append(
+            f"refitted on all {refit['images']} images: projection {refit['projection']}, alpha {refit['alpha']:.4g}, "
+            f"leave-one-out {refit['loo_accuracy']:.4f}"
+        )
+    lines += [f"{what}: {result[key]}" for what, key in (("model", "out"), ("report", "report")) if result[key]]
     return "\n".join(lines)
+
+
+def _accuracy_lines(result: dict[str, Any]) -> list[str]:
+    """Say how accurate the model is, on what, which classes are worst and which are mistaken for which."""
+    low, high = result["accuracy_interval"]
+    interval = f"({low:.3f} to {high:.3f} with 95 % confidence)"
+    tested, several = result["accuracy"] is not None, "mean_average_precision" in result
+    images = f"{result['test_images']} test images" if tested else "the training images"
+    loo = (
+        f"leave-one-out on the training images {result['loo_accuracy']:.4f}{' of the labels right' if several else ''}"
+    )
+    if several:
+        right = (
+            f", all labels right of {result['accuracy']:.1%} {interval}; {loo}"
+            if tested
+            else f"; no test images; {loo}"
+        )
+        return [f"{mean_text(result)} on {images}{right}"]
+    first = f"leave-one-out accuracy {result['loo_accuracy']:.4f} {interval} on {images}; no test images"
+    if tested:
+        first = f"accuracy {result['accuracy']:.4f} {interval} on {images}; {loo}"
+    return [first, *_confusion_lines([name(each) for each in result["classes"]], result["confusion"])]
+
+
+def _confusion_lines(names: list[str], confusion: list[list[int]]) -> list[str]:
+    """Say which classes are least accurate, and which are most often taken for which; nothing without mistakes."""
+    wrong = [
+        (row[index] / sum(row), f"{names[index]} {row[index]} of {sum(row)}")
+        for index, row in enumerate(confusion)
+        if sum(row) > row[index]
+    ]
+    pairs = [
+        (-count, f"{names[index]} as {names[other]} {count}")
+        for index, row in enumerate(confusion)
+        for other, count in enumerate(row)
+        if count and other != index
+    ]
+    told = (("least accurate classes", wrong), ("most often confused", pairs))
+    return [
+        f"{what}: {', '.join(text for _, text in sorted(found, key=lambda each: each[0])[:WORST])}"
+        for what, found in told
+        if found
+    ]

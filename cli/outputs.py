@@ -108,15 +108,15 @@ def _check_figure(option: str, path: str, pages: tuple[str, ...]) -> None:
         raise UsageError(f"{option} {path}: the folder {parent} does not exist; make it")
 
 
-def refuse_inside(option: str, path: str, folder: str) -> None:
-    """Refuse an output inside a model folder that is read: the model would be another, or none.
+def refuse_inside(option: str, path: str, folder: str, kind: str = "model folder") -> None:
+    """Refuse an output inside a folder of aurevoir's, a model's that is read or another: it would be another, or none.
 
     Raises
     ------
     UsageError
     """
     if Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents:
-        raise UsageError(f"{option} {path} is inside the model folder {folder}; give a place outside")
+        raise UsageError(f"{option} {path} is inside the {kind} {folder}; give a place outside")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from .signatures import describe, is_heif, is_png, without_text
 
 Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+Fit = Resize | Literal["contain"]
 _UNSAFE = {
     "EPS": "it is a program that Ghostscript would run",
     "FITS": "it may unfold to any size",
@@ -55,7 +56,7 @@ class UnreadableImageError(AurevoirError):
     """A file is not a readable image; the message gives the reason."""
 
 
-def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", channels: int = 3) -> np.ndarray:
+def decode(path: Path | str, size: tuple[int, int], resize: Fit = "stretch", channels: int = 3) -> np.ndarray:
     """Decode an image file and resize it.
 
     Parameters
@@ -68,15 +69,16 @@ def decode(path: Path | str, size: tuple[int, int], resize: Resize = "stretch", 
         such as a FIFO, is not opened, and what Pillow would hand to another program, such as EPS, not decoded.
         Threads decode at once what the memory budget holds together.
     size : (height, width)
-    resize : {"stretch", "crop"}
+    resize : {"stretch", "crop", "contain"}
         ``stretch`` resizes the whole image without keeping its aspect ratio; ``crop`` keeps it and
-        crops the centre.
+        crops the centre; ``contain`` keeps it too, and the whole image lies within the size, never enlarged.
     channels : {3, 1}
         RGB, or grayscale as Pillow converts to it (ITU-R 601 luma).
 
     Returns
     -------
     pixels : uint8 array of shape (height, width, channels)
+        With ``contain`` its height and width are at most those of `size`.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def _folder(path: Path) -> str:
         return f"a folder that cannot be listed ({(error.strerror or '').lower()})"
 
 
-def _decode(path: Path | str, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
+def _decode(path: Path | str, size: tuple[int, int], resize: Fit, mode: str) -> np.ndarray:
     with open_file(path) as file:
         try:
             return _decode_file(file, size, resize, mode)
@@ -151,7 +153,7 @@ def _decode(path: Path | str, size: tuple[int, int], resize: Resize, mode: str) 
             return _decode_file(BytesIO(without_text(data)), size, resize, mode)
 
 
-def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize, mode: str) -> np.ndarray:
+def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Fit, mode: str) -> np.ndarray:
     height, width = size
     with _opened(file) as image:
         if why := _UNSAFE.get(image.format or ""):
@@ -168,6 +170,9 @@ def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Resize
             upright = _converted(_to_rgb(image, bits, negative), mode)
             if resize == "crop":
                 fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+            elif resize == "contain":
+                fitted = upright.copy()
+                fitted.thumbnail((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
             else:
                 fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
             return np.asarray(fitted)

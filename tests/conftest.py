@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import array_checks
+import chromium
 import numpy as np
 import onnx
 import pytest
@@ -179,6 +180,17 @@ def class_folder(tmp_path) -> Path:
             image[..., 2 - place] += 120
             Image.fromarray(image).save(folder / f"{number}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium that shows pages; skips where there is none, see tools/browser.sh."""
+    program = chromium.find()
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    opened = chromium.Chromium(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

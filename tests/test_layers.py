@@ -22,6 +22,7 @@ LAYERS = [
     "work",
     "signing",
     "progress",
+    "page",
     "kernels",
     "images",
     "calibration",

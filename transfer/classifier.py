@@ -51,6 +51,7 @@ from .evaluate import evaluate
 from .inputs import (
     as_images,
     as_inputs,
+    as_labels,
     check_lengths,
     checked_features,
     checked_weights,
@@ -357,6 +358,61 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
             camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
             self._fit_readout(earlier + added, self.projection_, camera, watch)
+        return self
+
+    def embed_labelled(
+        self, paths: Sequence[Path | str], y: Any, sample_weight: Any = None, work: Path | str | None = None
+    ) -> Training:
+        """Return what `refit_on` learns from, of the readable ones of some files.
+
+        Parameters
+        ----------
+        paths : sequence of paths
+        y, sample_weight
+            As in `fit`; all labels must have occurred there, and weights are positive.
+        work : path, optional
+            A work folder that keeps it; see `score_images`.
+
+        Raises
+        ------
+        DataError
+            If a label is new.
+        """
+        images, engine, labels = self.image_files(paths), self._required_engine(), self._encode_known(as_labels(y))
+        weights = checked_weights(sample_weight, len(paths))
+        outputs = self._outputs(engine)
+        with _opened(work, self.verbose) as opened:
+            kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
+            indices, values = embed(engine, images, outputs, kept=kept)
+        self.skipped_ = {**self.skipped_, **images.skipped}
+        files = tuple(str(paths[row]) for row in indices.tolist())
+        return Training(labels=labels[indices], weights=weights[indices], paths=files, **values)
+
+    def score_training(self, training: Training) -> np.ndarray:
+        """Return the scores of every class, of what `embed_labelled` returns; see `scores`."""
+        check_is_fitted(self)
+        return self.readout_.scores(training.bits, self.memory_budget, training.pooled)
+
+    def refit_on(self, training: Training) -> "OpticalClassifier":
+        """Fit again with the engine that is there, to images that it has seen: nothing is embedded.
+
+        Parameters
+        ----------
+        training : Training
+            Such as ``classifier.training_ + classifier.embed_labelled(paths, y)``, or some of these.
+
+        Returns
+        -------
+        self
+
+        Notes
+        -----
+        Kernel, exposure and alpha are chosen again: the result equals `fit` with this engine on these images.
+        """
+        check_is_fitted(self)
+        watch = Stopwatch(self.ridge_device, report=self.verbose)
+        with self._unchanged_by_failure():
+            self._fit_readout(training, self.projection, None, watch)
         return self
 
     def _encode(self, y: Any, names: np.ndarray | None = None) -> np.ndarray:

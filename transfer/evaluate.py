@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -71,12 +71,30 @@ def train_and_test(
         If there is only one class, a class with one image would have to be split, or `test`
         contains a class that `data` does not.
     """
+    found = split_data(data, test, seed)
+    return found.train, found.test
+
+
+class Split(NamedTuple):
+    """Training images and test images.
+
+    Attributes
+    ----------
+    train, test : LabelledPaths
+    apart : bool
+        Whether the test images were given as such, and not split off.
+    """
+
+    train: LabelledPaths
+    test: LabelledPaths
+    apart: bool
+
+
+def split_data(data: Path | str, test: Path | str | None = None, seed: int = 0) -> Split:
+    """List training and test images, and say whether these were given apart; see `train_and_test`."""
     train, tested = labelled_parts(data) if test is None else (labelled_images(data), labelled_images(test, "test"))
-    if len(train.names) < 2:
-        raise DataError(f"{data} contains only one class, {', '.join(train.names)!r}; a classifier needs two or more")
-    if conflicts := conflicting_labels(train.paths, train.labels):
-        where = "have copies with other labels" if train.multilabel else "are in more than one class"
-        warn(f"{len(conflicts)} images {where}, first {_pair(*conflicts[0])}; keep each in one")
+    _check_training(train, data)
+    apart = tested is not None
     if tested is not None:
         tested = _alike(tested, train, test or data)
         if strange := sorted(set(tested.names) - set(train.names)):
@@ -91,7 +109,23 @@ def train_and_test(
             f"{len(shared)} of {len(tested.paths)} test images are also training images, first {_pair(*shared[0])}: "
             "the accuracy will be too high; remove the copies"
         )
-    return train, tested
+    return Split(train, tested, apart)
+
+
+def training_images(data: Path | str) -> LabelledPaths:
+    """List the training images alone, of two or more classes; see `train_and_test`."""
+    train = labelled_images(data)
+    _check_training(train, data)
+    return train
+
+
+def _check_training(train: LabelledPaths, data: Path | str) -> None:
+    """Refuse a single class, and warn of images under several."""
+    if len(train.names) < 2:
+        raise DataError(f"{data} contains only one class, {', '.join(train.names)!r}; a classifier needs two or more")
+    if conflicts := conflicting_labels(train.paths, train.labels):
+        where = "have copies with other labels" if train.multilabel else "are in more than one class"
+        warn(f"{len(conflicts)} images {where}, first {_pair(*conflicts[0])}; keep each in one")
 
 
 def _pair(first: Path, second: Path) -> str:

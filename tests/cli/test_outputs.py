@@ -99,7 +99,7 @@ def test_a_model_is_not_trained_for_a_target_that_cannot_be(out, commands, tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setattr("aurevoir.transfer.evaluate.train_and_test", lambda *_: pytest.fail("it works"))
+    monkeypatch.setattr("aurevoir.transfer.evaluate.split_data", lambda *_: pytest.fail("it works"))
     assert main([*commands["fit"][0], "--out", out]) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
