@@ -150,19 +150,19 @@ def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Ite
     """Yield the lines of blocks of images as they come; none if no image at all can be read."""
     from ..transfer.csv_rows import csv_line
     from ..transfer.model import model_digest
-    from ..transfer.prediction_file import columns, csv_lines
+    from ..transfer.prediction_file import columns, csv_lines, same_cells
     from ..transfer.predictions import predictions
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    details, model = _details(args, classifier), model_digest(args.model)
-    names = columns(details)
+    details = _details(args, classifier)
+    names, same = columns(details), same_cells(model_digest(args.model), details)
     head = csv_line(names) if args.csv else ""
 
     def text(records: "list[Record]") -> str:
         if args.json_lines:
             return "".join(f"{json.dumps(each)}\n" for each in records)
         if args.csv:
-            lines = csv_lines(records, names, model)
+            lines = csv_lines(records, names, same)
             return shown(lines) if on_terminal else lines
         return "".join(f"{line(each)}\n" for each in records)
 

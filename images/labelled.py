@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .sources import (
     class_folders,
     find_splits,
     is_hidden,
-    list_files,
+    iter_files,
     nested,
     split_kind,
     test_part,
@@ -101,12 +102,13 @@ def images_at(image: Path | str, keep_missing: bool = False) -> Iterator[Path]:
     """
     path = Path(image)
     # Path.is_dir raises OSError for a name that is too long.
-    files = list_files(path) if (is_folder := os.path.isdir(path)) else []  # noqa: PTH112
-    archives = _archives_under(path) if is_folder and not files else named_archives(path)
+    files = iter_files(path) if (is_folder := os.path.isdir(path)) else iter(())  # noqa: PTH112
+    first = list(islice(files, 1))
+    archives = _archives_under(path) if is_folder and not first else named_archives(path)
     if path.suffix.lower() in _LISTS and os.path.isfile(path):  # noqa: PTH113
         yield from dict.fromkeys(row.path for row in read_table(path, labelled=False))
     elif is_folder or archives:
-        yield from files
+        yield from chain(first, files)
         for archive in archives:
             yield from _members_of(archive, keep_missing)
     elif keep_missing or exists(path):

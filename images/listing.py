@@ -21,8 +21,8 @@ def image_paths(images: Iterable[Path | str], listed: BinaryIO | None = None) ->
     Parameters
     ----------
     images : iterable of paths
-        Files; folders, which stand for the files under them (see `list_files`); and ``-`` for lines of stdin. What does
-        not exist is yielded, to be reported where it is read.
+        Files; folders, which stand for the files under them (see `sources.list_files`); and ``-`` for lines of stdin.
+        What does not exist is yielded, to be reported where it is read.
     listed : binary file, optional
         A list of files and folders, one a line, which come last.
 

@@ -3,7 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,41 +95,103 @@ def list_files(folder: Path | str) -> list[Path]:
     UsageError
         If the folder does not exist or is not a folder.
     """
-    found: dict[str, Path] = {}
-    folders, links, visited = [_existing_folder(folder)], list[Path](), set[str]()
-    while folders or links:
-        # Links come last, so that what they lead to keeps its own name if it is under the folder.
-        if folders:
-            _visit(folders.pop(), found, folders, links, visited)
-        elif not (link := links.pop(0)).is_dir():
-            found.setdefault(os.path.realpath(link), link)
-        elif not _is_loop(link):
-            folders.append(link)
-    return sorted(found.values())
+    return list(iter_files(folder))
 
 
-def _visit(folder: Path, found: dict[str, Path], folders: list[Path], links: list[Path], visited: set[str]) -> None:
-    """Add a folder's files by their real paths, its folders and its links."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        found[real] = folder
-        warn(f"{folder} cannot be listed: {(error.strerror or '').lower()}; its images are left out: make it readable")
-        return
-    for entry in entries:
-        is_folder, path = _is_folder(entry), Path(entry.path)
-        if is_hidden(entry.name) or (not is_folder and is_document(entry.name)):
-            continue
-        if entry.is_symlink():
-            links.append(path)
-        elif is_folder:
-            folders.append(path)
-        else:
-            found.setdefault(f"{real}{os.sep}{entry.name}", path)
+def iter_files(folder: Path | str) -> Iterator[Path]:
+    """Yield what `list_files` returns, one after another.
+
+    Held are the folders and the links under it, and the names in one folder and in those above it.
+    """
+    tree = _Tree(os.fspath(_existing_folder(folder)))
+    yield from tree.files()
+
+
+class _Tree:
+    """The folders under a folder, and the links that stand for files: what is found twice is listed once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._folders: dict[str, str] = {}
+        """By its real path the name under which a folder's files are listed."""
+        self._unlistable: set[str] = set()
+        self._links: dict[str, str] = {}
+        """By the real path of a file the link that stands for it."""
+        folders, links = [root], deque[str]()
+        while folders or links:
+            # Links come last, so that what they lead to keeps its own name if it is under the folder.
+            if folders:
+                self._enter(folders.pop(), folders, links)
+            elif not Path(link := links.popleft()).is_dir():
+                self._stand_for_file(link)
+            elif not _is_loop(Path(link)):
+                folders.append(link)
+
+    def _enter(self, folder: str, folders: list[str], links: deque[str]) -> None:
+        """Note a folder, and add its folders and links."""
+        real = os.path.realpath(folder)
+        if real in self._folders:
+            return
+        self._folders[real] = folder
+        below, linked = list[str](), list[str]()
+        try:
+            for entry in _image_entries(folder):
+                if entry.is_symlink():
+                    linked.append(entry.path)
+                elif _is_folder(entry):
+                    below.append(entry.path)
+        except OSError as error:
+            self._unlistable.add(real)
+            why = (error.strerror or "").lower()
+            warn(f"{folder} cannot be listed: {why}; its images are left out: make it readable")
+        folders += sorted(below)
+        links += sorted(linked)
+
+    def _stand_for_file(self, link: str) -> None:
+        real = os.path.realpath(link)
+        above, name = os.path.split(real)
+        entered = above in self._folders and above not in self._unlistable
+        # A link that leads to itself is its own real path.
+        is_there = os.path.lexists(real) and not os.path.islink(real)  # noqa: PTH114
+        if not (entered and is_there and not is_hidden(name) and not is_document(name)):
+            self._links.setdefault(real, link)
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files, sorted by name."""
+        real = os.path.realpath(self._root)
+        if real in self._unlistable:
+            yield Path(self._root)
+            return
+        entered = [(self._root, real, _image_names(self._root))]
+        while entered:
+            folder, real_folder, names = entered[-1]
+            if not names:
+                entered.pop()
+                continue
+            path, real = os.path.join(folder, names[-1]), os.path.join(real_folder, names.pop())  # noqa: PTH118
+            if is_link := os.path.islink(path):  # noqa: PTH114
+                real = os.path.realpath(path)
+            if real not in self._folders:
+                if self._links.get(real, None if is_link else path) == path:
+                    yield Path(path)
+            elif self._folders[real] == path and real in self._unlistable:
+                yield Path(path)
+            elif self._folders[real] == path:
+                entered.append((path, real, _image_names(path)))
+
+
+def _image_entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what a folder holds that may be images or folders of them."""
+    for entry in os.scandir(folder):
+        if not is_hidden(entry.name) and (_is_folder(entry) or not is_document(entry.name)):
+            yield entry
+
+
+def _image_names(folder: str) -> list[str]:
+    """Return the names of these, the last one first; none of a folder that is gone."""
+    with suppress(OSError):
+        return sorted((entry.name for entry in _image_entries(folder)), reverse=True)
+    return []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

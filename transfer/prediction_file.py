@@ -3,7 +3,7 @@
 import csv
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -21,20 +21,27 @@ _LONGEST_ROW = 1 << 20
 def columns(details: Details) -> tuple[str, ...]:
     """Return the names of the columns: those of the label, of further ones by their rank, of details, and the error."""
     further = [f"{name}_{rank}" for rank in range(2, details.top + 1) for name in ("label", "probability", "score")]
-    further += ["set"] if details.coverage is not None else []
+    further += ["set", "coverage"] if details.coverage is not None else []
     further += ["familiarity", "nearest"] if details.familiarity else []
     return ("path", "label", "probability", "score", *further, "model", "error")
 
 
-def csv_lines(records: Iterable[Record], names: Sequence[str], model: str) -> str:
-    """Return rows of a CSV file, each with its line feed."""
-    rows = (_cells(each, model) for each in records)
+def same_cells(model: str, details: Details) -> dict[str, str]:
+    """Return the cells that are the same in every row: of the model, and of how a prediction set is made."""
+    if details.coverage is None:
+        return {"model": model}
+    return {"model": model, "coverage": f"{details.coverage:g}{' by class' if details.by_class else ''}"}
+
+
+def csv_lines(records: Iterable[Record], names: Sequence[str], same: Mapping[str, str]) -> str:
+    """Return rows of a CSV file, each with its line feed; `same` are the `same_cells`."""
+    rows = ({**_cells(each), **same} for each in records)
     return "".join(csv_line(row.get(name, "") for name in names) for row in rows)
 
 
-def _cells(record: Record, model: str) -> dict[str, str]:
+def _cells(record: Record) -> dict[str, str]:
     """Return the cells of a record by column; those that it lacks are empty."""
-    cells = {"path": record["path"], "model": model, "error": record.get("error", "")}
+    cells = {"path": record["path"], "error": record.get("error", "")}
     labels = record.get("top") or ([record] if "label" in record else [])
     for rank, each in enumerate(labels, 1):
         end = "" if rank == 1 else f"_{rank}"
@@ -78,8 +85,8 @@ class PredictionFile:
         details: Details | None = None,
         resume: bool = False,
     ) -> None:
-        self._classifier, self._model, self._resume = classifier, model, resume
-        self._details = details or Details()
+        self._classifier, self._details, self._resume = classifier, details or Details(), resume
+        self._same = same_cells(model, self._details)
         self.path, self.columns = path, columns(self._details)
         self._file: BinaryIO | None = None
         self.rows = 0
@@ -140,7 +147,7 @@ class PredictionFile:
         for records in predictions(self._classifier, chain(begun, [following], given), self._details):
             new = records[again:]
             again = max(0, again - len(records))
-            self._append(encoded(csv_lines(new, self.columns, self._model)))
+            self._append(encoded(csv_lines(new, self.columns, self._same)))
             self.rows += len(new)
             yield new
 
@@ -189,11 +196,12 @@ class PredictionFile:
             if len(cells) != len(self.columns):
                 raise DataError(f"row {number} of {self.path} is damaged; predict the images anew, to another name")
             row = dict(zip(self.columns, cells, strict=True))
-            if row["model"] != self._model:
-                raise DataError(
-                    f"row {number} of {self.path} is of the model {row['model'][:80]}, and this one is {self._model}; "
-                    "give the model of before, or another name"
-                )
+            for name, cell in self._same.items():
+                if row[name] != cell:
+                    raise DataError(
+                        f"row {number} of {self.path} is of the {name} {row[name][:80]}, and this one is {cell}; give "
+                        f"the {name} of before, or another name"
+                    )
             path = next(given, None)
             if path is None or encoded(path) != encoded(row["path"]):
                 what = f"image {number} is {path}" if path is not None else f"only {number - 1} images are given"

@@ -355,6 +355,19 @@ def test_a_file_of_something_else_is_refused_and_stays(call, model, listed, phot
         assert path.read_bytes() == content
 
 
+def test_sets_of_one_coverage_are_not_mixed_with_others(call, model, photos, tmp_path):
+    path, given = tmp_path / "x.csv", ["predict", model, *photos]
+    assert call(*given, "--coverage", "0.9", "--out", path)[0] == 0
+    whole = path.read_bytes()
+    assert {row["coverage"] for row in rows(whole.decode())} == {"0.9"}
+    path.write_bytes(whole[:-300])
+    for options in (["--coverage", "0.8"], ["--coverage", "0.9", "--by-class"]):
+        code, _, err = call(*given, *options, "--resume", path)
+        assert (code, f"row 1 of {path} is of the coverage 0.9, and this one is " in err) == (1, True)
+    assert call(*given, "--coverage", "0.9", "--resume", path)[0] == 0
+    assert path.read_bytes() == whole
+
+
 def test_two_processes_do_not_write_one_file(call, model, photos, tmp_path):
     classifier = load(model)
     with PredictionFile(tmp_path / "x.csv", classifier, "m"):

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import pytest
 
 from aurevoir.errors import DataError, UsageError
 from aurevoir.images.labelled import list_images
-from aurevoir.images.sources import class_folders, list_files
+from aurevoir.images.sources import class_folders, iter_files, list_files
 
 
 @pytest.fixture
@@ -141,3 +143,25 @@ def test_expand_refuses_a_missing_path(tree):
     root = tree("a.jpg")
     with pytest.raises(UsageError, match=r"gone.jpg does not exist"):
         list_images([root / "a.jpg", root / "gone.jpg"])
+
+
+def test_the_files_of_many_folders_are_not_held(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number:02}").mkdir()
+        for name in range(100):
+            (tmp_path / f"{number:02}" / f"{name}.jpg").touch()
+    # A link stands for its file where that is not listed, and a folder is listed once.
+    (tmp_path / "20" / "5.txt").touch()
+    (tmp_path / "10" / "link.jpg").symlink_to(tmp_path / "20" / "5.txt")
+    (tmp_path / "30" / "again").symlink_to(tmp_path / "20")
+    (tmp_path / "30" / "same.jpg").symlink_to(tmp_path / "20" / "7.jpg")
+    found = [tmp_path / f"{number:02}" / f"{name}.jpg" for number in range(40) for name in range(100)]
+    expected = sorted([*found, tmp_path / "10" / "link.jpg"])
+    assert list_files(tmp_path) == expected
+    peaks = []
+    for number, each in enumerate((lambda: [*iter_files(tmp_path)], lambda: sum(1 for _ in iter_files(tmp_path)))):
+        tracemalloc.start()
+        assert each() == (expected if number == 0 else len(expected))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 8
