@@ -17,11 +17,12 @@ def fit(tiny_onnx, class_folder, capsys):
     """Run ``fit`` on the class folder; return (exit code, parsed stdout or its text, stderr)."""
 
     def run(*options, text=False):
-        words = ["fit", class_folder, "--backbone", tiny_onnx, *options, *([] if text else ["--json"])]
+        words = ["fit", class_folder, *run.options, *options, *([] if text else ["--json"])]
         code = main([str(word) for word in words])
         out, err = capsys.readouterr()
         return code, json.loads(out) if out and not text else out, err
 
+    run.options = ["--backbone", str(tiny_onnx)]
     return run
 
 
@@ -183,3 +184,35 @@ def test_quiet_says_nothing_but_notes(fit, class_folder, monkeypatch):
     noted = fit("--quiet", "--test", class_folder)[2]
     assert noted.startswith("aurevoir fit: note: 30 of 30 test images are also training images")
     assert noted.count("\n") == 1
+
+
+def test_several_labels_an_image_are_refitted_and_have_a_page_too(fit, class_folder, tmp_path, capsys):
+    table, page = tmp_path / "several.jsonl", tmp_path / "page.html"
+    rows = []
+    for path in sorted(class_folder.rglob("*.png")):
+        warm = ["warm"] if path.parent.name == "red" else []
+        labels = [path.parent.name, *warm, "odd" if int(path.stem) % 2 else "even"]
+        rows.append({"path": str(path), "labels": labels, "weight": 1 + int(path.stem)})
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ["fit", str(table), *fit.options, "--out", str(tmp_path / "model"), "--report", str(page), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["classes"] == ["blue", "even", "green", "odd", "red", "warm"]
+    assert found["refit"]["images"] == 30
+    assert found["mean_average_precision"] > 0.5
+    assert set(found["per_label"]["warm"]) == {"images", "average_precision", "precision", "recall"}
+    model = aurevoir.load(tmp_path / "model")
+    assert model.training_.weights.sum() == sum(row["weight"] for row in rows)
+    text = page.read_text()
+    assert "Mean average precision" in text
+    assert all(f'<td class="">{each}</td>' in text for each in found["classes"])
+    assert main([*words[:-1], "--class-weight", "balanced"]) == 2
+    assert "--class-weight has no effect with several labels an image" in capsys.readouterr().err
+    assert main([*words[:2], *fit.options, "--no-test"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^mean average precision \d\.\d{4} on the training images; no test images; "
+        r"leave-one-out on the training images \d\.\d{4} of the labels right$",
+        printed,
+        re.MULTILINE,
+    )
