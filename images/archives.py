@@ -53,6 +53,9 @@ class Member:
         """The path by which it is given and shown."""
         return Path(self.archive, self.name)
 
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.name}"
+
     def open(self) -> BinaryIO:
         """Return its bytes as a file that can be sought, and is independent of all others."""
         descriptor = os.open(self.archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -170,12 +170,11 @@ class _Listed:
         """Return the rows to train or to test on, sorted by label and path; all of rows without parts."""
         there = set(self.kinds)
         kind = next((each for each in ("test", "val") if each in there), "train") if part == "test" else "train"
+        which = list(range(len(self.kinds)))
         if self.has_parts:
-            counts = ", ".join(
-                f"{each} ({self.kinds.count(each)})" for each in ("train", "val", "test") if each in there
-            )
+            counts = ", ".join(f"{each} ({self.kinds.count(each)})" for each in _KINDS if each in there)
             warn(f"{self.name} has the parts {counts}: using {kind}")
-        which = [index for index, each in enumerate(self.kinds) if not self.has_parts or each == kind]
+            which = [index for index in which if self.kinds[index] == kind]
         which.sort(key=lambda index: (self.labels[index], self.paths[index]))
         weighted = any(weight != 1 for weight in self.weights)
         return LabelledPaths(self.paths, self.labels, self.weights if weighted else None).take(which)

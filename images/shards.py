@@ -75,7 +75,7 @@ def image_members(archive: Path | str) -> Iterator[Member]:
 
 
 def _is_other(name: str) -> bool:
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     return (
         any(map(is_hidden, parts))
         or any(part.startswith("__") and part.endswith("__") for part in parts)
@@ -122,14 +122,14 @@ def _samples(archive: Path) -> Iterator[Row]:
 
 
 def _row(image: Member, files: Mapping[str, Member]) -> Row:
-    row = Row(str(image.path), image.path)
+    row = Row(str(image), image.path)
     if "json" in files:
-        item, place = _parsed(files["json"]), str(files["json"].path)
+        item, place = _parsed(files["json"]), str(files["json"])
         described = {"labels" if isinstance(item, list) else "label": item}
         row = sample_of(place, image.path, item if isinstance(item, dict) else described)
     for ending in _LABELS:
         if (ending in files and row.label is None) or (ending.startswith("cls") and ending in files):
-            text, place = _text(files[ending]), str(files[ending].path)
+            text, place = _text(files[ending]), str(files[ending])
             several = text.startswith("[") and ending != "txt"
             label = _parsed(files[ending]) if several else text
             return row._replace(line=place, label=label, several=several)
@@ -138,7 +138,7 @@ def _row(image: Member, files: Mapping[str, Member]) -> Row:
 
 def _text(member: Member) -> str:
     if member.size > _LARGEST_LABEL:
-        raise DataError(f"{member.path} holds {member.size:,d} bytes, which is no label; leave it out of the archive")
+        raise DataError(f"{member} holds {member.size:,d} bytes, which is no label; leave it out of the archive")
     with member.open() as file:
         return file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
 
@@ -147,14 +147,14 @@ def _parsed(member: Member) -> Any:
     try:
         return parsed_object(_text(member))
     except RecursionError:
-        raise DataError(f"{member.path} is nested too deeply; give an object with a label") from None
+        raise DataError(f"{member} is nested too deeply; give an object with a label") from None
     except ValueError as error:
-        raise DataError(f"{member.path} is not JSON: {error}; give an object with a label") from None
+        raise DataError(f"{member} is not JSON: {error}; give an object with a label") from None
 
 
 def _by_folder(archives: Sequence[Path]) -> list[Row]:
     rows = [
-        (Row(str(each.path), each.path, split=split_named(archive.stem)), PurePosixPath(each.name).parts)
+        (Row(str(each), each.path, split=split_named(archive.stem)), PurePosixPath(each.name).parts)
         for archive in archives
         for each in image_members(archive)
     ]

@@ -214,7 +214,7 @@ def is_hidden(name: str) -> bool:
 
 def is_document(name: str) -> bool:
     """Return whether a name is of a document, a label file or an archive rather than an image."""
-    stem, ending = Path(name.lower()).stem, Path(name.lower()).suffix
+    stem, ending = os.path.splitext(name.lower())  # noqa: PTH122
     return ending in _NO_IMAGES or (not ending and stem in _PAPERS)
 
 

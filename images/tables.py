@@ -130,8 +130,12 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
         ) from None
     if "\0" in name:
         raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
-    tried = [table.parent / each for each in (name, name.strip(), name.strip().replace("\\", "/"))]
-    return next((each for each in tried if exists(each)), tried[1])
+    stripped = name.strip()
+    found = table.parent / stripped
+    if stripped == name and "\\" not in name:
+        return found
+    tried = (table.parent / name, found, table.parent / stripped.replace("\\", "/"))
+    return next((each for each in tried if exists(each)), found)
 
 
 def _read(table: Path) -> str:

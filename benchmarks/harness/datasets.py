@@ -111,6 +111,8 @@ def load_dataset(args: argparse.Namespace, size: tuple[int, int]) -> Dataset:
 def _paths(args: argparse.Namespace, size: int) -> Iterator[tuple[LabelledPaths, LabelledPaths]]:
     if args.data:
         train, test = train_and_test(args.data, args.test, args.seed)
+        if train.multilabel:
+            raise DataError(f"{args.data} gives images several labels, and benchmarks take one an image")
         yield at_most(train, args.per_class, args.seed), at_most(test, args.per_class, args.seed)
         return
     with generated_images(args.per_class, size, args.seed) as labelled:

@@ -212,6 +212,15 @@ def test_several_labels_an_image_from_photographs_to_predictions(run, coco, engi
         assert line == f"{each['path']}: {shown or 'no label'}"
     assert any(line.endswith(": no label") for line in text.splitlines())
 
+    text, _ = run("predict", tmp_path / "m", *(row["path"] for row in rows), "--csv", text=True)
+    cells = [line.split(",")[:2] for line in text.splitlines()[1:]]
+    assert cells == [[each["path"], ";".join(each["label"])] for each in given["predictions"]]
+    result, _ = run("evaluate", tmp_path / "m", table, "--csv", tmp_path / "rows.csv")
+    cells = dict(line.split(",")[:3:2] for line in (tmp_path / "rows.csv").read_text().splitlines()[1:])
+    assert cells == {each["path"]: ";".join(each["label"]) for each in given["predictions"]}
+    _, err = run("evaluate", tmp_path / "m", table, "--confusion", tmp_path / "c.png", code=2)
+    assert "images with several labels each have no confusion matrix" in err
+
     _, err = run("evaluate", tmp_path / "m", table, "--min-accuracy", 1, code=4)
     assert re.search(r"accuracy 0\.\d+ is below --min-accuracy 1", err)
     described, _ = run("inspect", tmp_path / "m")
