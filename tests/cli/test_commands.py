@@ -454,7 +454,8 @@ def test_fit_predict_evaluate(call, text, tiny_onnx, class_folder, tmp_path):
     labels = [item["label"] for item in predicted["predictions"]]
     assert len(labels) == 11
     assert labels.count("red") >= 9
-    assert {"path", "label", "score", "probability"} == set(predicted["predictions"][0])
+    keys = {"path", "label", "score", "probability", "familiarity", "unfamiliar", "nearest"}
+    assert keys == set(predicted["predictions"][0])
     out = text("predict", model, class_folder / "red")
     assert "red/0.png: red" in out.replace(str(class_folder) + "/", "")
 
