@@ -454,7 +454,8 @@ def test_fit_predict_evaluate(call, text, tiny_onnx, class_folder, tmp_path):
     labels = [item["label"] for item in predicted["predictions"]]
     assert len(labels) == 11
     assert labels.count("red") >= 9
-    assert {"path", "label", "score", "probability"} == set(predicted["predictions"][0])
+    keys = {"path", "label", "score", "probability", "unfamiliar", "familiarity", "nearest"}
+    assert set(predicted["predictions"][0]) == keys
     out = text("predict", model, class_folder / "red")
     assert "red/0.png: red" in out.replace(str(class_folder) + "/", "")
 
