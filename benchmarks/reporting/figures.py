@@ -126,15 +126,8 @@ def draw_scaling(axes: Axes, series: Mapping[str, Series], title: str | None = N
     axes.set_xticks(ticks, [f"{size:,d}" for size in ticks], rotation=30)
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(
-        title=title,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        title_fontsize=12,
-    )
+    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+    legend.set_title(title, {"size": 12})
 
 
 def sound(rows: Iterable[Any]) -> list[Any]:

@@ -1,7 +1,10 @@
 """Figures of the project's own results: nothing is cut or covered, promises are kept, and the files are current."""
 
 import importlib.util
+from functools import cache
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +16,7 @@ from PIL import Image
 from aurevoir.benchmarks.harness.datasets import shown_name
 from aurevoir.benchmarks.reporting import figures
 from aurevoir.benchmarks.reporting.charts import charts
+from aurevoir.benchmarks.reporting.tables import read_result
 from aurevoir.benchmarks.suites import rivals
 
 
@@ -25,19 +29,36 @@ def plot_of(root):
     return tool.plot_of
 
 
-@pytest.fixture
-def draw(monkeypatch):
+@pytest.fixture(scope="module")
+def draw():
     """Draw, and return matplotlib's figures as they were saved."""
 
     def run(plot, *given):
         made = []
-        monkeypatch.setattr(figures, "save_figure", lambda figure, path: made.append(figure))
-        plot(*given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "save_figure", lambda figure, path: made.append(figure))
+            plot(*given, Path("not written.png"))
         (figure,) = made
         FigureCanvasAgg(figure)
         figure.set_dpi(150)
-        figure.draw_without_rendering()
+        figure.canvas.draw()
         return figure
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def figures_of(root, draw, plot_of):
+    """A function from a result's name to what a report has of it, and what is next to its file."""
+
+    @cache
+    def run(name):
+        result = read_result(root / "benchmarks" / "results" / f"{name}.json")
+        reported = [draw(plot) for plot in charts(result).values()]
+        plot = plot_of(result)
+        if plot is None or name == "reliability":
+            return reported, plot and draw(plot, result)
+        return reported, reported[0]
 
     return run
 
@@ -103,63 +124,61 @@ def test_every_result_is_checked(root):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_nothing_is_cut_or_covered(draw, committed, plot_of, name, tmp_path):
-    result = committed(name)
-    plots = list(charts(result).values())
-    if name == "reliability":
-        plots.append(lambda path: plot_of(result)(result, path))
-    assert plots
-    for plot in plots:
-        _check(draw(plot, tmp_path / "x.png"))
+def test_nothing_is_cut_or_covered(figures_of, name):
+    reported, own = figures_of(name)
+    assert reported
+    for figure in [*reported, *([own] if own else [])]:
+        _check(figure)
 
 
-def test_what_is_cut_or_covered_is_found(draw, tmp_path):
-    def plot(path, legend, label):
-        with figures.figure(path, (4, 3)) as (_, panels):
-            panels[0, 0].plot([0, 1], [0, 1], label=label)
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_figure_files_are_what_is_drawn_now(figures_of, root, name):
+    figure, path = figures_of(name)[1], root / "benchmarks" / "results" / f"{name}.png"
+    assert path.is_file() == (figure is not None)
+    if figure:
+        with Image.open(path) as file:
+            assert file.size == figure.canvas.get_width_height(), "run `make figures`"
+            # Another release of matplotlib sets and draws letters otherwise.
+            if f"version{matplotlib.__version__}," in file.info["Software"]:
+                drawn = np.asarray(figure.canvas.buffer_rgba(), dtype=int)
+                assert np.abs(np.asarray(file.convert("RGBA"), dtype=int) - drawn).mean() < 0.001, "run `make figures`"
+
+
+def test_what_is_cut_or_covered_is_found(draw):
+    def plot(legend, label, path):
+        with figures.figure(path, (4, 3)) as (whole, panels):
+            panels[0, 0].plot([0, 1], [0, 1], label="a line")
             panels[0, 0].legend(loc=legend)
+            whole.text(0.9, 0.5, label)
 
-    _check(draw(plot, tmp_path / "x.png", "upper left", "a line"))
-    with pytest.raises(AssertionError):
-        _check(draw(plot, tmp_path / "x.png", "upper right", "a line"))
-    with pytest.raises(AssertionError):
-        _check(draw(plot, tmp_path / "x.png", "upper left", "a line of a name that is far too long for it" * 2))
-
-
-def test_the_figure_files_are_what_is_drawn_now(root, committed, plot_of, tmp_path):
-    files = sorted((root / "benchmarks" / "results").glob("*.png"))
-    assert len(files) >= 16
-    for path in files:
-        plot_of(committed(path.stem))(committed(path.stem), tmp_path / path.name)
-        old, new = (Image.open(each).convert("L") for each in (path, tmp_path / path.name))
-        assert old.size == new.size, "run `make figures`"
-        # Fonts differ a little among matplotlib's releases: what is compared is coarse.
-        small = [np.asarray(each.reduce(8), dtype=float) for each in (old, new)]
-        assert np.abs(small[0] - small[1]).mean() < 2, f"{path.name}: run `make figures`"
+    _check(draw(plot, "upper left", "."))
+    for legend, label in (("upper right", "."), ("upper left", "too long a label"), ("lower right", "\n\n\nover")):
+        with pytest.raises(AssertionError):
+            _check(draw(plot, legend, label))
 
 
 @pytest.mark.parametrize("name", ["threads", "reliability"])
-def test_a_flat_line_is_off_the_frame(draw, committed, plot_of, name, tmp_path):
-    for axes in draw(plot_of(committed(name)), committed(name), tmp_path / "x.png").axes:
+def test_a_flat_line_is_off_the_frame(figures_of, name):
+    for axes in figures_of(name)[1].axes:
         (line,) = axes.lines
         assert axes.get_ylim()[0] == 0
         assert 0.7 < max(line.get_ydata()) / axes.get_ylim()[1] < 0.8
 
 
-def test_rivals_promise_whiskers_where_there_are_some(draw, committed, tmp_path):
-    several, one = (draw(rivals.plot, committed(f"rivals-{name}"), tmp_path / "x.png") for name in ("caltech10", "zoo"))
+def test_rivals_promise_whiskers_where_there_are_some(draw, figures_of, committed):
+    several, one = (figures_of(f"rivals-{name}")[1] for name in ("caltech10", "zoo"))
     assert sum(isinstance(each, ErrorbarContainer) for each in several.axes[0].containers) == 17
     assert sum(isinstance(each, ErrorbarContainer) for each in one.axes[0].containers) == 0
     assert several.axes[0].get_xlabel() == "accuracy, mean and standard error of 3 splits of 300 images"
     assert one.axes[0].get_xlabel() == "accuracy, one split of 244 images"
     result = committed("rivals-caltech10")
     result["rows"][0] |= {"standard_error": None}
-    mixed = draw(rivals.plot, result, tmp_path / "x.png")
+    mixed = draw(rivals.plot, result)
     assert mixed.axes[0].get_xlabel().endswith("\nno whisker: one split")
 
 
-def test_rivals_name_random_weights_colours_chance_and_data_sets(draw, committed, tmp_path):
-    figure = draw(rivals.plot, committed("rivals-zoo"), tmp_path / "x.png")
+def test_rivals_name_random_weights_colours_chance_and_data_sets(figures_of):
+    figure = figures_of("rivals-zoo")[1]
     accuracy, seconds = figure.axes
     labels = [each.get_text() for each in accuracy.get_yticklabels()]
     assert labels[0] == "projection auto"
@@ -185,7 +204,6 @@ def test_data_sets_keep_the_folders_around_them_where_only_these_distinguish_the
     assert shown_name("generated", ["generated"]) == "generated"
 
 
-def test_a_legend_has_the_stages_that_can_be_seen(draw, committed, tmp_path):
-    figure = draw(next(iter(charts(committed("post-size")).values())), tmp_path / "x.png")
-    (legend,) = _legends(figure)
+def test_a_legend_has_the_stages_that_can_be_seen(figures_of):
+    (legend,) = _legends(figures_of("post-size")[1])
     assert [each.get_text() for each in legend.get_texts()] == ["project", "Gram", "ridge", "predict"]
