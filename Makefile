@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo browser test test-newest test-oldest lint types docs dist commands results results-check reliability gpu gpu-data lock audit \
+.PHONY: demo browser test test-newest test-oldest lint types docs dist commands figures results results-check reliability gpu gpu-data lock audit \
 	sbom licences clean
 
 demo: $(READY)
@@ -50,6 +50,10 @@ docs: $(READY)
 # The results in the documentation, from benchmarks/results.
 results: $(READY)
 	$(BIN)/python tools/results.py
+
+# The figures in benchmarks/results, from the result files: nothing is measured again.
+figures: $(READY)
+	$(BIN)/python tools/figures.py
 
 # The commands in docs/cli.md, from the parsers.
 commands: $(READY)

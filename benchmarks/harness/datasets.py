@@ -3,10 +3,10 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -93,7 +93,17 @@ def network_of(args: argparse.Namespace) -> Backbone:
 
 def folder_name(folder: str | Path) -> str:
     """Return the name of a data set in a folder; a part, such as ``ants/train``, has its parent's name."""
-    path = Path(folder).resolve()
+    return _own_name(Path(folder).resolve())
+
+
+def shown_name(name: str, names: Collection[str]) -> str:
+    """Return a data set's name without the folders around it, where it is the only one of that name."""
+    short = [_own_name(PurePosixPath(each)) for each in names]
+    own = _own_name(PurePosixPath(name))
+    return own if own and short.count(own) == 1 else name
+
+
+def _own_name(path: PurePath) -> str:
     return path.parent.name if path.name in PARTS else path.name
 
 

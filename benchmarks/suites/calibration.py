@@ -27,7 +27,7 @@ from ..harness.contestants import Contestant, running, take_turns
 from ..harness.engines import Engines, open_network
 from ..harness.labelled_bits import LabelledBits, fit_splits
 from ..harness.splits import Parts, paired, readable_splits, standard_error
-from ..reporting.figures import Axes, figure, sound
+from ..reporting.figures import COLOURS, Axes, figure, legend_below, sound
 from ..reporting.text import aligned, markdown_table, plus_minus
 from ..rivals.peers import PEERS, Features, Quantized, quantize
 
@@ -235,7 +235,7 @@ def _in_brief(row: Json) -> tuple[str, str]:
     return plus_minus(row["sign_agreement"], row["agreement_error"], 4), f"{row['times_fp32']['median']:.2f}"
 
 
-COLOURS = {"float": "0.35", "aurevoir": "tab:red", "peer": "tab:blue"}
+GROUPS = {"float": "not quantized", "aurevoir": "int8 by aurevoir", "peer": "int8 by others"}
 
 
 def plot(result: Json, path: Path) -> None:
@@ -243,10 +243,12 @@ def plot(result: Json, path: Path) -> None:
     rows = [row for row in sound(result["rows"]) if row["name"] != "fp32"]
     backbones = list(dict.fromkeys(row["backbone"] for row in rows))
     tallest = max(sum(row["backbone"] == name for row in rows) for name in backbones)
-    with figure(path, (8.5 * len(backbones), max(4.5, 0.3 * tallest)), (1, len(backbones))) as (_, panels):
+    with figure(path, (8.5 * len(backbones), max(4.5, 0.3 * tallest)), (1, len(backbones))) as (whole, panels):
         for axes, name in zip(panels[0], backbones, strict=True):
             _panel(axes, [row for row in rows if row["backbone"] == name])
             axes.set_title(f"{name}, {result['calibration_images']} images to calibrate on")
+        groups = {row["group"] for row in rows}
+        legend_below(whole, {words: COLOURS[group] for group, words in GROUPS.items() if group in groups})
 
 
 def _panel(axes: Axes, rows: list[Json]) -> None:

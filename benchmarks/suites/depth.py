@@ -7,6 +7,7 @@ truncated networks.
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from ..harness.device import add_device_argument, runtime_of
 from ..harness.engines import Engines, build_joined
 from ..harness.settings import describe_settings
 from ..harness.sizes import weights_megabytes
-from ..reporting.figures import figure, sound
+from ..reporting.figures import MARKERS, drawn, figure, legend_below, sound
 from ..reporting.text import aligned, markdown_table
 from ..rivals.trained import Split
 
@@ -265,21 +266,33 @@ def plot(result: Json, path: Path) -> None:
     rows = sound(result["rows"])
     with figure(path, (12, 4.8), (1, 2)) as (whole, panels):
         accuracy, seconds = panels[0]
-        for method in dict.fromkeys(row["method"] for row in rows):
+        for index, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
             own = sorted(
                 (row for row in rows if row["method"] == method), key=lambda row: float(row["model_megabytes"])
             )
             sizes = [row["model_megabytes"] for row in own]
-            accuracy.plot(sizes, [row["accuracy"] for row in own], "o-", label=method)
-            seconds.plot(sizes, [row["seconds"]["total"] for row in own], "o-", label=method)
-        accuracy.set_ylabel("test accuracy")
+            for axes, values in (
+                (accuracy, [row["accuracy"] for row in own]),
+                (seconds, [row["seconds"]["total"] for row in own]),
+            ):
+                axes.plot(sizes, values, f"{MARKERS[index % len(MARKERS)]}-", label=method)
+        accuracy.set_ylabel(_accuracy_of(rows, result["test_images"]))
         seconds.set_ylabel(f"seconds to train on {result['train_images']} images")
         seconds.set_yscale("log")
         for axes in panels[0]:
             axes.set_xlabel("model (MB)")
             axes.grid(alpha=0.3, which="both")
-        seconds.legend()
-        whole.suptitle(f"{result['network']}, weights {result['weights']}, {result['data']}")
+        legend_below(whole, drawn(panels[0]))
+        whole.suptitle(
+            f"{result['network']}, weights {result['weights']}, {result['data']} images of "
+            f"{result['size']} x {result['size']}: a point a cut"
+        )
+
+
+def _accuracy_of(rows: Sequence[Json], images: int) -> str:
+    """Say on how many images accuracy was measured, and what that leaves uncertain."""
+    largest = max((row["accuracy"] * (1 - row["accuracy"]) / images) ** 0.5 for row in rows)
+    return f"accuracy, one split of {images} test images\n(standard error of a point up to {largest:.2f})"
 
 
 BENCHMARK = Benchmark("depth", add_arguments, run, describe, markdown, plot)

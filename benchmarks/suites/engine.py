@@ -28,7 +28,7 @@ from ...progress import progress_bar
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from ..harness.datasets import folder_name, photographs, procedural_images
 from ..harness.load import Load, closed_load, open_load, percentiles
-from ..reporting.figures import MARKERS, Axes, figure, sound
+from ..reporting.figures import MARKERS, Axes, figure, legend_beside, sound
 from ..reporting.text import aligned, markdown_table
 
 MEASURED = 64
@@ -346,7 +346,7 @@ def plot(result: Json, path: Path) -> None:
         speed.set_xlabel("images a call")
         speed.set_ylabel("images/s, least to most of the turns")
         speed.set_ylim(bottom=0)
-        speed.legend(fontsize=8)
+        legend_beside(speed)
 
 
 def _latency_point(axes: Axes, row: Json, batch: int, colour: str, marker: str) -> None:

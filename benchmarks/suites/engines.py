@@ -27,7 +27,7 @@ from ..harness.contestants import Contestant, prepare, running, take_turns
 from ..harness.datasets import folder_name, photographs, procedural_images
 from ..harness.device import add_device_argument, runtimes_of
 from ..harness.engines import Engines, open_network
-from ..reporting.figures import figure, sound
+from ..reporting.figures import COLOURS, figure, legend_below, sound
 from ..reporting.text import aligned, markdown_table, of_median
 from ..rivals.peers import PEERS, Features, Peer, Quantized, quantize
 
@@ -272,11 +272,14 @@ def _in_brief(entry: Json, base: str) -> tuple[str, str]:
     return f"{entry['images_per_second']:.1f}{wide}", ratio
 
 
+GROUPS = {"aurevoir": "engines of aurevoir, by runtime", "peer": "others' quantizers and compilers"}
+
+
 def plot(result: Json, path: Path) -> None:
     """Draw images/s at the largest batch and the latency of one image, a bar a row."""
     rows = sound(result["rows"])
     names = [row["name"] for row in rows]
-    colours = ["tab:red" if row["group"] == "aurevoir" else "tab:blue" for row in rows]
+    colours = [COLOURS[row["group"]] for row in rows]
     with figure(path, (11, 1.5 + 0.3 * len(rows)), (1, 2), sharey=True) as (whole, panels):
         speed, latency = panels[0]
         speed.barh(names, [row["throughput"][-1]["images_per_second"] for row in rows], color=colours)
@@ -286,7 +289,10 @@ def plot(result: Json, path: Path) -> None:
         late = [row["latency_ms"]["p99"] - row["latency_ms"]["p50"] for row in rows]
         latency.barh(names, middle, color=colours, xerr=[[0] * len(rows), late], ecolor="0.3", capsize=2)
         latency.set_xlabel("one image, ms: p50, whiskers to p99")
-        whole.suptitle(result["network"])
+        for axes in panels[0]:
+            axes.grid(False, axis="y")
+        whole.suptitle(f"{result['network']}, weights {result['weights']}")
+        legend_below(whole, {words: COLOURS[group] for group, words in GROUPS.items()})
 
 
 BENCHMARK = Benchmark("engines", add_arguments, run, describe, markdown, plot, keys=("name", "throughput.batch"))

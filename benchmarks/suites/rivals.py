@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,11 @@ from ...kernels.stopwatch import Stopwatch
 from ...progress import progress_bar
 from ...transfer.classifier import OpticalClassifier
 from ..contract import Benchmark, Cells, Json, Result, Row
-from ..harness.datasets import GENERATED, at_most, decode_timed, generated_images
+from ..harness.datasets import GENERATED, at_most, decode_timed, generated_images, shown_name
 from ..harness.engines import Engines, Seconds, open_network
 from ..harness.settings import describe_settings
 from ..harness.splits import over_splits, readable_splits
-from ..reporting.figures import figure, sound
+from ..reporting.figures import COLOURS, Axes, drawn, figure, legend_below, sound
 from ..reporting.text import aligned, markdown_table, plus_minus
 from ..rivals.probes import PROBES, channels, fit_probe
 from ..rivals.strategies import STRATEGIES
@@ -128,7 +129,7 @@ def _splits(labelled: LabelledPaths, name: str, size: tuple[int, int], count: in
         Split(seed, pixels[train], labels[train], pixels[test], labels[test])
         for seed, (train, test) in enumerate(parts)
     ]
-    return splits, {"images": len(kept), "seconds": seconds, "skipped": skipped}
+    return splits, {"images": len(kept), "classes": len(labelled.names), "seconds": seconds, "skipped": skipped}
 
 
 def _rivals(backbone: Backbone, cut: str, args: argparse.Namespace) -> list[tuple[Row, Rival]]:
@@ -276,7 +277,8 @@ def markdown(result: Json) -> list[str]:
     lines: list[str] = []
     for name, data in result["decode"].items():
         rows = [_in_brief(row) for row in result["rows"] if row["data"] == name]
-        lines += [*([""] if lines else []), f"{name}, {data['images']} images, {result['network']}:", ""]
+        images = f"{shown_name(name, result['decode'])}, {data['images']} images"
+        lines += [*([""] if lines else []), f"{images}, {result['network']}:", ""]
         lines += markdown_table(header, rows)
     return lines
 
@@ -286,12 +288,16 @@ def _in_brief(row: Json) -> list[str]:
         return [row["rival"], "failed", "", "", "", ""]
     times = (row.get(name, {}).get("median") for name in ("times_optical", "times_optical_with_once"))
     return [
-        row["rival"] + (", random weights" if row.get("why_random") else ""),
+        _named(row),
         plus_minus(row["accuracy"], row["standard_error"], 3),
         f"{row['seconds']['total']:.1f}",
         *(f"{ratio:.1f}" if ratio else "" for ratio in times),
         f"{row['inference_ms']['median']:.0f}",
     ]
+
+
+def _named(row: Json) -> str:
+    return str(row["rival"]) + (", random weights" if row.get("why_random") else "")
 
 
 def describe(result: Json) -> str:
@@ -300,7 +306,7 @@ def describe(result: Json) -> str:
     lines = [f"{result['network']}, weights {result['weights']}, {result['size']} x {result['size']}"]
     for name, data in result["decode"].items():
         rows = [_cells(row) for row in result["rows"] if row["data"] == name]
-        lines += ["", *aligned([f"{name}, {data['images']} images", *header], rows)]
+        lines += ["", *aligned([f"{shown_name(name, result['decode'])}, {data['images']} images", *header], rows)]
     return "\n".join(lines)
 
 
@@ -317,29 +323,68 @@ def _cells(row: Json) -> list[str]:
     ]
 
 
-COLOURS = {"optical": "tab:red", "probe": "tab:blue", "backprop": "0.35", "zoo": "tab:green"}
+GROUPS = {
+    "optical": ("aurevoir, by projection", COLOURS["aurevoir"]),
+    "probe": ("linear probes on fp32 features", COLOURS["probe"]),
+    "backprop": ("backprop on the same network, by strategy", COLOURS["peer"]),
+    "zoo": ("whole networks retrained: the last layer (shallow) or all (deep)", COLOURS["peer"]),
+    "random": ("the same from random weights: compare only the seconds", COLOURS["random"]),
+}
+"""The groups of rivals in words, and their colours."""
 
 
 def plot(result: Json, path: Path) -> None:
-    """Draw accuracy and seconds of training, a bar a rival, two panels a data set."""
+    """Draw accuracy and seconds of training, a row a rival, two panels a data set."""
     rows = sound(result["rows"])
     names = [name for name in result["decode"] if any(row["data"] == name for row in rows)]
     tallest = max((sum(row["data"] == name for row in rows) for name in names), default=0)
-    height = (1.2 + 0.28 * tallest) * max(1, len(names))
-    with figure(path, (12, height), (len(names) or 1, 2)) as (whole, panels):
-        for (accuracy, seconds), name in zip(panels, names, strict=False):
-            own = [row for row in rows if row["data"] == name]
-            rivals, colours = [row["rival"] for row in own], [COLOURS[row["group"]] for row in own]
-            errors = [row["standard_error"] or 0 for row in own]
-            accuracy.barh(rivals, [row["accuracy"] for row in own], xerr=errors, color=colours)
-            accuracy.set_xlabel("accuracy, whiskers of one standard error")
-            seconds.barh(rivals, [row["seconds"]["total"] for row in own], color=colours)
-            seconds.set_xscale("log")
-            seconds.set_xlabel("seconds of training")
-            for axes in (accuracy, seconds):
-                axes.invert_yaxis()
-                axes.set_title(name)
-        whole.suptitle(f"{result['network']}, weights {result['weights']}")
+    height = (1.8 + 0.28 * tallest) * max(1, len(names))
+    with figure(path, (12, height), (len(names) or 1, 2), sharey="row") as (whole, panels):
+        for row_of_panels, name in zip(panels, names, strict=False):
+            _panels(*row_of_panels, [row for row in rows if row["data"] == name], result["decode"][name])
+            row_of_panels[0].set_title(shown_name(name, names))
+        groups = {_group(row) for row in rows}
+        entries: dict[str, Any] = {words: colour for group, (words, colour) in GROUPS.items() if group in groups}
+        legend_below(whole, entries | drawn(panels.flat), columns=2)
+        whole.suptitle(f"aurevoir: {result['network']}, weights {result['weights']}")
+
+
+def _panels(accuracy: Axes, seconds: Axes, rows: Sequence[Json], decode: Json) -> None:
+    indices, colours = range(len(rows)), [GROUPS[_group(row)][1] for row in rows]
+    accuracy.barh(indices, [row["accuracy"] for row in rows], color=colours)
+    for index, row in enumerate(rows):
+        if row["standard_error"] is not None:
+            accuracy.errorbar(row["accuracy"], index, xerr=row["standard_error"], color="black", capsize=2)
+        # A bar would be as long as the end of a logarithmic axis wants.
+        seconds.plot(row["seconds"]["total"], index, "o", color=colours[index])
+    if "classes" in decode:
+        words = f"chance, one of {decode['classes']} classes"
+        accuracy.axvline(1 / decode["classes"], linestyle="--", color="black", linewidth=1, label=words)
+    accuracy.set_xlim(0, max(1.0, accuracy.get_xlim()[1]))
+    accuracy.grid(False, axis="y")
+    accuracy.set_xlabel(_accuracy_of(rows, decode["images"]))
+    accuracy.set_yticks(indices, [_label(row) for row in rows])
+    accuracy.invert_yaxis()
+    seconds.set_xscale("log")
+    seconds.set_xlabel("seconds of training, logarithmic")
+
+
+def _accuracy_of(rows: Sequence[Json], images: int) -> str:
+    """Say over what accuracy was measured; whiskers are promised only where there are some."""
+    several = {len(row["accuracies"]) for row in rows if row["standard_error"] is not None}
+    if not several:
+        return f"accuracy, one split of {images:,d} images"
+    alone = "\nno whisker: one split" if any(row["standard_error"] is None for row in rows) else ""
+    return f"accuracy, mean and standard error of {max(several)} splits of {images:,d} images{alone}"
+
+
+def _group(row: Json) -> str:
+    return "random" if row.get("why_random") else str(row["group"])
+
+
+def _label(row: Json) -> str:
+    """Return a rival's name, that of a projection as the command line has it."""
+    return _named(row).replace("optical ", "projection ")
 
 
 BENCHMARK = Benchmark("rivals", add_arguments, run, describe, markdown, plot)

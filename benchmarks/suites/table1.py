@@ -31,7 +31,7 @@ from ..harness.device import add_device_argument, runtime_of
 from ..harness.engines import Engines, Seconds
 from ..harness.settings import describe_settings
 from ..harness.sizes import features_megabytes, weights_megabytes
-from ..reporting.figures import draw_stages, figure, sound
+from ..reporting.figures import draw_stages, figure, legend_beside, sound
 from ..reporting.text import aligned, markdown_table
 from ..rivals.posts_way import train_posts_way
 
@@ -335,10 +335,11 @@ def plot(result: Json, path: Path) -> None:
         ends = draw_stages(axes, [row["name"] for row in rows], stages)
         for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
             axes.annotate(f" {end:.1f} s, accuracy {row['accuracy']:.3f}", (end, index), va="center")
-        axes.set_xlim(right=1.4 * max(ends))
-        axes.set_xlabel(f"seconds to train on {result['train_images']} images")
-        axes.legend()
-        axes.set_title(result["network"])
+        axes.set_xlim(right=1.5 * max(ends))
+        train, test = result["train_images"], result["test_images"]
+        axes.set_xlabel(f"seconds to train on {train} images; accuracy on {test} others")
+        legend_beside(axes)
+        axes.set_title(f"{result['network']}, weights {result['weights']}; {result['data']}")
 
 
 BENCHMARK = Benchmark("table1", add_arguments, run, describe, markdown, plot)

@@ -16,7 +16,7 @@ from ..contract import Benchmark, Json, Result, Row
 from ..harness.datasets import procedural_images
 from ..harness.engines import Engines, open_network
 from ..harness.machine import resident_megabytes
-from ..reporting.figures import figure
+from ..reporting.figures import draw_memory, figure
 
 DISTINCT, CALIBRATED = 8, 32
 """Different batches, used over and over; and images to calibrate on."""
@@ -106,11 +106,8 @@ def markdown(result: Json) -> list[str]:
 def plot(result: Json, path: Path) -> None:
     """Draw resident memory over calls."""
     with figure(path, (7, 4)) as (_, panels):
-        axes = panels[0, 0]
-        axes.plot(*zip(*sorted(result["resident_megabytes"]), strict=True))
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"calls by {result['threads']} threads")
-        axes.set_ylabel("resident memory (MB)")
+        over = f"calls of {result['batch']} images by {result['threads']} threads"
+        draw_memory(panels[0, 0], sorted(result["resident_megabytes"]), over)
 
 
 BENCHMARK = Benchmark("threads", add_arguments, run, describe, markdown, plot, keys=("threads",))

@@ -126,14 +126,9 @@ def _cycles(models: list[Path], count: int, seconds: float) -> Cells:
 
 def plot(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """Draw resident memory over predictions and over cycles."""
-    from aurevoir.benchmarks.reporting.figures import figure
+    from aurevoir.benchmarks.reporting.figures import draw_memory, figure
 
     with figure(path, (10, 4), (1, len(series))) as (_, panels):
         for axes, (name, points) in zip(panels[0], series.items(), strict=True):
             if points:
-                axes.plot(*zip(*points, strict=True))
-                # Room above, so that a flat line is seen as one.
-                axes.set_ylim(0, 1.3 * max(size for _, size in points))
-            axes.xaxis.set_major_formatter("{x:,.0f}")
-            axes.set_xlabel(name)
-            axes.set_ylabel("resident memory (MB)")
+                draw_memory(axes, points, name)

@@ -23,7 +23,7 @@ import numpy as np
 from ....errors import AurevoirError, MissingDeviceError, UsageError
 from ....kernels.arrays import on_device
 from ...contract import Benchmark, Cells, Json, Result, Row, write_result
-from ...reporting.figures import figure, sound
+from ...reporting.figures import figure, legend_beside, sound
 from ...reporting.text import is_number, markdown_table
 from ..ridge import full
 from ..ridge.fit import POST_SIZE
@@ -261,7 +261,7 @@ def plot(result: Json, path: Path) -> None:
     """Draw images/s over the batch by precision, and the stages of each projection."""
     network = [row for row in sound(result["rows"]) if row["part"] == "network"]
     fits = [row | {"part": "full"} for row in result["rows"] if "total" in row and "search" in row]
-    with figure(path, (12, 4.5), (1, 2)) as (whole, panels):
+    with figure(path, (14, 4.5), (1, 2)) as (whole, panels):
         speed, stages = panels[0]
         for kind in dict.fromkeys(row["name"] for row in network):
             own = [row for row in network if row["name"] == kind]
@@ -269,10 +269,13 @@ def plot(result: Json, path: Path) -> None:
             speed.plot([row["batch"] for row in own], rate, "o-", label=kind)
         speed.set_xscale("log", base=2)
         speed.set_yscale("log")
+        batches = sorted({row["batch"] for row in network})
+        speed.set_xticks(batches, [f"{batch:,d}" for batch in batches])
         speed.set_xlabel("images of a batch")
         speed.set_ylabel("images/s")
         speed.grid(alpha=0.3, which="both")
-        speed.legend()
+        speed.set_title("DenseNet169 as the post cuts it")
+        legend_beside(speed)
         full.draw(stages, fits)
         whole.suptitle(_gpu(result))
 

@@ -25,7 +25,7 @@ from ...contract import Cells, Json, Result, Row
 from ...harness.labelled_bits import Choose, LabelledBits, fit_splits, photographs
 from ...harness.splits import paired
 from ...harness.synthetic_bits import digits
-from ...reporting.figures import MARKERS, Axes, figure, sound
+from ...reporting.figures import MARKERS, Axes, drawn, figure, legend_below, sound
 from ...reporting.text import aligned, markdown_table, plus_minus
 
 COMPONENTS = (64, 256, 1024, 4096, 16_384)
@@ -225,17 +225,18 @@ def plot(result: Json, path: Path) -> None:
     """Draw accuracy over k with error bars, a panel a data set; the limits are lines across."""
     rows = [row for row in sound(result["rows"]) if "full_well" not in row]
     names = list(dict.fromkeys(row["data"] for row in rows))
-    with figure(path, (7 * len(names), 5), (1, len(names))) as (_, panels):
+    with figure(path, (max(7, 5 * len(names)), 5), (1, len(names))) as (whole, panels):
         for axes, name in zip(panels[0], names, strict=True):
             _panel(axes, [row for row in rows if row["data"] == name])
             axes.set_title(f"{name}, m = {next(row['m'] for row in rows if row['data'] == name):,d}")
+        legend_below(whole, drawn(panels[0]), columns=7)
 
 
 def _panel(axes: Axes, rows: list[Json]) -> None:
     for kind, style in zip(LIMITS, (":", "--"), strict=True):
         for row in rows:
             if row["projection"] == kind:
-                axes.axhline(row["accuracy"], linestyle=style, color="0.4", label=kind)
+                axes.axhline(row["accuracy"], linestyle=style, color="0.4", label=f"{kind} (any k)")
     kinds = [kind for kind in dict.fromkeys(row["projection"] for row in rows) if kind not in LIMITS]
     for index, kind in enumerate(kinds):
         own = [row for row in rows if row["projection"] == kind]
@@ -252,4 +253,3 @@ def _panel(axes: Axes, rows: list[Json]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("components k")
     axes.set_ylabel("accuracy, ± its standard error")
-    axes.legend(fontsize=8)

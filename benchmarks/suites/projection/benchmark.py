@@ -260,12 +260,12 @@ def plot(result: Json, path: Path) -> None:
         accuracy.plot(result, path)
         return
     scaling = _scaling(sound(result["rows"]))
-    with figure(path, (12, 5), (1, 2)) as (_, panels):
+    with figure(path, (12, 5.5), (1, 2)) as (_, panels):
         for axes, task in zip(panels[0], ("projection", "gram"), strict=True):
-            draw_scaling(axes, {name: own for (of, name), own in scaling.items() if of == task})
+            title = {"projection": "|Rx|²", "gram": "Gram of bits"}[task]
+            draw_scaling(axes, {name: own for (of, name), own in scaling.items() if of == task}, title)
             axes.set_xlabel("features m" + (", k = m / 2" if task == "projection" else ""))
             axes.set_ylabel("seconds a row")
-            axes.set_title({"projection": "|Rx|²", "gram": "Gram of bits"}[task])
 
 
 BENCHMARK = Benchmark("projection", add_arguments, run, describe, markdown, plot)

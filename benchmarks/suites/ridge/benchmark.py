@@ -216,7 +216,7 @@ def plot(result: Json, path: Path) -> None:
         with figure(path, (9, 3)) as (_, panels):
             full.draw(panels[0, 0], result["rows"])
         return
-    with figure(path, (16, 5), (1, len(AXES))) as (_, panels):
+    with figure(path, (16, 5.5), (1, len(AXES))) as (_, panels):
         for axes, (over, words) in zip(panels[0], AXES.items(), strict=True):
             draw_scaling(axes, _scaling(result["rows"], over))
             axes.set_xlabel(words)

@@ -14,7 +14,7 @@ from ....children import run_child
 from ....kernels.arrays import on_device
 from ....kernels.memory import memory_budget
 from ...contract import Json, Row
-from ...reporting.figures import Axes, draw_stages, sound
+from ...reporting.figures import Axes, draw_stages, legend_beside, sound
 from .fit import STAGES, TEST_ROWS, full_row
 from .gpu import measure_on_gpu
 
@@ -105,4 +105,7 @@ def draw(axes: Axes, rows: Sequence[Json]) -> None:
     seconds = {stage: [row["seconds"].get(stage, 0.0) for row in fits] for stage in STAGES}
     draw_stages(axes, [name(row) for row in fits], seconds)
     if fits:
-        axes.legend(fontsize=8, ncols=len(STAGES), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axes.set_title(f"the post's size, behind the network: {fits[0]['n']:,d} images, {fits[0]['alphas']} alphas")
+        if any(row.get("device", "cpu") != "cpu" for row in fits):
+            axes.set_xlabel("seconds; all: every alpha scored on all images, auto: searched on fewer")
+        legend_beside(axes)
