@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..transfer.evaluate import Evaluating
 
 _COLUMNS = ("path", "label", "predicted", "probability", "error")
+_TELLING = 1024
+"""Bits of an image from which on they tell it from all others but its copies."""
 _OUTPUTS = {"csv": "a table of evaluated images", "confusion": "a confusion matrix"}
 
 
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the model on every readable image."""
     from ..errors import UsageError
     from ..images.labelled import labelled_images
+    from ..images.sources import warn
     from ..saving import write_atomically
     from ..transfer.classifier import load
     from ..transfer.confusion import plot_confusion
@@ -51,7 +54,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.confusion is not None and classifier.multilabel_:
         raise UsageError("--confusion: images with several labels each have no confusion matrix; leave it out")
     data = labelled_images(args.data, "test")
-    evaluating = Evaluating(classifier, data)
+    knows = classifier.keeps_training and classifier.n_bits_ >= _TELLING
+    training = classifier.training_.bits if knows else None
+    evaluating = Evaluating(classifier, data, training=training)
     rows = _rows(evaluating, len(data.paths))
     if args.csv is not None:
         save(outputs, args.csv, lambda: write_atomically(args.csv, rows), _OUTPUTS["csv"], "csv")
@@ -59,6 +64,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for _ in rows:
         pass
     tested = evaluating.result()
+    if evaluating.trained:
+        warn(
+            f"{evaluating.trained} of {len(data.paths)} images are among the training images of the model, or copies "
+            "of them: the figures are too good; leave these out"
+        )
+    outputs["training_images"] = None if training is None else evaluating.trained
     classes = classifier.classes_.tolist()
     if isinstance(tested, LabelEvaluation):
         return label_scores(tested, classes) | outputs

@@ -1,7 +1,7 @@
 """Split labelled images and evaluate classifiers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -192,8 +192,11 @@ class Scorer(Protocol):
     def score_images(self, images: ImageFiles, work: Path | str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the readable images, and their scores."""
 
-    def iter_scores(self, images: ImageFiles) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the same block by block."""
+    def iter_values(self, images: ImageFiles) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yield the indices of the readable images and their bits, block by block, and what else `scores_of` takes."""
+
+    def scores_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the scores of a block."""
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores to labels."""
@@ -213,6 +216,13 @@ class Evaluating:
     data : LabelledPaths
     work : path, optional
         A work folder that keeps the bits of all images; they are then one block.
+    training : uint8 array of shape (n, ceil(m / 8)), optional
+        Bits of training images, to count those that are evaluated.
+
+    Attributes
+    ----------
+    trained : int
+        Images so far whose bits are those of a training image, without a work folder.
 
     Raises
     ------
@@ -220,7 +230,13 @@ class Evaluating:
         If a class is unknown to the classifier.
     """
 
-    def __init__(self, classifier: Scorer, data: LabelledPaths, work: Path | str | None = None) -> None:
+    def __init__(
+        self,
+        classifier: Scorer,
+        data: LabelledPaths,
+        work: Path | str | None = None,
+        training: np.ndarray | None = None,
+    ) -> None:
         self._classifier, self._data, self._work = classifier, data, work
         self._files = classifier.image_files(data.paths)
         self._numbers = {label: number for number, label in enumerate(classifier.classes_.tolist())}
@@ -232,7 +248,8 @@ class Evaluating:
             )
         self._confusion = np.zeros((len(self._numbers), len(self._numbers)), "int64")
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
-        self._done = 0
+        self._training = set() if training is None else {hash(row.tobytes()) for row in training}
+        self._done = self.trained = 0
         self._failure: BaseException | None = None
         self._blocks = self._evaluated()
 
@@ -241,11 +258,8 @@ class Evaluating:
         return self._blocks
 
     def _evaluated(self) -> Iterator[list[dict[str, Any]]]:
-        scored = self._classifier.iter_scores(self._files)
         try:
-            for indices, scores in (
-                scored if self._work is None else [self._classifier.score_images(self._files, self._work)]
-            ):
+            for indices, scores in self._scored():
                 yield self._counted(indices, scores)
             yield self._unreadable(len(self._files))
         except BaseException as error:
@@ -253,9 +267,13 @@ class Evaluating:
             raise
 
     def _scored(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self._work is None:
-            return self._classifier.iter_scores(self._files)
-        return iter([self._classifier.score_images(self._files, self._work)])
+        classifier = self._classifier
+        if self._work is not None:
+            yield classifier.score_images(self._files, self._work)
+            return
+        for indices, values in classifier.iter_values(self._files):
+            self.trained += sum(hash(row.tobytes()) in self._training for row in values["bits"])
+            yield indices, classifier.scores_of(values)
 
     def _counted(self, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         classifier, records = self._classifier, list[dict[str, Any]]()

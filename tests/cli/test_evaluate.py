@@ -2,18 +2,21 @@ import csv
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from aurevoir import OpticalClassifier, build_engine, saving
+from aurevoir import OpticalClassifier, build_engine, load, saving
 from aurevoir.cli.main import main
 
 
 @pytest.fixture
-def model(tiny_onnx, class_folder, tmp_path):
-    engine = build_engine(tiny_onnx, smoke=False)
+def model(staged_onnx, class_folder, tmp_path):
+    engine = build_engine(staged_onnx, smoke=False)
     OpticalClassifier(engine=engine).fit(class_folder).save(tmp_path / "model")
+    shutil.copy(class_folder / "red" / "3.png", tmp_path / "one.png")
     return tmp_path / "model"
 
 
@@ -30,7 +33,8 @@ def test_evaluate_writes_a_row_an_image(call, model, class_folder, tmp_path):
     (class_folder / "red" / "0.png").write_text("broken")
     code, out, err = call("evaluate", model, class_folder, "--csv", tmp_path / "rows.csv", "--json")
     found = json.loads(out)
-    assert (code, err, found["csv"]) == (0, "", str(tmp_path / "rows.csv"))
+    assert (code, found["csv"], found["training_images"]) == (0, str(tmp_path / "rows.csv"), 29)
+    assert "note: 29 of 30 images are among the training images of the model, or copies of them" in err
     low, high = found["accuracy_interval"]
     assert 0 < low <= found["accuracy"] <= high <= 1
     with (tmp_path / "rows.csv").open(newline="") as file:
@@ -53,7 +57,7 @@ def test_evaluate_draws_the_confusion_matrix(call, model, class_folder, tmp_path
     for ending, head in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("html", b"<!doctype html>")):
         path = tmp_path / f"c.{ending}"
         code, out, err = call("evaluate", model, class_folder, "--confusion", path)
-        assert (code, err) == (0, "")
+        assert (code, err.count("\n")) == (0, 1)
         assert out.splitlines()[-1] == f"picture: {path}"
         assert path.read_bytes().startswith(head)
         # One of ours is replaced.
@@ -107,3 +111,20 @@ def test_the_text_of_evaluate_has_the_interval(call, model, class_folder):
     low, high = found["accuracy_interval"]
     first = f"accuracy {found['accuracy']:.4f} on 30 images, 95 % interval {low:.4f} to {high:.4f}"
     assert (code, out.splitlines()[0]) == (0, first)
+
+
+def test_images_that_are_not_those_of_the_training_bring_no_note(call, model, class_folder, tmp_path):
+    for path in class_folder.rglob("*.png"):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    (class_folder / "red" / "10.png").write_bytes((tmp_path / "one.png").read_bytes())
+    code, out, err = call("evaluate", model, class_folder, "--json")
+    assert (code, json.loads(out)["training_images"]) == (0, 1)
+    assert "note: 1 of 31 images are among the training images" in err
+    (class_folder / "red" / "10.png").unlink()
+    code, out, err = call("evaluate", model, class_folder, "--json")
+    assert (code, err, json.loads(out)["training_images"]) == (0, "", 0)
+    # A model without them cannot say.
+    load(model).save(tmp_path / "small", training=False)
+    code, out, err = call("evaluate", tmp_path / "small", class_folder, "--json")
+    assert (code, err, json.loads(out)["training_images"]) == (0, "", None)
