@@ -35,7 +35,7 @@ STYLE = """
 .bar { display: inline-block; height: .7rem; background: var(--mark); border-radius: .15rem; vertical-align: middle; }
 .chosen { font-weight: 650; }
 .verdict { font-weight: 600; }
-td:first-child { white-space: normal; min-width: 6rem; }
+td:first-child { white-space: normal; min-width: 8rem; }
 .diagram { max-width: 30rem; width: 100%; height: auto; }
 """
 
@@ -169,7 +169,7 @@ def _labels(result: dict[str, Any]) -> Element:
         for each, of in found[:CLASSES]
     ]
     header = ["label", "images", "average precision", "precision", "recall"]
-    title = _first("Labels, the least average precision first", len(found), CLASSES)
+    title = _first("Labels, the worst first", len(found), CLASSES)
     return section("Labels", table(title, header, rows), anchor="classes")
 
 
@@ -206,7 +206,7 @@ def _classes(outcomes: Outcomes, tested: bool) -> Element:
         for each in worst[:CLASSES]
     ]
     header = ["class", "images", "right", "accuracy", "with 95 % confidence", "most often taken for"]
-    parts.append(table(_first("Classes, the least accurate first", len(worst), CLASSES), header, rows))
+    parts.append(table(_first("Classes, the worst first", len(worst), CLASSES), header, rows))
     confusions = outcomes.confusions()
     if len(outcomes.classes) > MATRIX and confusions:
         rows = [row(name(each.label), name(each.predicted), each.images) for each in confusions[:ROWS]]
@@ -403,7 +403,7 @@ def _time(result: dict[str, Any]) -> Element:
         spent["refit on all images"] = result["refit"]["seconds"]
     most = max(1e-9, *spent.values())
     rows = [
-        row(what, cell(f"{seconds:.2f}", "number"), _bar(10 * seconds / most))
+        row(what, cell(f"{seconds:.2f}", "number"), _bar(6 * seconds / most))
         for what, seconds in spent.items()
         if seconds >= 0.005
     ]
