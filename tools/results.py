@@ -1,8 +1,9 @@
 """Write the results in the documentation from the result files: ``python tools/results.py [--check] [FILE.md ...]``.
 
 What is between ``<!-- results: NAME -->`` and ``<!-- /results -->`` is made here; all else is prose. NAME is a
-benchmark, ``machines`` (where all were measured) or ``others``: the benchmarks that no mark names. A benchmark may
-offer Markdown lines of a result; where it does not, all its rows make one table. Links are relative to the file.
+benchmark, ``summary``, ``machines`` (where all were measured) or ``others``: the benchmarks that no mark names. A
+benchmark may offer Markdown lines of a result; where it does not, all its rows make one table. Links are relative to
+the file.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from aurevoir.benchmarks.reporting.tables import columns, machine_line, machine_
 from aurevoir.benchmarks.reporting.text import markdown_table, shown
 from aurevoir.errors import AurevoirError, DataError, UsageError
 from aurevoir.saving import write_atomically
+from aurevoir.tools.summary import summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -117,6 +119,8 @@ def fill(text: str, results: Results, folder: Path, named: Sequence[str]) -> str
 
 
 def _block(name: str, named: Sequence[str], results: Results, folder: Path) -> str:
+    if name == "summary":
+        return "\n".join([*summary({path.stem: result for path, result in results.items()}), ""])
     if name == "machines":
         return _machines(results)
     if name == "others":

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,38 @@ def test_a_benchmark_that_no_mark_names_gets_a_table_of_all_its_rows(fill, resul
     assert "- P, 3 cores: new\n" in machines
     named = fill(MARKS.format("new") + MARKS.format("others"), own, tmp_path)
     assert named.count("25,088") == 1
+
+
+def test_the_summary_follows_the_files(fill, results):
+    text = fill(MARKS.format("summary"), results, Path("/"))
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(lines) == 11
+    assert all(re.match(r"- \*\*\[[\w' ]+\]\([\w.]*(#[\w-]+)?\)", line) for line in lines)
+    changed = {path.stem: copy.deepcopy(result) for path, result in results.items()}
+    changed["engines-cpu"]["rows"][2]["sign_agreement"] = 0.12345
+    changed["post-size"]["rows"][0]["total"] = 4321.0
+    changed["reliability"]["rows"][0]["hangs"] = 3
+    best = next(row for row in changed["rivals-caltech10"]["rows"] if row["rival"] == "backprop frozen")
+    best["accuracy"] = 0.999
+    other = fill(MARKS.format("summary"), {Path(f"/{name}.json"): each for name, each in changed.items()}, Path("/"))
+    differing = [new for old, new in zip(text.splitlines(), other.splitlines(), strict=True) if old != new]
+    for line, part in zip(
+        differing, ("agreement 0.123;", "takes 4321 s on", "caltech10 0.999 ±", ": 3 faults."), strict=True
+    ):
+        assert part in line
+
+
+def test_a_summary_of_what_is_not_there_is_refused(fill, results):
+    few = {path: result for path, result in results.items() if path.stem != "threads"}
+    assert "Reliability" in fill(MARKS.format("summary"), few, Path("/"))
+    few = {path: result for path, result in results.items() if path.stem != "post-size"}
+    with pytest.raises(DataError, match="post-size.json, and there is no such result file"):
+        fill(MARKS.format("summary"), few, Path("/"))
+    failed = {path: copy.deepcopy(result) for path, result in results.items()}
+    for row in next(result for path, result in failed.items() if path.stem == "post-size")["rows"]:
+        row["error"] = "killed"
+    with pytest.raises(DataError, match="a row .* of post-size.json, and there is none"):
+        fill(MARKS.format("summary"), failed, Path("/"))
 
 
 @pytest.mark.parametrize("text", ["no marks", "<!-- results: accuracy -->\nnever closed", MARKS.format("nothing")])

@@ -145,16 +145,21 @@ def test_the_figure_files_are_what_is_drawn_now(figures_of, root, name):
 
 
 def test_what_is_cut_or_covered_is_found(draw):
-    def plot(legend, label, path):
+    def plot(legend, place, label, path):
         with figures.figure(path, (4, 3)) as (whole, panels):
             panels[0, 0].plot([0, 1], [0, 1], label="a line")
             panels[0, 0].legend(loc=legend)
-            whole.text(0.9, 0.5, label)
+            whole.text(*place, label)
 
-    _check(draw(plot, "upper left", "."))
-    for legend, label in (("upper right", "."), ("upper left", "too long a label"), ("lower right", "\n\n\nover")):
-        with pytest.raises(AssertionError):
-            _check(draw(plot, legend, label))
+    _check(draw(plot, "upper left", (0.8, 0.4), "a text"))
+    wrong = [
+        ("upper right", (0.8, 0.4), "a text", "Line2D"),
+        ("upper left", (0.8, 0.4), "a text that ends outside", "figwidth"),
+        ("upper left", (0.2, 0.9), "a text on the legend", "a line"),
+    ]
+    for legend, place, label, complaint in wrong:
+        with pytest.raises(AssertionError, match=complaint):
+            _check(draw(plot, legend, place, label))
 
 
 @pytest.mark.parametrize("name", ["threads", "reliability"])
