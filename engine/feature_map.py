@@ -33,6 +33,9 @@ def feature_map(engine: Engine) -> FeatureMap | None:
     rows = isqrt(places * height // width)
     if rows * rows * width != places * height:
         return None
+    shape = f"{POOLED_PREFIX}shape"
     tensors = {each.name: each for each in onnx.load_from_string(engine.graph).graph.initializer}
-    ends = read_constant(tensors, f"{POOLED_PREFIX}shape").tolist()
+    if shape not in tensors:
+        return None
+    ends = read_constant(tensors, shape).tolist()
     return FeatureMap(made.pooled, rows, places // rows, ends[1] != made.pooled)

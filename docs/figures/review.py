@@ -51,6 +51,7 @@ from aurevoir.transfer.review import POOLED_KERNELS, averaged, suspicion
 
 CALIBRATED, FLIPPED, FOLDS = 128, 0.05, 5
 PENALTIES = (1e-3, 1e-2, 1e-1)
+RIVALS = ("cleanlab_logistic", "cleanlab_same")
 KINDS = ("none", "exact", "pooled", "rbf", "bits+rbf")
 METHODS = ("self_confidence", "normalized_margin")
 
@@ -67,11 +68,9 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for data in args.data:
         for network in args.backbones:
-            rows.append(
-                {"backbone": Path(network).stem, "data": Path(data).name, **measure(network, data, args.splits)}
-            )
-            shown = {key: np.mean(value) if isinstance(value, list) else value for key, value in rows[-1].items()}
-            print(shown, flush=True)
+            found = measure(network, data, args.splits)
+            rows.append({"backbone": Path(network).stem, "data": Path(data).name, **found})
+            print(rows[-1], flush=True)
             args.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
 
 
@@ -82,7 +81,7 @@ def measure(network: str, data: str, splits: int) -> dict[str, object]:
     chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
     engine = aurevoir.build_engine(network, precision="int8", calibration=[listed.paths[each] for each in chosen])
     bits, pooled = embedded(engine, listed.paths)
-    found: dict[str, list[float]] = {"review": [], "cleanlab_logistic": [], "cleanlab_same": []}
+    found: dict[str, list[float]] = {method: [] for method in ("review", *RIVALS)}
     penalty = None
     for seed in range(splits):
         train, _ = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
