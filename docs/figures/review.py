@@ -8,7 +8,7 @@ logistic regression on standardized channel means, whose penalty has the least l
 this classifier.
 
 Copies of a tenth of a set's images, each in one of ten ways, are planted once: counted is how many are found with
-their original, and the share of planted ones among all that are found.
+their original, and of those that are found how many are right. What is found before is listed.
 
     python docs/figures/review.py FOLDER... --backbones NETWORK... --out docs/figures/review.json
 """
@@ -24,8 +24,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import astuple
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -193,33 +193,36 @@ WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def planted(engine: aurevoir.Engine, paths: list[Path], labels: np.ndarray, bits: np.ndarray) -> dict[str, Any]:
-    """Return how many planted copies are found, what was missed, and what else was found."""
-    n = len(paths)
-    chosen = np.random.default_rng(1).choice(n, n // 10, replace=False)
+    """Return how many planted copies are found, and what copies were in the set before."""
+    n, places = len(paths), feature_map(engine)
+    sources = np.random.default_rng(1).choice(n, n // 10, replace=False)
     with tempfile.TemporaryDirectory() as folder:
-        copies = [Path(folder) / f"{index}.png" for index in range(len(chosen))]
-        ways = [list(WAYS)[index % len(WAYS)] for index in range(len(chosen))]
-        for copy, source, way in zip(copies, chosen, ways, strict=True):
-            WAYS[way](Image.open(paths[source]).convert("RGB")).save(copy)
-        both = np.concatenate([bits, embedded(engine, copies)[0]])
-        images = Compared(both, reduced([*paths, *copies]))
-    same, other = find_copies(images, np.concatenate([labels, labels[chosen]]), feature_map(engine))
-    originals = {each.image: each.original for each in same}
-    right = [originals.get(n + index) == source for index, source in enumerate(chosen)]
-    # Pairs that were in the set before, which look alike, count as wrong, whatever they are.
-    wrong = [astuple(each)[:3] for each in (*same, *other) if each.image < n or each.original != chosen[each.image - n]]
+        files = [Path(folder) / f"{index}.png" for index in range(len(sources))]
+        ways = [list(WAYS)[index % len(WAYS)] for index in range(len(sources))]
+        for file, source, way in zip(files, sources, ways, strict=True):
+            WAYS[way](Image.open(paths[source]).convert("RGB")).save(file)
+        images = Compared(np.concatenate([bits, embedded(engine, files)[0]]), reduced([*paths, *files]))
+    assert images.pixels is not None
+    before = list(chain(*find_copies(Compared(bits, images.pixels[:n]), labels, places)))
+    originals = {copy.image: copy.original for copy in before} | {n + row: source for row, source in enumerate(sources)}
+
+    def first(image: int) -> int:
+        return first(originals[image]) if image in originals else image
+
+    found = chain(*find_copies(images, np.concatenate([labels, labels[sources]]), places))
+    named = {copy.image: first(copy.original) == first(copy.image) for copy in found if copy.image >= n}
     return {
-        "planted": len(chosen),
-        "copies_found": round(float(np.mean(right)), 4),
-        "copies_precision": round(sum(right) / max(1, len(same) + len(other)), 4),
-        "copies_missed": [way for way, found in zip(ways, right, strict=True) if not found],
-        "copies_else": [[name(paths, n, each) for each in pair[:2]] for pair in wrong],
+        "planted": len(sources),
+        "copies_found": round(sum(named.values()) / len(sources), 4),
+        "copies_precision": round(sum(named.values()) / max(1, len(named)), 4),
+        "copies_missed": [way for row, way in enumerate(ways) if not named.get(n + row)],
+        "copies_before": [[label_and_name(paths[each]) for each in (copy.image, copy.original)] for copy in before],
     }
 
 
-def name(paths: list[Path], n: int, index: int) -> str:
-    """Return a file's name and class, or that it was planted."""
-    return "/".join(paths[index].parts[-2:]) if index < n else "planted"
+def label_and_name(path: Path) -> str:
+    """Return a file's class and name."""
+    return "/".join(path.parts[-2:])
 
 
 def machine() -> dict[str, object]:

@@ -17,7 +17,7 @@ START, END = "<!-- review -->\n", "<!-- /review -->"
 def table() -> list[str]:
     """Return the lines of the table: mean shares of flipped labels with the standard error, and copies."""
     rows = json.loads((HERE / "review.json").read_bytes())["rows"]
-    head = ["data", "backbone", *METHODS.values(), "copies found", "precision of copies"]
+    head = ["data", "backbone", *METHODS.values(), "copies found", "of them right", "in the set before"]
     lines = [_line(row) for row in sorted(rows, key=lambda row: (row["data"], row["backbone"]))]
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)]
 
@@ -25,7 +25,12 @@ def table() -> list[str]:
 def _line(row: dict[str, Any]) -> list[str]:
     shares = [f"{fmean(row[each]):.3f} ± {stdev(row[each]) / len(row[each]) ** 0.5:.3f}" for each in METHODS]
     named = [f"{row['data']} ({row['images']:,d})", row["backbone"]]
-    return [*named, *shares, f"{row['copies_found']:.1%} of {row['planted']}", f"{row['copies_precision']:.1%}"]
+    return [*named, *shares, *_copies(row)]
+
+
+def _copies(row: dict[str, Any]) -> list[str]:
+    found, right = (f"{row[each]:.1%}" for each in ("copies_found", "copies_precision"))
+    return [f"{found} of {row['planted']}", right, str(len(row["copies_before"]))]
 
 
 def main() -> None:
