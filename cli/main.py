@@ -38,6 +38,8 @@ COMMANDS = {
     "sweep": "compare cuts, precisions and kernels of backbones on a folder of class folders",
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",
+    "review": "list training images to look at again: contradicted labels, copies, and leaks to test images",
+    "refit": "refit a model without some of its training images, with other labels, or with more images",
     "doctor": "show what the processor has, which runtimes work on this machine and how to install the others",
     "bench": "run benchmarks against other libraries",
     "demo": "train and test on generated images in several precisions",

@@ -43,6 +43,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
     "a report": _is_report,
+    "a review": lambda head: head.startswith(b"path,label,suggested,reason,"),
     "a figure": _is_figure,
     "a confusion matrix": lambda head: _is_report(head) or _is_figure(head),
     "a table of evaluated images": lambda head: head.startswith(b"path,label,predicted,"),

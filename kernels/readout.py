@@ -346,6 +346,44 @@ def fit_readout(
     return kernels.fitted(kind, solved, timer)
 
 
+def kernel_paths(
+    bits: Bits,
+    m: int,
+    labels: Labels | LabelSets,
+    classes: int,
+    kinds: Sequence[str],
+    budget: Budget = None,
+    weights: Array | None = None,
+    search: str = "auto",
+    pooled: ChannelMeans | None = None,
+) -> dict[str, RidgePath]:
+    """Solve the ridge with several kernels, one after the other, for their leave-one-out scores.
+
+    Parameters
+    ----------
+    kinds : sequence of str
+        Some of ``none`` and ``exact``, and with `pooled` of `POOLED`.
+    bits, m, labels, classes, budget, weights, search, pooled
+        As in `fit_readout`.
+
+    Returns
+    -------
+    paths : dict of RidgePath
+        By kind.
+
+    Raises
+    ------
+    BudgetError
+        If the ridge's system does not fit the budget.
+    """
+    n, size = len(bits), memory_budget(budget, bits)
+    needed = _with_targets(_system_bytes(n, bits), n, n, classes)
+    require(needed, size, f"the {n} x {n} ridge system of {classes} classes", "compare fewer images")
+    kernels = _Kernels(bits, m, pooled, weights, size)
+    ridge = _Ridge(labels, classes, None, weights, search, labels.ndim == 2)
+    return {kind: kernels.path(kind, ridge, lambda stage: nullcontext()) for kind in kinds}
+
+
 @dataclass(frozen=True)
 class _Ridge:
     """Labels and options of the ridge."""

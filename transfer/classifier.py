@@ -19,10 +19,11 @@ from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
 from ..engine.build import EngineBuilder
 from ..engine.engine import Engine
+from ..engine.feature_map import FeatureMap, feature_map
 from ..engine.load import load_engine
 from ..engine.runtimes.base import Precision, RuntimeName
 from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
-from ..errors import DataError, UsageError
+from ..errors import BudgetError, DataError, UsageError
 from ..images.batches import ImageFiles, Images, ImageStream
 from ..images.decode import Resize, check_resize
 from ..images.labelled import labelled_images
@@ -38,6 +39,7 @@ from ..kernels.readout import (
     Readout,
     SpeckleReadout,
     fit_readout,
+    kernel_paths,
     path_on_host,
     readout_on,
     rows_of_call,
@@ -45,6 +47,7 @@ from ..kernels.readout import (
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
+from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import embed, embed_blocks
 from .evaluate import evaluate
@@ -69,7 +72,8 @@ from .model import StoredModel, read, write
 from .multilabel import indicator, named_indicator
 from .opu import OPUS, opu_projector, require_opu
 from .prediction_sets import PredictionSets, checked_coverage
-from .training import Training
+from .review import KERNELS, POOLED_KERNELS, Review, averaged, named, suspects
+from .training import Training, find
 from .whole import classifier_engine
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
@@ -327,16 +331,25 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self._fit_readout(training, self.projection, None, watch)
         return self
 
-    def refit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
-        """Add training images and refit; the bits of earlier images are reused.
-
-        Engine, projection and camera are kept, and alpha is selected again: the result equals a fit on
-        all images with that camera.
+    def refit(
+        self,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        remove: Iterable[int | str | Path] | None = None,
+        relabel: Mapping[Any, Any] | None = None,
+    ) -> "OpticalClassifier":
+        """Change the training images and refit; the bits of those that stay are reused.
 
         Parameters
         ----------
         X, y, sample_weight
-            As in `fit`; all labels must have occurred before.
+            Images to add, as in `fit`; all labels must have occurred before.
+        remove : iterable of int or path, optional
+            Training images to leave out, by index or file; see `training_`.
+        relabel : mapping of int or path to label, optional
+            Training images and the labels that they get; for multilabel targets rows of zeros and ones.
 
         Returns
         -------
@@ -345,19 +358,32 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UsageError
-            If the classifier was loaded from a folder without the bits of its training images.
+            If the classifier was loaded from a folder without the bits of its training images, or one of the images to
+            leave out or relabel is not among them.
         DataError
-            If a label is new.
+            If a label is new, or no image of a class would be left.
+
+        Notes
+        -----
+        The engine is kept. Where images are only added, projection and camera are kept too, and alpha is selected
+        again: the result equals a fit on all images with that camera. With `remove` or `relabel`, even if they are
+        empty, what the first fit chose of the images is chosen again, the kernel and the camera's exposure too: the
+        result equals a fit with this engine that never saw the images, or the labels, that are gone.
         """
         check_is_fitted(self)
         earlier, watch = self.training_, Stopwatch(self.ridge_device)
         with self._unchanged_by_failure():
-            X, y = images_and_labels(X, y)
-            if is_features(X):
-                X = checked_features(self, X, reset=False)
-            added = self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
-            camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
-            self._fit_readout(earlier + added, self.projection_, camera, watch)
+            training = self._amended(earlier, () if remove is None else remove, {} if relabel is None else relabel)
+            if X is not None:
+                X, y = images_and_labels(X, y)
+                if is_features(X):
+                    X = checked_features(self, X, reset=False)
+                training += self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
+            projection, camera = self.projection, None
+            if remove is None and relabel is None:
+                projection = self.projection_
+                camera = self.readout_.camera if isinstance(self.readout_, SpeckleReadout) else None
+            self._fit_readout(training, projection, camera, watch)
         return self
 
     def embed_labelled(
@@ -414,6 +440,92 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         with self._unchanged_by_failure():
             self._fit_readout(training, self.projection, None, watch)
         return self
+
+    def _amended(self, training: Training, remove: Iterable[int | str | Path], relabel: Mapping[Any, Any]) -> Training:
+        """Return the training images with other labels, and without some of them."""
+        labels, kept = training.labels.copy(), np.ones(len(training), bool)
+        if relabel:
+            encoded = self._encode_known(as_labels(list(relabel.values())))
+            for rows, label in zip(_required_rows(training, relabel), encoded, strict=True):
+                labels[rows] = label
+        for rows in _required_rows(training, remove):
+            kept[rows] = False
+        amended = replace(training, labels=labels).only(kept)
+        if not self._multilabel and len(emptied := np.setdiff1d(np.arange(len(self.classes_)), amended.labels)):
+            raise DataError(
+                f"no training image of class {self.classes_[emptied[0]]!s} would be left; leave it one, or fit a new "
+                "model without the class"
+            )
+        return amended
+
+    def review(self, test: Any = None) -> Review:
+        """Return which training images to look at again: contradicted labels, and copies.
+
+        Parameters
+        ----------
+        test : path, sequence of paths or images, optional
+            Images that are not to be copies of training images, as in `predict`: of a folder every file under it.
+
+        Returns
+        -------
+        Review
+
+        Raises
+        ------
+        UsageError
+            If the classifier was loaded from a folder without the bits of its training images.
+
+        Notes
+        -----
+        A label is contradicted where the leave-one-out score of another class is higher, on average over the kernels
+        ``none``, ``exact`` and, if pooled features are kept, ``rbf``; where their systems do not fit the memory budget,
+        for the classifier's own. Copies are found by the Hamming distance of the bits, mirrored ones too, and confirmed
+        by the files' pixels; see `transfer.copies`. Where files cannot be read, only copies that differ in few bits
+        are found, and no mirrored ones.
+        """
+        training, scores = self.training_, self._review_scores()
+        names = list(map(str, range(len(training)))) if training.paths is None else training.paths
+        labels, classes = training.labels, self.classes_.tolist()
+        own = [named(row, classes) if self._multilabel else classes[row] for row in labels]
+        weights = training.weights * self._class_weights(labels)
+        known = Compared(training.bits, None if training.paths is None else reduced(training.paths))
+        places = None if self.engine_ is None else feature_map(self.engine_)
+        same, other = find_copies(known, labels, places, self.memory_budget)
+        found = Review(tuple(names), own, suspects(scores, labels, weights, classes), other, same)
+        return found if test is None else self._with_leaks(found, test, known, places)
+
+    def _review_scores(self) -> np.ndarray:
+        """Return the leave-one-out scores by which labels are reviewed."""
+        training = self.training_
+        device, kinds = self.ridge_device, KERNELS if training.pooled is None else POOLED_KERNELS
+        try:
+            paths = kernel_paths(
+                on_device(training.bits, device),
+                self.n_bits_,
+                on_device(training.labels, device),
+                len(self.classes_),
+                kinds,
+                self.memory_budget,
+                on_device(training.weights * self._class_weights(training.labels), device),
+                self.alpha_search,
+                None if training.pooled is None else on_device(training.pooled, device),
+            )
+        except BudgetError:
+            return self.loo_scores_.astype("float64")
+        return averaged(list(map(path_on_host, paths.values())))
+
+    def _with_leaks(self, found: Review, test: Any, known: Compared, places: FeatureMap | None) -> Review:
+        X = as_inputs(test)
+        images = None if is_features(X) else self._images(X, "test")
+        if images is None:
+            tested, bits = np.arange(len(X)), pack_signs(checked_features(self, X, reset=False))
+        else:
+            tested, values = embed(self._required_engine(), images, ("bits",))
+            bits = values["bits"]
+        names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
+        compared = Compared(bits, reduced(names) if isinstance(images, ImageFiles) else None)
+        leaks = find_shared(compared, known, places, self.memory_budget)
+        return replace(found, tested=tuple(names), leaks=leaks, skipped={} if images is None else dict(images.skipped))
 
     def _encode(self, y: Any, names: np.ndarray | None = None) -> np.ndarray:
         """Set `classes_` and return labels as indices into it, or as an indicator matrix."""
@@ -1065,6 +1177,16 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(weights, dict):
             weights = [float(weights.get(label, 1)) for label in self.classes_.tolist()]
         return {"alphas": None if self.alphas is None else np.asarray(self.alphas).tolist(), "class_weight": weights}
+
+
+def _required_rows(training: Training, images: Iterable[Any]) -> list[np.ndarray]:
+    rows, missing = find(training, images)
+    if missing:
+        raise UsageError(
+            f"{missing[0]!s} is not one of the {len(training):,d} training images; give the index or path of one "
+            "(`training_.paths`)"
+        )
+    return rows
 
 
 def _opened(work: Path | str | None, report: bool) -> AbstractContextManager[Work | None]:

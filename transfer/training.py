@@ -1,7 +1,9 @@
 """What a classifier has learnt from: bits, labels and weights of its training images, and the file that keeps them."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,41 @@ class Training:
             pooled=None if self.pooled is None else self.pooled[rows],
             paths=None if self.paths is None else tuple(self.paths[row] for row in rows),
         )
+
+
+def find(training: Training, images: Iterable[int | str | Path]) -> tuple[list[np.ndarray], list[int | str | Path]]:
+    """Return where images are among those trained on.
+
+    Parameters
+    ----------
+    training : Training
+    images : iterable of int or path
+        By index, or by file: as it was given to `fit`, or another way to the same file.
+
+    Returns
+    -------
+    rows : list of int64 arrays
+        Of each image, one or more: a file may have been given under several labels.
+    missing : list
+        The images that are not there; their rows are empty.
+    """
+    known: dict[str, list[int]] = {}
+    for row, path in enumerate(training.paths or ()):
+        known.setdefault(path, []).append(row)
+    real: dict[str, list[int]] = {}
+    rows: list[np.ndarray] = []
+    missing = []
+    for image in images:
+        if isinstance(image, int | np.integer):
+            found = [int(image)] if 0 <= image < len(training) else []
+        elif (found := known.get(str(image), [])) == []:
+            if not real:
+                for path, own in known.items():
+                    real.setdefault(os.path.realpath(path), []).extend(own)
+            found = real.get(os.path.realpath(image), [])
+        rows.append(np.array(found, "int64"))
+        missing += [] if found else [image]
+    return rows, missing
 
 
 def pack(training: Training, loo_scores: np.ndarray, with_bits: bool) -> bytes:

@@ -23,6 +23,8 @@ COMMANDS = (
     "sweep",
     "predict",
     "evaluate",
+    "review",
+    "refit",
     "doctor",
     "bench",
     "demo",

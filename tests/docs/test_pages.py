@@ -126,6 +126,15 @@ def test_the_tables_of_predictions_are_those_of_their_file(root, name):
     assert shown.splitlines() == getattr(tables, name)(), "run `python docs/figures/prediction_table.py`"
 
 
+def test_the_table_of_reviews_is_that_of_its_file(root):
+    spec = importlib.util.spec_from_file_location("review_table", root / "docs" / "figures" / "review_table.py")
+    review = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(review)
+    text = (root / "docs" / "results.md").read_text()
+    shown = text.partition(review.START)[2].partition(f"\n{review.END}")[0]
+    assert shown.splitlines() == review.table(), "run `python docs/figures/review_table.py`"
+
+
 def test_the_walk_of_an_image_opens_ten_files_and_never_climbs_a_floor(root):
     page = (root / "docs" / "architecture.md").read_text()
     layers = {name: int(row[0]) for row in re.findall(r"^\| (\d) \| `(\w+)`", page, re.MULTILINE) for name in [row[1]]}

@@ -22,6 +22,7 @@ from aurevoir.kernels.readout import (
     SpeckleReadout,
     SumReadout,
     fit_readout,
+    kernel_paths,
     readout_on,
     rows_of_call,
 )
@@ -399,6 +400,21 @@ def test_a_gpu_fits_as_the_cpu_does(projection, k):
     else:
         np.testing.assert_allclose(scores, readout.scores(bits), atol=1e-6)
     np.testing.assert_allclose(on_host(other.scores(on_gpu[0])), scores, atol=1e-6)
+
+
+def test_the_paths_of_several_kernels_are_those_of_a_fit_with_each():
+    bits, labels = separable(noise=2)
+    pooled = np.random.default_rng(0).normal(labels[:, None], 1, size=(len(bits), 7)).astype("float32")
+    weights = np.random.default_rng(1).uniform(0.5, 2, len(bits))
+    kinds = ("exact", "none", "rbf", "bits+rbf")
+    paths = kernel_paths(bits, M, labels, 3, kinds, weights=weights, pooled=pooled)
+    assert tuple(paths) == kinds
+    for kind, path in paths.items():
+        _, expected = fit_readout(bits, M, labels, 3, kind, weights=weights, pooled=pooled)
+        np.testing.assert_array_equal(path.loo_scores, expected.loo_scores)
+        assert path.alpha == expected.alpha
+    with pytest.raises(BudgetError, match="120 x 120 ridge system of 3 classes needs"):
+        kernel_paths(bits, M, labels, 3, kinds, budget=100_000, pooled=pooled)
 
 
 def test_the_more_a_call_reads_the_more_rows_are_scored_at_once():

@@ -323,6 +323,89 @@ def test_refit_refuses_a_new_label_and_a_model_saved_without_its_training(digits
         load(tmp_path / "model").refit(X, y)
 
 
+def _files(classifier, folder):
+    classifier.save(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("projection", ["auto", "exact", "hadamard", "bits+rbf"])
+def test_a_model_without_images_is_byte_for_byte_one_that_never_saw_them(class_folder, tiny_onnx, tmp_path, projection):
+    labelled = class_folders(class_folder)
+    options = {"projection": projection, "n_components": 60, "class_weight": "balanced"}
+    OpticalClassifier(tiny_onnx, **options).fit(class_folder).save(tmp_path / "all")
+    loaded = load(tmp_path / "all")
+    gone = [labelled.paths[row] for row in (0, 4, 11, 27)]
+    kept = [row for row, path in enumerate(labelled.paths) if path not in gone]
+    loaded.refit(remove=gone)
+    never = OpticalClassifier(engine=loaded.engine_, **options)
+    never.fit([labelled.paths[row] for row in kept], [labelled.labels[row] for row in kept])
+    assert _files(loaded, tmp_path / "without") == _files(never, tmp_path / "never")
+    assert len(loaded.training_) == len(labelled.paths) - len(gone)
+
+
+def test_a_real_model_without_images_is_byte_for_byte_one_that_never_saw_them(data, mobilenet, tmp_path):
+    labelled = class_folders(data("hymenoptera/train"))
+    paths, labels = labelled.paths[::6], labelled.labels[::6]
+    classifier = OpticalClassifier(mobilenet, precision="int8", smoke=False).fit(paths, labels)
+    kept = [row for row in range(len(paths)) if row % 5]
+    never = OpticalClassifier(engine=classifier.engine_).fit(
+        [paths[row] for row in kept], [labels[row] for row in kept]
+    )
+    classifier.refit(remove=paths[::5])
+    assert _files(classifier, tmp_path / "without") == _files(never, tmp_path / "never")
+
+
+def test_relabelled_images_count_as_fitted_so(class_folder, tiny_onnx):
+    labelled = class_folders(class_folder)
+    classifier = OpticalClassifier(tiny_onnx).fit(class_folder)
+    labels, wrong = np.array(labelled.labels), [0, 12, 25]
+    labels[wrong] = ["red", "blue", "green"]
+    changes = {str(labelled.paths[0]): "red", labelled.paths[12]: "blue", 25: "green", 3: "red"}
+    classifier.refit(labelled.paths[:2], ["blue", "blue"], relabel=changes, remove=[3])
+    kept = [row for row in range(30) if row != 3]
+    expected = OpticalClassifier(engine=classifier.engine_)
+    expected.fit([*(labelled.paths[row] for row in kept), *labelled.paths[:2]], [*labels[kept], "blue", "blue"])
+    np.testing.assert_array_equal(classifier.scores(labelled.paths), expected.scores(labelled.paths))
+    assert classifier.training_.paths == expected.training_.paths
+
+
+def test_a_file_is_found_by_another_way_to_it(class_folder, tiny_onnx, tmp_path, monkeypatch):
+    classifier = OpticalClassifier(tiny_onnx, projection="none").fit(class_folder)
+    (tmp_path / "link").symlink_to(class_folder)
+    monkeypatch.chdir(class_folder / "red")
+    classifier.refit(remove=["0.png", tmp_path / "link" / "blue" / "3.png"])
+    assert len(classifier.training_) == 28
+    assert not {str(class_folder / name) for name in ("red/0.png", "blue/3.png")} & set(classifier.training_.paths)
+
+
+def test_images_that_are_not_there_and_classes_without_any_are_refused(digits, class_folder, tiny_onnx):
+    X, y = digits[0][:60], digits[1][:60]
+    classifier = OpticalClassifier().fit(X, y)
+    before, seen = classifier.scores(X), classifier.training_
+    for images, error, said in (
+        ([3, 60], UsageError, "60 is not one of the 60 training images"),
+        ([-1], UsageError, "-1 is not one"),
+        (["0.png"], UsageError, "0.png is not one"),
+        (np.flatnonzero(y == 4), DataError, "no training image of class 4 would be left"),
+    ):
+        with pytest.raises(error, match=said):
+            classifier.refit(remove=images)
+    with pytest.raises(DataError, match="label 77 was not among those before"):
+        classifier.refit(relabel={0: 77})
+    assert classifier.training_ is seen
+    np.testing.assert_array_equal(classifier.scores(X), before)
+
+
+def test_several_labels_an_image_are_changed_alike(digits):
+    X = digits[0][:80]
+    y = np.stack([digits[1][:80] % 2, digits[1][:80] > 4], axis=1).astype(int)
+    classifier = OpticalClassifier(projection="none").fit(X, y)
+    classifier.refit(relabel={5: [0, 1]}, remove=[6])
+    y[5] = 0, 1
+    expected = OpticalClassifier(projection="none").fit(np.delete(X, 6, 0), np.delete(y, 6, 0))
+    np.testing.assert_array_equal(classifier.scores(X), expected.scores(X))
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_onnx):
     return build_engine(tiny_onnx, smoke=False)
