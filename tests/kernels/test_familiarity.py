@@ -29,6 +29,16 @@ def test_nearest_images_and_p_values(budget):
     assert (found.similarities[1], found.p_values[1]) == (0, pytest.approx(1 / 51))
 
 
+def test_many_training_images_are_sampled(monkeypatch):
+    monkeypatch.setattr("aurevoir.kernels.familiarity.COMPARED", 20)
+    random = np.random.default_rng(0)
+    rows, new = random.normal(size=(50, 203)), random.normal(size=(300, 203))
+    found = Neighbours(pack_signs(rows))(pack_signs(new))
+    assert set(np.round(found.p_values * 21, 9)) <= set(range(1, 22))
+    assert found.nearest.tolist() == _cosines(new, rows).argmax(axis=1).tolist()
+    assert 0 < (found.p_values <= 0.1).mean() < 0.25
+
+
 def test_images_like_the_training_images_are_flagged_no_more_often_than_promised():
     random, flagged = np.random.default_rng(0), 0
     for _ in range(40):
