@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from tar_files import pack
 
+from aurevoir.calibration.table import pixels_digest
 from aurevoir.cli.main import main
 from aurevoir.engine.load import load_engine
+from aurevoir.engine.sample import calibration_sample, sample_images
 from aurevoir.images.sources import class_folders
 
 
@@ -105,29 +107,18 @@ def test_members_are_named_in_predictions_and_where_they_cannot_be_read(run, cla
 
 
 def test_calibration_images_may_be_in_archives_and_tables(run, class_folder, tiny_onnx, tmp_path):
-    digests = set()
-    with tarfile.open(tmp_path / "c.tar", "w") as tar:
-        tar.add(class_folder, "c")
-    paths = "".join(f"{path}\n" for path in sorted(class_folder.rglob("*.png")))
-    (tmp_path / "c.csv").write_text(f"path\n{paths}")
-    members = sorted(f"c/{path.relative_to(class_folder)}" for path in class_folder.rglob("*.png"))
-    with tarfile.open(tmp_path / "sorted.tar", "w") as tar:
-        for name in members:
-            tar.add(class_folder / name.removeprefix("c/"), name)
-    for given in (class_folder, tmp_path / "c.csv", tmp_path / "sorted.tar"):
-        options = [
-            "--precision",
-            "int8",
-            "--calibration",
-            given,
-            "--calibration-images",
-            "8",
-            "--out",
-            tmp_path / "e.engine",
-        ]
-        run("build", tiny_onnx, *options)
-        digests.add(load_engine(tmp_path / "e.engine").table.images)
-    assert len(digests) == 1
+    given = sorted(class_folder.rglob("*.png"))
+    (tmp_path / "c.csv").write_text("path\n" + "".join(f"{path}\n" for path in given))
+    pack(tmp_path / "c.tar", *((f"c/{path.relative_to(class_folder)}", path.read_bytes()) for path in given))
+    of_folder, *others = (
+        sample_images(data, (28, 28), 8) for data in (class_folder, tmp_path / "c.csv", tmp_path / "c.tar")
+    )
+    for each in others:
+        np.testing.assert_array_equal(each, of_folder)
+    options = ["--precision", "int8", "--calibration-images", "24", "--out", tmp_path / "e.engine"]
+    run("build", tiny_onnx, "--calibration", tmp_path / "c.tar", *options)
+    used, _ = calibration_sample(class_folder, (28, 28), 24)
+    assert load_engine(tmp_path / "e.engine").table.images == pixels_digest(used)
 
 
 def test_an_interrupted_fit_on_an_archive_continues_and_a_changed_archive_is_read_anew(
@@ -234,7 +225,7 @@ def test_several_labels_an_image_from_photographs_to_predictions(run, coco, engi
 def test_cuts_are_compared_on_several_labels_too(run, coco, staged_onnx, tmp_path):
     table, names = coco
     lines = table.read_text().splitlines(keepends=True)
-    table.write_text("".join(lines[:80]))
+    table.write_text("".join(lines[:48]))
     result, _ = run("sweep", table, "--backbone", staged_onnx, "--precision", "fp32", "--cuts", "2")
     assert set(result["classes"]) <= set(names)
     assert all(0.5 < row["loo_accuracy"] <= 1 for row in result["rows"])
