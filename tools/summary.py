@@ -184,8 +184,12 @@ def _backprop(results: _Results) -> str:
     cuts = [cut for cut in ours if cut in theirs]
     gain = (100 * (theirs[cut]["accuracy"] - ours[cut]["accuracy"]) for cut in cuts)
     times = (theirs[cut]["seconds"]["total"] / ours[cut]["seconds"]["total"] for cut in cuts)
-    tuned = "; ".join(_fine_tuning(results))
-    return f"on random weights {_range(gain, 0)} points better, in {_range(times, 0)} times the time; on ImageNet's: {tuned}"
+    return "; ".join(
+        [
+            f"from random weights {_range(gain, 0)} points better, in {_range(times, 0)} times the time",
+            *_fine_tuning(results),
+        ]
+    )
 
 
 def _fine_tuning(results: _Results) -> Iterator[str]:
@@ -193,7 +197,7 @@ def _fine_tuning(results: _Results) -> Iterator[str]:
         ours = results.row(f"rivals-{name}", rival="optical auto")
         best = max(results.rows(f"rivals-{name}", group="backprop"), key=lambda row: float(row["accuracy"]))
         yield (
-            f"{name} {best['accuracy']:.3f} ± {best['standard_error']:.3f}, ours {ours['accuracy']:.3f} ± "
+            f"from ImageNet's, on {name}, {best['accuracy']:.3f} ± {best['standard_error']:.3f}, ours {ours['accuracy']:.3f} ± "
             f"{ours['standard_error']:.3f}, in {best['times_optical']['median']:.0f} times the time"
         )
 
