@@ -43,7 +43,7 @@ def summary(results: Mapping[str, Json]) -> list[str]:
         "[Backprop](#the-posts-figures-5-and-6), [fine-tuning](#rivals)": _backprop,
         "[Reliability](reliability.md)": _reliability,
     }
-    every = _Results(results | {path.stem: read_result(path) for path in sorted(OTHERS.glob("*.json"))})
+    every = _Results({**results, **{path.stem: read_result(path) for path in OTHERS.glob("*.json")}})
     return [f"- **{title}**: {line(every)}." for title, line in lines.items()]
 
 
@@ -184,18 +184,21 @@ def _backprop(results: _Results) -> str:
     cuts = [cut for cut in ours if cut in theirs]
     gain = (100 * (theirs[cut]["accuracy"] - ours[cut]["accuracy"]) for cut in cuts)
     times = (theirs[cut]["seconds"]["total"] / ours[cut]["seconds"]["total"] for cut in cuts)
-    tuned = "; ".join(_fine_tuning(results))
-    return f"on random weights {_range(gain, 0)} points better, in {_range(times, 0)} times the time; on ImageNet's: {tuned}"
+    return "; ".join(
+        [
+            f"from random weights {_range(gain, 0)} points better, in {_range(times, 0)} times the time",
+            *_fine_tuning(results),
+        ]
+    )
 
 
 def _fine_tuning(results: _Results) -> Iterator[str]:
     for name in ("caltech10", "hymenoptera"):
         ours = results.row(f"rivals-{name}", rival="optical auto")
         best = max(results.rows(f"rivals-{name}", group="backprop"), key=lambda row: float(row["accuracy"]))
-        yield (
-            f"{name} {best['accuracy']:.3f} ± {best['standard_error']:.3f}, ours {ours['accuracy']:.3f} ± "
-            f"{ours['standard_error']:.3f}, in {best['times_optical']['median']:.0f} times the time"
-        )
+        found, own = (f"{row['accuracy']:.3f} ± {row['standard_error']:.3f}" for row in (best, ours))
+        times = f"in {best['times_optical']['median']:.0f} times the time"
+        yield f"from ImageNet's, on {name}, {found}, ours {own}, {times}"
 
 
 def _reliability(results: _Results) -> str:

@@ -50,9 +50,9 @@ def figure(
         Of ``Figure.subplots``.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    made = Figure(figsize=size, layout="constrained")
-    made.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr]
+    made = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     rows = made.subplots(*panels, squeeze=False, **options)
     for axes in rows.flat:
         axes.grid(alpha=0.3)

@@ -340,16 +340,17 @@ def plot(result: Json, path: Path) -> None:
     tallest = max((sum(row["data"] == name for row in rows) for name in names), default=0)
     height = (1.8 + 0.28 * tallest) * max(1, len(names))
     with figure(path, (12, height), (len(names) or 1, 2), sharey="row") as (whole, panels):
-        for row_of_panels, name in zip(panels, names, strict=False):
-            _panels(*row_of_panels, [row for row in rows if row["data"] == name], result["decode"][name])
-            row_of_panels[0].set_title(shown_name(name, names))
+        for (accuracy, seconds), name in zip(panels, names, strict=False):
+            own = [row for row in rows if row["data"] == name]
+            _draw(accuracy, seconds, own, result["decode"][name])
+            accuracy.set_title(shown_name(name, names))
         groups = {_group(row) for row in rows}
         entries: dict[str, Any] = {words: colour for group, (words, colour) in GROUPS.items() if group in groups}
         legend_below(whole, entries | drawn(panels.flat), columns=2)
         whole.suptitle(f"aurevoir: {result['network']}, weights {result['weights']}")
 
 
-def _panels(accuracy: Axes, seconds: Axes, rows: Sequence[Json], decode: Json) -> None:
+def _draw(accuracy: Axes, seconds: Axes, rows: Sequence[Json], decode: Json) -> None:
     indices, colours = range(len(rows)), [GROUPS[_group(row)][1] for row in rows]
     accuracy.barh(indices, [row["accuracy"] for row in rows], color=colours)
     for index, row in enumerate(rows):
