@@ -444,6 +444,8 @@ def _use(result: dict[str, Any], data: str) -> Element:
         tag("pre", f"aurevoir predict {model} IMAGES"),
         tag("p", "Measure the accuracy on other labelled images:"),
         tag("pre", f"aurevoir evaluate {model} DATA"),
+        tag("p", "Look through its images, for wrong labels and copies:"),
+        tag("pre", f"aurevoir review {model} --html review.html"),
         tag("p", "In Python:"),
         tag("pre", f"import aurevoir\n\nclassifier = aurevoir.load({model!r})\nlabels = classifier.predict(paths)"),
         tag("p", "As one engine, from an image to its label, such as for C++:"),

@@ -107,7 +107,8 @@ def test_it_says_what_fit_says_summary_first(tested):
     for each, score in result["loo_accuracy_of"].items():
         assert re.search(rf"{re.escape(each)}( ✓)?\s+{100 * score:.1f} %", page.sections["choice"])
     assert f"{100 * result['sign_agreement']:.1f} % of the features' signs" in page.sections["precision"]
-    assert "aurevoir predict model IMAGES" in page.sections["use"]
+    for command in ("predict model IMAGES", "evaluate model DATA", "review model --html review.html"):
+        assert f"aurevoir {command}" in page.sections["use"]
     assert "numpy" in page.sections["machine"]
 
 
