@@ -285,7 +285,7 @@ def plot(result: Json, path: Path) -> None:
         legend_below(whole, drawn(panels[0]))
         whole.suptitle(
             f"{result['network']}, weights {result['weights']}, {result['data']} images of "
-            f"{result['size']} x {result['size']}: a point a cut"
+            f"{result['size']} x {result['size']}: one point per cut"
         )
 
 
