@@ -160,9 +160,17 @@ def _check(args: argparse.Namespace) -> None:
     if args.work:
         _check_work(args)
     check_outputs(args, {"report": "a report"}, (args.data, args.test, args.backbone, args.engine))
+    _check_places(args)
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuse outputs that lie where they would be taken for something else."""
     for folder, kind in ((args.out, "model folder"), (args.work, "work folder")):
         if folder and args.report:
             refuse_inside("--report", args.report, folder, kind)
+    for data in filter(None, (args.data, args.test)):
+        if args.out and Path(data).is_dir():
+            refuse_inside("--out", args.out, data, "data folder")
 
 
 def _data(args: argparse.Namespace) -> "tuple[LabelledPaths, LabelledPaths | None, bool]":
@@ -219,6 +227,7 @@ def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[s
         "projection": classifier.projection_,
         "classes": classifier.classes_.tolist(),
         "class_weight": classifier.class_weight,
+        "weighted": bool(classifier.class_weight) or len(set(classifier.training_.weights.tolist())) > 1,
         "train_images": len(classifier.training_),
         "backbone": made.backbone,
         "weights": made.weights,
@@ -355,7 +364,8 @@ def describe(result: dict[str, Any]) -> str:
             f"refitted on all {refit['images']} images: projection {refit['projection']}, alpha {refit['alpha']:.4g}, "
             f"leave-one-out {refit['loo_accuracy']:.4f}"
         )
-    lines += [f"{what}: {result[key]}" for what, key in (("model", "out"), ("report", "report")) if result[key]]
+    lines.append(f"model: {result['out'] or 'not kept; --out MODEL keeps it'}")
+    lines += [f"report: {result['report']}"] if result["report"] else []
     return "\n".join(lines)
 
 
@@ -365,9 +375,9 @@ def _accuracy_lines(result: dict[str, Any]) -> list[str]:
     interval = f"({low:.3f} to {high:.3f} with 95 % confidence)"
     tested, several = result["accuracy"] is not None, "mean_average_precision" in result
     images = f"{result['test_images']} test images" if tested else "the training images"
-    loo = (
-        f"leave-one-out on the training images {result['loo_accuracy']:.4f}{' of the labels right' if several else ''}"
-    )
+    weighted = ", weighted" if result["weighted"] else ""
+    loo = f"leave-one-out on the training images {result['loo_accuracy']:.4f}"
+    loo += f"{' of the labels right' if several else ''}{weighted}"
     if several:
         right = (
             f", all labels right of {result['accuracy']:.1%} {interval}; {loo}"
@@ -375,7 +385,10 @@ def _accuracy_lines(result: dict[str, Any]) -> list[str]:
             else f"; no test images; {loo}"
         )
         return [f"{mean_text(result)} on {images}{right}"]
-    first = f"leave-one-out accuracy {result['loo_accuracy']:.4f} {interval} on {images}; no test images"
+    confusion = result["confusion"]
+    share = sum(row[index] for index, row in enumerate(confusion)) / sum(map(sum, confusion))
+    first = f"leave-one-out accuracy {share:.4f} {interval} on {images}; no test images"
+    first += f"; {result['loo_accuracy']:.4f}{weighted}" if weighted else ""
     if tested:
         first = f"accuracy {result['accuracy']:.4f} {interval} on {images}; {loo}"
     return [first, *_confusion_lines([name(each) for each in result["classes"]], result["confusion"])]

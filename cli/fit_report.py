@@ -354,7 +354,8 @@ def _alphas(result: dict[str, Any]) -> Element:
         _scored(f"{each['alpha']:.4g}", each["loo_accuracy"], each["alpha"] == result["alpha"])
         for each in sorted(result["alphas"], key=lambda each: float(each["alpha"]))
     ]
-    return tag("details", tag("summary", "Alphas"), table("Alphas, by leave-one-out", ["alpha", "accuracy"], rows))
+    what = "weighted accuracy" if result["weighted"] else "accuracy"
+    return tag("details", tag("summary", "Alphas"), table("Alphas, by leave-one-out", ["alpha", what], rows))
 
 
 def _speed(result: dict[str, Any]) -> Iterator[Element]:

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
     given = getattr(args, "from")
     listed = None if given is None else open_list(given)
     classifier = load(args.model, rebuild=args.rebuild)
+    if args.top > 1 and classifier.multilabel_:
+        raise UsageError("--top is of labels that exclude each other; of several an image, all that it has are printed")
     paths = image_paths(args.images, listed)
     if target is not None:
         return _written(args, classifier, paths, target)

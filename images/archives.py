@@ -11,6 +11,7 @@ import re
 import stat
 import tarfile
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import AurevoirWarning, DataError
 
 ENDING = ".tar"
 _THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
@@ -150,8 +151,15 @@ def members(archive: Path | str) -> list[Member]:
     """
     with _LOCK:
         status = _status(str(archive))
-        found = {member.name: member for member in _scanned(str(archive), status.st_size)}
+        outside: list[str] = []
+        found = {member.name: member for member in _scanned(str(archive), status.st_size, outside)}
         _keep(_key(str(archive), status), _Index.of(found.values()))
+    if outside:
+        warnings.warn(
+            f"{len(outside)} files of {archive} have names that lead out of it, first {outside[0]!r}, and are left out",
+            AurevoirWarning,
+            stacklevel=2,
+        )
     return list(found.values())
 
 
@@ -244,7 +252,8 @@ def _status(archive: str) -> os.stat_result:
     return status
 
 
-def _scanned(archive: str, size: int) -> Iterator[Member]:
+def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Iterator[Member]:
+    """Yield the regular files; the names of those that would lie outside the archive are added to a list."""
     try:
         with Path(archive).open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
             last = -1
@@ -254,7 +263,10 @@ def _scanned(archive: str, size: int) -> Iterator[Member]:
                     raise tarfile.ReadError(f"a file of {info.size:,d} bytes at byte {info.offset:,d} of {size:,d}")
                 last = info.offset
                 name = PurePosixPath(info.name)
-                if info.type in _PLAIN and not info.issparse() and _is_inside(name):
+                plain = info.type in _PLAIN and not info.issparse()
+                if plain and not _is_inside(name) and outside is not None:
+                    outside.append(info.name[:200])
+                if plain and _is_inside(name):
                     if info.offset_data + info.size > size:
                         raise tarfile.ReadError(f"{name} ends behind its {size:,d} bytes")
                     yield Member(archive, str(name), info.offset_data, info.size)

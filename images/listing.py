@@ -1,5 +1,6 @@
 """Paths of images one after another: of arguments, of the folders among them, and of lists, read as they are needed."""
 
+import codecs
 import errno
 import os
 import sys
@@ -56,9 +57,11 @@ def open_list(path: Path | str) -> BinaryIO:
 
 def _lines(file: BinaryIO) -> Iterator[Path]:
     """Yield the paths of a list; what is beyond the longest path is passed over, and empty lines are."""
-    begins = True
+    begins, first = True, True
     while piece := file.readline(_LONGEST_LINE):
-        line = piece.removesuffix(b"\n").removesuffix(b"\r")
+        # Editors on Windows begin a list with the mark of UTF-8.
+        line = (piece.removeprefix(codecs.BOM_UTF8) if first else piece).removesuffix(b"\n").removesuffix(b"\r")
+        first = False
         if begins and line:
             yield from images_at(os.fsdecode(line), keep_missing=True)
         begins = piece.endswith(b"\n")

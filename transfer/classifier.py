@@ -78,6 +78,8 @@ from .whole import classifier_engine
 
 _STORED = ("projection", "n_components", "alpha_search", "calibration_images", "method", "resize")
 """Parameters of a model folder, as they are; those of the engine are in its manifest."""
+_LARGEST_WEIGHT = 1e100
+"""Class weights beyond would overflow in sums of squares."""
 
 
 class OpticalClassifier(ClassifierMixin, BaseEstimator):
@@ -625,10 +627,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(
                 f"class_weight {self.class_weight!r} is invalid; give 'balanced' or a dict of a weight a class"
             ) from error
-        if weights.dtype.kind not in "fiu" or not (np.isfinite(weights) & (weights > 0)).all():
+        if weights.dtype.kind not in "fiu" or not ((weights <= _LARGEST_WEIGHT) & (weights > 0)).all():
             raise UsageError(
-                f"class_weight {self.class_weight!r} must be positive finite numbers; leave out the images of a class "
-                "that shall not count"
+                f"class_weight {self.class_weight!r} must be positive numbers up to {_LARGEST_WEIGHT:g}; leave out the "
+                "images of a class that shall not count"
             )
         return weights
 

@@ -14,7 +14,7 @@ from ..images.batches import ImageFiles
 from ..images.duplicates import conflicting_labels, shared_files
 from ..images.labelled import labelled_images, labelled_parts
 from ..images.sources import LabelledPaths, as_set, warn
-from .multilabel import LabelEvaluation, accuracy_interval, evaluate_labels, given_labels, indicator
+from .multilabel import LabelEvaluation, accuracy_interval, evaluate_labels, indicator
 
 TEST_SHARE = 0.2
 FEW = 5
@@ -99,7 +99,11 @@ def split_data(data: Path | str, test: Path | str | None = None, seed: int = 0) 
         tested = _alike(tested, train, test or data)
         if strange := sorted(set(tested.names) - set(train.names)):
             where = f"{test} contains" if test else f"the test part of {data} contains"
-            raise DataError(f"{where} the class {strange[0]!r}, which is not in {data}; remove its folder")
+            count = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            raise DataError(
+                f"{where} the class {strange[0]!r}{count}, of which there is no training image; add some, or leave its "
+                "test images out"
+            )
     else:
         train, tested = split(train, seed)
     if len(tested.paths) < FEW:
@@ -303,13 +307,13 @@ class Evaluating:
     def _label(self, index: int) -> Any:
         """Return the label of an image, or the list of its labels."""
         label = self._data.labels[index]
-        return list(as_set(label)) if self._classifier.multilabel_ else label
+        return sorted(as_set(label), key=self._numbers.__getitem__) if self._classifier.multilabel_ else label
 
     def _named(self, scores: np.ndarray) -> list[Any]:
         """Return the label that each image is given, or the list of its labels."""
         classifier = self._classifier
         if classifier.multilabel_:
-            return [given_labels(classifier.classes_, row, None)["label"] for row in scores]
+            return [classifier.classes_[row > 0].tolist() for row in scores]
         labels: list[Any] = classifier.labels(scores).tolist()
         return labels
 

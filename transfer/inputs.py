@@ -3,6 +3,7 @@
 import operator
 import os
 import reprlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,10 @@ def as_labels(y: Any) -> np.ndarray:
         labels = _plain(y)
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise DataError("y contains NaN or infinity; leave images without a label out")
-        check_classification_targets(labels)
+        with warnings.catch_warnings():
+            # Of as many classes as images, which may be what they are.
+            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+            check_classification_targets(labels)
         # One column of labels is taken, with scikit-learn's warning.
         labels = labels if is_indicator(labels) else column_or_1d(labels, warn=True)
     except (TypeError, ValueError) as error:

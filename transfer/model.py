@@ -257,9 +257,18 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
         temperature=content.get("temperature"),
         readout=_read_readout(content["readout"], content["features"], arrays),
         engine=engine,
-        # Not a closure, which could not be pickled with the classifier.
-        training=partial(_read_training, folder, content, arrays.get("rows")) if TRAINING in content["files"] else None,
+        training=_training_reader(folder, content, arrays.get("rows")),
     )
+
+
+def _training_reader(
+    folder: Path, content: dict[str, Any], bits: np.ndarray | None
+) -> Callable[[], tuple[Training, np.ndarray]] | None:
+    """Return what reads the training images, if they are kept: their file may be removed, since only some need it."""
+    if TRAINING not in content["files"] or not (folder / TRAINING).exists():
+        return None
+    # Not a closure, which could not be pickled with the classifier.
+    return partial(_read_training, folder, content, bits)
 
 
 def _read_training(folder: Path, content: dict[str, Any], bits: np.ndarray | None) -> tuple[Training, np.ndarray]:

@@ -129,6 +129,16 @@ def test_without_a_test_it_learns_from_all_and_leave_one_out_tells(fit, class_fo
     assert re.search(
         r"^leave-one-out accuracy \d\.\d{4} \(.*\) on the training images; no test images$", out, re.MULTILINE
     )
+    assert "\nmodel: not kept; --out MODEL keeps it\n" in out
+    # What is weighted is said to be, and the interval is of images.
+    weighted, said = (
+        fit("--no-test", "--class-weight", "red=1000")[1],
+        fit("--no-test", "--class-weight", "red=1000", text=True)[1],
+    )
+    confusion = np.array(weighted["confusion"])
+    share = np.trace(confusion) / confusion.sum()
+    assert f"leave-one-out accuracy {share:.4f} (" in said
+    assert f"; no test images; {weighted['loo_accuracy']:.4f}, weighted" in said
     # The parts of a folder that has them are kept apart.
     (class_folder / "train").mkdir()
     for folder in [each for each in class_folder.iterdir() if each.name != "train"]:
@@ -146,6 +156,8 @@ def test_without_a_test_it_learns_from_all_and_leave_one_out_tells(fit, class_fo
         (["--ridge-device", "tpu"], 2, "device 'tpu' is not known; choose cpu or cuda"),
         (["--memory", "much"], 2, "memory budget 'much' is invalid; give a number of bytes, or for example '4GiB'"),
         (["--memory", "2KiB", "--projection", "exact"], 1, "needs 13.5 KiB and the memory budget is 2.0 KiB"),
+        (["--out", "m", "--report", "m"], 2, "--report m is the model folder m itself; give another place"),
+        (["--out", "photos/m"], 2, "--out photos/m is inside the data folder"),
         (["--out", "m", "--report", "m/page.html"], 2, "--report m/page.html is inside the model folder m"),
         (["--work", "w", "--report", "w/page.html"], 2, "--report w/page.html is inside the work folder w"),
         (["--report", "mine.html"], 2, "--report mine.html exists and is not a report of aurevoir's"),
@@ -212,7 +224,7 @@ def test_several_labels_an_image_are_refitted_and_have_a_page_too(fit, class_fol
     printed = capsys.readouterr().out
     assert re.search(
         r"^mean average precision \d\.\d{4} on the training images; no test images; "
-        r"leave-one-out on the training images \d\.\d{4} of the labels right$",
+        r"leave-one-out on the training images \d\.\d{4} of the labels right(, weighted)?$",
         printed,
         re.MULTILINE,
     )

@@ -45,6 +45,7 @@ def test_folders_of_a_list_stand_for_their_files(tmp_path):
         (b"", []),
         (b"\n\r\n\n", []),
         (b"a", [b"a"]),
+        (b"\xef\xbb\xbfa\nb", [b"a", b"b"]),
         (b"a\r\nb\n", [b"a", b"b"]),
         (b" a b \n", [b" a b "]),
         (b"caf\xe9\n", [b"caf\xe9"]),

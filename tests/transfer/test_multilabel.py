@@ -155,5 +155,5 @@ def test_a_folder_of_one_label_each_tests_a_classifier_of_several(photographs, c
     one = OpticalClassifier(engine=classifier.engine_).fit(class_folder)
     with pytest.warns(AurevoirWarning), pytest.raises(DataError, match="several labels each, and the model gives one"):
         one.score(train)
-    with pytest.warns(AurevoirWarning), pytest.raises(DataError, match="'odd', which is not in"):
+    with pytest.warns(AurevoirWarning), pytest.raises(DataError, match="'odd', of which there is no training image"):
         train_and_test(train, table(tmp_path / "odd.csv", paths[:6], [("odd", "warm")] * 6))

@@ -78,8 +78,14 @@ def test_a_model_without_it_predicts_and_says_what_it_lacks(class_folder, tiny_o
     (tmp_path / "model" / NAME).unlink()
     emptied = load(tmp_path / "model")
     assert emptied.predict(class_folder).tolist() == made.predict(class_folder).tolist()
-    with pytest.raises(AurevoirError, match=f"{NAME} is missing or has changed"):
+    assert not emptied.keeps_training
+    with pytest.raises(UsageError, match="does not hold the bits of its training images"):
         emptied.training_  # noqa: B018
+    made.save(tmp_path / "model")
+    late = load(tmp_path / "model")
+    (tmp_path / "model" / NAME).write_bytes(b"other")
+    with pytest.raises(AurevoirError, match=f"{NAME} is missing or has changed"):
+        late.training_  # noqa: B018
 
 
 def test_a_loaded_model_is_saved_with_it(class_folder, tiny_onnx, tmp_path):
