@@ -350,12 +350,20 @@ def _cuts(result: dict[str, Any]) -> Element:
 
 
 def _alphas(result: dict[str, Any]) -> Element:
+    # Of several labels an image the error decides, and of one the accuracy.
+    several = "mean_average_precision" in result
+    header = ["alpha", "weighted accuracy" if result["weighted"] else "accuracy"]
+    header += ["mean squared error, the least of which was chosen"] if several else []
     rows = [
-        _scored(f"{each['alpha']:.4g}", each["loo_accuracy"], each["alpha"] == result["alpha"])
+        _scored(f"{each['alpha']:.4g}", each["loo_accuracy"], each["alpha"] == result["alpha"], *errors)
         for each in sorted(result["alphas"], key=lambda each: float(each["alpha"]))
+        for errors in [[cell(_error(each["loo_error"]), "number")] if several else []]
     ]
-    what = "weighted accuracy" if result["weighted"] else "accuracy"
-    return tag("details", tag("summary", "Alphas"), table("Alphas, by leave-one-out", ["alpha", what], rows))
+    return tag("details", tag("summary", "Alphas"), table("Alphas, by leave-one-out", header, rows))
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _speed(result: dict[str, Any]) -> Iterator[Element]:

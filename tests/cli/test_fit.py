@@ -217,6 +217,8 @@ def test_several_labels_an_image_are_refitted_and_have_a_page_too(fit, class_fol
     assert model.training_.weights.sum() == sum(row["weight"] for row in rows)
     text = page.read_text()
     assert "Mean average precision" in text
+    least = min(each["loo_error"] for each in found["alphas"] if each["loo_error"] is not None)
+    assert re.search(rf'✓</td><td class="number chosen">[\d.]+ %</td><td class="number">{least:.4f}</td>', text)
     assert all(f'<td class="">{each}</td>' in text for each in found["classes"])
     assert main([*words[:-1], "--class-weight", "balanced"]) == 2
     assert "--class-weight has no effect with several labels an image" in capsys.readouterr().err
