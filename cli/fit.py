@@ -1,6 +1,7 @@
 """``aurevoir fit``."""
 
 import argparse
+import os
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -165,8 +166,12 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_places(args: argparse.Namespace) -> None:
     """Refuse outputs that lie where they would be taken for something else."""
+    from ..errors import UsageError
+
     for folder, kind in ((args.out, "model folder"), (args.work, "work folder")):
         if folder and args.report:
+            if os.path.realpath(folder) == os.path.realpath(args.report):
+                raise UsageError(f"--report {args.report} is the {kind} itself; give another place")
             refuse_inside("--report", args.report, folder, kind)
     for data in filter(None, (args.data, args.test)):
         if args.out and Path(data).is_dir():

@@ -116,10 +116,7 @@ def refuse_inside(option: str, path: str, folder: str, kind: str = "model folder
     ------
     UsageError
     """
-    outer, inner = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    if outer == inner:
-        raise UsageError(f"{option} {path} is the {kind} {folder} itself; give another place")
-    if outer in inner.parents:
+    if Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents:
         raise UsageError(f"{option} {path} is inside the {kind} {folder}; give a place outside")
 
 
