@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     classifier.refit(
         None if added is None else added.paths,
         None if added is None else added.labels,
+        None if added is None else added.weights,
         remove=list(removed),
         relabel=labels,
     )

@@ -147,9 +147,9 @@ def _calibration(
     return _enlarged(paths[chosen], height, width)
 
 
-def machine() -> dict[str, object]:
-    """Return where, with what and by which command this was measured."""
-    names = ("aurevoir", "numpy", "scikit-learn", "onnx", "openvino")
+def machine(*peers: str) -> dict[str, object]:
+    """Return where, with what and by which command this was measured; `peers` are further packages."""
+    names = ("aurevoir", "numpy", "scikit-learn", "onnx", "openvino", *peers)
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +117,7 @@ def main() -> None:
             names = {"backbone": Path(network.partition("=")[0]).stem, "data": data_name(data)}
             rows.append({**names, "strangers": data_name(other), **measure(network, data, other, args.splits)})
             print(rows[-1], flush=True)
-            described = machine()
-            described["versions"] |= {"mapie": version("mapie")}
-            args.out.write_text(json.dumps({"rows": rows, "machine": described}, indent=1) + "\n")
+            args.out.write_text(json.dumps({"rows": rows, "machine": machine("mapie")}, indent=1) + "\n")
 
 
 def measure(network: str, data: str, other: str, splits: int) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Every image passes each network once, in int8 calibrated on 128 of a set's images. Of each of the splits the training
 part, four fifths, gets other labels in a twentieth of its images; counted is the share of the flipped among as many
-images, the most suspicious first. cleanlab (https://pypi.org/project/cleanlab, which must be installed) ranks by
+images, the most suspicious first. cleanlab, which must be installed, ranks by
 self-confidence and by normalized margin, whichever finds more, with probabilities by five-fold cross-validation: of
 logistic regression on standardized channel means, whose penalty has the least log-loss on the first split, and of
 this classifier.
@@ -14,22 +14,17 @@ their original, and of those that are found how many are right. What is found be
 """
 
 import argparse
-import datetime
 import io
 import json
-import os
-import platform
-import shlex
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bits_and_probes import machine
 from cleanlab.rank import get_label_quality_scores  # type: ignore[import-not-found, unused-ignore]
 from PIL import Image, ImageOps
 from sklearn.exceptions import ConvergenceWarning
@@ -71,7 +66,7 @@ def main() -> None:
             found = measure(network, data, args.splits)
             rows.append({"backbone": Path(network).stem, "data": Path(data).name, **found})
             print(rows[-1], flush=True)
-            args.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
+            args.out.write_text(json.dumps({"rows": rows, "machine": machine("cleanlab")}, indent=1) + "\n")
 
 
 def measure(network: str, data: str, splits: int) -> dict[str, object]:
@@ -223,19 +218,6 @@ def planted(engine: aurevoir.Engine, paths: list[Path], labels: np.ndarray, bits
 def label_and_name(path: Path) -> str:
     """Return a file's class and name."""
     return "/".join(path.parts[-2:])
-
-
-def machine() -> dict[str, object]:
-    """Return where, with what and by which command this was measured."""
-    names = ("aurevoir", "numpy", "scikit-learn", "onnx", "openvino", "cleanlab")
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "versions": {name: version(name) for name in names},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": f"python docs/figures/review.py {shlex.join(sys.argv[1:])}",
-    }
 
 
 if __name__ == "__main__":

@@ -22,15 +22,11 @@ from aurevoir.images.sources import class_folders
 
 
 @pytest.fixture
-def call(capsys):
+def call(call):
     """Run a command in this process; return (exit code, parsed stdout or None, stderr)."""
 
     def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
+        code, out, err = call(*arguments)
         return code, json.loads(out) if out.startswith("{") else None, err
 
     return run

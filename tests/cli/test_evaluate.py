@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from aurevoir import OpticalClassifier, build_engine, load, saving
-from aurevoir.cli.main import main
 
 
 @pytest.fixture
@@ -18,15 +17,6 @@ def model(staged_onnx, class_folder, tmp_path):
     OpticalClassifier(engine=engine).fit(class_folder).save(tmp_path / "model")
     shutil.copy(class_folder / "red" / "3.png", tmp_path / "one.png")
     return tmp_path / "model"
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_evaluate_writes_a_row_an_image(call, model, class_folder, tmp_path):

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from aurevoir import build_engine
-from aurevoir.cli.main import main
 from aurevoir.transfer.classifier import OpticalClassifier
 
 
@@ -19,14 +19,9 @@ def engine(tiny_onnx, tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys):
-    """Run a command; return (exit code, what it prints on stdout, on stderr)."""
-
-    def run(*arguments):
-        code = main(["export", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+def call(call):
+    """Run the command in this process; return (exit code, stdout, stderr)."""
+    return partial(call, "export")
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])

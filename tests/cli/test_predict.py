@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from aurevoir import OpticalClassifier, build_engine, load
-from aurevoir.cli.main import main
 from aurevoir.transfer import prediction_file, predictions
 from aurevoir.transfer.model import model_digest
 from aurevoir.transfer.prediction_file import PredictionFile
@@ -63,20 +62,6 @@ def listed(photos, tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("".join(f"{each}\n" for each in paths))
     return path, paths, [each not in (broken, gone) for each in paths]
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command in this process; return (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

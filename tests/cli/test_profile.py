@@ -1,12 +1,12 @@
 """``aurevoir profile``."""
 
 import json
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from aurevoir import build_engine
-from aurevoir.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +17,9 @@ def engine(tiny_onnx, pixels, tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys):
+def call(call):
     """Run the command in this process; return (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        try:
-            code = main(["profile", *(str(argument) for argument in arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return partial(call, "profile")
 
 
 def test_layers_are_printed_drawn_and_traced(call, engine, tmp_path):

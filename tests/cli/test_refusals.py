@@ -28,15 +28,11 @@ def engine(tiny_onnx, tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys):
+def call(call):
     """Run a command in this process; return (exit code, stdout, lines of stderr that are no notes, notes)."""
 
     def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
+        code, out, err = call(*arguments)
         lines = err.splitlines()
         notes = [line for line in lines if ": note: " in line]
         return code, out, [line for line in lines if line not in notes], notes

@@ -9,20 +9,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from aurevoir import OpticalClassifier, load
-from aurevoir.cli.main import main
 from aurevoir.images.sources import class_folders
 
 
 @pytest.fixture
-def call(capsys):
+def call(call):
     """Run a command in this process; return (exit code, parsed stdout or its text, stderr)."""
 
     def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
+        code, out, err = call(*arguments)
         return code, json.loads(out) if out.startswith("{") else out, err
 
     return run
@@ -145,7 +140,7 @@ def test_images_are_added_and_what_is_not_there_is_said(call, class_folder, tiny
     listed = tmp_path / "list.txt"
     listed.write_text(f"{labelled.paths[4]}\n{labelled.paths[17]}\r\nnone.png\n\n")
     more = tmp_path / "more.csv"
-    more.write_text(f"path,label\n{labelled.paths[4]},red\n")
+    more.write_text(f"path,label,weight\n{labelled.paths[4]},red,3\n")
     arguments = ["--remove", listed, "--add", more, "--out", tmp_path / "new"]
     code, found, err = call("refit", tmp_path / "model", *arguments, "--json")
     assert code == 0, err
@@ -156,8 +151,9 @@ def test_images_are_added_and_what_is_not_there_is_said(call, class_folder, tiny
     kept = [path for row, path in enumerate(labelled.paths) if row not in (4, 17)]
     labels = [label for row, label in enumerate(labelled.labels) if row not in (4, 17)]
     expected = OpticalClassifier(engine=load(tmp_path / "new").engine_)
-    expected.fit([*kept, labelled.paths[4]], [*labels, "red"])
+    expected.fit([*kept, labelled.paths[4]], [*labels, "red"], [1] * 28 + [3])
     found = load(tmp_path / "new")
+    assert found.training_.weights.tolist() == [1] * 28 + [3]
     np.testing.assert_array_equal(found.scores(labelled.paths), expected.scores(labelled.paths))
 
 
