@@ -1,7 +1,8 @@
 """Find runtimes by name and choose among them; `base` defines their interface."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 
 import numpy as np
 
@@ -219,9 +220,10 @@ def choose_runtime(
         candidates = on_gpu
     else:
         candidates = [each for each in on_host if device in runtime(each).devices()]
-    able = [each for each in candidates if precision in precisions_on(each, device)]
-    if able:
-        return able[0] if graph is None else _first_that_takes(graph, able)
+    # One after the other: to ask torch, it is imported, which takes a second.
+    able = (each for each in candidates if precision in precisions_on(each, device))
+    if (best := next(able, None)) is not None:
+        return best if graph is None else _first_that_takes(graph, chain([best], able))
     if not any(map(installed, RUNTIMES)):
         raise MissingPackageError(f"no runtime is installed; install one with: {runtime('openvino').INSTALL}")
     if on_gpu and candidates is on_gpu:
@@ -230,7 +232,7 @@ def choose_runtime(
     raise UsageError(f"no runtime {where} runs {precision}; `aurevoir doctor` lists the precisions of each runtime")
 
 
-def _first_that_takes(graph: bytes, candidates: Sequence[RuntimeName]) -> RuntimeName:
+def _first_that_takes(graph: bytes, candidates: Iterable[RuntimeName]) -> RuntimeName:
     refused: AurevoirError | None = None
     for name in candidates:
         try:
