@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..kernels.ridge import RidgePath
     from ..transfer.classifier import OpticalClassifier
     from ..transfer.cut_choice import CutChoice
+    from ..transfer.embed import Pace
     from ..transfer.outcomes import Outcomes
     from ..transfer.training import Training
 
@@ -247,11 +248,23 @@ def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[s
         # Those in a file were measured when it was built.
         "images_per_second": classifier.engine_.images_per_second if args.engine is None else {},
         "images_per_second_by_turn": classifier.engine_.images_per_second_by_turn if args.engine is None else {},
+        "embedding": _pace(classifier.pace_),
         "timings": classifier.timings_,
         "test_seconds": None,
         "refit": None,
         "out": args.out,
         "report": args.report,
+    }
+
+
+def _pace(pace: "Pace") -> dict[str, float] | None:
+    """Return how fast the training images went through the engine; None where one batch holds them all."""
+    if pace.images_per_second is None or pace.with_decoding is None:
+        return None
+    return {
+        "images": pace.images,
+        "images_per_second": pace.images_per_second,
+        "with_decoding": pace.with_decoding,
     }
 
 
@@ -360,6 +373,11 @@ def describe(result: dict[str, Any]) -> str:
     if result["sign_agreement"] is not None:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
+    if pace := result["embedding"]:
+        lines.append(
+            f"{result['precision']} on these images: {pace['images_per_second']:.1f} images/s, "
+            f"{pace['with_decoding']:.1f} with reading files"
+        )
     lines.append(f"training, seconds: {spent}")
     if result["test_seconds"] is not None:
         lines[-1] += f"; testing {result['test_seconds']:.1f}"

@@ -133,9 +133,9 @@ def _tiled(result: dict[str, Any], tiles: list[tuple[str, str, str]], said: str)
         )
     kept = refit["images"] if refit else result["train_images"]
     tiles.append(("Trained on", f"{kept:,d} images", "all of them, after the test" if refit else _trained_on(result)))
-    if rate := result["images_per_second"].get(result["precision"]):
-        of = f"of the {result['precision']} network on this machine, without decoding files"
-        tiles.append(("Speed", f"{rate:,.0f} images/s", of))
+    if pace := result["embedding"]:
+        of = f"of the {result['precision']} network on this machine; {pace['with_decoding']:,.0f} with reading files"
+        tiles.append(("Speed", f"{pace['images_per_second']:,.0f} images/s", of))
     tiles.append(("Took", f"{_seconds(result):.1f} s", "from files to the model"))
     boxes = [
         tag("li", tag("span", what, class_="of"), tag("span", value, class_="value"), tag("span", of, class_="of"))

@@ -468,7 +468,7 @@ class EngineBuilder:
 
     def _compared(self, engine: Engine, mixed: Engine | None, peer: Engine, spec: EngineSpec) -> Engine:
         """Time an int8 engine, or a mixed-precision one, against its float peer; return the one to keep."""
-        if not spec.measure and not spec.prefer_faster:
+        if not (spec.measure and spec.compare_speed) and not spec.prefer_faster:
             return mixed or engine
         peers: Mapping[str, Engine] = {peer.precision: peer}
         if mixed is not None:

@@ -131,7 +131,9 @@ class EngineSpec:
     smoke : bool
         Run the engine once in a child process first, so that a native crash raises an error.
     measure : bool
-        Measure the fidelity on the held-out images, and for int8 the speed compared with the narrowest float.
+        Measure the fidelity on the held-out images.
+    compare_speed : bool
+        For int8: measure the speed compared with the narrowest float; `prefer_faster` does in any case.
     plan : PlanSpec
     """
 
@@ -144,6 +146,7 @@ class EngineSpec:
     prefer_faster: bool = False
     smoke: bool = True
     measure: bool = True
+    compare_speed: bool = True
     plan: PlanSpec = PlanSpec()
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
-from .embed import embed, embed_blocks
+from .embed import Pace, embed, embed_blocks
 from .evaluate import evaluate
 from .inputs import (
     as_images,
@@ -103,7 +103,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     device : str, optional
         Device of the engine, as the runtime names it; by default the runtime's first.
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
-        Options of the engine; see `build_engine`.
+        Options of the engine; see `build_engine`. Only `prefer_faster` times it against its peer.
     engine : Engine or path, optional
         A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
     projection : str
@@ -172,6 +172,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Reason for each training file that could not be read.
     timings_ : dict
         Wall-clock seconds of each stage and in total.
+    pace_ : Pace
+        How fast `fit` sent the training images through the engine; see `transfer.embed`.
     """
 
     def __init__(
@@ -328,6 +330,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
+            self.pace_ = Pace()
             chosen = self._set_engine(X, labels, weights, watch, work)
             training = self._embed(X, labels, weights, watch, work, chosen)
             self._fit_readout(training, self.projection, None, watch)
@@ -690,7 +693,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         return EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
 
     def _engine_spec(self) -> EngineSpec:
-        return EngineSpec(**self._parameters_of(EngineSpec))
+        # How fast it is, the training images tell.
+        return EngineSpec(**self._parameters_of(EngineSpec), compare_speed=False)
 
     def _chosen_cut(
         self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
@@ -742,7 +746,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept)
+                known = embed(engine, images, outputs, watch, kept, self.pace_)
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (

@@ -1,6 +1,8 @@
 """Run images through an engine in batches."""
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,12 +12,42 @@ from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
 
 
+@dataclass
+class Pace:
+    """How fast images went through an engine, after the first batch, for which the engine is compiled.
+
+    Attributes
+    ----------
+    images : int
+        The images of the other batches.
+    engine_seconds : float
+        Seconds in the engine; threads decode meanwhile.
+    seconds : float
+        Those, and seconds of waiting for decoded images.
+    """
+
+    images: int = 0
+    engine_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images per second of the engine; None if there was one batch at most."""
+        return self.images / self.engine_seconds if self.engine_seconds > 0 else None
+
+    @property
+    def with_decoding(self) -> float | None:
+        """Images per second with waiting for decoded images; None if there was one batch at most."""
+        return self.images / self.seconds if self.seconds > 0 else None
+
+
 def embed(
     engine: Engine,
     images: Images,
     outputs: Sequence[str] = ("bits",),
     watch: Stopwatch | None = None,
     kept: KeptBits | None = None,
+    pace: Pace | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return outputs of an engine for every readable image, all of one run.
 
@@ -29,6 +61,8 @@ def embed(
         Times waiting for images as ``decode`` and inference as ``engine``.
     kept : KeptBits, optional
         Those of these images, this engine and these outputs in a work folder; they are not computed again.
+    pace : Pace, optional
+        Is set to that of this call.
 
     Returns
     -------
@@ -37,7 +71,7 @@ def embed(
     values : dict of arrays
         By output, of its dtype and of shape (n, ...).
     """
-    watch = watch or Stopwatch()
+    watch, pace = watch or Stopwatch(), pace or Pace()
     types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
     indices = np.empty(len(images), "int64")
     results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in types.items()}
@@ -50,12 +84,21 @@ def embed(
             for name, result in results.items():
                 result[:filled] = values[name]
             first, images = kept.rest()
+    began = None
     for batch_indices, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
+        called = time.perf_counter()
         with watch("engine"):
             which = slice(filled, filled + len(pixels))
             indices[which], found = first + batch_indices, engine.run(pixels, outputs)
             for name, result in results.items():
                 result[which] = found[name]
+        done = time.perf_counter()
+        if began is None:
+            began = done
+        else:
+            pace.images += len(pixels)
+            pace.engine_seconds += done - called
+            pace.seconds = done - began
         if kept is not None:
             with watch("decode"):
                 kept.add(indices[which], {name: result[which] for name, result in results.items()})
