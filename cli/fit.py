@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -113,10 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Split the data, train, test, refit on all images, and write the model and the page."""
     _check(args)
-    train, test, refits = _data(args)
-    if train.multilabel:
-        refuse_unused(args, ["class_weight"], "several labels an image", add_arguments)
-    classifier = _classifier(args, train.names).fit(train.paths, train.labels, train.weights)
+    with _checking_process(args):
+        train, test, refits = _data(args)
+        if train.multilabel:
+            refuse_unused(args, ["class_weight"], "several labels an image", add_arguments)
+        classifier = _classifier(args, train.names).fit(train.paths, train.labels, train.weights)
     _note_edge(classifier.path_)
     result = _fitted(classifier, args)
     training, trained_on = classifier.training_, _left_out(classifier)
@@ -163,6 +166,20 @@ def _check(args: argparse.Namespace) -> None:
         _check_work(args)
     check_outputs(args, {"report": "a report"}, (args.data, args.test, args.backbone, args.engine))
     _check_places(args)
+
+
+@contextmanager
+def _checking_process(args: argparse.Namespace) -> Iterator[None]:
+    """Start the process that checks an engine while this one is still importing."""
+    if args.engine is not None:
+        yield
+        return
+    from ..engine.child import lasting_child
+    from ..engine.smoke import start_child
+
+    with lasting_child():
+        start_child(args.runtime or "auto")
+        yield
 
 
 def _check_places(args: argparse.Namespace) -> None:

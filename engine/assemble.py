@@ -183,17 +183,31 @@ def stand_in(engine: Engine, exported: Exported) -> Engine | None:
     return Engine(here, graph.SerializeToString(), engine.table)
 
 
-def with_fidelity(engine: Engine, exported: Exported, pixels: np.ndarray, measured_on: Engine | None = None) -> Engine:
+def float_features(exported: Exported, pixels: np.ndarray) -> np.ndarray:
+    """Return the features in fp32 on the reference runtime, with which low precisions are compared."""
+    reference: np.ndarray = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString()))(pixels)
+    return reference
+
+
+def with_fidelity(
+    engine: Engine,
+    exported: Exported,
+    pixels: np.ndarray,
+    measured_on: Engine | None = None,
+    reference: np.ndarray | None = None,
+) -> Engine:
     """Measure sign agreement and relative error compared with fp32, and add them to the manifest.
 
-    With `measured_on` they are those of a stand-in; see `stand_in`.
+    With `measured_on` they are those of a stand-in; see `stand_in`. `reference` is what `float_features` returns, if
+    that is known.
 
     Raises
     ------
     AurevoirError
         If a feature is nan or infinite.
     """
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString()))(pixels)
+    if reference is None:
+        reference = float_features(exported, pixels)
     features = np.asarray((measured_on or engine)(pixels))
     measured = replace(
         engine.manifest,

@@ -1,8 +1,9 @@
 """Build engines from specs; every engine is built here."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..images.labelled import list_images
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
 from ..work import Work, key_of
-from .assemble import assemble, stand_in, with_fidelity, with_speed
+from .assemble import assemble, float_features, stand_in, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
@@ -35,7 +36,7 @@ from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample
-from .smoke import first_batches, first_inference
+from .smoke import first_batches, first_inference, start_child
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from .timing import is_faster
 
@@ -353,6 +354,8 @@ class EngineBuilder:
             See `build_engine`.
         """
         runtime = _runtime(spec)
+        if spec.smoke and spec.plan.target is None:
+            start_child(runtime)
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
@@ -418,7 +421,7 @@ class EngineBuilder:
         exported, ahead = self.exported, spec.plan.target is not None
         table = self._table_for(spec)
         make, make_peer = self._make(spec, runtime, used)
-        with self._stages("build"):
+        with self._stages("build"), self._floats_meanwhile(spec, held_out) as floats:
             engine = self._finish(make(table), spec)
         if table is not None and not ahead:
             peer = make_peer()
@@ -429,10 +432,27 @@ class EngineBuilder:
         if spec.measure and held_out is not None and spec.precision != "fp32":
             with self._stages("build"):
                 here = stand_in(engine, exported) if ahead else engine
-                engine = engine if here is None else with_fidelity(engine, exported, held_out, here)
+                reference = None if floats is None else floats.result()
+                engine = engine if here is None else with_fidelity(engine, exported, held_out, here, reference)
                 if engine.manifest.weight_levels == NARROW_LEVELS:
                     _say_cost(engine, exported, held_out)
         return engine
+
+    @contextmanager
+    def _floats_meanwhile(self, spec: EngineSpec, held_out: np.ndarray | None) -> "Iterator[Future[np.ndarray] | None]":
+        """Compute the features to compare with in a thread, while a child process runs the engine.
+
+        Only where calibration has run the float graph in a child process before.
+        """
+        calibrated = spec.precision == "int8" and not self.calibration.is_table
+        if not (calibrated and spec.smoke and spec.measure) or held_out is None:
+            yield None
+            return
+        pool = ThreadPoolExecutor(1, thread_name_prefix="float")
+        try:
+            yield pool.submit(float_features, self.exported, held_out)
+        finally:
+            pool.shutdown(wait=False)
 
     def _finish(self, engine: Engine, spec: EngineSpec) -> Engine:
         engine.build_plan(spec.plan, self.progress)

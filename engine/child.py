@@ -1,6 +1,7 @@
 """Run functions in a child process, so that a crash or a hang of native code does not end the caller.
 
-`in_child` starts a process for one call; inside `lasting_child` one process takes all calls, and imports once.
+`in_child` starts a process for one call; inside `lasting_child` one process takes all calls, and imports once, where
+`start_early` says so while the caller does other things.
 """
 
 import json
@@ -70,11 +71,29 @@ def lasting_child() -> Iterator[None]:
         child.end()
 
 
+def start_early(function: Callable[..., None], *arguments: str) -> None:
+    """Start the process of `lasting_child`, and call a function that makes it ready, such as by imports, unawaited.
+
+    Outside `lasting_child`, or where the process runs already, nothing is done. Nobody hears what the function refuses.
+    """
+    lasting = _LASTING.get()
+    if lasting is not None:
+        lasting.start(function, arguments)
+
+
 class _Child:
     """A process that takes calls one after the other; after a call that failed another one is started."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._unawaited = 0
+
+    def start(self, function: Callable[..., None], arguments: tuple[str, ...]) -> None:
+        if self._process is None:
+            self._process, self._log = _started(function.__module__)
+            assert self._process.stdin is not None
+            _send(self._process.stdin, [function.__module__, function.__qualname__, *arguments])
+            self._unawaited = 1
 
     def call(self, name: str, function: Callable[..., None], arguments: tuple[str, ...], timeout: float) -> None:
         if self._process is None:
@@ -87,7 +106,8 @@ class _Child:
         try:
             timer.start()
             _send(process.stdin, [function.__module__, function.__qualname__, *arguments])
-            answer = process.stdout.readline()
+            answers = [process.stdout.readline() for _ in range(self._unawaited + 1)]
+            self._unawaited, answer = 0, answers[-1]
             code = None if answer else process.wait()
         finally:
             timer.cancel()
@@ -103,6 +123,7 @@ class _Child:
         if self._process is None:
             return
         process, self._process = self._process, None
+        self._unawaited = 0
         _end(process)
         process.wait()
         for stream in filter(None, (process.stdin, process.stdout, self._log)):

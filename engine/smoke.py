@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import POOLED, prune
 from ..saving import explained, scratch
 from .checked import remember
-from .child import in_child
+from .child import in_child, start_early
 from .engine import Engine
 from .load import load_engine
-from .runtimes import builds_plans, check_precision, compile_graph, installed
+from .runtimes import builds_plans, check_precision, compile_graph, installed, runtime
 from .runtimes.gpu_run import GpuRunner
 
 TIMEOUT = 600
@@ -29,6 +30,12 @@ bf16, and in int8 0.3 with real weights and 0.5 with random ones (MobileNetV3)."
 BATCH_TOLERANCES = {"fp32": 0.001, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
 """The same between an image inside a batch and alone; kernels for other batches round otherwise, on CPUs by 1e-6."""
 _PEERS = ("onnxruntime", "openvino")
+
+
+def start_child(name: str) -> None:
+    """Start the process of `lasting_child`, which loads a runtime, ``auto`` included, and its reference meanwhile."""
+    if name == "auto" or not builds_plans(name):
+        start_early(_load, name)
 
 
 def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels: np.ndarray | None = None) -> None:
@@ -130,6 +137,13 @@ def _images(shape: tuple[int, int, int], pixels: np.ndarray | None) -> np.ndarra
 
 def _noise(count: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype="uint8")
+
+
+def _load(name: str) -> None:
+    for each in _PEERS if name == "auto" else (name, *_PEERS):
+        if installed(each):
+            import_module(runtime(each).PACKAGE)
+            runtime(each).precisions()
 
 
 def _features(path: str, device: str) -> None:

@@ -143,3 +143,27 @@ def test_a_program_that_embeds_python_uses_its_interpreter(tiny_onnx, monkeypatc
     monkeypatch.setattr(sys, "executable", "/opt/program/viewer")
     assert os.access(children.python(), os.X_OK)
     first_inference(build_engine(tiny_onnx, smoke=False))
+
+
+def test_a_process_that_was_started_early_takes_the_calls_that_follow(tasks, tmp_path):
+    with lasting_child():
+        children.start_early(tasks.note, str(tmp_path / "early"))
+        children.start_early(tasks.note, str(tmp_path / "never"))
+        in_child("x", tasks.note, str(tmp_path / "called"), timeout=60)
+    # Outside, there is none to start.
+    children.start_early(tasks.note, str(tmp_path / "never"))
+    assert (tmp_path / "early").read_text() == (tmp_path / "called").read_text()
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_an_early_start_refuses_is_left_to_the_calls(tasks, tmp_path):
+    with lasting_child():
+        children.start_early(tasks.refuse, "no")
+        in_child("x", tasks.note, str(tmp_path / "called"), timeout=60)
+        with pytest.raises(AurevoirError, match=r"x fails in its first inference: no"):
+            in_child("x", tasks.refuse, "no", timeout=60)
+    with lasting_child():
+        children.start_early(tasks.crash, "SIGSEGV")
+        with pytest.raises(AurevoirError, match=r"x crashes in its first inference \(SIGSEGV\)"):
+            in_child("x", tasks.note, str(tmp_path / "called"), timeout=60)
+        in_child("x", tasks.note, str(tmp_path / "called"), timeout=60)
