@@ -105,6 +105,11 @@ class Histogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, "int64")])
 
 
+def load_kernels() -> None:
+    """Load the compiled kernels of histograms, which `Histogram.add` otherwise does at its first call."""
+    Histogram().add(np.ones(1, "float32"))
+
+
 def observe(
     run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
 ) -> tuple[dict[str, Histogram], dict[str, list[float]], dict[str, list[float]]]:

@@ -345,8 +345,14 @@ class EngineBuilder:
         return table
 
     @lasting_child()
-    def build(self, spec: EngineSpec) -> Engine:
+    def build(self, spec: EngineSpec, outputs: Sequence[str] = ()) -> Engine:
         """Build one engine.
+
+        Parameters
+        ----------
+        spec : EngineSpec
+        outputs : sequence of str
+            Those that are asked for next: compiled while the fidelity is measured, where that is on a CPU.
 
         Raises
         ------
@@ -362,11 +368,11 @@ class EngineBuilder:
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
         if self._work is None:
-            return self._built(spec, runtime, used, held_out)
+            return self._built(spec, runtime, used, held_out, outputs)
         key = self._engine_key(spec, used, held_out)
         if (kept := self._kept_engine(key, spec)) is not None:
             return kept
-        engine = self._built(spec, runtime, used, held_out)
+        engine = self._built(spec, runtime, used, held_out, outputs)
         self._work.put_engine(key, engine)
         return engine
 
@@ -417,7 +423,14 @@ class EngineBuilder:
             lambda: assembled(narrowest_float(runtime, spec.device), runtime),
         )
 
-    def _built(self, spec: EngineSpec, runtime: str, used: np.ndarray | None, held_out: np.ndarray | None) -> Engine:
+    def _built(
+        self,
+        spec: EngineSpec,
+        runtime: str,
+        used: np.ndarray | None,
+        held_out: np.ndarray | None,
+        outputs: Sequence[str],
+    ) -> Engine:
         exported, ahead = self.exported, spec.plan.target is not None
         table = self._table_for(spec)
         make, make_peer = self._make(spec, runtime, used)
@@ -430,12 +443,14 @@ class EngineBuilder:
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)
         if spec.measure and held_out is not None and spec.precision != "fp32":
-            with self._stages("build"):
+            with self._stages("build"), _compiling(engine, () if ahead else outputs) as compiled:
                 here = stand_in(engine, exported) if ahead else engine
                 reference = None if floats is None else floats.result()
                 engine = engine if here is None else with_fidelity(engine, exported, held_out, here, reference)
                 if engine.manifest.weight_levels == NARROW_LEVELS:
                     _say_cost(engine, exported, held_out)
+            if engine is not compiled and compiled is not None:
+                engine.take_over(compiled, outputs)
         return engine
 
     @contextmanager
@@ -500,6 +515,19 @@ class EngineBuilder:
         if not spec.prefer_faster or is_faster(turns["int8"], turns[peer.precision]) is not False:
             return engine
         return self._finish(peer, spec).with_speeds(engine.images_per_second, turns)
+
+
+@contextmanager
+def _compiling(engine: Engine, outputs: Sequence[str]) -> Iterator[Engine | None]:
+    """Let a thread compile an engine for some outputs; yield the engine, or None where there is nothing to do."""
+    if not outputs or engine.device != "cpu":
+        yield None
+        return
+    batch = np.zeros((engine.batch_size, *engine.input_shape), "uint8")
+    with ThreadPoolExecutor(1, thread_name_prefix="compile") as pool:
+        # What it refuses, the first batch of images says as well.
+        pool.submit(engine.run, batch, outputs)
+        yield engine
 
 
 def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph.edit import digest, prune, tensor_shapes
 from ..calibration.graph.overflow import overflowing, with_magnitudes
-from ..calibration.histograms import Run, observe, with_means_and_peaks
+from ..calibration.histograms import Run, load_kernels, observe, with_means_and_peaks
 from ..calibration.placement import Placement, quantizable, units, weighted
 from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
@@ -280,7 +281,9 @@ def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], An
     wanted = [*names, *means, *peaks]
     if smoke:
         part = prune(extended, wanted).SerializeToString()
-        first_calibration(part, reference_runtime(part))
+        with ThreadPoolExecutor(1) as meanwhile:
+            meanwhile.submit(load_kernels)
+            first_calibration(part, reference_runtime(part))
     compiled = _compile(extended, wanted)
 
     def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -459,6 +459,15 @@ class Engine:
                 self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device, self._settings)
             return self._compiled[outputs]
 
+    def take_over(self, other: "Engine", outputs: Sequence[str]) -> None:
+        """Take over what an engine of the same graph, runtime and device has compiled to compute some outputs."""
+        names = self.checked_outputs(outputs)
+        with other._lock:
+            found = other._compiled.get(names)
+        if found is not None:
+            with self._lock:
+                self._compiled[names] = found
+
     def parts(self) -> dict[str, bytes]:
         """Return the parts of the engine file, except the manifest."""
         parts = {GRAPH: self.graph}

@@ -684,7 +684,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
-        return self._builder(X, watch, work).build(self._engine_spec())
+        outputs = ("bits", "pooled") if self._reads_pooled else ("bits",)
+        return self._builder(X, watch, work).build(self._engine_spec(), outputs)
 
     def _builder(self, X: Any, watch: Stopwatch, work: Work | None) -> EngineBuilder:
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
@@ -762,9 +763,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         training = Training(labels=labels[indices], weights=weights[indices], paths=paths, **values)
         return training if counted.all() else training.only(counted)
 
+    @property
+    def _reads_pooled(self) -> bool:
+        return self.projection == "auto" or self.projection in POOLED
+
     def _outputs(self, engine: Engine) -> tuple[str, ...]:
         """Return the outputs of the engine that the projection may read."""
-        if self.projection != "auto" and self.projection not in POOLED:
+        if not self._reads_pooled:
             return ("bits",)
         if "pooled" in engine.outputs:
             return ("bits", "pooled")
