@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageFiles, collect
 from ..images.decode import Resize
+from ..images.decoded import Decoder
 from ..images.labelled import list_images
 from ..images.sources import warn
 from .spec import HELD_OUT_IMAGES
@@ -21,13 +22,30 @@ def calibration_sample(
     seed: int = 0,
     progress: bool = False,
     held_out: int = HELD_OUT_IMAGES,
+    decoder: Decoder | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return up to `count` calibration images, and a third as many held-out images, at most `held_out`.
 
     If there are fewer than 4 images, none are held out. See `sample_images`.
     """
-    sample = sample_images(images, shape, count + min(held_out, count // 3), resize, seed, progress)
+    sample = sample_images(images, shape, sample_size(count, held_out), resize, seed, progress, decoder)
     return hold_out(sample, held_out) if held_out else (sample, None)
+
+
+def sample_size(count: int, held_out: int = HELD_OUT_IMAGES) -> int:
+    """Return how many images `calibration_sample` chooses at most: to calibrate on, and held out."""
+    return count + min(held_out, count // 3)
+
+
+def sample_paths(images: Any, count: int, seed: int = 0) -> list[Path | str]:
+    """Return the files that `sample_images` chooses among some, in their order."""
+    paths = list_images([images] if isinstance(images, str | Path) else images)
+    return [paths[index] for index in _chosen(len(paths), count, seed)]
+
+
+def _chosen(n: int, count: int, seed: int) -> np.ndarray:
+    indices: np.ndarray = np.sort(np.random.default_rng(seed).permutation(n)[:count])
+    return indices
 
 
 def sample_images(
@@ -37,6 +55,7 @@ def sample_images(
     resize: Resize = "stretch",
     seed: int = 0,
     progress: bool = False,
+    decoder: Decoder | None = None,
 ) -> np.ndarray:
     """Return up to `count` images, chosen by the seed, as uint8 of shape (n, height, width, channels).
 
@@ -46,6 +65,8 @@ def sample_images(
         A folder means all files under it.
     shape : (height, width) or (height, width, channels)
         Without channels, 3.
+    decoder : callable, optional
+        See `ImageFiles`.
 
     Raises
     ------
@@ -54,7 +75,6 @@ def sample_images(
     AurevoirError
         If no file holds a readable image.
     """
-    random = np.random.default_rng(seed)
     height, width, channels = (*shape, 3)[:3]
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
@@ -62,11 +82,10 @@ def sample_images(
                 f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
                 f"(n, {height}, {width}, {channels}), or another size"
             )
-        return images[np.sort(random.permutation(len(images))[:count])]
-    paths = list_images([images] if isinstance(images, str | Path) else images)
-    chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
+        return images[_chosen(len(images), count, seed)]
+    chosen = sample_paths(images, count, seed)
     description = "calibration images" if progress else None
-    files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels)
+    files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels, decoder=decoder)
     pixels = collect(files)[1]
     if files.skipped:
         path, reason = next(iter(files.skipped.items()))
