@@ -44,9 +44,9 @@ WORST = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "alpha is the ridge's penalty, chosen by leave-one-out on the training images; seconds are of reading images "
-        "(decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), the "
-        "projection (project), the Gram matrix (gram) and the ridge (solve)."
+        "alpha is the ridge's penalty, chosen by leave-one-out on the training images; seconds are of waiting for "
+        "images (decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), "
+        "the projection (project), the Gram matrix (gram) and the ridge (solve)."
     )
     parser.add_argument("data", help=DATA)
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")

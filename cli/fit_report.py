@@ -392,7 +392,7 @@ def _spread(turns: Sequence[float] | None) -> str:
 
 
 STAGES = {
-    "decode": "reading images",
+    "decode": "waiting for images",
     "calibrate": "int8 thresholds",
     "build": "making and checking the engine",
     "engine": "running the engine",

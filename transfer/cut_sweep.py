@@ -16,6 +16,7 @@ from ..engine.smoke import first_batches
 from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from ..engine.timing import alternate
 from ..errors import DataError
+from ..images.decoded import DecodedImages
 from ..images.sources import LabelledPaths
 from ..kernels.memory import Budget
 from ..kernels.readout import fit_readout
@@ -113,35 +114,41 @@ def sweep_cuts(
         If the network has no default cut or only one cut, or the calibration is a table.
     """
     watch = watch or Stopwatch()
-    builder = EngineBuilder(network, calibration, data=list(data.paths), stages=watch, progress=progress)
-    cuts = cut_candidates(builder.backbone, count)
-    builders = builder.at_cuts([cut.name for cut in cuts])
-    names, labels = encoded(data)
-    which = stratified_sample(labels, sample_size(cuts, budget), network.seed)
-    skipped: dict[str, str] = {}
-    engines: list[Engine] = []
-    solved: list[tuple[str, RidgePath]] = []
-    for spec in specs:
-        drafts, joined = draft_cuts(builders, replace(spec, measure=False))
-        made = joined.engine.manifest
-        what = f"{builder.backbone.name} {spec.precision}"
-        images = as_images(
-            [data.paths[index] for index in which], made.input_shape, made.resize, what if progress else None
+    with DecodedImages(budget) as decoded:
+        builder = EngineBuilder(
+            network, calibration, data=list(data.paths), stages=watch, progress=progress, decoded=decoded
         )
-        values = embed_cuts(joined, images, watch)
-        skipped.update(images.skipped)
-        rows = labels[which[values.indices]]
-        if len(np.unique(rows)) < 2:
-            raise DataError(f"{len(np.unique(rows))} classes have readable images; {len(skipped)} files cannot be read")
-        both = zip(values.bits, values.pooled, strict=True)
-        for (bits, pooled), cut in zip(
-            progress_bar(both, desc=f"kernels {what}", total=len(cuts), unit="cut", show=progress), cuts, strict=True
-        ):
-            readout, path = fit_readout(
-                bits, cut.features, rows, len(names), seed=network.seed, budget=budget, timer=watch, pooled=pooled
-            )
-            solved.append((readout.kind, path))
-        engines += drafts
+        cuts = cut_candidates(builder.backbone, count)
+        builders = builder.at_cuts([cut.name for cut in cuts])
+        names, labels = encoded(data)
+        which = stratified_sample(labels, sample_size(cuts, budget), network.seed)
+        skipped: dict[str, str] = {}
+        engines: list[Engine] = []
+        solved: list[tuple[str, RidgePath]] = []
+        for spec in specs:
+            drafts, joined = draft_cuts(builders, replace(spec, measure=False))
+            made = joined.engine.manifest
+            what = f"{builder.backbone.name} {spec.precision}"
+            sample = [data.paths[index] for index in which]
+            images = as_images(sample, made.input_shape, made.resize, what if progress else None, decoded.keep)
+            values = embed_cuts(joined, images, watch)
+            skipped.update(images.skipped)
+            rows = labels[which[values.indices]]
+            if len(np.unique(rows)) < 2:
+                raise DataError(
+                    f"{len(np.unique(rows))} classes have readable images; {len(skipped)} files cannot be read"
+                )
+            both = zip(values.bits, values.pooled, strict=True)
+            for (bits, pooled), cut in zip(
+                progress_bar(both, desc=f"kernels {what}", total=len(cuts), unit="cut", show=progress),
+                cuts,
+                strict=True,
+            ):
+                readout, path = fit_readout(
+                    bits, cut.features, rows, len(names), seed=network.seed, budget=budget, timer=watch, pooled=pooled
+                )
+                solved.append((readout.kind, path))
+            engines += drafts
     speeds = _speeds(engines, progress)
     swept = [
         SweptCut(
