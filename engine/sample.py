@@ -82,7 +82,8 @@ def sample_images(
                 f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
                 f"(n, {height}, {width}, {channels}), or another size"
             )
-        return images[_chosen(len(images), count, seed)]
+        sampled: np.ndarray = images[_chosen(len(images), count, seed)]
+        return sampled
     chosen = sample_paths(images, count, seed)
     description = "calibration images" if progress else None
     files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels, decoder=decoder)

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from aurevoir.errors import AurevoirError
+from aurevoir.images import batches as batches_module
+from aurevoir.images import decoded as decoded_module
 from aurevoir.images.batches import ImageArray
+from aurevoir.images.decode import decode
+from aurevoir.transfer.classifier import OpticalClassifier
 from aurevoir.transfer.embed import embed, embed_blocks
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (22, 2, 3, 3), "uint8")
@@ -79,3 +83,28 @@ def test_blocks_that_are_not_asked_for_leave_no_thread():
     next(running)
     running.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
+
+
+def test_a_fit_decodes_each_file_once_and_learns_the_same_without_memory_for_that(
+    class_folder, tiny_onnx, monkeypatch, tmp_path
+):
+    paths = []
+
+    def counting(path, *how):
+        paths.append(str(path))
+        return decode(path, *how)
+
+    for module in (decoded_module, batches_module):
+        monkeypatch.setattr(module, "decode", counting)
+    options = {"precision": "int8", "runtime": "openvino", "projection": "exact", "smoke": False}
+    shared = OpticalClassifier(tiny_onnx, **options, normalization="data").fit(class_folder)
+    assert sorted(paths) == sorted(shared.training_.paths)
+    paths.clear()
+    # A share of nothing: normalization, calibration and embedding each decode.
+    monkeypatch.setattr(decoded_module, "SHARE", 2**63)
+    alone = OpticalClassifier(tiny_onnx, **options, normalization="data").fit(class_folder)
+    assert sorted(paths) == sorted(3 * shared.training_.paths)
+    for name, classifier in (("shared", shared), ("alone", alone)):
+        classifier.save(tmp_path / name)
+    for path in (tmp_path / "shared").iterdir():
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
