@@ -35,7 +35,7 @@ from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
-from .sample import calibration_sample, sample_paths, sample_size
+from .sample import calibration_sample, choose_images, sample_count
 from .smoke import first_batches, first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from .timing import is_faster
@@ -297,8 +297,8 @@ class EngineBuilder:
             return
         calibration, shape = self.calibration, (self.backbone.size, check_resize(self.network.resize))
         if isinstance(self._images, list) and spec.precision != "fp32":
-            count = sample_size(calibration.images, calibration.held_out)
-            chosen = sample_paths(self._images, count, self.network.seed)
+            count = sample_count(calibration.images, calibration.held_out)
+            chosen = choose_images(self._images, count, self.network.seed)
             self._kept_pixels.ahead(chosen, *shape, self.backbone.channels)
         if isinstance(self._data, list):
             self._kept_pixels.ahead(self._data, *shape, self.backbone.channels)

@@ -28,24 +28,8 @@ def calibration_sample(
 
     If there are fewer than 4 images, none are held out. See `sample_images`.
     """
-    sample = sample_images(images, shape, sample_size(count, held_out), resize, seed, progress, decoder)
+    sample = sample_images(images, shape, sample_count(count, held_out), resize, seed, progress, decoder)
     return hold_out(sample, held_out) if held_out else (sample, None)
-
-
-def sample_size(count: int, held_out: int = HELD_OUT_IMAGES) -> int:
-    """Return how many images `calibration_sample` chooses at most: to calibrate on, and held out."""
-    return count + min(held_out, count // 3)
-
-
-def sample_paths(images: Any, count: int, seed: int = 0) -> list[Path | str]:
-    """Return the files that `sample_images` chooses among some, in their order."""
-    paths = list_images([images] if isinstance(images, str | Path) else images)
-    return [paths[index] for index in _chosen(len(paths), count, seed)]
-
-
-def _chosen(n: int, count: int, seed: int) -> np.ndarray:
-    indices: np.ndarray = np.sort(np.random.default_rng(seed).permutation(n)[:count])
-    return indices
 
 
 def sample_images(
@@ -82,9 +66,8 @@ def sample_images(
                 f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
                 f"(n, {height}, {width}, {channels}), or another size"
             )
-        sampled: np.ndarray = images[_chosen(len(images), count, seed)]
-        return sampled
-    chosen = sample_paths(images, count, seed)
+        return choose_images(images, count, seed)  # type: ignore[no-any-return]
+    chosen = choose_images(list_images([images] if isinstance(images, str | Path) else images), count, seed)
     description = "calibration images" if progress else None
     files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels, decoder=decoder)
     pixels = collect(files)[1]
@@ -97,6 +80,17 @@ def sample_images(
     if not len(pixels):
         raise AurevoirError("there are no calibration images; give a folder that contains some")
     return pixels
+
+
+def choose_images(images: Any, count: int, seed: int) -> Any:
+    """Return up to `count` items of an array or a list, chosen by the seed, in their order."""
+    which = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
+    return images[which] if isinstance(images, np.ndarray) else [images[index] for index in which]
+
+
+def sample_count(count: int, held_out: int) -> int:
+    """Return how many images `calibration_sample` asks for."""
+    return count + min(held_out, count // 3)
 
 
 def hold_out(pixels: np.ndarray, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -115,40 +116,49 @@ def sweep_cuts(
     """
     watch = watch or Stopwatch()
     with DecodedImages(budget) as decoded:
-        builder = EngineBuilder(
-            network, calibration, data=list(data.paths), stages=watch, progress=progress, decoded=decoded
-        )
-        cuts = cut_candidates(builder.backbone, count)
-        builders = builder.at_cuts([cut.name for cut in cuts])
-        names, labels = encoded(data)
-        which = stratified_sample(labels, sample_size(cuts, budget), network.seed)
-        skipped: dict[str, str] = {}
-        engines: list[Engine] = []
-        solved: list[tuple[str, RidgePath]] = []
-        for spec in specs:
-            drafts, joined = draft_cuts(builders, replace(spec, measure=False))
-            made = joined.engine.manifest
-            what = f"{builder.backbone.name} {spec.precision}"
-            sample = [data.paths[index] for index in which]
-            images = as_images(sample, made.input_shape, made.resize, what if progress else None, decoded.keep)
-            values = embed_cuts(joined, images, watch)
-            skipped.update(images.skipped)
-            rows = labels[which[values.indices]]
-            if len(np.unique(rows)) < 2:
-                raise DataError(
-                    f"{len(np.unique(rows))} classes have readable images; {len(skipped)} files cannot be read"
-                )
-            both = zip(values.bits, values.pooled, strict=True)
-            for (bits, pooled), cut in zip(
-                progress_bar(both, desc=f"kernels {what}", total=len(cuts), unit="cut", show=progress),
-                cuts,
-                strict=True,
-            ):
-                readout, path = fit_readout(
-                    bits, cut.features, rows, len(names), seed=network.seed, budget=budget, timer=watch, pooled=pooled
-                )
-                solved.append((readout.kind, path))
-            engines += drafts
+        return _swept(data, network, calibration, specs, count, budget, watch, progress, decoded)
+
+
+def _swept(
+    data: LabelledPaths,
+    network: NetworkSpec,
+    calibration: CalibrationSpec,
+    specs: Sequence[EngineSpec],
+    count: int,
+    budget: Budget,
+    watch: Stopwatch,
+    progress: bool,
+    decoded: DecodedImages,
+) -> tuple[list[SweptCut], int, dict[str, str]]:
+    options: dict[str, Any] = {"stages": watch, "progress": progress, "decoded": decoded}
+    builder = EngineBuilder(network, calibration, data=list(data.paths), **options)
+    cuts = cut_candidates(builder.backbone, count)
+    builders = builder.at_cuts([cut.name for cut in cuts])
+    names, labels = encoded(data)
+    which = stratified_sample(labels, sample_size(cuts, budget), network.seed)
+    skipped: dict[str, str] = {}
+    engines: list[Engine] = []
+    solved: list[tuple[str, RidgePath]] = []
+    for spec in specs:
+        drafts, joined = draft_cuts(builders, replace(spec, measure=False))
+        made = joined.engine.manifest
+        what = f"{builder.backbone.name} {spec.precision}"
+        sample = [data.paths[index] for index in which]
+        images = as_images(sample, made.input_shape, made.resize, what if progress else None, decoded.keep)
+        values = embed_cuts(joined, images, watch)
+        skipped.update(images.skipped)
+        rows = labels[which[values.indices]]
+        if len(np.unique(rows)) < 2:
+            raise DataError(f"{len(np.unique(rows))} classes have readable images; {len(skipped)} files cannot be read")
+        both = zip(values.bits, values.pooled, strict=True)
+        for (bits, pooled), cut in zip(
+            progress_bar(both, desc=f"kernels {what}", total=len(cuts), unit="cut", show=progress), cuts, strict=True
+        ):
+            readout, path = fit_readout(
+                bits, cut.features, rows, len(names), seed=network.seed, budget=budget, timer=watch, pooled=pooled
+            )
+            solved.append((readout.kind, path))
+        engines += drafts
     speeds = _speeds(engines, progress)
     swept = [
         SweptCut(
