@@ -47,9 +47,9 @@ WORST = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "alpha is the ridge's penalty, chosen by leave-one-out on the training images; seconds are of reading images "
-        "(decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), the "
-        "projection (project), the Gram matrix (gram) and the ridge (solve)."
+        "alpha is the ridge's penalty, chosen by leave-one-out on the training images; seconds are of waiting for "
+        "images (decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), "
+        "the projection (project), the Gram matrix (gram) and the ridge (solve)."
     )
     parser.add_argument("data", help=DATA)
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
@@ -276,13 +276,8 @@ def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[s
 
 def _pace(pace: "Pace") -> dict[str, float] | None:
     """Return how fast the training images went through the engine; None where one batch holds them all."""
-    if pace.images_per_second is None or pace.with_decoding is None:
-        return None
-    return {
-        "images": pace.images,
-        "images_per_second": pace.images_per_second,
-        "with_decoding": pace.with_decoding,
-    }
+    rate = pace.images_per_second
+    return None if rate is None else {"images": pace.images, "images_per_second": rate}
 
 
 def _alphas(path: "RidgePath") -> list[dict[str, Any]]:
@@ -391,10 +386,7 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(f"sign agreement with fp32: {result['sign_agreement']:.1%}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
     if pace := result["embedding"]:
-        lines.append(
-            f"{result['precision']} on these images: {pace['images_per_second']:.1f} images/s, "
-            f"{pace['with_decoding']:.1f} with reading files"
-        )
+        lines.append(f"{result['precision']} on these images: {pace['images_per_second']:.1f} images/s")
     lines.append(f"training, seconds: {spent}")
     if result["test_seconds"] is not None:
         lines[-1] += f"; testing {result['test_seconds']:.1f}"

@@ -134,7 +134,7 @@ def _tiled(result: dict[str, Any], tiles: list[tuple[str, str, str]], said: str)
     kept = refit["images"] if refit else result["train_images"]
     tiles.append(("Trained on", f"{kept:,d} images", "all of them, after the test" if refit else _trained_on(result)))
     if pace := result["embedding"]:
-        of = f"of the {result['precision']} network on this machine; {pace['with_decoding']:,.0f} with reading files"
+        of = f"through the {result['precision']} network on this machine"
         tiles.append(("Speed", f"{pace['images_per_second']:,.0f} images/s", of))
     tiles.append(("Took", f"{_seconds(result):.1f} s", "from files to the model"))
     boxes = [
@@ -392,7 +392,7 @@ def _spread(turns: Sequence[float] | None) -> str:
 
 
 STAGES = {
-    "decode": "reading images",
+    "decode": "waiting for images",
     "calibrate": "int8 thresholds",
     "build": "making and checking the engine",
     "engine": "running the engine",

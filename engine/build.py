@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..calibration.thresholds import Method
 from ..errors import AurevoirError, AurevoirWarning, ThresholdMissedError, UsageError
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
+from ..images.decoded import DecodedImages, Decoder
 from ..images.labelled import list_images
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
@@ -35,7 +36,7 @@ from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
-from .sample import calibration_sample
+from .sample import calibration_sample, choose_images, sample_count
 from .smoke import first_batches, first_inference, start_child
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from .timing import is_faster
@@ -195,6 +196,8 @@ class EngineBuilder:
         Whether to show progress bars on stderr.
     work : Work, optional
         An open work folder: a calibration table or an engine that it has of the same inputs is taken over.
+    decoded : DecodedImages, optional
+        Keeps the pixels of files, for who reads them after; `data` is decoded into it while an engine is built.
     """
 
     def __init__(
@@ -206,8 +209,9 @@ class EngineBuilder:
         stages: Stages | None = None,
         progress: bool = False,
         work: Work | None = None,
+        decoded: DecodedImages | None = None,
     ) -> None:
-        self._work = work
+        self._work, self._kept_pixels = work, decoded
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
@@ -218,11 +222,19 @@ class EngineBuilder:
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
         """Return a builder of the same float graph with another calibration."""
-        other = EngineBuilder(
-            self.network, calibration, data=self._data, stages=self._stages, progress=self.progress, work=self._work
-        )
+        other = EngineBuilder(self.network, calibration, **self._options())
         other.backbone, other.exported = self.backbone, self.exported
         return other
+
+    def _options(self) -> dict[str, Any]:
+        """Return what a builder of another network or calibration has in common with this one."""
+        return {
+            "data": self._data,
+            "stages": self._stages,
+            "progress": self.progress,
+            "work": self._work,
+            "decoded": self._kept_pixels,
+        }
 
     def at_cuts(self, cuts: Sequence[str]) -> "list[EngineBuilder]":
         """Return a builder of each of several cuts, from one export, which are calibrated at the last, the deepest.
@@ -237,8 +249,7 @@ class EngineBuilder:
                 "a calibration table is of one cut, and several are to be calibrated; give images as calibration"
             )
         networks = [replace(self.network, cut=cut) for cut in cuts]
-        options: dict[str, Any] = {"data": self._data, "stages": self._stages, "progress": self.progress}
-        found = [EngineBuilder(network, self.calibration, work=self._work, **options) for network in networks]
+        found = [EngineBuilder(network, self.calibration, **self._options()) for network in networks]
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
             exported = export_cuts(self.backbone, cuts, pixels, *preprocessing)
@@ -274,7 +285,24 @@ class EngineBuilder:
                 network.seed,
                 self.progress,
                 calibration.held_out,
+                self._decoder,
             )
+
+    @property
+    def _decoder(self) -> Decoder | None:
+        return None if self._kept_pixels is None else self._kept_pixels.keep
+
+    def decode_ahead(self, spec: EngineSpec) -> None:
+        """Begin to decode in the background what an engine is calibrated on, then all of `data`."""
+        if self._kept_pixels is None:
+            return
+        calibration, shape = self.calibration, (self.backbone.size, check_resize(self.network.resize))
+        if isinstance(self._images, list) and spec.precision != "fp32":
+            count = sample_count(calibration.images, calibration.held_out)
+            chosen = choose_images(self._images, count, self.network.seed)
+            self._kept_pixels.ahead(chosen, *shape, self.backbone.channels)
+        if isinstance(self._data, list):
+            self._kept_pixels.ahead(self._data, *shape, self.backbone.channels)
 
     @cached_property
     def exported(self) -> Exported:
@@ -297,7 +325,9 @@ class EngineBuilder:
             images: ImageArray | ImageFiles = ImageArray(data)
         else:
             resize, description = check_resize(self.network.resize), "normalization" if self.progress else None
-            images = ImageFiles(data, shape[:2], resize, description=description, channels=shape[2])
+            images = ImageFiles(
+                data, shape[:2], resize, description=description, channels=shape[2], decoder=self._decoder
+            )
         with self._stages("decode"):
             measured = channel_statistics(images.batches())
         return resolve(self.network.normalization, Preprocessing(*measured), lambda: measured)
@@ -362,6 +392,10 @@ class EngineBuilder:
         runtime = _runtime(spec)
         if spec.smoke and spec.plan.target is None:
             start_child(runtime)
+        self.decode_ahead(spec)
+        if spec.precision != "fp32":
+            # Exported first: the images are decoded meanwhile.
+            self.exported  # noqa: B018
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
@@ -510,7 +544,8 @@ class EngineBuilder:
             peers, engine = {**peers, "int8 throughout": engine}, mixed
         if spec.smoke:
             first_batches(engine, *peers.values())
-        engine = with_speed(engine, peers, self.progress)
+        with nullcontext() if self._kept_pixels is None else self._kept_pixels.paused():
+            engine = with_speed(engine, peers, self.progress)
         turns = engine.images_per_second_by_turn
         if not spec.prefer_faster or is_faster(turns["int8"], turns[peer.precision]) is not False:
             return engine

@@ -29,6 +29,7 @@ from .pointers import IMAGES, check_pointers, host_memory, stream_handle, writab
 from .runtimes import (
     batch_size,
     builds_plans,
+    calls_at_once,
     check_device,
     check_precision,
     check_settings,
@@ -137,6 +138,11 @@ class Engine:
     def batch_size(self) -> int:
         """Recommended batch size; larger for a GPU than for a CPU."""
         return batch_size(self.device)
+
+    @property
+    def calls_at_once(self) -> int:
+        """Recommended number of threads that call it at the same time: more than 1 where a call leaves cores idle."""
+        return calls_at_once(self.runtime, self.device)
 
     @property
     def megabytes(self) -> float:

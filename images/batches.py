@@ -16,6 +16,7 @@ import numpy as np
 
 from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
+from .decoded import Decoder
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, channels)."""
@@ -36,6 +37,8 @@ class ImageFiles:
         Label of the progress bar on stderr; None disables it.
     channels : {3, 1}
         RGB or grayscale.
+    decoder : callable, optional
+        What decodes a file, such as a method of `DecodedImages`; by default `decode`.
 
     Attributes
     ----------
@@ -50,6 +53,7 @@ class ImageFiles:
     description: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     channels: int = 3
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         check_channels(self.channels)
@@ -71,7 +75,7 @@ class ImageFiles:
 
     def _readable(self, ahead: int) -> Iterator[tuple[int, np.ndarray]]:
         bar = progress_bar(total=len(self), desc=self.description, unit="img", show=self.description is not None)
-        found = _decoded(self.paths, self.size, self.resize, self.channels, self.workers, ahead)
+        found = _decoded(self.paths, self.size, self.resize, self.channels, self.workers, ahead, self.decoder)
         with bar, closing(found):
             for index, (path, pixels) in enumerate(found):
                 bar.update()
@@ -138,14 +142,20 @@ class ImageStream:
 
 
 def _decoded(
-    paths: Iterable[Path | str], size: tuple[int, int], resize: Resize, channels: int, workers: int | None, ahead: int
+    paths: Iterable[Path | str],
+    size: tuple[int, int],
+    resize: Resize,
+    channels: int,
+    workers: int | None,
+    ahead: int,
+    decoder: Decoder | None = None,
 ) -> Generator[tuple[Path | str, np.ndarray | UnreadableImageError], None, None]:
     """Yield files in the order of the paths, decoded by threads that are at most so many files ahead."""
     pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as pool:
         try:
             for path in paths:
-                pending.append((path, pool.submit(decode, path, size, resize, channels)))
+                pending.append((path, pool.submit(decoder or decode, path, size, resize, channels)))
                 if len(pending) > ahead:
                     yield _finished(*pending.popleft())
             while pending:

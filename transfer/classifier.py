@@ -26,6 +26,7 @@ from ..engine.spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec,
 from ..errors import BudgetError, DataError, UsageError
 from ..images.batches import ImageFiles, Images, ImageStream
 from ..images.decode import Resize, check_resize
+from ..images.decoded import DecodedImages, Decoder
 from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
@@ -331,8 +332,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
             self.pace_ = Pace()
-            chosen = self._set_engine(X, labels, weights, watch, work)
-            training = self._embed(X, labels, weights, watch, work, chosen)
+            with DecodedImages(self.memory_budget) as decoded:
+                chosen = self._set_engine(X, labels, weights, watch, work, decoded)
+                training = self._embed(X, labels, weights, watch, work, chosen, decoded)
             self._fit_readout(training, self.projection, None, watch)
         return self
 
@@ -659,7 +661,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         memory_budget(self.memory_budget)
 
     def _set_engine(
-        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
+        self,
+        X: Any,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        watch: Stopwatch,
+        work: Work | None,
+        decoded: DecodedImages,
     ) -> Chosen | None:
         """Set the engine; return the choice of its cut, if it was to be chosen."""
         chosen = None
@@ -670,35 +678,45 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.engine_, self.n_bits_ = None, X.shape[1]
             return None
         if self.cut == AUTO_CUT:
-            chosen = self._chosen_cut(X, labels, weights, watch, work)
+            chosen = self._chosen_cut(X, labels, weights, watch, work, decoded)
             self.cut_choice_ = chosen.choice
-        self.engine_ = self._build(X, watch, work) if chosen is None else chosen.builder.build(self._engine_spec())
+        self.engine_ = (
+            self._build(X, watch, work, decoded) if chosen is None else chosen.builder.build(self._engine_spec())
+        )
         self.n_bits_ = self.n_features_in_ = self.engine_.features
         # An earlier fit on features may have left the names of their columns.
         self.__dict__.pop("feature_names_in_", None)
         return chosen
 
-    def _build(self, X: Any, watch: Stopwatch, work: Work | None) -> Engine:
+    def _build(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
         if isinstance(self.engine, Engine):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
         outputs = ("bits", "pooled") if self._reads_pooled else ("bits",)
-        return self._builder(X, watch, work).build(self._engine_spec(), outputs)
+        return self._builder(X, watch, work, decoded).build(self._engine_spec(), outputs)
 
-    def _builder(self, X: Any, watch: Stopwatch, work: Work | None) -> EngineBuilder:
+    def _builder(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages) -> EngineBuilder:
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
         network = NetworkSpec(**own, seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
-        return EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
+        return EngineBuilder(
+            network, calibration, data=X, stages=watch, progress=self.verbose, work=work, decoded=decoded
+        )
 
     def _engine_spec(self) -> EngineSpec:
         # How fast it is, the training images tell.
         return EngineSpec(**self._parameters_of(EngineSpec), compare_speed=False)
 
     def _chosen_cut(
-        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
+        self,
+        X: Any,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        watch: Stopwatch,
+        work: Work | None,
+        decoded: DecodedImages,
     ) -> Chosen:
         weights = weights * self._class_weights(labels)
         kernels = choosing_kernels(self.projection)
@@ -710,7 +728,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return max(zip(kernels, paths, strict=True), key=lambda each: each[1].loo_accuracy)
 
         return choose_cut(
-            self._builder(X, watch, work),
+            self._builder(X, watch, work, decoded),
             self._engine_spec(),
             X,
             labels,
@@ -721,6 +739,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             watch=watch,
             work=work,
             progress=self.verbose,
+            decoded=decoded,
         )
 
     def _parameters_of(self, spec: type) -> dict[str, Any]:
@@ -735,6 +754,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         watch: Stopwatch,
         work: Work | None = None,
         chosen: Chosen | None = None,
+        decoded: DecodedImages | None = None,
     ) -> Training:
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
@@ -742,7 +762,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             indices, values = np.arange(len(X)), {"bits": pack_signs(X)}
             paths = None
         else:
-            images, engine = self._images(X, "train"), self._required_engine()
+            decoder = None if decoded is None else decoded.take
+            images, engine = self._images(X, "train", decoder), self._required_engine()
             outputs = self._outputs(engine)
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
@@ -797,9 +818,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError("this classifier was trained on features and has no engine; pass features to `scores`")
         return self.engine_
 
-    def _images(self, X: Any, description: str) -> Images:
+    def _images(self, X: Any, description: str, decoder: Decoder | None = None) -> Images:
         made = self._required_engine().manifest
-        return as_images(X, made.input_shape, made.resize, description if self.verbose else None)
+        return as_images(X, made.input_shape, made.resize, description if self.verbose else None, decoder)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return ridge scores; the class with the highest score is predicted.

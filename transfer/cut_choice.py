@@ -15,6 +15,7 @@ from ..engine.engine import Engine
 from ..engine.multi_cut import JoinedCuts, draft_cuts
 from ..engine.spec import EngineSpec
 from ..images.batches import ImageFiles, Images
+from ..images.decoded import DecodedImages
 from ..kernels.bits import packed_length
 from ..kernels.memory import Budget, memory_budget
 from ..kernels.readout import POOLED
@@ -258,6 +259,7 @@ def choose_cut(
     watch: Stopwatch | None = None,
     work: Work | None = None,
     progress: bool = False,
+    decoded: DecodedImages | None = None,
 ) -> Chosen:
     """Compare cuts by leave-one-out on one inference of each image, and choose the cheapest that is good enough.
 
@@ -280,6 +282,8 @@ def choose_cut(
         Keeps what the joined engine computed.
     progress : bool
         Whether to show progress on stderr.
+    decoded : DecodedImages, optional
+        Keeps the pixels of the sample, for who reads them after.
 
     Raises
     ------
@@ -287,13 +291,15 @@ def choose_cut(
         If the network has no default cut, or only one cut; or the calibration is a table, which is of one cut.
     """
     cuts = cut_candidates(builder.backbone)
+    builder.decode_ahead(spec)
     builders = builder.at_cuts([cut.name for cut in cuts])
     plain = replace(spec, min_sign_agreement=None, prefer_faster=False, measure=False)
     joined = draft_cuts(builders, plain)[1]
     which = stratified_sample(labels, sample_size(cuts, budget), seed)
     sample = inputs[which] if isinstance(inputs, np.ndarray) else [inputs[index] for index in which]
     made = joined.engine.manifest
-    images = as_images(sample, made.input_shape, made.resize, f"{len(cuts)} cuts" if progress else None)
+    decoder, description = None if decoded is None else decoded.keep, f"{len(cuts)} cuts" if progress else None
+    images = as_images(sample, made.input_shape, made.resize, description, decoder)
     values = embed_cuts(joined, images, watch, work)
     rows = which[values.indices]
     counted = weights[rows] > 0

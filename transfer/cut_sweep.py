@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..engine.smoke import first_batches
 from ..engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from ..engine.timing import alternate
 from ..errors import DataError
+from ..images.decoded import DecodedImages
 from ..images.sources import LabelledPaths
 from ..kernels.memory import Budget
 from ..kernels.readout import fit_readout
@@ -113,7 +115,23 @@ def sweep_cuts(
         If the network has no default cut or only one cut, or the calibration is a table.
     """
     watch = watch or Stopwatch()
-    builder = EngineBuilder(network, calibration, data=list(data.paths), stages=watch, progress=progress)
+    with DecodedImages(budget) as decoded:
+        return _swept(data, network, calibration, specs, count, budget, watch, progress, decoded)
+
+
+def _swept(
+    data: LabelledPaths,
+    network: NetworkSpec,
+    calibration: CalibrationSpec,
+    specs: Sequence[EngineSpec],
+    count: int,
+    budget: Budget,
+    watch: Stopwatch,
+    progress: bool,
+    decoded: DecodedImages,
+) -> tuple[list[SweptCut], int, dict[str, str]]:
+    options: dict[str, Any] = {"stages": watch, "progress": progress, "decoded": decoded}
+    builder = EngineBuilder(network, calibration, data=list(data.paths), **options)
     cuts = cut_candidates(builder.backbone, count)
     builders = builder.at_cuts([cut.name for cut in cuts])
     names, labels = encoded(data)
@@ -125,9 +143,8 @@ def sweep_cuts(
         drafts, joined = draft_cuts(builders, replace(spec, measure=False))
         made = joined.engine.manifest
         what = f"{builder.backbone.name} {spec.precision}"
-        images = as_images(
-            [data.paths[index] for index in which], made.input_shape, made.resize, what if progress else None
-        )
+        sample = [data.paths[index] for index in which]
+        images = as_images(sample, made.input_shape, made.resize, what if progress else None, decoded.keep)
         values = embed_cuts(joined, images, watch)
         skipped.update(images.skipped)
         rows = labels[which[values.indices]]

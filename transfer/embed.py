@@ -1,7 +1,9 @@
 """Run images through an engine in batches."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,9 @@ from ..engine.engine import Engine
 from ..images.batches import Images, ImageStream
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
+
+_Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Indices of images, and an engine's outputs of them by name."""
 
 
 @dataclass
@@ -20,24 +25,16 @@ class Pace:
     ----------
     images : int
         The images of the other batches.
-    engine_seconds : float
-        Seconds in the engine; threads decode meanwhile.
     seconds : float
-        Those, and seconds of waiting for decoded images.
+        What they took, reading of files included where it was not done before.
     """
 
     images: int = 0
-    engine_seconds: float = 0.0
     seconds: float = 0.0
 
     @property
     def images_per_second(self) -> float | None:
-        """Images per second of the engine; None if there was one batch at most."""
-        return self.images / self.engine_seconds if self.engine_seconds > 0 else None
-
-    @property
-    def with_decoding(self) -> float | None:
-        """Images per second with waiting for decoded images; None if there was one batch at most."""
+        """Images per second; None if there was one batch at most."""
         return self.images / self.seconds if self.seconds > 0 else None
 
 
@@ -58,7 +55,7 @@ def embed(
     outputs : sequence of str
         Some of ``engine.outputs``.
     watch : Stopwatch, optional
-        Times waiting for images as ``decode`` and inference as ``engine``.
+        Times waiting for images as ``decode`` and for the engine as ``engine``.
     kept : KeptBits, optional
         Those of these images, this engine and these outputs in a work folder; they are not computed again.
     pace : Pace, optional
@@ -85,24 +82,20 @@ def embed(
                 result[:filled] = values[name]
             first, images = kept.rest()
     began = None
-    for batch_indices, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
-        called = time.perf_counter()
-        with watch("engine"):
-            which = slice(filled, filled + len(pixels))
-            indices[which], found = first + batch_indices, engine.run(pixels, outputs)
-            for name, result in results.items():
-                result[which] = found[name]
-        done = time.perf_counter()
+    for batch_indices, found in _computed(engine, images, outputs, watch):
+        which = slice(filled, filled + len(batch_indices))
+        indices[which] = first + batch_indices
+        for name, result in results.items():
+            result[which] = found[name]
+        now = time.perf_counter()
         if began is None:
-            began = done
+            began = now
         else:
-            pace.images += len(pixels)
-            pace.engine_seconds += done - called
-            pace.seconds = done - began
+            pace.images, pace.seconds = pace.images + len(batch_indices), now - began
         if kept is not None:
             with watch("decode"):
                 kept.add(indices[which], {name: result[which] for name, result in results.items()})
-        filled += len(pixels)
+        filled += len(batch_indices)
     if kept is not None:
         kept.finish()
     return indices[:filled], {name: result[:filled] for name, result in results.items()}
@@ -127,11 +120,9 @@ def embed_blocks(
     indices, values
         As `embed` returns them; of no image for a batch of a stream in which none is readable.
     """
-    types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
-    empty = {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in types.items()}
-    held: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-    for indices, pixels in images.batches(engine.batch_size):
-        held.append((indices, engine.run(pixels, outputs) if len(pixels) else empty))
+    held: list[_Outputs] = []
+    for indices, values in _computed(engine, images, outputs, Stopwatch()):
+        held.append((indices, values))
         if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
             yield _joined(held)
             held = []
@@ -139,7 +130,42 @@ def embed_blocks(
         yield _joined(held)
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _computed(
+    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], watch: Stopwatch
+) -> Iterator[_Outputs]:
+    """Yield indices and outputs batch by batch, in order, of as many calls at once as the engine gains from."""
+    batches = watch.waiting("decode", images.batches(engine.batch_size))
+    run = _runner(engine, outputs)
+    if (calls := engine.calls_at_once) == 1:
+        for indices, pixels in batches:
+            with watch("engine"):
+                values = run(pixels)
+            yield indices, values
+        return
+    running: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
+
+    def finished() -> _Outputs:
+        with watch("engine"):
+            indices, future = running.popleft()
+            return indices, future.result()
+
+    with ThreadPoolExecutor(calls, thread_name_prefix="engine") as pool:
+        for indices, pixels in batches:
+            running.append((indices, pool.submit(run, pixels)))
+            if len(running) == calls:
+                yield finished()
+        while running:
+            yield finished()
+
+
+def _runner(engine: Engine, outputs: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Return what computes outputs of a batch, which may be empty."""
+    types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
+    empty = {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in types.items()}
+    return lambda pixels: engine.run(pixels, outputs) if len(pixels) else empty
+
+
+def _joined(parts: Sequence[_Outputs]) -> _Outputs:
     indices = np.concatenate([each for each, _ in parts])
     return indices, {name: np.concatenate([values[name] for _, values in parts]) for name in parts[0][1]}
 

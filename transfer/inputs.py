@@ -18,6 +18,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.decode import Resize
+from ..images.decoded import Decoder
 from ..images.labelled import labelled_images, list_images
 from ..images.tables import TABLES
 
@@ -362,8 +363,10 @@ def resolve_seed(random_state: Any) -> int:
         raise UsageError(f"random_state {random_state!r} is not known; give an integer from 0 up, or None") from error
 
 
-def as_images(X: Any, shape: tuple[int, int, int], resize: Resize, description: str | None) -> Images:
-    """Return files or pixels as batches for an engine of an input shape.
+def as_images(
+    X: Any, shape: tuple[int, int, int], resize: Resize, description: str | None, decoder: Decoder | None = None
+) -> Images:
+    """Return files, decoded by `decoder` if given, or pixels as batches for an engine of an input shape.
 
     Raises
     ------
@@ -376,7 +379,7 @@ def as_images(X: Any, shape: tuple[int, int, int], resize: Resize, description: 
             f"X is {kind}, and the classifier was trained on images; give files or uint8 of shape (n, height, width, 3)"
         )
     if isinstance(X, list):
-        return ImageFiles(X, shape[:2], resize, description=description, channels=shape[2])
+        return ImageFiles(X, shape[:2], resize, description=description, channels=shape[2], decoder=decoder)
     if X.shape[3] != shape[2]:
         remedy = {(1, 3): "np.repeat(X, 3, axis=3)", (4, 3): "X[..., :3]"}.get((X.shape[3], shape[2]))
         raise UsageError(

@@ -97,6 +97,11 @@ def check_settings(name: str, device: str, settings: Mapping[str, int | None]) -
     return given
 
 
+def calls_at_once(name: str, device: str) -> int:
+    """Return how many calls of a compiled graph at the same time are faster than one after another."""
+    return graph_runtime(name).CALLS if device == "cpu" and not builds_plans(name) else 1
+
+
 def plan_runtime(name: str) -> PlanRuntime:
     """Return a plan runtime by name; an unknown name raises UsageError."""
     match name:

@@ -90,9 +90,18 @@ class Runtime(Protocol):
 
 
 class GraphRuntime(Runtime, Protocol):
-    """A runtime that computes an ONNX graph; ``SETTINGS`` names those of ``threads`` and ``streams`` that it takes."""
+    """A runtime that computes an ONNX graph.
+
+    Attributes
+    ----------
+    SETTINGS : tuple of str
+        Those of ``threads`` and ``streams`` that it takes.
+    CALLS : int
+        Calls on the CPU that are faster at the same time than one after another; 1 if none are.
+    """
 
     SETTINGS: tuple[str, ...]
+    CALLS: int
 
     def compile(
         self, graph: bytes, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None

@@ -31,6 +31,8 @@ MAX_CHUNKED_OUTPUTS = 3
 
 _SETTINGS = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS"}
 SETTINGS = tuple(_SETTINGS)
+CALLS = 2
+"""While the last chunks of a call run on some of the streams, the others compute the next call's."""
 
 
 @cache

@@ -26,7 +26,7 @@ from aurevoir.work import Work
 class _Engine:
     """Outputs that tell an image and the batch that it was in; counts what it is given."""
 
-    features, batch_size, runtime, device = 16, 4, "fake", "cpu"
+    features, batch_size, runtime, device, calls_at_once = 16, 4, "fake", "cpu", 1
 
     def __init__(self):
         self.output_types = {"bits": ((2,), "uint8"), "pooled": ((3,), "float32")}

@@ -1,0 +1,110 @@
+"""Outputs come in the order of the images, whatever runs at the same time, and what fails ends everything."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from aurevoir.errors import AurevoirError
+from aurevoir.images import batches as batches_module
+from aurevoir.images import decoded as decoded_module
+from aurevoir.images.batches import ImageArray
+from aurevoir.images.decode import decode
+from aurevoir.transfer.classifier import OpticalClassifier
+from aurevoir.transfer.embed import embed, embed_blocks
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (22, 2, 3, 3), "uint8")
+
+
+class _Engine:
+    """An engine whose first call of each pair ends last."""
+
+    batch_size, output_types = 4, {"bits": ((2,), "uint8")}
+
+    def __init__(self, calls, fails_at=None):
+        self.calls_at_once, self.fails_at = calls, fails_at
+        self.threads, self.running, self.most = set(), 0, 0
+        self._lock, self._number = threading.Lock(), 0
+
+    def checked_outputs(self, names):
+        return names
+
+    def run(self, pixels, outputs):
+        with self._lock:
+            number, self._number = self._number, self._number + 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.threads.add(threading.get_ident())
+        if number == self.fails_at:
+            raise AurevoirError("the runtime fails")
+        time.sleep(0.02 * (number % 2 == 0))
+        with self._lock:
+            self.running -= 1
+        return {"bits": pixels.reshape(len(pixels), -1)[:, :2] + np.uint8(1)}
+
+
+def _expected():
+    return PIXELS.reshape(len(PIXELS), -1)[:, :2] + np.uint8(1)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_calls_at_the_same_time_give_their_outputs_in_the_order_of_the_images(calls):
+    engine = _Engine(calls)
+    indices, values = embed(engine, ImageArray(PIXELS))
+    np.testing.assert_array_equal(indices, np.arange(len(PIXELS)))
+    np.testing.assert_array_equal(values["bits"], _expected())
+    assert engine.most == calls
+
+
+def test_one_call_after_another_is_made_by_the_thread_that_asks():
+    # What runs on a GPU belongs to a thread's device and stream.
+    engine = _Engine(1)
+    embed(engine, ImageArray(PIXELS))
+    assert engine.threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_blocks_hold_the_batches_in_order(calls):
+    found = list(embed_blocks(_Engine(calls), ImageArray(PIXELS), ("bits",), 8))
+    assert [len(indices) for indices, _ in found] == [8, 8, 6]
+    np.testing.assert_array_equal(np.concatenate([values["bits"] for _, values in found]), _expected())
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_error_of_a_call_is_raised_and_no_thread_stays(calls):
+    with pytest.raises(AurevoirError, match="the runtime fails"):
+        embed(_Engine(calls, fails_at=2), ImageArray(PIXELS))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
+
+
+def test_blocks_that_are_not_asked_for_leave_no_thread():
+    running = embed_blocks(_Engine(2), ImageArray(PIXELS), ("bits",), 4)
+    next(running)
+    running.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
+
+
+def test_a_fit_decodes_each_file_once_and_learns_the_same_without_memory_for_that(
+    class_folder, tiny_onnx, monkeypatch, tmp_path
+):
+    paths = []
+
+    def counting(path, *how):
+        paths.append(str(path))
+        return decode(path, *how)
+
+    for module in (decoded_module, batches_module):
+        monkeypatch.setattr(module, "decode", counting)
+    options = {"precision": "int8", "runtime": "openvino", "projection": "exact", "smoke": False}
+    shared = OpticalClassifier(tiny_onnx, **options, normalization="data").fit(class_folder)
+    assert sorted(paths) == sorted(shared.training_.paths)
+    paths.clear()
+    # A share of nothing: normalization, calibration and embedding each decode.
+    monkeypatch.setattr(decoded_module, "SHARE", 2**63)
+    alone = OpticalClassifier(tiny_onnx, **options, normalization="data").fit(class_folder)
+    assert sorted(paths) == sorted(3 * shared.training_.paths)
+    for name, classifier in (("shared", shared), ("alone", alone)):
+        classifier.save(tmp_path / name)
+    for path in (tmp_path / "shared").iterdir():
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
