@@ -1,4 +1,5 @@
 import pytest
+
 from aurevoir.errors import BudgetError
 from aurevoir.kernels.ridge.form import MOST_LANDMARKS, plan_ridge
 

@@ -2,14 +2,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cupy_fake import modules
+from threadpoolctl import threadpool_limits
+
 from aurevoir.kernels import training_kernel
 from aurevoir.kernels.memory import blocks, format_bytes
 from aurevoir.kernels.projection import Hadamard
 from aurevoir.kernels.readout import fit_readout
 from aurevoir.kernels.ridge import dual_path, form, landmark_path, one_vs_rest
 from aurevoir.kernels.ridge.form import KERNELS, plan_ridge
-from cupy_fake import modules
-from threadpoolctl import threadpool_limits
 
 N, M, CHANNELS, CLASSES = 90, 83, 12, 3
 every_kernel = pytest.mark.parametrize("kind", KERNELS)
@@ -77,9 +78,9 @@ def test_each_of_many_alphas_is_scored_as_alone():
     path = landmark_path(kernel.copy(), passes(across), y, alphas)
     alone = [landmark_path(kernel.copy(), passes(across), y, [alpha]) for alpha in alphas]
     np.testing.assert_allclose(path.loo_errors, [each.loo_errors[0] for each in alone])
-    np.testing.assert_allclose(path.coefficients, alone[path.best].coefficients)
+    np.testing.assert_allclose(path.coefficients, alone[path.best].coefficients, rtol=1e-6)
     few = landmark_path(kernel.copy(), passes(across), y, alphas, budget=1)
-    np.testing.assert_array_equal(few.loo_errors, path.loo_errors)
+    np.testing.assert_allclose(few.loo_errors, path.loo_errors)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -115,26 +116,20 @@ def test_blocks_and_threads_change_rounding_alone(kind):
 @every_kernel
 def test_landmarks_twice_and_rows_that_are_alike_are_solved(kind):
     bits, pooled, labels, _ = images()
-    rows = np.array([0, 0, 0, 3, 3, 8, 20, 21, 22, 23])
-    kernel = training_kernel.TrainingKernel(kind, bits[rows], pooled[rows], np.ones(len(rows)))
-    gram, across = kernel.gram(), kernel.rows(bits, pooled)
-    path = landmark_path(gram, passes(across), one_vs_rest(labels, CLASSES))
-    once = landmark_path(
-        gram_of(kind, bits, pooled, np.unique(rows)),
-        passes(across[:, [0, 3, 5, 6, 7, 8, 9]]),
-        one_vs_rest(labels, CLASSES),
-        path.alphas,
-    )
-    assert np.isfinite(path.loo_scores).all()
+    rows, y = np.array([0, 0, 0, 3, 3, 8, 20, 21, 22, 23]), one_vs_rest(labels, CLASSES)
+    standardize = training_kernel.standardization(pooled, np.ones(N))
+    paths = []
+    for some in (rows, np.unique(rows)):
+        kernel = training_kernel.TrainingKernel(kind, bits[some], pooled[some], np.ones(len(some)), None, standardize)
+        gram, across = kernel.gram(), kernel.rows(bits, pooled)
+        paths.append(landmark_path(gram, passes(across), y, [1.0] if kind in form.SUMS else None))
+        assert np.isfinite(paths[-1].loo_scores).all()
+    # What a sum's kernels are divided by depends on the landmarks.
     if kind not in form.SUMS:
-        np.testing.assert_allclose(path.loo_errors, once.loo_errors, rtol=1e-3)
+        np.testing.assert_allclose(paths[0].loo_errors, paths[1].loo_errors, rtol=1e-6)
     alike = landmark_path(np.full((4, 4), 9.0), passes(np.full((N, 4), 9.0)), one_vs_rest(labels, CLASSES))
     shares = np.bincount(labels) / N
     np.testing.assert_allclose(9 * alike.coefficients.sum(axis=0) + alike.intercept, 2 * shares - 1, atol=1e-9)
-
-
-def gram_of(kind, bits, pooled, rows):
-    return training_kernel.TrainingKernel(kind, bits[rows], pooled[rows], np.ones(len(rows))).gram()
 
 
 BUDGET = 700_000
@@ -181,14 +176,14 @@ def test_auto_beyond_the_dual_compares_kernels_on_the_rows_that_fit():
     plan = plan_ridge(300, M, CLASSES, "auto", budget=BUDGET)
     assert plan.compared < 300
     assert readout.kind == max(path.loo_accuracy_of, key=path.loo_accuracy_of.get)
-    alone, own = on_landmarks(readout.kind)
+    _, own = on_landmarks(readout.kind)
     np.testing.assert_array_equal(path.loo_scores, own.loo_scores)
 
 
 @pytest.mark.parametrize("kind", ["none", "exact+rbf", "pooled"])
 def test_on_cupy_it_is_as_on_the_host(cupy, monkeypatch, kind):
     monkeypatch.setattr(form, "COMPARED_ROWS", 200)
-    (_, path), (readout, other) = on_landmarks(kind), on_landmarks(kind, "cuda")
+    (_, path), (_, other) = on_landmarks(kind), on_landmarks(kind, "cuda")
     assert type(other.coefficients).__module__.startswith("cupy")
     if other.coefficients.shape == path.coefficients.shape:
         np.testing.assert_allclose(other.coefficients.get(), path.coefficients, atol=1e-6)
@@ -216,10 +211,10 @@ def test_a_fit_of_many_rows_stays_within_its_budget(kind, k):
 def test_speckle_that_does_not_fit_is_projected_again(weighted):
     bits, _, labels, weights = images(2000)
     options = {"n_components": 60, "seed": 2, "weights": weights if weighted else None}
-    plan = plan_ridge(2000, M, CLASSES, "hadamard", 60, budget="200KB")
+    plan = plan_ridge(2000, M, CLASSES, "hadamard", 60, budget="230KB")
     assert not plan.holds_speckle
     held, expected = fit_readout(bits, M, labels, CLASSES, "hadamard", **options)
-    readout, path = fit_readout(bits, M, labels, CLASSES, Hadamard, budget="200KB", **options)
+    readout, path = fit_readout(bits, M, labels, CLASSES, Hadamard, budget="230KB", **options)
     check = np.testing.assert_allclose
     check(path.loo_errors, expected.loo_errors, rtol=1e-9)
     check(path.loo_scores, expected.loo_scores, atol=1e-6)
