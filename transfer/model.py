@@ -29,7 +29,6 @@ from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
 from ..kernels.readout import (
     PROJECTORS,
-    SUMS,
     BitsReadout,
     ExactReadout,
     PooledReadout,
@@ -39,6 +38,7 @@ from ..kernels.readout import (
     SumReadout,
 )
 from ..kernels.ridge import RidgePath
+from ..kernels.ridge.form import SUMS
 from ..printable import in_markdown
 from ..saving import FolderKind, recover, require_folder_target, write_folder
 from ..schema import LONGEST, has_schema, refusing
