@@ -1,13 +1,15 @@
 """Run images through an engine in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..engine.engine import Engine
 from ..images.batches import Images, ImageStream
+from ..kernels.memory import Budget
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
+from .rows import Rows
 
 
 def embed(
@@ -16,6 +18,7 @@ def embed(
     outputs: Sequence[str] = ("bits",),
     watch: Stopwatch | None = None,
     kept: KeptBits | None = None,
+    budget: Budget = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return outputs of an engine for every readable image, all of one run.
 
@@ -29,6 +32,8 @@ def embed(
         Times waiting for images as ``decode`` and inference as ``engine``.
     kept : KeptBits, optional
         Those of these images, this engine and these outputs in a work folder; they are not computed again.
+    budget : int, str or None
+        Memory limit; what takes more than a share of it is in files, see `transfer.rows`.
 
     Returns
     -------
@@ -36,33 +41,38 @@ def embed(
         Indices of the readable images.
     values : dict of arrays
         By output, of its dtype and of shape (n, ...).
+
+    Raises
+    ------
+    SaveError
+        If these files fill the disk.
     """
     watch = watch or Stopwatch()
     types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
-    indices = np.empty(len(images), "int64")
-    results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in types.items()}
-    filled, first = 0, 0
+    indices = Rows((), "int64", len(images))
+    results = Rows.of(types, len(images), budget, None if kept is None else kept.folder)
+
+    def take(which: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        indices.append(which)
+        for name, result in results.items():
+            result.append(values[name])
+
+    first = 0
     if kept is not None:
         with watch("decode"):
-            known, values = kept.taken_over()
-            filled = len(known)
-            indices[:filled] = known
-            for name, result in results.items():
-                result[:filled] = values[name]
+            for block in kept.taken_over():
+                take(*block)
             first, images = kept.rest()
     for batch_indices, pixels in watch.waiting("decode", images.batches(engine.batch_size)):
         with watch("engine"):
-            which = slice(filled, filled + len(pixels))
-            indices[which], found = first + batch_indices, engine.run(pixels, outputs)
-            for name, result in results.items():
-                result[which] = found[name]
+            found = first + batch_indices, engine.run(pixels, outputs)
+            take(*found)
         if kept is not None:
             with watch("decode"):
-                kept.add(indices[which], {name: result[which] for name, result in results.items()})
-        filled += len(pixels)
+                kept.add(*found)
     if kept is not None:
         kept.finish()
-    return indices[:filled], {name: result[:filled] for name, result in results.items()}
+    return indices.array(), {name: result.array() for name, result in results.items()}
 
 
 def embed_blocks(
