@@ -164,10 +164,11 @@ class Work:
                 path.unlink(missing_ok=True)
         self._cleared = {each for each in self._cleared if each[0] != kind} | {(kind, key)}
 
-    def size_of(self, kind: str, key: str) -> int:
-        """Return the bytes of the files of what was kept."""
+    @property
+    def size(self) -> int:
+        """The bytes of the files in the folder."""
         with suppress(OSError):
-            return sum(path.stat().st_size for path in self.folder.glob(f"{kind}-{key}*"))
+            return sum(path.stat().st_size for path in self.folder.iterdir())
         return 0
 
 

@@ -115,7 +115,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train, test, refits = _data(args)
     if train.multilabel:
         refuse_unused(args, ["class_weight"], "several labels an image", add_arguments)
-    classifier = _classifier(args, train.names).fit(train.paths, train.labels, train.weights)
+    classifier = _classifier(args, train.names)
+    classifier.expect(0 if test is None else len(test.paths), refits and test is not None, args.out)
+    classifier.fit(train.paths, train.labels, train.weights)
     _note_edge(classifier.path_)
     result = _fitted(classifier, args)
     training, trained_on = classifier.training_, _left_out(classifier)

@@ -47,6 +47,7 @@ from ..kernels.readout import (
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
+from .capacity import Expected, output_types, require_disk, require_ridge
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import embed, embed_blocks
@@ -235,6 +236,29 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.work = work
 
+    @property
+    def _expected(self) -> Expected:
+        return self.__dict__.get("_expects", Expected())
+
+    def expect(self, images: int, refits: bool = False, out: Path | str | None = None) -> "OpticalClassifier":
+        """Say what follows `fit`, which then refuses before its work what would not fit memory or disk after it.
+
+        Parameters
+        ----------
+        images : int
+            That `embed_labelled` is given.
+        refits : bool
+            Whether `refit_on` is given them besides the training images.
+        out : path, optional
+            Where the model is saved.
+
+        Returns
+        -------
+        self
+        """
+        self._expects = Expected(images, refits, out)
+        return self
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         # Only the signs of features are used, which is too little for the few columns of scikit-learn's checks.
@@ -328,7 +352,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
-            chosen = self._set_engine(X, labels, weights, watch, work)
+            counted = int((weights > 0).sum())
+            chosen = self._set_engine(X, labels, weights, watch, work, counted)
             training = self._embed(X, labels, weights, watch, work, chosen)
             self._fit_readout(training, self.projection, None, watch)
         return self
@@ -411,7 +436,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         outputs = self._outputs(engine)
         with _opened(work, self.verbose) as opened:
             kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, kept=kept)
+            indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
         self.skipped_ = {**self.skipped_, **images.skipped}
         files = tuple(str(paths[row]) for row in indices.tolist())
         return Training(labels=labels[indices], weights=weights[indices], paths=files, **values)
@@ -522,7 +547,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if images is None:
             tested, bits = np.arange(len(X)), pack_signs(checked_features(self, X, reset=False))
         else:
-            tested, values = embed(self._required_engine(), images, ("bits",))
+            tested, values = embed(self._required_engine(), images, ("bits",), budget=self.memory_budget)
             bits = values["bits"]
         names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
         compared = Compared(bits, reduced(names) if isinstance(images, ImageFiles) else None)
@@ -656,32 +681,57 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         memory_budget(self.memory_budget)
 
     def _set_engine(
-        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
+        self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None, counted: int
     ) -> Chosen | None:
-        """Set the engine; return the choice of its cut, if it was to be chosen."""
+        """Set the engine; return the choice of its cut, if it was to be chosen.
+
+        What will not fit, with so many images that count, is refused as soon as the number of features is known.
+        """
         chosen = None
         self.cut_choice_: CutChoice | None = None
         if is_features(X):
             if self.cut == AUTO_CUT:
                 raise UsageError("cut 'auto' compares cuts of a backbone on images, and X holds features; leave it out")
             self.engine_, self.n_bits_ = None, X.shape[1]
+            self._require_capacity(counted, X.shape[1], None)
             return None
         if self.cut == AUTO_CUT:
             chosen = self._chosen_cut(X, labels, weights, watch, work)
             self.cut_choice_ = chosen.choice
-        self.engine_ = self._build(X, watch, work) if chosen is None else chosen.builder.build(self._engine_spec())
+        self.engine_ = (
+            self._build(X, watch, work, counted) if chosen is None else chosen.builder.build(self._engine_spec())
+        )
         self.n_bits_ = self.n_features_in_ = self.engine_.features
+        self._require_capacity(counted, self.n_bits_, self.engine_.manifest.pooled or None, work)
         # An earlier fit on features may have left the names of their columns.
         self.__dict__.pop("feature_names_in_", None)
         return chosen
 
-    def _build(self, X: Any, watch: Stopwatch, work: Work | None) -> Engine:
+    def _build(self, X: Any, watch: Stopwatch, work: Work | None, counted: int) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
         if isinstance(self.engine, Engine):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
-        return self._builder(X, watch, work).build(self._engine_spec())
+        builder = self._builder(X, watch, work)
+        if not builder.needs_images:
+            self._require_capacity(counted, builder.exported.features, builder.exported.pooled or None, work)
+        return builder.build(self._engine_spec())
+
+    def _require_capacity(self, images: int, features: int, channels: int | None, work: Work | None = None) -> None:
+        """Refuse what will not fit the memory budget, or the disk."""
+        reads_pooled = self.projection == "auto" or self.projection in POOLED
+        channels = channels if reads_pooled else None
+        expected, on_gpu = self._expected, self.ridge_device != "cpu"
+        budget = memory_budget(self.memory_budget, on_device(np.zeros(0), self.ridge_device))
+        refitted = [images + expected.images] if expected.refits else []
+        # One below 1 is refused by the readout.
+        components = None if self.n_components is None else max(1, int(self.n_components))
+        require_ridge(
+            [images, *refitted], features, channels, len(self.classes_), self.projection, components, budget, on_gpu
+        )
+        folder, kept = (None, 0) if work is None else (work.folder, work.size)
+        require_disk(images, output_types(features, channels), expected, self.memory_budget, folder, kept)
 
     def _builder(self, X: Any, watch: Stopwatch, work: Work | None) -> EngineBuilder:
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
@@ -742,7 +792,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept)
+                known = embed(engine, images, outputs, watch, kept, self.memory_budget)
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (
@@ -1059,7 +1109,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             with _opened(work, self.verbose) as opened:
                 assert opened is not None
                 outputs = self._read_outputs()
-                indices, values = embed(engine, images, outputs, kept=KeptBits(opened, "test", engine, images, outputs))
+                kept = KeptBits(opened, "test", engine, images, outputs)
+                indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
             # In the same blocks: a product of other shape may be rounded otherwise.
             slices = blocks(len(indices), self.rows_at_once())
             parts = ({name: value[which] for name, value in values.items()} for which in slices)
