@@ -1,14 +1,27 @@
-"""Sums over rows of speckle, the additive sufficient statistics of the primal ridge."""
+"""Sums over rows of speckle or other features, the additive sufficient statistics of the primal ridge."""
 
 from dataclasses import dataclass, fields
 
+import numpy as np
+from scipy.linalg import get_blas_funcs
+
 from ...errors import DataError
-from ..array_types import FeatureCrosses, FeatureProducts, FeatureSums, RowWeights, Speckle, Targets, TargetSums
+from ..array_types import (
+    ArrayLibrary,
+    FeatureCrosses,
+    FeatureProducts,
+    Features,
+    FeatureSums,
+    RowWeights,
+    Speckle,
+    Targets,
+    TargetSums,
+)
 from ..arrays import namespace
 from ..blas import product
 from ..gram import gram
 from ..memory import Budget, block_length, blocks, memory_budget, rows_at_a_time
-from ..row_blocks import signed
+from ..row_blocks import RowBlocks, signed
 
 
 @dataclass(frozen=True)
@@ -16,7 +29,7 @@ class RowSums:
     """Sums over rows x of speckle - 128 and their targets y.
 
     Without weights all sums are exact integers: adding the sums of several sets of rows, in any order,
-    gives exactly the sums of all rows. With weights they are float64.
+    gives exactly the sums of all rows. With weights, or of other features than speckle, they are float64.
 
     Attributes
     ----------
@@ -86,6 +99,29 @@ class RowSums:
             targets.sum(axis=0).astype("int64"),
         )
 
+    @classmethod
+    def of_features(cls, rows: RowBlocks, width: int, targets: Targets, weights: RowWeights) -> "RowSums":
+        """Sum over rows of any features x, in float64, one block after the other.
+
+        Parameters
+        ----------
+        rows : callable
+            Starts a pass over blocks of float64 rows of shape (rows, width).
+        width : int
+        targets : array of shape (n, c)
+        weights : float64 array of shape (n,)
+        """
+        xp = namespace(weights)
+        sums, crosses = xp.zeros(width), xp.zeros((width, targets.shape[1]))
+        products = _Products(width, xp)
+        for which, block in rows():
+            weighted = targets[which] * weights[which, None]
+            sums += product(weights[which], block)
+            crosses += product(block.T, weighted)
+            block *= xp.sqrt(weights[which])[:, None]
+            products.add(block)
+        return cls(float(weights.sum()), sums, products.total(), crosses, product(weights, targets.astype("float64")))
+
     def __add__(self, other: "RowSums") -> "RowSums":
         """Return the sums of both sets of rows.
 
@@ -108,3 +144,28 @@ class RowSums:
         for which in blocks(len(covariance), rows_at_a_time(covariance, 256)):
             covariance[which] -= self.sums[which, None] * means
         return covariance, self.crosses - self.sums[:, None] * (self.target_sums / self.weight)
+
+
+class _Products:
+    """The sum of X'X over blocks X of float64 rows: on the CPU in place, and one half of it."""
+
+    def __init__(self, width: int, xp: ArrayLibrary) -> None:
+        self._on_host = xp is np
+        self._sum = np.zeros((width, width), order="F") if self._on_host else xp.zeros((width, width))
+
+    def add(self, rows: Features) -> None:
+        """Add those of a block."""
+        if not self._on_host:
+            self._sum += rows.T @ rows
+            return
+        (syrk,) = get_blas_funcs(("syrk",), (rows,))
+        columns = np.ascontiguousarray(rows).T
+        self._sum = syrk(1.0, columns, beta=1.0, c=self._sum, lower=1, overwrite_c=1)
+
+    def total(self) -> FeatureProducts:
+        """Return the sum, of shape (width, width)."""
+        for which in blocks(len(self._sum), 256) if self._on_host else ():
+            square = self._sum[which, which]
+            square[:] = np.tril(square) + np.tril(square, -1).T
+            self._sum[which, which.stop :] = self._sum[which.stop :, which].T
+        return self._sum

@@ -1,0 +1,121 @@
+"""The ridge of a kernel on landmarks, some of the rows, for more rows than the dual's memory holds.
+
+The solution is sought among functions f(x) = sum_j beta_j k(x, x_j) + b of p landmarks x_j with sum_j beta_j = 0, as
+the coefficients of the dual have it, so that a constant added to the kernel changes nothing:
+
+    minimise over beta and b:   sum_i s_i |y_i - f(x_i)|^2 + alpha beta' K beta
+
+with the targets y and sample weights s of all n rows, and the kernel K of the landmarks (the Nystroem method: Williams
+and Seeger, NIPS 2000; Rudi, Camoriano and Rosasco, NIPS 2015, arXiv:1507.04717). With H = I - 11'/p and the Cholesky
+factor L of HKH + delta I, delta `JITTER` times the largest entry of the diagonal of HKH, this is the primal ridge
+(see `ridge`) on the p features z(x) = L^-1 H (k(x, x_1), ..., k(x, x_p))', and beta = H L'^-1 w of its weights w. If all
+rows are landmarks it is the dual, except that delta raises alpha by delta / s, relatively, where the kernel has
+eigenvalue s.
+
+Leave-one-out is exact given the landmarks: they are a fixed basis, and a row that is left out stays one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from numpy.typing import ArrayLike
+
+from ..array_types import Array, Coefficients, Features, SquareMatrix, Targets
+from ..arrays import namespace
+from ..blas import product
+from ..memory import Budget, blocks, rows_at_a_time
+from ..row_blocks import RowBlocks
+from .inputs import checked_rows, checked_weights, spread
+from .inverse_factor import inverse_factor
+from .path import RidgePath
+from .primal import primal_path
+from .sums import RowSums
+
+JITTER = 1e-10
+"""What is added to the diagonal of the landmarks' centred kernel, in parts of its largest entry."""
+
+
+def landmark_path(
+    kernel: SquareMatrix,
+    rows: RowBlocks,
+    targets: Targets,
+    alphas: ArrayLike | None = None,
+    weights: Array | None = None,
+    multilabel: bool = False,
+    budget: Budget = None,
+) -> RidgePath:
+    """Solve the ridge of a kernel on landmarks for every alpha; leave-one-out streams the rows.
+
+    Parameters
+    ----------
+    kernel : float64 array of shape (p, p)
+        Of the landmarks; it is overwritten.
+    rows : callable
+        Starts a pass over the kernel between all rows and the landmarks, in blocks of shape (rows, p), float64. The
+        sums over the rows are added up in this order, block by block. The CPU needs two passes, or more where the
+        scores of all alphas do not fit a quarter of the budget; a GPU one per alpha and one.
+    targets : array of shape (n, c)
+        Blocks of rows become float64.
+    alphas : array of shape (a,), optional
+        By default `default_alphas` of the mean eigenvalue of the centred features z.
+    weights : float64 array of shape (n,), optional
+    multilabel : bool
+        See `dual_path`.
+    budget : int, str or None
+        See `primal_path`.
+
+    Returns
+    -------
+    RidgePath
+        ``kernel(x, landmarks) @ coefficients + intercept`` are the scores of x. The coefficients, of shape (p, c), sum
+        to zero.
+
+    Raises
+    ------
+    UsageError, DataError
+        See `dual_path`.
+    """
+    weights = checked_weights(weights, checked_rows(len(targets)), namespace(kernel))
+    basis = _Basis(kernel)
+    features = basis.features_of(rows)
+    sums = RowSums.of_features(features, len(kernel), targets, weights)
+    path = primal_path(sums, features, targets, alphas, weights, multilabel, budget)
+    coefficients = basis.combine(path.coefficients)
+    return replace(path, coefficients=coefficients, intercept=path.intercept - product(basis.means, coefficients))
+
+
+class _Basis:
+    """The features z of a kernel with the landmarks, orthonormal in the space of the kernel."""
+
+    def __init__(self, kernel: SquareMatrix) -> None:
+        xp, p = namespace(kernel), len(kernel)
+        squares = xp.diagonal(kernel).mean()
+        self.means = kernel.mean(axis=0)
+        others = self.means - self.means.mean()
+        for which in blocks(p, rows_at_a_time(kernel, 256)):
+            kernel[which] -= self.means
+            kernel[which] -= others[which, None]
+        diagonal = xp.diagonal(kernel)
+        size = spread(diagonal.mean(), squares) or 1.0
+        jitter = JITTER * max(size, float(diagonal.max()))
+        # The constant vector, which no feature has a part in, would make the factor singular.
+        kernel += size / p
+        kernel[xp.arange(p), xp.arange(p)] += jitter
+        self._inverse = inverse_factor(kernel)
+
+    def features_of(self, rows: RowBlocks) -> RowBlocks:
+        """Return a pass over the features z of rows of the kernel."""
+
+        def features() -> Iterator[tuple[slice, Features]]:
+            for which, block in rows():
+                deviations = block - self.means
+                deviations -= deviations.mean(axis=1)[:, None]
+                yield which, product(deviations, self._inverse.T)
+
+        return features
+
+    def combine(self, weights: Coefficients) -> Coefficients:
+        """Return the coefficients of the landmarks for weights of the features, in C order."""
+        coefficients = product(self._inverse.T, weights)
+        found: Coefficients = namespace(weights).ascontiguousarray(coefficients - coefficients.mean(axis=0))
+        return found
