@@ -515,7 +515,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         labels, classes = training.labels, self.classes_.tolist()
         own = [named(row, classes) if self._multilabel else classes[row] for row in labels]
         weights = training.weights * self._class_weights(labels)
-        known = Compared(training.bits, None if training.paths is None else reduced(training.paths))
+        known = Compared(training.bits, None if training.paths is None else reduced(training.paths, self.memory_budget))
         places = None if self.engine_ is None else feature_map(self.engine_)
         same, other = find_copies(known, labels, places, self.memory_budget)
         found = Review(tuple(names), own, suspects(scores, labels, weights, classes), other, same)
@@ -550,7 +550,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             tested, values = embed(self._required_engine(), images, ("bits",), budget=self.memory_budget)
             bits = values["bits"]
         names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
-        compared = Compared(bits, reduced(names) if isinstance(images, ImageFiles) else None)
+        compared = Compared(bits, reduced(names, self.memory_budget) if isinstance(images, ImageFiles) else None)
         leaks = find_shared(compared, known, places, self.memory_budget)
         return replace(found, tested=tuple(names), leaks=leaks, skipped={} if images is None else dict(images.skipped))
 
