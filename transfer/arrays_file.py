@@ -1,4 +1,4 @@
-"""Safetensors files of a model folder: with exactly the arrays that they must have; large ones in blocks, and as maps."""
+"""Safetensors files of a model folder, with exactly the arrays that they must have; large ones in blocks, as maps."""
 
 import json
 import mmap
@@ -66,7 +66,12 @@ def mapped_arrays(descriptor: int, size: int) -> dict[str, np.ndarray]:
         (first, last), shape = _offsets(entry), entry.get("shape")
         dtype = _TYPES.get(str(entry.get("dtype")))
         counts = isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape)
-        if not counts or dtype is None or last - first != prod(shape) * np.dtype(dtype).itemsize or start + first != end:
+        if (
+            not counts
+            or dtype is None
+            or last - first != prod(shape) * np.dtype(dtype).itemsize
+            or start + first != end
+        ):
             raise MalformedError(f"is not a safetensors file (array {shown(name)} is strange)")
         arrays[name] = np.ndarray(shape, dtype, buffer=data, offset=end) if last > first else np.empty(shape, dtype)
         end = start + last

@@ -132,7 +132,9 @@ def _files(model: StoredModel) -> dict[str, bytes | Parts]:
     described, arrays = _describe_readout(model.readout)
     path = model.path
     arrays |= {"alphas": path.alphas, "loo_accuracies": path.loo_accuracies, "loo_errors": path.loo_errors}
-    files: dict[str, bytes | Parts] = {ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
+    files: dict[str, bytes | Parts] = {
+        ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    }
     if model.engine is not None:
         files[ENGINE] = model.engine.to_bytes()
     if model.training is not None:

@@ -1,8 +1,8 @@
 """Rows of many images, such as their bits: in memory, or beyond a share of the memory budget in a file.
 
-The file has no name: it is gone with the last array of it, and with the process, however that ends. Its arrays are maps:
-the system reads pages of them as they are needed, and takes them back when it needs the memory. What is written to an
-array stays in memory and does not reach the file.
+The file has no name: it is gone with the last array of it, and with the process, however that ends. Its arrays are
+maps: the system reads pages of them as they are needed, and takes them back when it needs the memory. What is written
+to an array stays in memory and does not reach the file.
 """
 
 import errno
@@ -42,7 +42,7 @@ def fits_memory(types: Types, n: int, budget: Budget = None) -> bool:
 
 
 def temporary_folder() -> str:
-    """Return the folder of files without a name: that of ``TMPDIR``, or else ``/var/tmp``, since ``/tmp`` may be memory."""
+    """Return the folder of files without a name: ``TMPDIR``, or else ``/var/tmp``, since ``/tmp`` may be memory."""
     named = any(map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
     return "/var/tmp" if not named and os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
 
@@ -72,7 +72,9 @@ class _File:
             with tempfile.TemporaryFile(dir=folder) as made:
                 self.descriptor = os.dup(made.fileno())
         except OSError as error:
-            raise SaveError(f"{folder} cannot be written: {(error.strerror or '').lower()}; {_remedy(folder)}") from error
+            raise SaveError(
+                f"{folder} cannot be written: {(error.strerror or '').lower()}; {_remedy(folder)}"
+            ) from error
 
     def append(self, data: memoryview) -> None:
         left = data

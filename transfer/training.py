@@ -47,7 +47,9 @@ class Training:
             pooled = joined(self.pooled, other.pooled)
         if self.paths is not None and other.paths is not None:
             paths = self.paths + other.paths
-        labels, weights = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("labels", "weights"))
+        labels, weights = (
+            np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("labels", "weights")
+        )
         return Training(joined(self.bits, other.bits), labels, weights, pooled, paths)
 
     def only(self, rows: np.ndarray) -> "Training":
@@ -110,7 +112,9 @@ def pack(training: Training, loo_scores: np.ndarray, with_bits: bool) -> ArraysF
     return ArraysFile(arrays)
 
 
-def unpack(arrays: dict[str, np.ndarray], content: Mapping[str, Any], bits: np.ndarray | None) -> tuple[Training, np.ndarray]:
+def unpack(
+    arrays: dict[str, np.ndarray], content: Mapping[str, Any], bits: np.ndarray | None
+) -> tuple[Training, np.ndarray]:
     """Return what a file keeps, checked against the fields of model.json, and the leave-one-out scores.
 
     Parameters
