@@ -224,6 +224,8 @@ def _checked(source: Path, rows: list[Row], by_folder: bool = False) -> _Listed:
     weights = [_weight(row, source) for row in rows]
     label_of: Any = (lambda index: merged[rows[index].path]) if several else (lambda index: (sets[index] or ("",))[0])
     kept = {(label_of(index), rows[index].path): index for index in reversed(range(len(rows)))}
+    if not several and (repeated := len(rows) - len(kept)):
+        warn(f"{repeated} of {len(rows)} rows of {source} repeat a path and its label, and count once")
     which = sorted(index for index in kept.values() if weights[index] > 0)
     if len(which) < len(kept):
         warn(f"{len(kept) - len(which)} images of {source} have weight 0 and are left out")

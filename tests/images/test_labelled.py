@@ -107,7 +107,7 @@ def test_a_row_given_twice_counts_once_and_bytes_that_are_not_utf8_stay(folder):
         ("t.jsonl", '{"path": "a.jpg", "label": null}\n', "1 of 1 rows .* have no label"),
         ("t.jsonl", '{"path": "a.jpg", "label": ["cat", "dog"]}\n', r'line 1 .* is \["cat", "dog"\]; give one label'),
         ("t.jsonl", '{"where": "a.jpg", "label": "cat"}\n', "has the keys where, label; name one of them path"),
-        ("t.jsonl", "a.jpg,cat\n", "is not JSON lines"),
+        ("t.jsonl", '{"path": "a.jpg", "label": "cat"}\na.jpg,cat\n', "line 2 of .* is not JSON: .* at character 1;"),
         ("t.json", "[1, 2]", "line 1 of .* is not an object"),
     ],
 )
