@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _check(args: argparse.Namespace) -> None:
     """Refuse before the work what could not be done or written after it, and options without effect."""
     from ..kernels.memory import memory_budget
-    from ..kernels.readout import POOLED
+    from ..kernels.ridge.form import POOLED
     from ..transfer.model import check_target
 
     if args.engine is not None and Path(args.engine).exists():

@@ -90,6 +90,7 @@ PValues = Float64[_Library, "images c"]
 
 # Linear systems.
 SquareMatrix = Float[_Library, "n n"]
+LandmarkKernel = Float64[_Library, "landmarks landmarks"]
 FloatRows = Float[_Library, "rows n"]
 StackedTargets = Float[_Library, "n #a c"]
 Solutions = Float[_Library, "n a c"]

@@ -40,10 +40,16 @@ class Standardization:
 def standardization(pooled: ChannelMeans, weights: RowWeights) -> Standardization:
     """Return the standardization of weighted rows."""
     xp, total = namespace(pooled), weights.sum()
-    values = pooled.astype("float64")
-    mean = weights @ values / total
-    deviation = xp.sqrt(weights @ xp.square(values - mean) / total)
-    varies = deviation > xp.maximum(1e-6 * xp.abs(values).max(axis=0), 1 / _FARTHEST)
+    pieces = blocks(len(pooled), rows_at_a_time(pooled, 1024))
+    mean = sum((weights[rows] @ pooled[rows].astype("float64") for rows in pieces), start=xp.zeros(pooled.shape[1]))
+    mean /= total
+    squares, largest = xp.zeros(len(mean)), xp.zeros(len(mean))
+    for rows in pieces:
+        values = pooled[rows].astype("float64")
+        largest = xp.maximum(largest, xp.abs(values).max(axis=0))
+        squares += weights[rows] @ xp.square(values - mean)
+    deviation = xp.sqrt(squares / total)
+    varies = deviation > xp.maximum(1e-6 * largest, 1 / _FARTHEST)
     return Standardization(mean, xp.where(varies, 1 / xp.where(varies, deviation, 1), 0))
 
 

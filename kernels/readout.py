@@ -5,7 +5,7 @@ exact optical kernel, and linear in speckle; linear in pooled features, and with
 two of these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -21,13 +21,15 @@ from .array_types import (
     ChannelMeans,
     Channels,
     Coefficients,
+    Features,
     Gram,
     Intercept,
     Labels,
     LabelSets,
     RowCounts,
+    RowWeights,
     Scores,
-    Speckle,
+    SimilarityRows,
     SquareCounts,
     Targets,
     TrainingBits,
@@ -40,22 +42,20 @@ from .blas import product
 from .camera import Camera
 from .exact_kernel import exact_kernel
 from .gram import gram, overlap
-from .memory import Budget, blocks, memory_budget, require, rows_at_a_time
+from .memory import Budget, blocks, memory_budget, rows_at_a_time
 from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
 from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
-from .ridge import RidgePath, dual_path, primal_path
+from .ridge import RidgePath, dual_path, landmark_path, primal_path
+from .ridge.form import LANDMARK_BLOCK, POOLED, SUMS, RidgeForm, plan_ridge, require_dual
+from .ridge.inputs import checked_weights
 from .ridge.sums import RowSums
 from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
+from .training_kernel import TrainingKernel
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
-POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
-"""Kernels that read pooled features, alone or with the bits."""
 AUTO, AUTO_POOLED = ("none", "exact"), ("pooled", "rbf", "bits+rbf")
 """The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
-COMPARED_ROWS = 4096
-"""Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
 _BYTES_OF_ROW, _MOST_ROWS = 1 << 17, 1024
-SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 Projector = Callable[[int, int, int], Projection]
 PROJECTORS: dict[str, Projector] = {"hadamard": Hadamard, "dense": Dense, "dense-signs": DenseSigns}
 Timer = Callable[[str], AbstractContextManager[object]]
@@ -279,10 +279,13 @@ def fit_readout(
         One of `PROJECTIONS`, or with `pooled` of `POOLED`: ``pooled`` is linear in the pooled features, ``rbf`` a
         radial kernel of them, ``bits+rbf`` and ``exact+rbf`` its sum with the kernel of ``none`` or ``exact``, each
         over the mean eigenvalue of its centred Gram. ``auto`` selects among `AUTO` and with `pooled` `AUTO_POOLED` by
-        leave-one-out, on at most `COMPARED_ROWS` of the rows, if their n x n system fits the budget, and otherwise uses
-        ``hadamard``. A callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
+        leave-one-out, on at most `ridge.form.COMPARED_ROWS` of the rows. A kernel whose n x n system does not fit the
+        budget is solved on landmarks, some of the rows; see `ridge.landmarks` and, for how many, `ridge.form`. A
+        callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
     n_components : int, optional
-        Number of outputs k of ``hadamard``, ``dense`` and a callable; by default m / 2.
+        Number of outputs k of ``hadamard``, ``dense`` and a callable. By default m / 2, or fewer if rows outnumber
+        what the budget holds; see `ridge.form.plan_ridge`. Speckle that does not fit the budget is projected again
+        for each pass over the rows, where a noisy camera's noise differs.
     alphas : array of shape (a,), optional
     seed : int
     budget : int, str or None
@@ -322,28 +325,25 @@ def fit_readout(
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
-    n, size = len(bits), memory_budget(budget, bits)
-    needed = _with_targets(_system_bytes(n, bits), n, n, classes)
-    if projection == "auto":
-        projection = "hadamard" if needed > size else projection
-    multilabel = labels.ndim == 2
-    ridge = _Ridge(labels, classes, alphas, weights, search, multilabel)
+    size = memory_budget(budget, bits)
+    data = _Data(bits, m, classes, pooled, weights, size)
+    form = data.plan(projection, n_components)
+    ridge = _Ridge(labels, classes, alphas, weights, search, labels.ndim == 2)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
-        return _fit_speckle(bits, make(m, n_components or max(1, m // 2), seed), ridge, camera, size, timer)
-    require(_system_bytes(n, bits), size, f"the {n} x {n} ridge system", "use projection='hadamard'")
-    require(needed, size, f"the {n} x {n} ridge system of {classes} classes", "use projection='hadamard'")
-    kernels = _Kernels(bits, m, pooled, weights, size)
+        assert form.components is not None
+        return _fit_speckle(bits, make(m, form.components, seed), form, ridge, camera, size, timer)
     if projection != "auto":
-        return kernels.fitted(projection, kernels.path(projection, ridge, timer), timer)
+        return _fit_kernel(projection, data, form, ridge, seed, timer)
     kinds = AUTO if pooled is None else (*AUTO, *AUTO_POOLED)
-    if n <= COMPARED_ROWS:
+    if form.name == "dual" and form.compared == len(bits):
+        kernels = _Kernels(bits, m, pooled, weights, size)
         return kernels.fitted(*_best(kernels, kinds, ridge, timer), timer)
-    rows = namespace(bits).asarray(np.sort(np.random.default_rng(seed).permutation(n)[:COMPARED_ROWS]))
+    rows = _sampled(bits, form.compared, seed)
     means, shares = (None if each is None else each[rows] for each in (pooled, weights))
     kind, path = _best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
-    solved = replace(kernels.path(kind, ridge, timer), loo_accuracy_of=path.loo_accuracy_of)
-    return kernels.fitted(kind, solved, timer)
+    readout, solved = _fit_kernel(kind, data, data.plan(kind), ridge, seed, timer)
+    return readout, replace(solved, loo_accuracy_of=path.loo_accuracy_of)
 
 
 def kernel_paths(
@@ -376,9 +376,8 @@ def kernel_paths(
     BudgetError
         If the ridge's system does not fit the budget.
     """
-    n, size = len(bits), memory_budget(budget, bits)
-    needed = _with_targets(_system_bytes(n, bits), n, n, classes)
-    require(needed, size, f"the {n} x {n} ridge system of {classes} classes", "compare fewer images")
+    size = memory_budget(budget, bits)
+    require_dual(len(bits), classes, size, namespace(bits) is not np, "compare fewer images")
     kernels = _Kernels(bits, m, pooled, weights, size)
     ridge = _Ridge(labels, classes, None, weights, search, labels.ndim == 2)
     return {kind: kernels.path(kind, ridge, lambda stage: nullcontext()) for kind in kinds}
@@ -407,9 +406,15 @@ class _Ridge:
     def dual(self, gram: Gram) -> RidgePath:
         return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
 
-    def primal(self, speckle: Speckle, rows: RowBlocks, budget: int) -> RidgePath:
-        sums = RowSums.of(speckle, self.targets, self.weights, budget)
+    def primal(self, sums: RowSums, rows: RowBlocks, budget: int) -> RidgePath:
         return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
+
+    def on_landmarks(self, kernel: SimilarityRows, rows: RowBlocks, budget: int) -> RidgePath:
+        return landmark_path(kernel, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
+
+    def shares(self, bits: Bits) -> RowWeights:
+        """Return the weights, of ones if there are none."""
+        return checked_weights(self.weights, len(bits), namespace(bits))
 
 
 def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
@@ -423,34 +428,57 @@ def _signs(labels: Labels | LabelSets, classes: int) -> Targets:
     return targets
 
 
-def _with_targets(needed: int, n: int, order: int, classes: int) -> int:
-    """Return the memory of a solve with its int8 targets, float64 targets, solutions, the best of them and its scores.
+@dataclass(frozen=True)
+class _Data:
+    """What a ridge is fitted to."""
 
-    Those of a few classes are left out: they are less than what the blocks of a solve take besides.
-    """
-    targets = (1 + 2 * 4) * n * classes + 4 * 8 * order * classes
-    return needed + targets if targets > needed // 8 else needed
+    bits: Bits
+    m: int
+    classes: int
+    pooled: ChannelMeans | None
+    weights: Array | None
+    budget: int
 
+    def plan(self, projection: str | Projector, n_components: int | None = None) -> RidgeForm:
+        """Return the form of the ridge of a projection."""
+        channels, on_gpu = None if self.pooled is None else self.pooled.shape[1], namespace(self.bits) is not np
+        return plan_ridge(len(self.bits), self.m, self.classes, projection, n_components, channels, self.budget, on_gpu)
 
-def _system_bytes(order: int, bits: Bits) -> int:
-    """Return the memory of a dual or primal solve: the int64 Gram, and its float64 centred copy and factor.
+    @cached_property
+    def standardize(self) -> Standardization | None:
+        """The standardization of the pooled features."""
+        weights = namespace(self.bits).ones(len(self.bits)) if self.weights is None else self.weights
+        return None if self.pooled is None else standardization(self.pooled, weights)
 
-    LAPACK factors in place; on a GPU the factor is a copy, and inverting it needs a further half matrix.
-    """
-    matrices = 3 if namespace(bits) is np else 5
-    return matrices * 8 * order**2
+    def pooled_of(self, rows: slice | Array) -> ChannelMeans | None:
+        """Return the pooled features of some rows."""
+        return None if self.pooled is None else self.pooled[rows]
+
+    def channels(self) -> Iterator[tuple[slice, Features]]:
+        """Yield the standardized channels in blocks of rows, float64."""
+        assert self.pooled is not None and self.standardize is not None
+        for which in blocks(len(self.pooled), LANDMARK_BLOCK):
+            yield which, self.standardize(self.pooled[which]).astype("float64")
 
 
 class _Kernels:
     """The kernels of the training rows, and their readouts."""
 
-    def __init__(self, bits: Bits, m: int, pooled: ChannelMeans | None, weights: Array | None, budget: int) -> None:
+    def __init__(
+        self,
+        bits: Bits,
+        m: int,
+        pooled: ChannelMeans | None,
+        weights: Array | None,
+        budget: int,
+        standardize: Standardization | None = None,
+    ) -> None:
         self._bits, self._m, self._budget = bits, m, budget
         self._weights = namespace(bits).ones(len(bits)) if weights is None else weights
-        self._sizes: dict[str, float] = {}
+        self.sizes: dict[str, float] = {}
         self._counts: SquareCounts | None = None
         if pooled is not None:
-            self._standardize = standardization(pooled, self._weights)
+            self._standardize = standardize or standardization(pooled, self._weights)
             self._channels = self._standardize(pooled)
 
     def path(self, kind: str, ridge: _Ridge, timer: Timer) -> RidgePath:
@@ -493,8 +521,8 @@ class _Kernels:
             values = kernel.view("float64")
             for which in blocks(len(kernel), rows_at_a_time(kernel, 256)):
                 values[which] = kernel[which].astype("float64")
-            self._sizes[kind] = mean_eigenvalue(values, self._weights)
-            values /= self._sizes[kind]
+            self.sizes[kind] = mean_eigenvalue(values, self._weights)
+            values /= self.sizes[kind]
         return values
 
     def fitted(self, kind: str, path: RidgePath, timer: Timer) -> tuple[Readout, RidgePath]:
@@ -502,8 +530,8 @@ class _Kernels:
         if kind not in SUMS:
             return self._readout(kind, path.coefficients, path.intercept, timer), path
         of_bits, of_pooled = SUMS[kind]
-        first = self._readout(of_bits, path.coefficients / self._sizes[of_bits], path.intercept, timer)
-        second = self._readout(of_pooled, path.coefficients / self._sizes[of_pooled], 0 * path.intercept, timer)
+        first = self._readout(of_bits, path.coefficients / self.sizes[of_bits], path.intercept, timer)
+        second = self._readout(of_pooled, path.coefficients / self.sizes[of_pooled], 0 * path.intercept, timer)
         assert isinstance(first, BitsReadout | ExactReadout) and isinstance(second, RadialReadout)
         return SumReadout(first, second), path
 
@@ -514,11 +542,10 @@ class _Kernels:
             return BitsReadout(self._m, weights, intercept)
         if kind == "exact":
             return ExactReadout(self._bits, coefficients, intercept)
-        mean, scale = self._standardize.mean, self._standardize.scale
         if kind == "rbf":
+            mean, scale = self._standardize.mean, self._standardize.scale
             return RadialReadout(mean, scale, self._channels, coefficients, intercept)
-        weights = scale[:, None] * product(self._channels.astype("float64").T, coefficients)
-        return PooledReadout(weights, intercept - product(mean, weights))
+        return _pooled_readout(self._standardize, product(self._channels.astype("float64").T, coefficients), intercept)
 
 
 def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[str, RidgePath]:
@@ -528,20 +555,68 @@ def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) 
     return best, replace(paths[best], loo_accuracy_of={kind: path.loo_accuracy for kind, path in paths.items()})
 
 
+def _sampled(bits: Bits, count: int, seed: int) -> Array:
+    """Return the indices of so many rows, in order; fewer of the same seed are among more."""
+    return namespace(bits).asarray(np.sort(np.random.default_rng(seed).permutation(len(bits))[:count]))
+
+
+def _fit_kernel(
+    kind: str, data: _Data, form: RidgeForm, ridge: _Ridge, seed: int, timer: Timer
+) -> tuple[Readout, RidgePath]:
+    """Solve the ridge of a kernel in its form."""
+    if form.name == "dual":
+        kernels = _Kernels(data.bits, data.m, data.pooled, data.weights, data.budget)
+        return kernels.fitted(kind, kernels.path(kind, ridge, timer), timer)
+    if form.name == "landmarks":
+        return _fit_landmarks(kind, data, _sampled(data.bits, form.order, seed), ridge, timer)
+    with timer("gram"):
+        assert data.standardize is not None
+        sums = RowSums.of_features(data.channels, form.order, ridge.targets, ridge.shares(data.bits))
+    with timer("solve"):
+        path = ridge.primal(sums, data.channels, data.budget)
+    return _pooled_readout(data.standardize, path.coefficients, path.intercept), path
+
+
+def _pooled_readout(standardize: Standardization, weights: Weights, intercept: Intercept) -> PooledReadout:
+    """Return the readout of weights of standardized channels."""
+    weights = standardize.scale[:, None] * weights
+    return PooledReadout(weights, intercept - product(standardize.mean, weights))
+
+
+def _fit_landmarks(kind: str, data: _Data, landmarks: Array, ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
+    bits, pooled, weights = data.bits[landmarks], data.pooled_of(landmarks), ridge.shares(data.bits)[landmarks]
+    kernel = TrainingKernel(kind, bits, pooled, weights, data.budget, data.standardize)
+
+    def rows() -> Iterator[tuple[slice, Features]]:
+        for which in blocks(len(data.bits), LANDMARK_BLOCK):
+            yield which, kernel.rows(data.bits[which], data.pooled_of(which))
+
+    with timer("solve"):
+        path = ridge.on_landmarks(kernel.gram(), rows, data.budget)
+    kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardize)
+    kernels.sizes = kernel.sizes
+    return kernels.fitted(kind, path, timer)
+
+
 def _fit_speckle(
-    bits: Bits, projection: Projection, ridge: _Ridge, camera: Camera | None, budget: int, timer: Timer
+    bits: Bits,
+    projection: Projection,
+    form: RidgeForm,
+    ridge: _Ridge,
+    camera: Camera | None,
+    budget: int,
+    timer: Timer,
 ) -> tuple[Readout, RidgePath]:
     n, k = len(bits), projection.k
-    order = min(n, k)
-    needed = _with_targets(_system_bytes(order, bits) + n * k, n, order, ridge.classes)
-    require(needed, budget, f"{n} x {k} speckle with its {order} x {order} ridge system", "lower n_components")
     with timer("project"):
         camera = camera or getattr(projection, "camera", None) or expose_sample(projection, bits, budget)
-        speckle = namespace(bits).empty((n, k), dtype="uint8")
-        for which, block in project(projection, camera, bits, budget):
+        speckle = namespace(bits).empty((n if form.holds_speckle else 0, k), dtype="uint8")
+        for which, block in project(projection, camera, bits[: len(speckle)], budget):
             speckle[which] = block
         saturation = float((speckle == 255).sum()) / max(1, speckle.size)
-    if n < k:
+    if not form.holds_speckle:
+        return _stream_speckle(bits, projection, camera, ridge, budget, timer)
+    if form.name == "dual":
         with timer("gram"):
             products = gram(speckle, budget)
         with timer("solve"):
@@ -549,6 +624,32 @@ def _fit_speckle(
             weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
-            path = ridge.primal(speckle, speckle_rows(speckle, budget, ridge.classes), budget)
+            sums = RowSums.of(speckle, ridge.targets, ridge.weights, budget)
+            path = ridge.primal(sums, speckle_rows(speckle, budget, ridge.classes), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path
+
+
+def _stream_speckle(
+    bits: Bits, projection: Projection, camera: Camera, ridge: _Ridge, budget: int, timer: Timer
+) -> tuple[Readout, RidgePath]:
+    """Solve the primal ridge of speckle that is not held, but projected for each pass over the rows."""
+    sums, saturated = None, 0
+    with timer("gram"):
+        for which, block in project(projection, camera, bits, budget // 2):
+            saturated += int((block == 255).sum())
+            shares = None if ridge.weights is None else ridge.weights[which]
+            part = RowSums.of(block, ridge.targets[which], shares, budget)
+            sums = part if sums is None else sums + part
+            del part
+    assert sums is not None
+
+    def rows() -> Iterator[tuple[slice, Features]]:
+        for which, block in project(projection, camera, bits, budget // 2):
+            for part, values in speckle_rows(block, budget, ridge.classes)():
+                yield slice(which.start + part.start, which.start + part.stop), values
+
+    with timer("solve"):
+        path = ridge.primal(sums, rows, budget)
+    saturation = saturated / max(1, len(bits) * projection.k)
+    return SpeckleReadout(projection, camera, path.coefficients, path.intercept, saturation), path

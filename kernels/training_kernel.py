@@ -1,28 +1,29 @@
-"""The kernel of a readout between new images and the training images, whole: what leave-one-out alone does not need."""
+"""The kernel of a readout between any images and its training images or landmarks."""
 
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import cached_property
 
 from ..errors import UsageError
 from .array_types import (
     Bits,
     ChannelMeans,
+    RowCounts,
     RowWeights,
     SelfSimilarities,
     SimilarityRows,
     TrainingBits,
     TrainingChannels,
 )
+from .arrays import namespace
 from .bits import popcount
 from .blas import product
 from .exact_kernel import exact_kernel
 from .gram import overlap
 from .memory import Budget
 from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
-from .readout import POOLED, SUMS
+from .ridge.form import KERNELS, POOLED, SUMS
 
-KINDS = ("none", "exact", *POOLED)
+KINDS = KERNELS
 """The kinds of readouts whose kernel it is: of speckle it would take a projection of all training images."""
 
 
@@ -42,6 +43,13 @@ class TrainingKernel:
         Their weights in the fit.
     budget : int, str or None
         See `memory_budget`.
+    standardize : Standardization, optional
+        Of the pooled features; by default that of these images.
+
+    Attributes
+    ----------
+    sizes : dict of float
+        After `gram`, by what each kernel of a sum is divided.
 
     Raises
     ------
@@ -54,8 +62,8 @@ class TrainingKernel:
     pooled: TrainingChannels | None
     weights: RowWeights
     budget: Budget = None
-    _sizes: dict[str, float] = field(default_factory=dict, init=False)
-    _standardize: Standardization | None = field(default=None, init=False)
+    standardize: Standardization | None = None
+    sizes: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -65,17 +73,21 @@ class TrainingKernel:
             )
         if self.kind in POOLED:
             assert self.pooled is not None
-            self._standardize = standardization(self.pooled, self.weights)
+            self.standardize = self.standardize or standardization(self.pooled, self.weights)
+
+    @cached_property
+    def _norms(self) -> RowCounts:
+        return popcount(self.bits)
 
     def gram(self) -> SimilarityRows:
         """Return the kernel of the training images among themselves, float64 of shape (n, n)."""
         if self.kind not in SUMS:
             return self._part(self.kind, self.bits, self.pooled)
-        total = np.zeros((len(self.bits), len(self.bits)))
+        total = namespace(self.bits).zeros((len(self.bits), len(self.bits)))
         for part in SUMS[self.kind]:
             kernel = self._part(part, self.bits, self.pooled)
-            self._sizes[part] = mean_eigenvalue(kernel, self.weights)
-            kernel /= self._sizes[part]
+            self.sizes[part] = mean_eigenvalue(kernel, self.weights)
+            kernel /= self.sizes[part]
             total += kernel
         return total
 
@@ -88,26 +100,26 @@ class TrainingKernel:
         return sum(self._own(part, bits, pooled) / size for part, size in self._parts())  # type: ignore[return-value]
 
     def _parts(self) -> list[tuple[str, float]]:
-        return [(part, self._sizes.get(part, 1.0)) for part in SUMS.get(self.kind, (self.kind,))]
+        return [(part, self.sizes.get(part, 1.0)) for part in SUMS.get(self.kind, (self.kind,))]
 
     def _part(self, kind: str, bits: Bits, pooled: ChannelMeans | None) -> SimilarityRows:
         if kind in ("none", "exact"):
             counts = overlap(bits, None if bits is self.bits else self.bits, self.budget)
             if kind == "exact":
-                counts = exact_kernel(counts, popcount(bits), popcount(self.bits), out=counts)
+                counts = exact_kernel(counts, popcount(bits), self._norms, out=counts)
             return counts.astype("float64")
-        assert self._standardize is not None and pooled is not None and self.pooled is not None
-        left, right = self._standardize(pooled), self._standardize(self.pooled)
+        assert self.standardize is not None and pooled is not None and self.pooled is not None
+        left, right = self.standardize(pooled), self.standardize(self.pooled)
         if kind == "rbf":
-            return radial_kernel(left, right, self._standardize.gamma)
+            return radial_kernel(left, right, self.standardize.gamma)
         return product(left.astype("float64"), right.astype("float64").T)
 
     def _own(self, kind: str, bits: Bits, pooled: ChannelMeans | None) -> SelfSimilarities:
         ones = popcount(bits).astype("float64")
         if kind in ("none", "exact"):
-            return 2 * np.square(ones) if kind == "exact" else ones
+            return 2 * namespace(bits).square(ones) if kind == "exact" else ones
         if kind == "rbf":
-            return np.ones(len(bits))
-        assert self._standardize is not None and pooled is not None
-        own: SelfSimilarities = np.square(self._standardize(pooled).astype("float64")).sum(axis=1)
+            return namespace(bits).ones(len(bits))
+        assert self.standardize is not None and pooled is not None
+        own: SelfSimilarities = namespace(bits).square(self.standardize(pooled).astype("float64")).sum(axis=1)
         return own

@@ -34,7 +34,6 @@ from ..kernels.familiarity import Familiarity, Neighbours
 from ..kernels.memory import blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import (
-    POOLED,
     PROJECTIONS,
     Readout,
     SpeckleReadout,
@@ -45,6 +44,7 @@ from ..kernels.readout import (
     rows_of_call,
 )
 from ..kernels.ridge import SEARCHES, RidgePath
+from ..kernels.ridge.form import POOLED
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, require_disk, require_ridge

@@ -17,8 +17,8 @@ from ..engine.spec import EngineSpec
 from ..images.batches import ImageFiles, Images
 from ..kernels.bits import packed_length
 from ..kernels.memory import Budget, memory_budget
-from ..kernels.readout import POOLED
 from ..kernels.ridge import RidgePath
+from ..kernels.ridge.form import POOLED
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .embed import embed

@@ -31,7 +31,6 @@ from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
 from ..kernels.readout import (
     PROJECTORS,
-    SUMS,
     BitsReadout,
     ExactReadout,
     PooledReadout,
@@ -41,6 +40,7 @@ from ..kernels.readout import (
     SumReadout,
 )
 from ..kernels.ridge import RidgePath
+from ..kernels.ridge.form import SUMS
 from ..printable import in_markdown
 from ..saving import FolderKind, Parts, parts_of, recover, require_folder_target, write_folder
 from ..schema import LONGEST, has_schema, refusing

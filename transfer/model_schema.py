@@ -10,8 +10,9 @@ from ..engine.load import MODEL_ENGINE
 from ..images.decode import RESIZES
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
-from ..kernels.readout import POOLED, PROJECTIONS, PROJECTORS, SUMS
+from ..kernels.readout import PROJECTIONS, PROJECTORS
 from ..kernels.ridge import SEARCHES
+from ..kernels.ridge.form import POOLED, SUMS
 from ..schema import (
     BOOLEAN,
     DIGEST,

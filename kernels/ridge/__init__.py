@@ -16,7 +16,8 @@ u_i^2 / (alpha + t) stays small.
 
 from .dual import SEARCHES, dual_path
 from .inputs import default_alphas, one_vs_rest
+from .landmarks import landmark_path
 from .path import RidgePath
 from .primal import primal_path
 
-__all__ = ["SEARCHES", "RidgePath", "default_alphas", "dual_path", "one_vs_rest", "primal_path"]
+__all__ = ["SEARCHES", "RidgePath", "default_alphas", "dual_path", "landmark_path", "one_vs_rest", "primal_path"]

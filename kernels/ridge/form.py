@@ -17,7 +17,11 @@ from ...errors import BudgetError
 from ..memory import Budget, format_bytes, memory_budget
 
 FormName = Literal["dual", "primal", "landmarks"]
-KERNELS = ("none", "exact", "pooled", "rbf", "bits+rbf", "exact+rbf")
+POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
+"""Kernels that read pooled features, alone or with the bits."""
+SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
+"""Kernels that are sums, and of which two."""
+KERNELS = ("none", "exact", *POOLED)
 """Projections whose ridge is that of a kernel; all others but ``auto`` make speckle."""
 COMPARED_ROWS = 4096
 """Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
@@ -60,6 +64,11 @@ class RidgeForm:
     def bytes(self) -> int:
         """Bytes at the peak."""
         return sum(self.parts.values())
+
+    @property
+    def holds_speckle(self) -> bool:
+        """Whether the speckle of all rows is held, and not projected again for each pass over the rows."""
+        return "speckle" in self.parts
 
     def describe(self) -> str:
         """Return the form in a few words."""
@@ -114,6 +123,12 @@ def plan_ridge(
     return planner.of_kernel(projection == "auto")
 
 
+def require_dual(n: int, classes: int, budget: int, on_gpu: bool, remedy: str) -> None:
+    """Raise BudgetError, which ends in the remedy, if the dual of n rows does not fit the budget."""
+    planner = _Planner(n, 0, classes, budget, on_gpu)
+    planner.require(planner.dual_parts(n), f"the {n} x {n} ridge system of {classes} classes", remedy)
+
+
 @dataclass(frozen=True)
 class _Planner:
     """The sizes of a ridge, and its forms."""
@@ -125,7 +140,7 @@ class _Planner:
     on_gpu: bool
 
     def of_kernel(self, compare: bool) -> RidgeForm:
-        parts = self._dual_parts(self.n)
+        parts = self.dual_parts(self.n)
         if sum(parts.values()) <= self.budget:
             compared = min(self.n, COMPARED_ROWS) if compare else 0
             return RidgeForm("dual", self.n, None, compared, parts, self._dual_operations(self.m))
@@ -134,7 +149,7 @@ class _Planner:
         if p < min(self.n, LEAST_LANDMARKS):
             self._refuse_landmarks(min(self.n, LEAST_LANDMARKS))
         # The sample is solved in the dual before the landmarks are.
-        compared = _largest(min(self.n, COMPARED_ROWS), self.budget, lambda rows: sum(self._dual_parts(rows).values()))
+        compared = _largest(min(self.n, COMPARED_ROWS), self.budget, lambda rows: sum(self.dual_parts(rows).values()))
         operations = {
             "gram": 2 * self.n * p * self.m,
             "solve": self.n * p * p + 10 * p**3,
@@ -146,9 +161,11 @@ class _Planner:
         if k is None:
             k = self._fitting_components()
         if self.n >= k:
-            return self.primal(k, k)
-        parts = {**self._dual_parts(self.n, speckle=self.n * k), "speckle": self.n * k}
-        self._require(parts, f"{self.n} x {k} speckle with its {self.n} x {self.n} ridge system")
+            form = self.primal(k, k)
+            held = {**form.parts, "speckle": self.n * k}
+            return replace(form, parts=held) if sum(held.values()) <= self.budget else form
+        parts = {**self.dual_parts(self.n, speckle=self.n * k), "speckle": self.n * k}
+        self.require(parts, f"{self.n} x {k} speckle with its {self.n} x {self.n} ridge system")
         return RidgeForm("dual", self.n, k, 0, parts, self._dual_operations(8 * k))
 
     def primal(self, k: int, components: int | None) -> RidgeForm:
@@ -159,7 +176,7 @@ class _Planner:
             remedy = f"take at most {images:,d} images" if images >= k else "use projection='auto'"
         else:
             remedy = f"lower n_components to at most {most}, or use projection='auto'"
-        self._require(parts, f"the {k} x {k} ridge system of {self.n} rows and {self.classes} classes", remedy)
+        self.require(parts, f"the {k} x {k} ridge system of {self.n} rows and {self.classes} classes", remedy)
         operations = {
             "solve": self.n * k * k // 2 + 9 * k**3,
             "leave-one-out": self.n * k * (k + _ALPHAS * (1 + self.classes)),
@@ -169,13 +186,13 @@ class _Planner:
     def _fitting_components(self) -> int:
         """Return m / 2 if its system fits or rows do not outnumber what does, and otherwise what does."""
         half = max(1, self.m // 2)
-        if self.n < half and sum(self._dual_parts(self.n, self.n * half).values()) + self.n * half <= self.budget:
+        if self.n < half and sum(self.dual_parts(self.n, self.n * half).values()) + self.n * half <= self.budget:
             return half
         most = min(half, self.n)
         share = int(_SHARE_OF_COMPONENTS * self.budget)
         return _largest(most, share, lambda k: sum(self._primal_parts(k).values())) or most
 
-    def _dual_parts(self, n: int, speckle: int = 0) -> dict[str, int]:
+    def dual_parts(self, n: int, speckle: int = 0) -> dict[str, int]:
         # The int64 Gram, and its float64 centred copy and factor. LAPACK factors in place; on a GPU the factor is a
         # copy, and inverting it needs a further half matrix.
         system = (5 if self.on_gpu else 3) * 8 * n * n
@@ -193,7 +210,7 @@ class _Planner:
         return {
             "system": system,
             "block": block,
-            "landmarks": p * (self.m // 8),
+            "landmarks": 2 * p * (self.m // 8),
             **self._targets(self.n, p, system + block),
         }
 
@@ -208,7 +225,7 @@ class _Planner:
     def _dual_operations(self, width: int) -> dict[str, int]:
         return {"gram": self.n * self.n * width // 2, "solve": 4 * self.n**3 // 3}
 
-    def _require(self, parts: Mapping[str, int], what: str, remedy: str | None = None) -> None:
+    def require(self, parts: Mapping[str, int], what: str, remedy: str | None = None) -> None:
         needed = sum(parts.values())
         if needed > self.budget:
             raise BudgetError(
@@ -219,7 +236,7 @@ class _Planner:
     def _refuse_landmarks(self, p: int) -> None:
         most = _largest(self.n, self.budget, lambda n: sum(replace(self, n=n)._landmark_parts(p).values()))
         remedy = f"take at most {most:,d} images" if most >= p else "take fewer classes"
-        self._require(
+        self.require(
             self._landmark_parts(p), f"the ridge of {self.n} rows and {self.classes} classes on {p} landmarks", remedy
         )
 

@@ -8,8 +8,8 @@ the coefficients of the dual have it, so that a constant added to the kernel cha
 with the targets y and sample weights s of all n rows, and the kernel K of the landmarks (the Nystroem method: Williams
 and Seeger, NIPS 2000; Rudi, Camoriano and Rosasco, NIPS 2015, arXiv:1507.04717). With H = I - 11'/p and the Cholesky
 factor L of HKH + delta I, delta `JITTER` times the largest entry of the diagonal of HKH, this is the primal ridge
-(see `ridge`) on the p features z(x) = L^-1 H (k(x, x_1), ..., k(x, x_p))', and beta = H L'^-1 w of its weights w. If all
-rows are landmarks it is the dual, except that delta raises alpha by delta / s, relatively, where the kernel has
+(see `ridge`) on the p features z(x) = L^-1 H (k(x, x_1), ..., k(x, x_p))', and beta = H L'^-1 w of its weights w. If
+all rows are landmarks it is the dual, except that delta raises alpha by delta / s, relatively, where the kernel has
 eigenvalue s.
 
 Leave-one-out is exact given the landmarks: they are a fixed basis, and a row that is left out stays one.
@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
-from ..array_types import Array, Coefficients, Features, SquareMatrix, Targets
+from ..array_types import Array, Coefficients, Features, LandmarkKernel, Targets
 from ..arrays import namespace
 from ..blas import product
 from ..memory import Budget, blocks, rows_at_a_time
@@ -36,7 +36,7 @@ JITTER = 1e-10
 
 
 def landmark_path(
-    kernel: SquareMatrix,
+    kernel: LandmarkKernel,
     rows: RowBlocks,
     targets: Targets,
     alphas: ArrayLike | None = None,
@@ -87,7 +87,7 @@ def landmark_path(
 class _Basis:
     """The features z of a kernel with the landmarks, orthonormal in the space of the kernel."""
 
-    def __init__(self, kernel: SquareMatrix) -> None:
+    def __init__(self, kernel: LandmarkKernel) -> None:
         xp, p = namespace(kernel), len(kernel)
         squares = xp.diagonal(kernel).mean()
         self.means = kernel.mean(axis=0)

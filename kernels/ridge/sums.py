@@ -118,8 +118,7 @@ class RowSums:
             weighted = targets[which] * weights[which, None]
             sums += product(weights[which], block)
             crosses += product(block.T, weighted)
-            block *= xp.sqrt(weights[which])[:, None]
-            products.add(block)
+            products.add(block * xp.sqrt(weights[which])[:, None])
         return cls(float(weights.sum()), sums, products.total(), crosses, product(weights, targets.astype("float64")))
 
     def __add__(self, other: "RowSums") -> "RowSums":
@@ -159,8 +158,7 @@ class _Products:
             self._sum += rows.T @ rows
             return
         (syrk,) = get_blas_funcs(("syrk",), (rows,))
-        columns = np.ascontiguousarray(rows).T
-        self._sum = syrk(1.0, columns, beta=1.0, c=self._sum, lower=1, overwrite_c=1)
+        self._sum = syrk(1.0, np.ascontiguousarray(rows).T, beta=1.0, c=self._sum, lower=1, overwrite_c=1)
 
     def total(self) -> FeatureProducts:
         """Return the sum, of shape (width, width)."""

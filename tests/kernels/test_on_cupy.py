@@ -8,8 +8,9 @@ from aurevoir.errors import BudgetError, DataError
 from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
 from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
-from aurevoir.kernels.readout import POOLED, PROJECTIONS, fit_readout, path_on_host, readout_on
+from aurevoir.kernels.readout import PROJECTIONS, fit_readout, kernel_paths, path_on_host, readout_on
 from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
+from aurevoir.kernels.ridge.form import POOLED
 from aurevoir.kernels.ridge.solvers import CholeskySolver, refine
 
 
@@ -158,7 +159,7 @@ def test_the_working_set_of_a_gpu_is_five_matrices(cupy):
     fits = {"m": 83, "classes": 3, "projection": "exact", "budget": needed}
     assert same(*both(bits, labels, **fits), bits)
     with pytest.raises(BudgetError, match=r"needs 1\.5 MiB"):
-        fit_readout(on_device(bits, "cuda"), 83, on_device(labels, "cuda"), 3, "exact", budget=needed - 1)
+        kernel_paths(on_device(bits, "cuda"), 83, on_device(labels, "cuda"), 3, ["exact"], budget=needed - 1)
 
 
 @pytest.mark.parametrize("name", ["none", "dense", "dense-signs", "hadamard"])

@@ -9,12 +9,12 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler
 
 from aurevoir.errors import UsageError
-from aurevoir.kernels import readout as readout_module
 from aurevoir.kernels.bits import pack_signs, unpack
 from aurevoir.kernels.memory import format_bytes
 from aurevoir.kernels.pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
-from aurevoir.kernels.readout import AUTO, AUTO_POOLED, POOLED, fit_readout
-from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.readout import AUTO, AUTO_POOLED, fit_readout
+from aurevoir.kernels.ridge import dual_path, form, one_vs_rest
+from aurevoir.kernels.ridge.form import POOLED
 
 N, CHANNELS, PLACES = 90, 24, 9
 M = CHANNELS * PLACES
@@ -154,7 +154,7 @@ def test_auto_takes_the_best_kernel_and_says_what_each_scored(of_places, of_mean
 def test_of_many_rows_kernels_are_compared_on_some(monkeypatch):
     bits, pooled, labels = images(n=150, of_places=0.0, of_means=0.25)
     weights = np.random.default_rng(3).uniform(0.5, 2, size=150)
-    monkeypatch.setattr(readout_module, "COMPARED_ROWS", 90)
+    monkeypatch.setattr(form, "COMPARED_ROWS", 90)
     readout, path = fit_readout(bits, M, labels, 3, "auto", weights=weights, pooled=pooled)
     alone, own = fit_readout(bits, M, labels, 3, readout.kind, weights=weights, pooled=pooled)
     assert readout.kind == max(path.loo_accuracy_of, key=path.loo_accuracy_of.get)

@@ -279,12 +279,11 @@ def allocating_less_than(size):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("projection", ["none", "exact"])
-def test_a_system_beyond_the_budget_is_refused_before_it_is_allocated(projection):
+def test_a_comparison_beyond_the_budget_is_refused_before_it_is_allocated():
     bits, labels = big()
     with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
-        fit_readout(bits, 8, labels, 2, projection, alphas=[1.0], budget="100MiB")
-    for text in ("4000 x 4000", "366.2 MiB", "100.0 MiB", "projection='hadamard'"):
+        kernel_paths(bits, 8, labels, 2, ["exact"], budget="100MiB")
+    for text in ("4000 x 4000", "366.2 MiB", "100.0 MiB", "compare fewer images"):
         assert text in str(error.value)
 
 
@@ -293,33 +292,26 @@ def test_components_beyond_the_budget_are_refused_before_anything_is_allocated(p
     bits, labels = big()
     with allocating_less_than(2**20), pytest.raises(BudgetError) as error:
         fit_readout(bits, 8, labels, 2, projection, n_components=3500, alphas=[1.0], budget="100MiB")
-    for text in ("3500 x 3500", "293.7 MiB", "100.0 MiB", "n_components"):
+    for text in ("3500 x 3500", "467.3 MiB", "100.0 MiB", "n_components to at most 1619"):
         assert text in str(error.value)
 
 
-@pytest.mark.parametrize("projection", ["none", "hadamard"])
-def test_the_budget_counts_the_targets_of_many_classes(projection):
+def test_the_budget_counts_the_targets_of_many_classes():
     bits, labels = big()
     few, many = labels % 2, np.arange(len(labels)) % 2000
-    options = {"n_components": 50, "alphas": [1.0], "budget": "440MiB" if projection == "none" else "5MiB"}
-    assert fit_readout(bits[:2000], 8, few[:2000], 2, projection, **options)[0].kind == projection
-    with allocating_less_than(2**20), pytest.raises(BudgetError):
-        fit_readout(bits, 8, many, 2000, projection, **options)
-
-
-def test_auto_goes_to_hadamard_where_the_dual_does_not_fit():
-    bits, labels = big()
-    readout, path = fit_readout(bits, 8, labels, 2, "auto", n_components=6, budget="100MiB")
-    assert readout.kind == "hadamard"
-    assert readout.projection.k == 6
-    assert path.coefficients.shape == (6, 2)
+    options = {"n_components": 50, "alphas": [1.0], "budget": "5MiB"}
+    assert fit_readout(bits[:2000], 8, few[:2000], 2, "hadamard", **options)[0].kind == "hadamard"
+    for projection in ("hadamard", "none"):
+        with allocating_less_than(2**20), pytest.raises(BudgetError):
+            fit_readout(bits, 8, many, 2000, projection, **options)
 
 
 def test_auto_goes_by_the_budget_and_not_by_the_rows():
     bits, labels = separable(n=100)
     system = 3 * 8 * 100**2
-    assert fit_readout(bits, M, labels, 3, "auto", n_components=50, budget=system)[0].kind != "hadamard"
-    assert fit_readout(bits, M, labels, 3, "auto", n_components=50, budget=system - 1)[0].kind == "hadamard"
+    paths = [fit_readout(bits, M, labels, 3, "auto", budget=system - less)[1] for less in (0, 1)]
+    assert len(paths[0].loo_scores) == len(paths[1].loo_scores) == 100
+    assert len(paths[1].coefficients) < len(paths[0].coefficients) == 100
 
 
 @pytest.mark.parametrize(

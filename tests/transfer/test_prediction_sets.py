@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from aurevoir import OpticalClassifier, load
 from aurevoir.errors import BudgetError, UsageError
 from aurevoir.images.sources import class_folders
-from aurevoir.kernels.readout import POOLED
+from aurevoir.kernels.ridge.form import POOLED
 from aurevoir.kernels.training_kernel import TrainingKernel
 
 KINDS = ("none", "exact", *POOLED)
