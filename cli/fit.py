@@ -24,7 +24,7 @@ from .options import (
     refuse_unused,
     skipped_lines,
 )
-from .outputs import check_outputs, refuse_inside, save
+from .outputs import check_outputs, note_training, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result["refit"] = _refitted(classifier, training + tested)
     if args.out:
         save(result, args.out, lambda: classifier.save(args.out), key="out")
+        note_training(args.out)
     if args.report:
         from .fit_report import fit_report
 

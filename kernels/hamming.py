@@ -34,7 +34,7 @@ def distance_blocks(
     budget : int, str or None
         Memory for a block; see `memory_budget`.
     turned : callable, optional
-        What becomes of a block of others before it is compared, such as their mirror images: it is called once for each.
+        What becomes of a block of others before it is compared, such as their mirror images; called once for each.
 
     Yields
     ------
