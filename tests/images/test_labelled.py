@@ -8,6 +8,7 @@ from tar_files import pack
 
 from aurevoir.errors import AurevoirError, AurevoirWarning, DataError, UsageError
 from aurevoir.images.labelled import labelled_images, labelled_parts, list_images
+from aurevoir.transfer.csv_rows import csv_line, label_text
 
 
 @pytest.fixture
@@ -351,3 +352,27 @@ def test_a_table_may_name_members_of_archives(folder):
         ("cat", folder / "s.tar/d/x.jpg"),
         ("dog", folder / "s.tar/y.jpg"),
     ]
+
+
+def test_numbers_under_another_header_are_classes_with_a_note(folder):
+    (folder / "t.csv").write_text("path,width\na.jpg,640\nb.jpg,480.5\n")
+    with pytest.warns(AurevoirWarning, match="has numbers under width, which are taken as names of classes"):
+        assert labelled_images(folder / "t.csv").labels == ["480.5", "640"]
+    (folder / "t.csv").write_text("a.jpg 0\nb.jpg 1\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert labelled_images(folder / "t.csv").labels == ["0", "1"]
+
+
+def test_rows_that_are_given_twice_count_once_with_a_note(folder):
+    (folder / "t.csv").write_text("path,label\na.jpg,cat\n./a.jpg,cat\nb.jpg,dog\n")
+    with pytest.warns(AurevoirWarning, match="1 of 3 rows of .* repeat a path and its label, and count once"):
+        assert labelled_images(folder / "t.csv").paths == [folder / "a.jpg", folder / "b.jpg"]
+
+
+def test_names_with_semicolons_are_written_and_read_as_arrays(folder):
+    cells = [label_text(["a;b", "c"]), label_text(["c", "d"])]
+    assert cells == ['["a;b", "c"]', "c;d"]
+    rows = [csv_line(["path", "labels"]), csv_line(["a.jpg", cells[0]]), csv_line(["b.jpg", cells[1]])]
+    (folder / "t.csv").write_text("".join(rows))
+    assert labelled_images(folder / "t.csv").labels == [("a;b", "c"), ("c", "d")]
