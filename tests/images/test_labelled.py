@@ -90,7 +90,8 @@ def test_json_lines_and_json(folder, encoding, end):
 
 def test_a_row_given_twice_counts_once_and_bytes_that_are_not_utf8_stay(folder):
     (folder / "t.csv").write_bytes(b"a.jpg,cat\na.jpg,cat\ncaf\xe9.jpg,d\xe9\n")
-    found = labelled_images(folder / "t.csv")
+    with pytest.warns(AurevoirWarning, match="1 of 3 rows of .* repeat a path and its label, and count once"):
+        found = labelled_images(folder / "t.csv")
     assert found.labels == ["cat", "d\udce9"]
     assert found.paths[1].name == "caf\udce9.jpg"
 
@@ -362,12 +363,6 @@ def test_numbers_under_another_header_are_classes_with_a_note(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert labelled_images(folder / "t.csv").labels == ["0", "1"]
-
-
-def test_rows_that_are_given_twice_count_once_with_a_note(folder):
-    (folder / "t.csv").write_text("path,label\na.jpg,cat\n./a.jpg,cat\nb.jpg,dog\n")
-    with pytest.warns(AurevoirWarning, match="1 of 3 rows of .* repeat a path and its label, and count once"):
-        assert labelled_images(folder / "t.csv").paths == [folder / "a.jpg", folder / "b.jpg"]
 
 
 def test_names_with_semicolons_are_written_and_read_as_arrays(folder):
