@@ -14,6 +14,7 @@ SUITES = {
     "patches": "multi-label photographs by patches at several scales, compared with the whole image",
     "projection": "projections and the popcount Gram over their size, or accuracy over k, compared with peers",
     "ridge": "Gram, Cholesky and leave-one-out over their size, compared with scikit-learn and torch",
+    "scale": "the ridge by default settings over the number of rows, to a million: seconds and memory by stage",
     "families": "ten families of networks by both of torch's ONNX exporters: what works, what is refused, how exactly",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",

@@ -45,9 +45,10 @@ from .gram import gram, overlap
 from .memory import Budget, blocks, memory_budget, rows_at_a_time
 from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
 from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
-from .ridge import RidgePath, dual_path, landmark_path, primal_path
+from .ridge import RidgePath, dual_path, primal_path
 from .ridge.form import LANDMARK_BLOCK, POOLED, SUMS, RidgeForm, plan_ridge, require_dual
 from .ridge.inputs import checked_weights
+from .ridge.landmarks import LandmarkRidge
 from .ridge.sums import RowSums
 from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 from .training_kernel import TrainingKernel
@@ -339,7 +340,7 @@ def fit_readout(
     if form.name == "dual" and form.compared == len(bits):
         kernels = _Kernels(bits, m, pooled, weights, size)
         return kernels.fitted(*_best(kernels, kinds, ridge, timer), timer)
-    rows = _sampled(bits, form.compared, seed)
+    rows = sampled_rows(bits, form.compared, seed)
     means, shares = (None if each is None else each[rows] for each in (pooled, weights))
     kind, path = _best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
     readout, solved = _fit_kernel(kind, data, data.plan(kind), ridge, seed, timer)
@@ -409,8 +410,11 @@ class _Ridge:
     def primal(self, sums: RowSums, rows: RowBlocks, budget: int) -> RidgePath:
         return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
 
-    def on_landmarks(self, kernel: SimilarityRows, rows: RowBlocks, budget: int) -> RidgePath:
-        return landmark_path(kernel, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
+    def on_landmarks(self, kernel: SimilarityRows, rows: RowBlocks, budget: int, timer: Timer) -> RidgePath:
+        with timer("gram"):
+            system = LandmarkRidge(kernel, rows, self.targets, self.weights)
+        with timer("solve"):
+            return system.path(self.alphas, self.multilabel, budget)
 
     def shares(self, bits: Bits) -> RowWeights:
         """Return the weights, of ones if there are none."""
@@ -555,8 +559,8 @@ def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) 
     return best, replace(paths[best], loo_accuracy_of={kind: path.loo_accuracy for kind, path in paths.items()})
 
 
-def _sampled(bits: Bits, count: int, seed: int) -> Array:
-    """Return the indices of so many rows, in order; fewer of the same seed are among more."""
+def sampled_rows(bits: Bits, count: int, seed: int) -> Array:
+    """Return the indices of the rows that are landmarks or compared, in order; fewer of a seed are among more."""
     return namespace(bits).asarray(np.sort(np.random.default_rng(seed).permutation(len(bits))[:count]))
 
 
@@ -568,7 +572,7 @@ def _fit_kernel(
         kernels = _Kernels(data.bits, data.m, data.pooled, data.weights, data.budget)
         return kernels.fitted(kind, kernels.path(kind, ridge, timer), timer)
     if form.name == "landmarks":
-        return _fit_landmarks(kind, data, _sampled(data.bits, form.order, seed), ridge, timer)
+        return _fit_landmarks(kind, data, sampled_rows(data.bits, form.order, seed), ridge, timer)
     with timer("gram"):
         assert data.standardize is not None
         sums = RowSums.of_features(data.channels, form.order, ridge.targets, ridge.shares(data.bits))
@@ -591,8 +595,7 @@ def _fit_landmarks(kind: str, data: _Data, landmarks: Array, ridge: _Ridge, time
         for which in blocks(len(data.bits), LANDMARK_BLOCK):
             yield which, kernel.rows(data.bits[which], data.pooled_of(which))
 
-    with timer("solve"):
-        path = ridge.on_landmarks(kernel.gram(), rows, data.budget)
+    path = ridge.on_landmarks(kernel.gram(), rows, data.budget, timer)
     kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardize)
     kernels.sizes = kernel.sizes
     return kernels.fitted(kind, path, timer)

@@ -1,5 +1,7 @@
 """Synthetic bits with labels, to measure ridge and projections on: generated, and scikit-learn's digits."""
 
+from typing import BinaryIO
+
 import numpy as np
 
 from ...kernels.bits import pack_signs, packed_length
@@ -24,15 +26,26 @@ def generated_bits(n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np
     bits : uint8 array of shape (n, ceil(m / 8))
     labels : int64 array of shape (n,)
     """
-    random = np.random.default_rng(seed)
+    bits = np.empty((n, packed_length(m)), dtype="uint8")
+    return bits, _generate(bits, m, classes, seed)
+
+
+def generate_into(file: BinaryIO, n: int, m: int, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Write `generated_bits` into an empty file; return a map of it that is read alone, and the labels."""
+    shape = (n, packed_length(m))
+    labels = _generate(np.memmap(file, dtype="uint8", mode="w+", shape=shape), m, classes, seed)
+    return np.memmap(file, dtype="uint8", mode="r", shape=shape), labels
+
+
+def _generate(bits: np.ndarray, m: int, classes: int, seed: int) -> np.ndarray:
+    n, random = len(bits), np.random.default_rng(seed)
     centres = _SEPARATION * random.standard_normal((classes, _LATENT), dtype="float32")
     layer = random.standard_normal((_LATENT, m), dtype="float32") / np.float32(np.sqrt(_LATENT))
     labels = random.integers(classes, size=n)
     latent = centres[labels] + random.standard_normal((n, _LATENT), dtype="float32")
-    bits = np.empty((n, packed_length(m)), dtype="uint8")
     for which in blocks(n, 512):
         bits[which] = pack_signs(latent[which] @ layer - np.float32(_THRESHOLD))
-    return bits, labels
+    return labels
 
 
 def digits(splits: int) -> LabelledBits:

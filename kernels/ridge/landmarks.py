@@ -18,7 +18,9 @@ Leave-one-out is exact given the landmarks: they are a fixed basis, and a row th
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import get_blas_funcs
 
 from ..array_types import Array, Coefficients, Features, LandmarkKernel, Targets
 from ..arrays import namespace
@@ -75,13 +77,30 @@ def landmark_path(
     UsageError, DataError
         See `dual_path`.
     """
-    weights = checked_weights(weights, checked_rows(len(targets)), namespace(kernel))
-    basis = _Basis(kernel)
-    features = basis.features_of(rows)
-    sums = RowSums.of_features(features, len(kernel), targets, weights)
-    path = primal_path(sums, features, targets, alphas, weights, multilabel, budget)
-    coefficients = basis.combine(path.coefficients)
-    return replace(path, coefficients=coefficients, intercept=path.intercept - product(basis.means, coefficients))
+    return LandmarkRidge(kernel, rows, targets, weights).path(alphas, multilabel, budget)
+
+
+class LandmarkRidge:
+    """The ridge of `landmark_path` in two steps: the sums over the rows, and the solution at every alpha.
+
+    Parameters
+    ----------
+    kernel, rows, targets, weights
+        See `landmark_path`.
+    """
+
+    def __init__(self, kernel: LandmarkKernel, rows: RowBlocks, targets: Targets, weights: Array | None = None) -> None:
+        self._targets, self._weights = targets, checked_weights(weights, checked_rows(len(targets)), namespace(kernel))
+        self._basis = _Basis(kernel)
+        self._rows = self._basis.features_of(rows)
+        self._sums = RowSums.of_features(self._rows, len(kernel), targets, self._weights)
+
+    def path(self, alphas: ArrayLike | None = None, multilabel: bool = False, budget: Budget = None) -> RidgePath:
+        """Solve for every alpha, and score each by leave-one-out; see `landmark_path`."""
+        path = primal_path(self._sums, self._rows, self._targets, alphas, self._weights, multilabel, budget)
+        coefficients = self._basis.combine(path.coefficients)
+        shift = product(self._basis.means, coefficients)
+        return replace(path, coefficients=coefficients, intercept=path.intercept - shift)
 
 
 class _Basis:
@@ -110,9 +129,22 @@ class _Basis:
             for which, block in rows():
                 deviations = block - self.means
                 deviations -= deviations.mean(axis=1)[:, None]
-                yield which, product(deviations, self._inverse.T)
+                yield which, self._solved(deviations)
 
         return features
+
+    def _solved(self, deviations: Features) -> Features:
+        """Return rows times L'^-1: on the CPU in place, and without the half that is zero."""
+        if namespace(deviations) is not np:
+            return product(deviations, self._inverse.T)
+        (trmm,) = get_blas_funcs(("trmm",), (self._inverse, deviations))
+        in_columns = self._inverse.flags.f_contiguous
+        triangle = self._inverse if in_columns else self._inverse.T
+        columns = np.ascontiguousarray(deviations).T
+        solved: Features = trmm(
+            1.0, triangle, columns, lower=int(in_columns), trans_a=int(not in_columns), overwrite_b=1
+        )
+        return solved.T
 
     def combine(self, weights: Coefficients) -> Coefficients:
         """Return the coefficients of the landmarks for weights of the features, in C order."""
