@@ -65,13 +65,9 @@ def mapped_arrays(descriptor: int, size: int) -> dict[str, np.ndarray]:
     for name, entry in sorted(header.items(), key=lambda each: _offsets(each[1])):
         (first, last), shape = _offsets(entry), entry.get("shape")
         dtype = _TYPES.get(str(entry.get("dtype")))
-        counts = isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape)
-        if (
-            not counts
-            or dtype is None
-            or last - first != prod(shape) * np.dtype(dtype).itemsize
-            or start + first != end
-        ):
+        counts = isinstance(shape, list) and all(type(each) is int and 0 <= each <= size for each in shape)
+        follows = start + first == end and start + last <= size
+        if not (counts and dtype and follows and last - first == prod(shape) * np.dtype(dtype).itemsize):
             raise MalformedError(f"is not a safetensors file (array {shown(name)} is strange)")
         arrays[name] = np.ndarray(shape, dtype, buffer=data, offset=end) if last > first else np.empty(shape, dtype)
         end = start + last

@@ -31,7 +31,7 @@ from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.familiarity import Familiarity, Neighbours
-from ..kernels.memory import blocks, memory_budget
+from ..kernels.memory import block_length, blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import (
     PROJECTIONS,
@@ -74,6 +74,7 @@ from .multilabel import indicator, named_indicator
 from .opu import OPUS, opu_projector, require_opu
 from .prediction_sets import PredictionSets, checked_coverage
 from .review import KERNELS, POOLED_KERNELS, Review, averaged, named, suspects
+from .rows import row_bytes
 from .training import Training, find
 from .whole import classifier_engine
 
@@ -444,7 +445,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def score_training(self, training: Training) -> np.ndarray:
         """Return the scores of every class, of what `embed_labelled` returns; see `scores`."""
         check_is_fitted(self)
-        return self.readout_.scores(training.bits, self.memory_budget, training.pooled)
+        each = row_bytes(output_types(self.n_bits_, None if training.pooled is None else training.pooled.shape[1]))
+        found = [np.empty((0, len(self.classes_)))]
+        for which in blocks(len(training), block_length(2 * each, memory_budget(self.memory_budget) // 4, 1 << 20)):
+            pooled = None if training.pooled is None else training.pooled[which]
+            found.append(self.readout_.scores(training.bits[which], self.memory_budget, pooled))
+        return np.concatenate(found)
 
     def refit_on(self, training: Training) -> "OpticalClassifier":
         """Fit again with the engine that is there, to images that it has seen: nothing is embedded.
