@@ -30,7 +30,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import AurevoirError, SaveError, UsageError
 
@@ -109,7 +109,24 @@ def holds_only(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
     return not head or is_ours(head)
 
 
-def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind) -> None:
+class Parts(Protocol):
+    """The bytes of a file, part by part."""
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield them from the beginning."""
+        ...
+
+
+def parts_of(data: bytes | Parts) -> Iterable[bytes | memoryview]:
+    """Return the parts of what a file is to hold."""
+    return [data] if isinstance(data, bytes) else data
+
+
+def write_folder(path: Path | str, files: Mapping[str, bytes | Parts], kind: FolderKind) -> None:
     """Write a folder of files, or replace one of the same kind by one call; see `write_atomically`.
 
     Raises
@@ -124,7 +141,7 @@ def write_folder(path: Path | str, files: Mapping[str, bytes], kind: FolderKind)
         os.mkdir(_NEW, dir_fd=staging.number)
         with _Descriptor(_NEW, _FOLDER, staging) as folder:
             for name, data in files.items():
-                _write_file(folder, name, [data])
+                _write_file(folder, name, parts_of(data))
             os.fsync(folder.number)
 
     with explained(path):

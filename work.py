@@ -90,6 +90,7 @@ class Work:
     def __init__(self, folder: Path | str, report: bool = False) -> None:
         self.folder, self._report, self._failed = Path(folder), report, False
         self._marker: IO[bytes] | None = None
+        self._cleared: set[tuple[str, str]] = set()
 
     def __enter__(self) -> "Work":
         check_work(self.folder)
@@ -155,10 +156,20 @@ class Work:
             warnings.warn(f"{why}; the fit goes on without its work folder", AurevoirWarning, stacklevel=2)
 
     def _remove_others(self, kind: str, key: str) -> None:
+        if (kind, key) in self._cleared:
+            return
         for path in self.folder.iterdir():
             found = _OURS.fullmatch(path.name)
             if found and found[1] == kind and found[2] != key:
                 path.unlink(missing_ok=True)
+        self._cleared = {each for each in self._cleared if each[0] != kind} | {(kind, key)}
+
+    @property
+    def size(self) -> int:
+        """The bytes of the files in the folder."""
+        with suppress(OSError):
+            return sum(path.stat().st_size for path in self.folder.iterdir())
+        return 0
 
 
 def check_work(folder: Path | str) -> None:

@@ -1,14 +1,22 @@
 """``aurevoir embed``."""
 
 import argparse
+import io
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import add_rebuild, none_readable, skipped_lines
 from .outputs import check_outputs, save
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _KIND = "an archive of bits"
+_ROWS = 1024
+"""Rows that are written at a time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compute bits or features and write them to one file."""
-    import io
-
     import numpy as np
 
     from ..engine.load import load_engine
@@ -62,10 +68,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if not len(indices):
         raise none_readable(len(files), files.skipped)
-    buffer = io.BytesIO()
     paths = np.array([str(files.paths[index]) for index in indices])
     arrays: dict[str, Any] = {"paths": paths, "m": np.array(engine.features), **values}
-    np.savez(buffer, **arrays)
     result = {
         "images": len(indices),
         "features": engine.features,
@@ -73,8 +77,43 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "out": args.out,
         "skipped": files.skipped,
     }
-    save(result, args.out, lambda: write_atomically(args.out, buffer.getbuffer()), _KIND, "out")
+    save(result, args.out, lambda: write_atomically(args.out, _archive(arrays)), _KIND, "out")
     return result
+
+
+class _Pending(io.RawIOBase):
+    """What was written and not taken yet."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._held.append(bytes(data))
+        return len(self._held[-1])
+
+    def take(self) -> bytes:
+        taken, self._held = b"".join(self._held), []
+        return taken
+
+
+def _archive(arrays: "dict[str, np.ndarray]") -> Iterator[bytes]:
+    """Yield an archive as `numpy.savez` writes it, of arrays that may be larger than memory."""
+    import numpy as np
+
+    pending = _Pending()
+    with zipfile.ZipFile(pending, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(member, header)
+                rows = np.atleast_1d(array)
+                for start in range(0, len(rows), _ROWS):
+                    member.write(rows[start : start + _ROWS].tobytes())
+                    yield pending.take()
+    yield pending.take()
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from .options import (
     refuse_unused,
     skipped_lines,
 )
-from .outputs import check_outputs, refuse_inside, save
+from .outputs import check_outputs, note_training, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         train, test, refits = _data(args)
         if train.multilabel:
             refuse_unused(args, ["class_weight"], "several labels an image", add_arguments)
-        classifier = _classifier(args, train.names).fit(train.paths, train.labels, train.weights)
+        classifier = _classifier(args, train.names)
+        classifier.expect(0 if test is None else len(test.paths), refits and test is not None, args.out)
+        classifier.fit(train.paths, train.labels, train.weights)
     _note_edge(classifier.path_)
     result = _fitted(classifier, args)
     training, trained_on = classifier.training_, _left_out(classifier)
@@ -137,6 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result["refit"] = _refitted(classifier, training + tested)
     if args.out:
         save(result, args.out, lambda: classifier.save(args.out), key="out")
+        note_training(args.out)
     if args.report:
         from .fit_report import fit_report
 

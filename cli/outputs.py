@@ -52,6 +52,10 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
 """What each kind of file that commands write begins with."""
 
 
+_LARGE = 1 << 30
+"""Bytes of training images from which a note says what they take."""
+
+
 def check_outputs(args: argparse.Namespace, outputs: Mapping[str, str], inputs: Iterable[object] = ()) -> None:
     """Check that the files that a command is to write can be written, before its work.
 
@@ -159,3 +163,18 @@ def save(
         result.setdefault("unsaved", []).append(str(error))
         if key is not None:
             result[key] = None
+
+
+def note_training(folder: str) -> None:
+    """Note that the training images take much of a model folder, and may be left out."""
+    from ..images.sources import warn
+    from ..kernels.memory import format_bytes
+    from ..transfer.model_schema import TRAINING
+
+    path = Path(folder, TRAINING)
+    with suppress(OSError):
+        if (size := path.stat().st_size) >= _LARGE:
+            warn(
+                f"{path} takes {format_bytes(size)}: review, refit, prediction sets and familiarity read it, other "
+                "predictions do not; it may be deleted"
+            )

@@ -1,6 +1,7 @@
 """``aurevoir predict``."""
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -150,12 +151,15 @@ def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths:
 
 def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> Iterator[str]:
     """Yield the lines of blocks of images as they come; none if no image at all can be read."""
-    from ..transfer.csv_rows import csv_line
+    from ..transfer.csv_rows import csv_line, encoded
     from ..transfer.model import model_digest
     from ..transfer.prediction_file import columns, csv_lines, same_cells
     from ..transfer.predictions import predictions
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if args.csv and not on_terminal and isinstance(sys.stdout, io.TextIOWrapper):
+        # As in a file of --out: names that are not UTF-8 keep their bytes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     details = _details(args, classifier)
     names, same = columns(details), same_cells(model_digest(args.model), details)
     head = csv_line(names) if args.csv else ""
@@ -165,7 +169,7 @@ def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Ite
             return "".join(f"{json.dumps(each)}\n" for each in records)
         if args.csv:
             lines = csv_lines(records, names, same)
-            return shown(lines) if on_terminal else lines
+            return shown(lines) if on_terminal else encoded(lines).decode("utf-8", "surrogateescape")
         return "".join(f"{line(each)}\n" for each in records)
 
     with _Count(show=not on_terminal) as count:

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from .options import add_rebuild, skipped_lines
-from .outputs import save
+from .outputs import note_training, save
 from .text import name
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "out": args.out,
     }
     save(result, args.out, lambda: classifier.save(args.out), key="out")
+    note_training(args.out)
     return result
 
 

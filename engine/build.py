@@ -311,6 +311,11 @@ class EngineBuilder:
         with self._stages("build"):
             return export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether the float graph depends on images: by random weights' batch norms, or by normalization ``data``."""
+        return self.backbone.needs_images or from_data(self.network.normalization)
+
     def _export_arguments(self) -> tuple[np.ndarray | None, tuple[Normalization, Resize]]:
         pixels = self.sample[0] if self.backbone.needs_images else None
         return pixels, (self._normalization(), check_resize(self.network.resize))

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -51,8 +52,9 @@ def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
         A tar archive, a folder of them, or a pattern such as ``shard-{000..009}.tar``: see `read_shards`.
 
         A column or key ``labels`` in place of ``label`` holds several labels an image: a list, or a text with
-        semicolons between them, or rows of one path each. ``split`` says train, val or test, where both training and
-        other rows are there, and ``weight`` is the sample weight; rows of weight 0 are left out.
+        semicolons between them or a JSON array of texts, or rows of one path each. ``split`` says train, val or test,
+        where both training and other rows are there, and ``weight`` is the sample weight; rows of weight 0 are left
+        out.
     part : {"train", "test"}
         Which part of data with splits.
 
@@ -224,6 +226,8 @@ def _checked(source: Path, rows: list[Row], by_folder: bool = False) -> _Listed:
     weights = [_weight(row, source) for row in rows]
     label_of: Any = (lambda index: merged[rows[index].path]) if several else (lambda index: (sets[index] or ("",))[0])
     kept = {(label_of(index), rows[index].path): index for index in reversed(range(len(rows)))}
+    if not several and (repeated := len(rows) - len(kept)):
+        warn(f"{repeated} of {len(rows)} rows of {source} repeat a path and its label, and count once")
     which = sorted(index for index in kept.values() if weights[index] > 0)
     if len(which) < len(kept):
         warn(f"{len(kept) - len(which)} images of {source} have weight 0 and are left out")
@@ -279,8 +283,18 @@ def _labels_of(row: Row, source: Path) -> tuple[str, ...] | None:
         return tuple(dict.fromkeys(str(each).strip() for each in given))
     if _is_missing(given):
         return None
-    names = str(given).split(";") if row.several else [str(given)]
+    names = _several(str(given)) if row.several else [str(given)]
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip())) or None
+
+
+def _several(cell: str) -> list[str]:
+    """Return the labels of a text: a JSON array of names, which may have semicolons, or what semicolons separate."""
+    if cell.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(cell)
+            if all(isinstance(each, str) for each in found):
+                return list(found)
+    return cell.split(";")
 
 
 def _is_missing(label: Any) -> bool:

@@ -4,13 +4,13 @@ import csv
 import json
 import os
 import re
-from collections import Counter
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError
+from ..errors import AurevoirWarning, DataError
 from ..files import read_file
 from ..schema import first_repeated
 from .archives import exists, is_file
@@ -146,23 +146,36 @@ def _read(table: Path) -> str:
 
 
 def _json_rows(table: Path) -> Iterator[Row]:
-    text = _read(table)
-    try:
-        if text.lstrip().startswith("["):
-            objects = list(enumerate(parsed_object(text), 1))
-        else:
-            # Not `splitlines`, which also splits at characters that JSON allows in strings.
-            lines = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
-            objects = [(line, parsed_object(row)) for line, row in lines]
-    except ValueError as error:
-        raise DataError(f"{table} is not JSON lines: {error}; write an object with path and label a line") from None
-    for line, item in objects:
+    for line, item in _json_objects(table, _read(table)):
         if not isinstance(item, dict):
             raise DataError(f"line {line} of {table} is not an object with path and label")
         name = _columns(tuple(item)).path
         if name is None:
             raise DataError(f"line {line} of {table} has the keys {_joined(list(item))}; name one of them path")
         yield sample_of(line, _resolved(table, item[name], line), item)
+
+
+def _json_objects(table: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Yield the values of an array, or of lines, with their numbers."""
+    remedy = "write an object with path and label a line, or one array of them"
+    if text.lstrip().startswith("["):
+        try:
+            objects = parsed_object(text)
+        except ValueError as error:
+            raise DataError(f"{table} is not a JSON array: {error}; {remedy}") from None
+        yield from enumerate(objects, 1)
+        return
+    # Not `splitlines`, which also splits at characters that JSON allows in strings.
+    for line, row in enumerate(text.split("\n"), 1):
+        try:
+            found = parsed_object(row) if row.strip() else None
+        except json.JSONDecodeError as error:
+            why = f"{error.msg.lower()} at character {error.colno}"
+            raise DataError(f"line {line} of {table} is not JSON: {why}; {remedy}") from None
+        except ValueError as error:
+            raise DataError(f"line {line} of {table} is not JSON: {error}; {remedy}") from None
+        if row.strip():
+            yield line, found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -241,33 +254,46 @@ def _without_names(
     is_header = (
         last > 0 and not names_file(0, path) and any(names_file(row, path) for row in range(1, min(last, 5) + 1))
     )
-    return rows[1:] if is_header else rows, path, 1 - path
+    if is_header:
+        name, rows = rows[0][1][1 - path], rows[1:]
+        if all(_is_number(cells[1 - path]) for _, cells in rows if len(cells) > 1 - path):
+            warnings.warn(
+                f"{table} has numbers under {_joined([name])}, which are taken as names of classes; name the columns "
+                "path and label if they are, or else give the column of labels",
+                AurevoirWarning,
+                stacklevel=2,
+            )
+    return rows, path, 1 - path
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _split_rows(table: Path, text: str, labelled: bool) -> list[tuple[int, list[str]]]:
     """Return line numbers and cells, split at the delimiter that gives most lines as many columns as the first."""
-    try:
-        parsed = {each: _parse(text, each) for each in _DELIMITERS}
-    except csv.Error as error:
-        raise DataError(f"{table} is not a table of paths and labels: {error}") from None
 
     def fit(delimiter: str) -> int:
-        rows = parsed[delimiter]
-        width = len(rows[0][1]) if rows else 0
-        return Counter(len(cells) for _, cells in rows)[width] if width > 1 else 0
+        widths = [len(cells) for _, cells in _parse(text, delimiter)]
+        return widths.count(widths[0]) if widths and widths[0] > 1 else 0
 
-    best = max(_DELIMITERS, key=fit)
-    if fit(best):
-        return parsed[best]
-    if not labelled:
-        return parsed[_DELIMITERS[0]]
+    try:
+        fits = {each: fit(each) for each in _DELIMITERS}
+        best = max(_DELIMITERS, key=fits.__getitem__)
+        if fits[best] or not labelled:
+            return list(_parse(text, best if fits[best] else _DELIMITERS[0]))
+    except csv.Error as error:
+        raise DataError(f"{table} is not a table of paths and labels: {error}") from None
     words = [(line, row.rsplit(None, 1)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
     if not any(len(cells) == 2 for _, cells in words):
         raise DataError(f"{table} has one column; give a path and a label a line, separated by a comma")
     return words
 
 
-def _parse(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    lines = [f"{line}\n" for line in text.split("\n")]
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+def _parse(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((f"{line}\n" for line in text.split("\n")), delimiter=delimiter, skipinitialspace=True)
+    yield from ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))

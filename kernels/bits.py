@@ -69,9 +69,11 @@ def _unpack(bits: Bits) -> Features:
 
 def popcount(bits: Bits) -> RowCounts:
     """Return the number of ones in each row, |x|^2, as int64 of shape (n,)."""
-    start = namespace(bits).zeros(len(bits), dtype="int64")
-    pieces = blocks(bits.shape[1], 4096)
-    return sum((_ones(bits[:, columns]).sum(axis=1, dtype="int64") for columns in pieces), start=start)
+    counts = namespace(bits).zeros(len(bits), dtype="int64")
+    for rows in blocks(len(bits), 4096):
+        for columns in blocks(bits.shape[1], 4096):
+            counts[rows] += _ones(bits[rows, columns]).sum(axis=1, dtype="int64")
+    return counts
 
 
 def _ones(bits: Array) -> Array:

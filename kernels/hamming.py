@@ -1,6 +1,6 @@
 """Hamming distances of packed bits, block by block, and the bits of mirrored feature maps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,7 +17,11 @@ _BYTES = 32
 
 
 def distance_blocks(
-    bits: Bits, others: OtherBits, upper: bool = False, budget: Budget = None
+    bits: Bits,
+    others: OtherBits,
+    upper: bool = False,
+    budget: Budget = None,
+    turned: Callable[[OtherBits], OtherBits] = lambda block: block,
 ) -> Iterator[tuple[slice, slice, Array]]:
     """Yield the distances of all pairs of rows, a block of rows and others at a time.
 
@@ -29,6 +33,8 @@ def distance_blocks(
         Whether to leave out the blocks below the diagonal.
     budget : int, str or None
         Memory for a block; see `memory_budget`.
+    turned : callable, optional
+        What becomes of a block of others before it is compared, such as their mirror images; called once for each.
 
     Yields
     ------
@@ -37,11 +43,13 @@ def distance_blocks(
         The number of bits that differ over the number of ones of both: 0 for equal rows, 1 for rows that share no one.
     """
     length = max(1, int(block_length(_BYTES, memory_budget(budget, bits) // 8, _BLOCK**2) ** 0.5))
-    ones, other_ones = popcount(bits), popcount(others)
-    for rows in blocks(len(bits), length):
-        for columns in blocks(len(others), length):
+    ones = popcount(bits)
+    for columns in blocks(len(others), length):
+        block = turned(others[columns])
+        other_ones = popcount(block)
+        for rows in blocks(len(bits), length):
             if not (upper and columns.stop <= rows.start):
-                yield rows, columns, _distances(bits[rows], others[columns], ones[rows], other_ones[columns])
+                yield rows, columns, _distances(bits[rows], block, ones[rows], other_ones)
 
 
 def _distances(bits: Bits, others: OtherBits, ones: RowCounts, other_ones: OtherRowCounts) -> SimilarityRows:

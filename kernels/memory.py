@@ -44,7 +44,11 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
     if not 1 <= size < 2**63:
-        raise UsageError(f"memory budget {value!r} is invalid; give a number of bytes, or for example '4GiB'")
+        where = " (AUREVOIR_MEMORY)" if budget is None else ""
+        raise UsageError(
+            f"memory budget {value!r} is invalid{where}; give a number of bytes from 1 up, or one with KiB, MiB, GiB, "
+            "KB, MB or GB, such as 4GiB"
+        )
     return int(size)
 
 

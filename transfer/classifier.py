@@ -32,7 +32,7 @@ from ..kernels.arrays import on_device
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.familiarity import Familiarity, Neighbours
-from ..kernels.memory import blocks, memory_budget
+from ..kernels.memory import block_length, blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import (
     PROJECTIONS,
@@ -48,6 +48,7 @@ from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
+from .capacity import Expected, output_types, require_disk, require_ridge
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import Pace, embed, embed_blocks
@@ -74,6 +75,7 @@ from .multilabel import indicator, named_indicator
 from .opu import OPUS, opu_projector, require_opu
 from .prediction_sets import PredictionSets, checked_coverage
 from .review import KERNELS, POOLED_KERNELS, Review, averaged, named, suspects
+from .rows import row_bytes
 from .training import Training, find
 from .whole import classifier_engine
 
@@ -238,6 +240,30 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.work = work
 
+    @property
+    def _expected(self) -> Expected:
+        found: Expected = self.__dict__.get("_expects", Expected())
+        return found
+
+    def expect(self, images: int, refits: bool = False, out: Path | str | None = None) -> "OpticalClassifier":
+        """Say what follows `fit`, which then refuses before its work what would not fit memory or disk after it.
+
+        Parameters
+        ----------
+        images : int
+            That `embed_labelled` is given.
+        refits : bool
+            Whether `refit_on` is given them besides the training images.
+        out : path, optional
+            Where the model is saved.
+
+        Returns
+        -------
+        self
+        """
+        self._expects = Expected(images, refits, out)
+        return self
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         # Only the signs of features are used, which is too little for the few columns of scikit-learn's checks.
@@ -332,8 +358,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
             self.pace_ = Pace()
+            counted = int((weights > 0).sum())
             with DecodedImages(self.memory_budget) as decoded:
-                chosen = self._set_engine(X, labels, weights, watch, work, decoded)
+                chosen = self._set_engine(X, labels, weights, watch, work, decoded, counted)
                 training = self._embed(X, labels, weights, watch, work, chosen, decoded)
             self._fit_readout(training, self.projection, None, watch)
         return self
@@ -416,7 +443,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         outputs = self._outputs(engine)
         with _opened(work, self.verbose) as opened:
             kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, kept=kept)
+            indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
         self.skipped_ = {**self.skipped_, **images.skipped}
         files = tuple(str(paths[row]) for row in indices.tolist())
         return Training(labels=labels[indices], weights=weights[indices], paths=files, **values)
@@ -424,7 +451,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def score_training(self, training: Training) -> np.ndarray:
         """Return the scores of every class, of what `embed_labelled` returns; see `scores`."""
         check_is_fitted(self)
-        return self.readout_.scores(training.bits, self.memory_budget, training.pooled)
+        each = row_bytes(output_types(self.n_bits_, None if training.pooled is None else training.pooled.shape[1]))
+        found = [np.empty((0, len(self.classes_)))]
+        for which in blocks(len(training), block_length(2 * each, memory_budget(self.memory_budget) // 4, 1 << 20)):
+            pooled = None if training.pooled is None else training.pooled[which]
+            found.append(self.readout_.scores(training.bits[which], self.memory_budget, pooled))
+        return np.concatenate(found)
 
     def refit_on(self, training: Training) -> "OpticalClassifier":
         """Fit again with the engine that is there, to images that it has seen: nothing is embedded.
@@ -495,7 +527,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         labels, classes = training.labels, self.classes_.tolist()
         own = [named(row, classes) if self._multilabel else classes[row] for row in labels]
         weights = training.weights * self._class_weights(labels)
-        known = Compared(training.bits, None if training.paths is None else reduced(training.paths))
+        known = Compared(training.bits, None if training.paths is None else reduced(training.paths, self.memory_budget))
         places = None if self.engine_ is None else feature_map(self.engine_)
         same, other = find_copies(known, labels, places, self.memory_budget)
         found = Review(tuple(names), own, suspects(scores, labels, weights, classes), other, same)
@@ -527,10 +559,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if images is None:
             tested, bits = np.arange(len(X)), pack_signs(checked_features(self, X, reset=False))
         else:
-            tested, values = embed(self._required_engine(), images, ("bits",))
+            tested, values = embed(self._required_engine(), images, ("bits",), budget=self.memory_budget)
             bits = values["bits"]
         names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
-        compared = Compared(bits, reduced(names) if isinstance(images, ImageFiles) else None)
+        compared = Compared(bits, reduced(names, self.memory_budget) if isinstance(images, ImageFiles) else None)
         leaks = find_shared(compared, known, places, self.memory_budget)
         return replace(found, tested=tuple(names), leaks=leaks, skipped={} if images is None else dict(images.skipped))
 
@@ -668,34 +700,58 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         watch: Stopwatch,
         work: Work | None,
         decoded: DecodedImages,
+        counted: int,
     ) -> Chosen | None:
-        """Set the engine; return the choice of its cut, if it was to be chosen."""
+        """Set the engine; return the choice of its cut, if it was to be chosen.
+
+        What will not fit, with so many images that count, is refused as soon as the number of features is known.
+        """
         chosen = None
         self.cut_choice_: CutChoice | None = None
         if is_features(X):
             if self.cut == AUTO_CUT:
                 raise UsageError("cut 'auto' compares cuts of a backbone on images, and X holds features; leave it out")
             self.engine_, self.n_bits_ = None, X.shape[1]
+            self._require_capacity(counted, X.shape[1], None)
             return None
         if self.cut == AUTO_CUT:
             chosen = self._chosen_cut(X, labels, weights, watch, work, decoded)
             self.cut_choice_ = chosen.choice
         self.engine_ = (
-            self._build(X, watch, work, decoded) if chosen is None else chosen.builder.build(self._engine_spec())
+            self._build(X, watch, work, decoded, counted)
+            if chosen is None
+            else chosen.builder.build(self._engine_spec())
         )
         self.n_bits_ = self.n_features_in_ = self.engine_.features
+        self._require_capacity(counted, self.n_bits_, self.engine_.manifest.pooled or None, work)
         # An earlier fit on features may have left the names of their columns.
         self.__dict__.pop("feature_names_in_", None)
         return chosen
 
-    def _build(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages) -> Engine:
+    def _build(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages, counted: int) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
         if isinstance(self.engine, Engine):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
-        outputs = ("bits", "pooled") if self._reads_pooled else ("bits",)
-        return self._builder(X, watch, work, decoded).build(self._engine_spec(), outputs)
+        builder = self._builder(X, watch, work, decoded)
+        if not builder.needs_images:
+            self._require_capacity(counted, builder.exported.features, builder.exported.pooled or None, work)
+        return builder.build(self._engine_spec(), ("bits", "pooled") if self._reads_pooled else ("bits",))
+
+    def _require_capacity(self, images: int, features: int, channels: int | None, work: Work | None = None) -> None:
+        """Refuse what will not fit the memory budget, or the disk."""
+        channels = channels if self._reads_pooled else None
+        expected, on_gpu = self._expected, self.ridge_device != "cpu"
+        budget = memory_budget(self.memory_budget, on_device(np.zeros(0), self.ridge_device))
+        refitted = [images + expected.images] if expected.refits else []
+        # One below 1 is refused by the readout.
+        components = None if self.n_components is None else max(1, int(self.n_components))
+        require_ridge(
+            [images, *refitted], features, channels, len(self.classes_), self.projection, components, budget, on_gpu
+        )
+        folder, kept = (None, 0) if work is None else (work.folder, work.size)
+        require_disk(images, output_types(features, channels), expected, self.memory_budget, folder, kept)
 
     def _builder(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages) -> EngineBuilder:
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
@@ -768,7 +824,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept, self.pace_)
+                known = embed(engine, images, outputs, watch, kept, self.pace_, self.memory_budget)
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (
@@ -1089,7 +1145,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             with _opened(work, self.verbose) as opened:
                 assert opened is not None
                 outputs = self._read_outputs()
-                indices, values = embed(engine, images, outputs, kept=KeptBits(opened, "test", engine, images, outputs))
+                kept = KeptBits(opened, "test", engine, images, outputs)
+                indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
             # In the same blocks: a product of other shape may be rounded otherwise.
             slices = blocks(len(indices), self.rows_at_once())
             parts = ({name: value[which] for name, value in values.items()} for which in slices)

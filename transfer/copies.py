@@ -10,6 +10,7 @@ from ..engine.feature_map import FeatureMap
 from ..images.batches import ImageFiles
 from ..kernels.hamming import distance_blocks, mirrored, typical_distance
 from ..kernels.memory import Budget
+from .rows import Rows
 
 SIDE = 16
 """Pixels of the sides to which pictures are reduced to compare them."""
@@ -60,12 +61,25 @@ class Copy:
     difference: float | None
 
 
-def reduced(paths: Sequence[Path | str]) -> np.ndarray:
-    """Return files as small grayscale pictures, float32 of shape (n, 256), rows of nan where one cannot be read."""
-    pixels = np.full((len(paths), SIDE * SIDE), np.nan, "float32")
+def reduced(paths: Sequence[Path | str], budget: Budget = None) -> np.ndarray:
+    """Return files as small grayscale pictures, float32 of shape (n, 256), rows of nan where one cannot be read.
+
+    Those of many files are in a file; see `transfer.rows`.
+    """
+    pixels = Rows.of({"pixels": ((SIDE * SIDE,), "float32")}, len(paths), budget)["pixels"]
+    end = 0
+
+    def skip(to: int) -> int:
+        pixels.append(np.full((to - end, SIDE * SIDE), np.nan, "float32"))
+        return to
+
     for indices, batch in ImageFiles(paths, (SIDE, SIDE), channels=1).batches(256):
-        pixels[indices] = batch.reshape(len(batch), -1)
-    return pixels
+        for index, picture in zip(indices.tolist(), batch.reshape(len(batch), -1), strict=True):
+            end = skip(index)
+            pixels.append(picture[None])
+            end += 1
+    skip(len(paths))
+    return pixels.array()
 
 
 def find_copies(
@@ -142,31 +156,39 @@ def _pairs(images: Compared, others: Compared | None, places: FeatureMap | None,
         return
     right = images if others is None else others
     scale = typical_distance(right.bits)
-    yield from _of_blocks(images, right, others is None, False, scale, budget)
+    yield from _of_blocks(images, right, others is None, None, scale, budget)
     if places is not None and images.pixels is not None and right.pixels is not None:
-        bits = mirrored(right.bits, places.channels, places.height, places.width, places.channels_last)
-        pixels = right.pixels.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(right.pixels.shape)
-        yield from _of_blocks(images, Compared(bits, pixels), others is None, True, scale, budget)
+        yield from _of_blocks(images, right, others is None, places, scale, budget)
 
 
 def _of_blocks(
-    left: Compared, right: Compared, one_set: bool, turned: bool, scale: float, budget: Budget
+    left: Compared, right: Compared, one_set: bool, turned: FeatureMap | None, scale: float, budget: Budget
 ) -> Iterator[_Pairs]:
-    near = scale * (NEAR_MIRRORED if turned else NEAR)
-    for rows, columns, distances in distance_blocks(left.bits, right.bits, one_set, budget):
+    """Yield the copies of each block; with `turned`, the places of features, those of which one is mirrored."""
+
+    def mirror(bits: np.ndarray) -> np.ndarray:
+        if turned is None:
+            return bits
+        return mirrored(bits, turned.channels, turned.height, turned.width, turned.channels_last)
+
+    near = scale * (NEAR if turned is None else NEAR_MIRRORED)
+    for rows, columns, distances in distance_blocks(left.bits, right.bits, one_set, budget, mirror):
         candidates = distances <= near
         if one_set:
             candidates &= np.arange(rows.start, rows.stop)[:, None] < np.arange(columns.start, columns.stop)
         differences = np.full(distances.shape, np.nan)
         if left.pixels is not None and right.pixels is not None:
-            differences = _differences(left.pixels[rows], right.pixels[columns])
+            others = right.pixels[columns]
+            if turned is not None:
+                others = others.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(others.shape)
+            differences = _differences(left.pixels[rows], others)
         unread = np.isnan(differences)
         found = candidates & (differences <= SAME)
-        if not turned:
+        if turned is None:
             found |= candidates & unread & (distances <= ALONE * scale)
         i, j = np.nonzero(found)
         if len(i):
-            yield _Pairs(i + rows.start, j + columns.start, turned, distances[i, j], differences[i, j])
+            yield _Pairs(i + rows.start, j + columns.start, turned is not None, distances[i, j], differences[i, j])
 
 
 def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:

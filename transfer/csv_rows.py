@@ -1,5 +1,6 @@
 """Rows of CSV files: labels, numbers and paths as text, and text as bytes."""
 
+import json
 from collections.abc import Iterable
 
 
@@ -13,8 +14,11 @@ def _quoted(cell: str) -> str:
 
 
 def label_text(label: object) -> str:
-    """Return a label, or several of an image, as text."""
-    return ";".join(map(str, label)) if isinstance(label, list) else str(label)
+    """Return a label, or several of an image, as text; names of which one has a semicolon as a JSON array."""
+    if not isinstance(label, list):
+        return str(label)
+    names = list(map(str, label))
+    return json.dumps(names, ensure_ascii=False) if any(";" in each for each in names) else ";".join(names)
 
 
 def number_text(number: float | None) -> str:

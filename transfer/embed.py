@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from ..engine.engine import Engine
 from ..images.batches import Images, ImageStream
+from ..kernels.memory import Budget
 from ..kernels.stopwatch import Stopwatch
 from .kept_bits import KeptBits
+from .rows import Rows
 
 _Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
 """Indices of images, and an engine's outputs of them by name."""
@@ -45,6 +47,7 @@ def embed(
     watch: Stopwatch | None = None,
     kept: KeptBits | None = None,
     pace: Pace | None = None,
+    budget: Budget = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return outputs of an engine for every readable image, all of one run.
 
@@ -60,6 +63,8 @@ def embed(
         Those of these images, this engine and these outputs in a work folder; they are not computed again.
     pace : Pace, optional
         Is set to that of this call.
+    budget : int, str or None
+        Memory limit; what takes more than a share of it is in files, see `transfer.rows`.
 
     Returns
     -------
@@ -67,26 +72,31 @@ def embed(
         Indices of the readable images.
     values : dict of arrays
         By output, of its dtype and of shape (n, ...).
+
+    Raises
+    ------
+    SaveError
+        If these files fill the disk.
     """
     watch, pace = watch or Stopwatch(), pace or Pace()
     types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
-    indices = np.empty(len(images), "int64")
-    results = {name: np.empty((len(images), *shape), dtype) for name, (shape, dtype) in types.items()}
-    filled, first = 0, 0
+    indices = Rows((), "int64", len(images))
+    results = Rows.of(types, len(images), budget, None if kept is None else kept.folder)
+
+    def take(which: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        indices.append(which)
+        for name, result in results.items():
+            result.append(values[name])
+
+    first = 0
     if kept is not None:
         with watch("decode"):
-            known, values = kept.taken_over()
-            filled = len(known)
-            indices[:filled] = known
-            for name, result in results.items():
-                result[:filled] = values[name]
+            for block in kept.taken_over():
+                take(*block)
             first, images = kept.rest()
     began = None
     for batch_indices, found in _computed(engine, images, outputs, watch):
-        which = slice(filled, filled + len(batch_indices))
-        indices[which] = first + batch_indices
-        for name, result in results.items():
-            result[which] = found[name]
+        take(first + batch_indices, found)
         now = time.perf_counter()
         if began is None:
             began = now
@@ -94,11 +104,10 @@ def embed(
             pace.images, pace.seconds = pace.images + len(batch_indices), now - began
         if kept is not None:
             with watch("decode"):
-                kept.add(indices[which], {name: result[which] for name, result in results.items()})
-        filled += len(batch_indices)
+                kept.add(first + batch_indices, found)
     if kept is not None:
         kept.finish()
-    return indices[:filled], {name: result[:filled] for name, result in results.items()}
+    return indices.array(), {name: result.array() for name, result in results.items()}
 
 
 def embed_blocks(

@@ -209,6 +209,18 @@ class Scorer(Protocol):
         """Convert scores to probabilities."""
 
 
+def _hashes(bits: np.ndarray) -> np.ndarray:
+    return np.fromiter((hash(row.tobytes()) for row in bits), "int64", len(bits))
+
+
+def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return which values are among known ones, which are sorted."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    found: np.ndarray = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+    return found
+
+
 class Evaluating:
     """An evaluation as it goes: images are scored block by block, and only counts of them are kept.
 
@@ -252,7 +264,7 @@ class Evaluating:
             )
         self._confusion = np.zeros((len(self._numbers), len(self._numbers)), "int64")
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
-        self._training = set() if training is None else {hash(row.tobytes()) for row in training}
+        self._training = np.sort(_hashes(np.empty((0, 1), "uint8") if training is None else training))
         self._done = self.trained = 0
         self._failure: BaseException | None = None
         self._blocks = self._evaluated()
@@ -276,7 +288,7 @@ class Evaluating:
             yield classifier.score_images(self._files, self._work)
             return
         for indices, values in classifier.iter_values(self._files):
-            self.trained += sum(hash(row.tobytes()) in self._training for row in values["bits"])
+            self.trained += int(_among(_hashes(values["bits"]), self._training).sum())
             yield indices, classifier.scores_of(values)
 
     def _counted(self, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -52,18 +52,17 @@ class KeptBits:
         built = hashlib.sha256(engine.to_bytes()).hexdigest()
         self._key = key_of(built, engine.runtime, engine.device, engine.batch_size, *outputs)
         self._signatures = _signatures(images, 0, len(images))
+        self.folder = work.folder
         self._number, self._start = 0, 0
         self._pending: list[_Outputs] = []
 
-    def taken_over(self) -> _Outputs:
-        """Return the indices and outputs of the blocks that can be taken over; `rest` has the images after them."""
-        blocks = []
+    def taken_over(self) -> Iterator[_Outputs]:
+        """Yield the indices and outputs of the blocks that can be taken over; `rest` has the images after them."""
         while (block := self._next_block()) is not None:
-            blocks.append(block[:2])
             self._number, self._start = self._number + 1, block[2]
+            yield block[:2]
         if self._start:
             self._work.say(f"the bits of {self._start:,d} of {len(self._images):,d} images")
-        return self._joined(blocks)
 
     def _joined(
         self, parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -83,8 +82,8 @@ class KeptBits:
         return start, replace(images, pixels=images.pixels[start:])
 
     def add(self, indices: np.ndarray, values: dict[str, np.ndarray]) -> None:
-        """Take the outputs of a batch."""
-        self._pending.append((indices, values))
+        """Take the outputs of a batch, of which copies are held until they are kept."""
+        self._pending.append((indices, {name: values[name].copy() for name in self._types}))
         if len(indices) == self._batch and sum(len(each) for each, _ in self._pending) >= BLOCK:
             self._write(int(indices[-1]) + 1)
 

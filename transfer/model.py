@@ -10,9 +10,12 @@ README.md             the model card
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,13 @@ from ..kernels.readout import (
 from ..kernels.ridge import RidgePath
 from ..kernels.ridge.form import SUMS
 from ..printable import in_markdown
-from ..saving import FolderKind, recover, require_folder_target, write_folder
+from ..saving import FolderKind, Parts, parts_of, recover, require_folder_target, write_folder
 from ..schema import LONGEST, has_schema, refusing
 from ..signing import SIGNATURE
+from .arrays_file import loaded_arrays, mapped_arrays
 from .model_schema import ARRAYS, CARD, ENGINE, MODEL, SCHEMA, TRAINING, read_arrays, read_classes, read_model
 from .opu import OPUS, Opu, opu_projector
+from .rows import SHARE
 from .training import Training, pack, unpack
 
 _TRIES = 8
@@ -124,16 +129,21 @@ KIND = FolderKind(
 )
 
 
-def _files(model: StoredModel) -> dict[str, bytes]:
+def _files(model: StoredModel) -> dict[str, bytes | Parts]:
     described, arrays = _describe_readout(model.readout)
     path = model.path
     arrays |= {"alphas": path.alphas, "loo_accuracies": path.loo_accuracies, "loo_errors": path.loo_errors}
-    files = {ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})}
+    files: dict[str, bytes | Parts] = {
+        ARRAYS: save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    }
     if model.engine is not None:
         files[ENGINE] = model.engine.to_bytes()
     if model.training is not None:
         training, loo_scores = model.training()
-        files[TRAINING] = pack(training, loo_scores, with_bits="rows" not in arrays)
+        # Of many images the readout has the bits of some, or of none.
+        known = arrays.get("rows")
+        has_all = known is not None and len(known) == len(training) and np.array_equal(known, training.bits)
+        files[TRAINING] = pack(training, loo_scores, with_bits=not has_all)
     content = {
         "schema": SCHEMA,
         "classes": model.classes.tolist(),
@@ -146,7 +156,7 @@ def _files(model: StoredModel) -> dict[str, bytes]:
         "seed": model.seed,
         "parameters": model.parameters,
         "readout": described,
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "files": {name: _digest(data) for name, data in files.items()},
     }
     if model.temperature is not None:
         content["temperature"] = model.temperature
@@ -159,6 +169,13 @@ def _files(model: StoredModel) -> dict[str, bytes]:
     # A class folder's name may not be UTF-8.
     card = _card(model).encode(errors="backslashreplace")
     return {MODEL: described_json, CARD: card, **files}
+
+
+def _digest(data: bytes | Parts) -> str:
+    found = hashlib.sha256()
+    for part in parts_of(data):
+        found.update(part)
+    return found.hexdigest()
 
 
 def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -273,10 +290,35 @@ def _training_reader(
 
 def _read_training(folder: Path, content: dict[str, Any], bits: np.ndarray | None) -> tuple[Training, np.ndarray]:
     """Read what the model has learnt from: a file as large as the images are many, so only when it is needed."""
+    digest = content["files"][TRAINING]
     with open_folder(folder, "model folder", _REMEDY) as descriptor:
-        data = _read_checked(folder, TRAINING, content["files"][TRAINING], descriptor)
+        with _opened_if_large(TRAINING, descriptor) as file, refusing(str(folder / TRAINING), _REMEDY):
+            if file is not None:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise AurevoirError(_changed(folder / TRAINING))
+                return unpack(mapped_arrays(file.fileno(), os.fstat(file.fileno()).st_size), content, bits)
+        data = _read_checked(folder, TRAINING, digest, descriptor)
     with refusing(str(folder / TRAINING), _REMEDY):
-        return unpack(data, content, bits)
+        return unpack(loaded_arrays(data), content, bits)
+
+
+@contextmanager
+def _opened_if_large(name: str, folder: int) -> Iterator[BufferedReader | None]:
+    """Open a file of a folder that takes more than its share of the memory budget; give None for any other."""
+    with ExitStack() as stack:
+        file = None
+        # What is no such file, reading it whole says.
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            file = stack.enter_context(os.fdopen(os.open(name, flags, dir_fd=folder), "rb"))
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size <= memory_budget() // SHARE:
+                file = None
+        yield file
+
+
+def _changed(path: Path) -> str:
+    return f"{path} is missing or has changed since it was saved; {_REMEDY}"
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -313,7 +355,7 @@ def _read_checked(folder: Path, name: str, digest: str, descriptor: int) -> byte
             name, limit, f"{folder}:", f"{_REMEDY}, or raise the memory budget (AUREVOIR_MEMORY)", descriptor
         )
     if hashlib.sha256(data).hexdigest() != digest:
-        raise AurevoirError(f"{folder / name} is missing or has changed since it was saved; {_REMEDY}")
+        raise AurevoirError(_changed(folder / name))
     return data
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as save_arrays
 
 from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..schema import MalformedError
-from .arrays_file import LARGEST_POOLED, checked_arrays, loaded_arrays
+from .arrays_file import LARGEST_POOLED, ArraysFile, checked_arrays
+from .rows import joined, picked
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,23 @@ class Training:
     def __add__(self, other: "Training") -> "Training":
         pooled, paths = None, None
         if self.pooled is not None and other.pooled is not None:
-            pooled = np.concatenate([self.pooled, other.pooled])
+            pooled = joined(self.pooled, other.pooled)
         if self.paths is not None and other.paths is not None:
             paths = self.paths + other.paths
-        bits, labels, weights = (
-            np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("bits", "labels", "weights")
+        labels, weights = (
+            np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("labels", "weights")
         )
-        return Training(bits, labels, weights, pooled, paths)
+        return Training(joined(self.bits, other.bits), labels, weights, pooled, paths)
 
     def only(self, rows: np.ndarray) -> "Training":
         """Return some of the images, by index or as a mask."""
         rows = np.arange(len(self))[rows]
         return replace(
             self,
-            bits=self.bits[rows],
+            bits=picked(self.bits, rows),
             labels=self.labels[rows],
             weights=self.weights[rows],
-            pooled=None if self.pooled is None else self.pooled[rows],
+            pooled=None if self.pooled is None else picked(self.pooled, rows),
             paths=None if self.paths is None else tuple(self.paths[row] for row in rows),
         )
 
@@ -100,35 +100,38 @@ def find(training: Training, images: Iterable[int | str | Path]) -> tuple[list[n
     return rows, missing
 
 
-def pack(training: Training, loo_scores: np.ndarray, with_bits: bool) -> bytes:
-    """Return the file's bytes; the bits are left out where the readout has them already."""
+def pack(training: Training, loo_scores: np.ndarray, with_bits: bool) -> ArraysFile:
+    """Return the file; the bits are left out where the readout has them already."""
     arrays = {"labels": training.labels.astype("int64"), "weights": training.weights, "loo_scores": loo_scores}
     arrays |= {"bits": training.bits} if with_bits else {}
     arrays |= {} if training.pooled is None else {"pooled": training.pooled}
     if training.paths is not None:
         # No name of a file has a null character, and some are not UTF-8.
-        joined = b"\0".join(path.encode("utf-8", "surrogateescape") for path in training.paths)
-        arrays["paths"] = np.frombuffer(joined, "uint8")
-    return save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        names = b"\0".join(path.encode("utf-8", "surrogateescape") for path in training.paths)
+        arrays["paths"] = np.frombuffer(names, "uint8")
+    return ArraysFile(arrays)
 
 
-def unpack(data: bytes, content: Mapping[str, Any], bits: np.ndarray | None) -> tuple[Training, np.ndarray]:
+def unpack(
+    arrays: dict[str, np.ndarray], content: Mapping[str, Any], bits: np.ndarray | None
+) -> tuple[Training, np.ndarray]:
     """Return what a file keeps, checked against the fields of model.json, and the leave-one-out scores.
 
     Parameters
     ----------
-    data : bytes
+    arrays : dict of arrays
+        Of the file, by name.
     content : mapping
         The fields of model.json.
     bits : uint8 array of shape (n, ceil(m / 8)), optional
-        The readout's, where the file leaves them out.
+        The readout's, which are those of the training images where the file leaves them out.
 
     Raises
     ------
     MalformedError
-        If it is not a safetensors file, or an array is missing, not known, not of its dtype or shape, or not valid.
+        If an array is missing, not known, not of its dtype or shape, or not valid.
     """
-    arrays = loaded_arrays(data)
+    bits = None if "bits" in arrays else bits
     n = arrays["weights"].size if "weights" in arrays else 0
     if bits is not None and len(bits) != n:
         raise MalformedError(f"is of another model ({n:,d} weights, and {len(bits):,d} images in the readout)")

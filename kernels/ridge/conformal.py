@@ -13,6 +13,8 @@ residuals (G. Cawley and N. Talbot, Fast exact leave-one-out cross-validation of
 machines, 2004). An image costs n^2 + n c operations.
 """
 
+from math import isqrt
+
 import numpy as np
 import scipy.linalg
 
@@ -28,8 +30,9 @@ _SQUARES = 4
 
 def require_memory(n: int, budget: Budget) -> None:
     """Raise BudgetError if n training images are too many."""
-    remedy = "take a part of the training images"
-    require(_SQUARES * 8 * n * n, memory_budget(budget), f"the inverse of the {n} x {n} ridge system", remedy)
+    size = memory_budget(budget)
+    remedy = f"prediction sets need a model of at most {isqrt(size // (_SQUARES * 8)):,d} images"
+    require(_SQUARES * 8 * n * n, size, f"the inverse of the {n} x {n} ridge system", remedy)
 
 
 class ConformalRidge:

@@ -403,6 +403,8 @@ def test_names_of_any_bytes_are_in_the_file_as_they_are(call, model, photos, tmp
     with (tmp_path / "whole.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         found = {os.fsencode(row["path"].rpartition("/")[2]) for row in csv.DictReader(file)}
     assert found == {name + b".png" for name in NAMES}
+    command = [sys.executable, "-m", "aurevoir", "predict", model, tmp_path, "--csv"]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == content
     for cut in range(0, len(content), 97):
         (tmp_path / "x.csv").write_bytes(content[:cut])
         assert call("predict", model, tmp_path, "--resume", tmp_path / "x.csv")[0] == 0

@@ -8,6 +8,7 @@ from tar_files import pack
 
 from aurevoir.errors import AurevoirError, AurevoirWarning, DataError, UsageError
 from aurevoir.images.labelled import labelled_images, labelled_parts, list_images
+from aurevoir.transfer.csv_rows import csv_line, label_text
 
 
 @pytest.fixture
@@ -89,7 +90,8 @@ def test_json_lines_and_json(folder, encoding, end):
 
 def test_a_row_given_twice_counts_once_and_bytes_that_are_not_utf8_stay(folder):
     (folder / "t.csv").write_bytes(b"a.jpg,cat\na.jpg,cat\ncaf\xe9.jpg,d\xe9\n")
-    found = labelled_images(folder / "t.csv")
+    with pytest.warns(AurevoirWarning, match="1 of 3 rows of .* repeat a path and its label, and count once"):
+        found = labelled_images(folder / "t.csv")
     assert found.labels == ["cat", "d\udce9"]
     assert found.paths[1].name == "caf\udce9.jpg"
 
@@ -107,7 +109,7 @@ def test_a_row_given_twice_counts_once_and_bytes_that_are_not_utf8_stay(folder):
         ("t.jsonl", '{"path": "a.jpg", "label": null}\n', "1 of 1 rows .* have no label"),
         ("t.jsonl", '{"path": "a.jpg", "label": ["cat", "dog"]}\n', r'line 1 .* is \["cat", "dog"\]; give one label'),
         ("t.jsonl", '{"where": "a.jpg", "label": "cat"}\n', "has the keys where, label; name one of them path"),
-        ("t.jsonl", "a.jpg,cat\n", "is not JSON lines"),
+        ("t.jsonl", '{"path": "a.jpg", "label": "cat"}\na.jpg,cat\n', "line 2 of .* is not JSON: .* at character 1;"),
         ("t.json", "[1, 2]", "line 1 of .* is not an object"),
     ],
 )
@@ -351,3 +353,21 @@ def test_a_table_may_name_members_of_archives(folder):
         ("cat", folder / "s.tar/d/x.jpg"),
         ("dog", folder / "s.tar/y.jpg"),
     ]
+
+
+def test_numbers_under_another_header_are_classes_with_a_note(folder):
+    (folder / "t.csv").write_text("path,width\na.jpg,640\nb.jpg,480.5\n")
+    with pytest.warns(AurevoirWarning, match="has numbers under width, which are taken as names of classes"):
+        assert labelled_images(folder / "t.csv").labels == ["480.5", "640"]
+    (folder / "t.csv").write_text("a.jpg 0\nb.jpg 1\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert labelled_images(folder / "t.csv").labels == ["0", "1"]
+
+
+def test_names_with_semicolons_are_written_and_read_as_arrays(folder):
+    cells = [label_text(["a;b", "c"]), label_text(["c", "d"])]
+    assert cells == ['["a;b", "c"]', "c;d"]
+    rows = [csv_line(["path", "labels"]), csv_line(["a.jpg", cells[0]]), csv_line(["b.jpg", cells[1]])]
+    (folder / "t.csv").write_text("".join(rows))
+    assert labelled_images(folder / "t.csv").labels == [("a;b", "c"), ("c", "d")]
