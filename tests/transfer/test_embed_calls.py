@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from aurevoir.engine.build import build_engine
+from aurevoir.engine.engine import Engine
 from aurevoir.errors import AurevoirError
 from aurevoir.images import batches as batches_module
 from aurevoir.images import decoded as decoded_module
@@ -83,6 +85,17 @@ def test_blocks_that_are_not_asked_for_leave_no_thread():
     next(running)
     running.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino_computes_the_same_in_calls_at_the_same_time(tiny_onnx, monkeypatch, precision):
+    pixels = np.random.default_rng(1).integers(0, 256, (83, 28, 28, 3), "uint8")
+    engine = build_engine(tiny_onnx, precision=precision, runtime="openvino", calibration=pixels, size=28, smoke=False)
+    assert engine.calls_at_once > 1
+    several = embed(engine, ImageArray(pixels), ("bits", "pooled"))[1]
+    monkeypatch.setattr(Engine, "calls_at_once", 1)
+    for name, values in embed(engine, ImageArray(pixels), ("bits", "pooled"))[1].items():
+        np.testing.assert_array_equal(several[name], values)
 
 
 def test_a_fit_decodes_each_file_once_and_learns_the_same_without_memory_for_that(
