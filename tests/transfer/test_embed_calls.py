@@ -66,24 +66,27 @@ def test_one_call_after_another_is_made_by_the_thread_that_asks():
     assert engine.threads == {threading.get_ident()}
 
 
-@pytest.mark.parametrize("calls", [1, 2])
-def test_blocks_hold_the_batches_in_order(calls):
-    found = list(embed_blocks(_Engine(calls), ImageArray(PIXELS), ("bits",), 8))
-    assert [len(indices) for indices, _ in found] == [8, 8, 6]
-    np.testing.assert_array_equal(np.concatenate([values["bits"] for _, values in found]), _expected())
+def test_a_block_comes_before_the_images_after_it_are_read():
+    read, images = [], ImageArray(PIXELS)
+
+    class Images:
+        def batches(self, size):
+            for indices, pixels in images.batches(size):
+                read.extend(indices.tolist())
+                yield indices, pixels
+
+    found = []
+    for indices, values in embed_blocks(_Engine(2), Images(), ("bits",), 8):
+        assert read[-1] == indices[-1]
+        found.append(values["bits"])
+    assert list(map(len, found)) == [8, 8, 6]
+    np.testing.assert_array_equal(np.concatenate(found), _expected())
 
 
 @pytest.mark.parametrize("calls", [1, 2])
 def test_an_error_of_a_call_is_raised_and_no_thread_stays(calls):
     with pytest.raises(AurevoirError, match="the runtime fails"):
         embed(_Engine(calls, fails_at=2), ImageArray(PIXELS))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
-
-
-def test_blocks_that_are_not_asked_for_leave_no_thread():
-    running = embed_blocks(_Engine(2), ImageArray(PIXELS), ("bits",), 4)
-    next(running)
-    running.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
 
 
