@@ -129,9 +129,11 @@ def embed_blocks(
     indices, values
         As `embed` returns them; of no image for a batch of a stream in which none is readable.
     """
+    run = _runner(engine, outputs)
     held: list[_Outputs] = []
-    for indices, values in _computed(engine, images, outputs, Stopwatch()):
-        held.append((indices, values))
+    # One call after another: whoever reads a block asks the images what became of the files so far.
+    for indices, pixels in images.batches(engine.batch_size):
+        held.append((indices, run(pixels)))
         if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
             yield _joined(held)
             held = []
@@ -139,9 +141,7 @@ def embed_blocks(
         yield _joined(held)
 
 
-def _computed(
-    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], watch: Stopwatch
-) -> Iterator[_Outputs]:
+def _computed(engine: Engine, images: Images, outputs: Sequence[str], watch: Stopwatch) -> Iterator[_Outputs]:
     """Yield indices and outputs batch by batch, in order, of as many calls at once as the engine gains from."""
     batches = watch.waiting("decode", images.batches(engine.batch_size))
     run = _runner(engine, outputs)

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from aurevoir.engine.build import build_engine
+from aurevoir.engine.engine import Engine
 from aurevoir.errors import AurevoirError
 from aurevoir.images import batches as batches_module
 from aurevoir.images import decoded as decoded_module
@@ -64,11 +66,21 @@ def test_one_call_after_another_is_made_by_the_thread_that_asks():
     assert engine.threads == {threading.get_ident()}
 
 
-@pytest.mark.parametrize("calls", [1, 2])
-def test_blocks_hold_the_batches_in_order(calls):
-    found = list(embed_blocks(_Engine(calls), ImageArray(PIXELS), ("bits",), 8))
-    assert [len(indices) for indices, _ in found] == [8, 8, 6]
-    np.testing.assert_array_equal(np.concatenate([values["bits"] for _, values in found]), _expected())
+def test_a_block_comes_before_the_images_after_it_are_read():
+    read, images = [], ImageArray(PIXELS)
+
+    class Images:
+        def batches(self, size):
+            for indices, pixels in images.batches(size):
+                read.extend(indices.tolist())
+                yield indices, pixels
+
+    found = []
+    for indices, values in embed_blocks(_Engine(2), Images(), ("bits",), 8):
+        assert read[-1] == indices[-1]
+        found.append(values["bits"])
+    assert list(map(len, found)) == [8, 8, 6]
+    np.testing.assert_array_equal(np.concatenate(found), _expected())
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -78,11 +90,15 @@ def test_an_error_of_a_call_is_raised_and_no_thread_stays(calls):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
 
 
-def test_blocks_that_are_not_asked_for_leave_no_thread():
-    running = embed_blocks(_Engine(2), ImageArray(PIXELS), ("bits",), 4)
-    next(running)
-    running.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino_computes_the_same_in_calls_at_the_same_time(tiny_onnx, monkeypatch, precision):
+    pixels = np.random.default_rng(1).integers(0, 256, (83, 28, 28, 3), "uint8")
+    engine = build_engine(tiny_onnx, precision=precision, runtime="openvino", calibration=pixels, size=28, smoke=False)
+    assert engine.calls_at_once > 1
+    several = embed(engine, ImageArray(pixels), ("bits", "pooled"))[1]
+    monkeypatch.setattr(Engine, "calls_at_once", 1)
+    for name, values in embed(engine, ImageArray(pixels), ("bits", "pooled"))[1].items():
+        np.testing.assert_array_equal(several[name], values)
 
 
 def test_a_fit_decodes_each_file_once_and_learns_the_same_without_memory_for_that(
