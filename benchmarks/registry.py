@@ -18,6 +18,7 @@ SUITES = {
     "families": "ten families of networks by both of torch's ONNX exporters: what works, what is refused, how exactly",
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
+    "time-to-model": "seconds from a folder to a tested model, as whole processes, compared with scripts",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
     "depth": "accuracy and training time over the depth of the cut, and of backprop, as the post's Figures 5 and 6",
     "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, networks, from photographs to a classifier",
@@ -27,7 +28,7 @@ SUITES = {
 
 def load(name: str) -> "Benchmark":
     """Import a suite and return what it offers."""
-    benchmark: Benchmark = import_module(f".suites.{name}", __package__).BENCHMARK
+    benchmark: Benchmark = import_module(f".suites.{name.replace('-', '_')}", __package__).BENCHMARK
     return benchmark
 
 
