@@ -6,8 +6,8 @@ and ONNX Runtime; `signed` lets them use more of their levels. Dtype ``uint8`` u
 but stores activations with a known lower bound, such as the outputs of a ReLU (0) or a SiLU (-0.28), as
 unsigned, with 255 steps from the bound to the threshold instead of 127 from 0. A ReLU after an unfolded batch norm
 gets zero-point 1 and 254 steps: with zero-point 0, OpenVINO 2026.4 folds the batch norm into the
-quantization and runs it in three passes over float32, with 1 in a single pass over the input. If the
-batch norm reads quantized levels, one pass suffices with either, and all steps are kept.
+quantization and runs it in three passes over float32, or of quantized levels in a slower one, with 1 in a
+single pass over the input.
 """
 
 import copy
@@ -134,7 +134,7 @@ def quantize(
     groups = _prepare_concat_groups(context, model, placement)
     sources = {name for group in groups for name in group.sources}
     levels = {name for group in groups for name in group.members}
-    context.raised.update((bounds.keys() & _after_batch_norms(model, levels)) - levels)
+    context.raised.update((bounds.keys() & _after_batch_norms(model)) - levels)
     products = {node.output[0] for node in quantizable}
     nodes: list[onnx.NodeProto] = []
     for node in quantized.graph.node:
@@ -151,13 +151,9 @@ def quantize(
     return prune(quantized, [output.name for output in model.graph.output])
 
 
-def _after_batch_norms(model: onnx.ModelProto, levels: set[str]) -> set[str]:
-    """Return the outputs of ReLUs after batch norms that were not folded and do not read quantized levels."""
-    norms = {
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == "BatchNormalization" and node.input[0] not in levels
-    }
+def _after_batch_norms(model: onnx.ModelProto) -> set[str]:
+    """Return the outputs of ReLUs after batch norms that were not folded."""
+    norms = {node.output[0] for node in model.graph.node if node.op_type == "BatchNormalization"}
     return {node.output[0] for node in model.graph.node if node.op_type == "Relu" and node.input[0] in norms}
 
 

@@ -196,6 +196,35 @@ def _near_concats(model: onnx.ModelProto) -> set[str]:
     return {name for group in groups for name in group}
 
 
+def raise_averages(model: onnx.ModelProto) -> None:
+    """Take the larger of an average pool's output and the least value of the levels that follow, in place.
+
+    The levels stay what they are. OpenVINO (seen in 2026.4) fuses a quantization into an elementwise operator; of the
+    pool itself, in floats, it would make a node in float32 with channels in blocks, and reorder the input of every
+    convolution behind it. A Clip, or an operand of one element, would be optimized away.
+    """
+    pools = {node.output[0]: node for node in model.graph.node if node.op_type == "AveragePool"}
+    read = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in pools]
+    shapes, constants, taken = tensor_shapes(model) if read else {}, initializers(model), tensor_names(model)
+    replaced = {}
+    for node in read:
+        pooled = node.input[0]
+        channels = (shapes.get(pooled) or [None, None])[1]
+        if channels is None or not constants.keys() >= {*node.input[1:3]}:
+            continue
+        scale, zero = (read_constant(constants, name) for name in node.input[1:3])
+        if scale.size > 1:
+            continue
+        least = scale * np.float32(int(np.iinfo(zero.dtype).min) - int(zero))
+        bounds = np.full((channels, *[1] * (len(shapes[pooled]) - 2)), least, "float32")
+        bound = constant(model, unused(f"{pooled}_least", taken), bounds[None])
+        raised = unused(f"{pooled}_raised", taken)
+        level = helper.make_node(node.op_type, [raised, *node.input[1:]], node.output, name=node.name)
+        level.attribute.extend(node.attribute)
+        replaced[node.output[0]] = [helper.make_node("Max", [pooled, bound], [raised], name=raised), level]
+    replace_nodes(model, replaced)
+
+
 def _refuse_padding(model: onnx.ModelProto, dequantized: set[str]) -> None:
     carried = set(dequantized)
     for node in model.graph.node:

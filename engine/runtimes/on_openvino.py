@@ -12,7 +12,13 @@ import numpy as np
 import onnx
 
 from ...calibration.graph.edit import chain_concats
-from ...calibration.graph.openvino_fixes import as_openvino_reads, exact_in_bf16, misread_by_openvino, omit_zero_points
+from ...calibration.graph.openvino_fixes import (
+    as_openvino_reads,
+    exact_in_bf16,
+    misread_by_openvino,
+    omit_zero_points,
+    raise_averages,
+)
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIXES, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
 from .gpu_run import check_rows, write_rows
@@ -89,6 +95,7 @@ def read(graph: bytes, precision: Precision = "fp32") -> Any:
         raise refusal("openvino", "'torch'" if "LRN" in misread else "'onnxruntime'", misread)
     # OpenVINO copies each input of a Concat pixel by pixel: few long inputs are faster than many short ones.
     chain_concats(model)
+    raise_averages(model)
     omit_zero_points(model)
     return _keep_float32(_with_constant_shapes(_core().read_model(model.SerializeToString())))
 

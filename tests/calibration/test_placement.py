@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aurevoir.calibration.placement import ConcatGroup, concat_groups, quantizable, units
+from aurevoir.calibration.placement import PLACEMENTS, ConcatGroup, concat_groups, quantizable, units
 from aurevoir.calibration.quantize import quantize
 from aurevoir.errors import UsageError
 
@@ -88,7 +88,8 @@ def test_concatenations_join_levels_of_their_own_scales_and_one_sign(dense):
     assert reads["pab"] == ["p", "a_dequantized", "b_dequantized"]
 
 
-def test_a_relu_behind_a_batch_norm_is_raised_where_that_reads_floats_alone():
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_relu_behind_a_batch_norm_is_raised_whatever_that_reads(placement):
     norm = dict.fromkeys(("scale", "bias", "mean", "var"), np.ones(4, "float32"))
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"]),
@@ -98,12 +99,11 @@ def test_a_relu_behind_a_batch_norm_is_raised_where_that_reads_floats_alone():
         helper.make_node("Conv", ["r", "u"], ["y"]),
     ]
     model = _model(nodes, {"w": W, "u": np.ones((2, 4, 1, 1), "float32"), **norm})
-    for placement, zero in (("conv-inputs", 1), ("concat-inputs", 0), ("shared-concat", 0)):
-        quantized = quantize(model, {"x": 1.0, "a": 1.0, "r": 1.0}, None, "uint8", placement)
-        tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
-        assert tensors["r_zero"].dtype == np.uint8
-        assert tensors["r_zero"] == zero
-        assert tensors["r_scale"] == np.float32(1 / (255 - zero))
+    quantized = quantize(model, {"x": 1.0, "a": 1.0, "r": 1.0}, None, "uint8", placement)
+    tensors = {item.name: numpy_helper.to_array(item) for item in quantized.graph.initializer}
+    assert tensors["r_zero"].dtype == np.uint8
+    assert tensors["r_zero"] == 1
+    assert tensors["r_scale"] == np.float32(1 / 254)
 
 
 def test_what_passes_a_concatenation_is_on_the_shared_levels(dense):

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from aurevoir.calibration.graph.edit import chain_concats
-from aurevoir.calibration.graph.openvino_fixes import offset_around_concats
+from aurevoir.calibration.graph.openvino_fixes import offset_around_concats, raise_averages
 from aurevoir.calibration.placement import PLACEMENTS, concat_groups, quantizable
 from aurevoir.calibration.quantize import ACTIVATION_DTYPES, quantize
 from aurevoir.engine.assemble import assemble, quantized_graph
@@ -84,6 +84,44 @@ def dense_block():
     images = np.stack([draw(kind, 64, np.random.default_rng(seed)) for seed, kind in enumerate(PATTERNS.values())])
     cut = "features.denseblock1.denselayer3"
     return images, export_backbone(open_backbone("densenet121", "random", 64), cut, images)
+
+
+@pytest.fixture(scope="module")
+def transition(tmp_path_factory, write_onnx):
+    """What lies between two dense blocks: an average pool whose output a layer reads and a concatenation joins."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.pool = nn.Conv2d(3, 32, 3, 2, 1), nn.AvgPool2d(2)
+            self.before, self.inner = nn.BatchNorm2d(32), nn.Conv2d(32, 16, 3, 1, 1)
+            self.after, self.last = nn.BatchNorm2d(48), nn.Conv2d(48, 8, 1)
+
+        def forward(self, x):
+            x = self.pool(self.stem(x))
+            x = torch.cat([x, self.inner(torch.relu(self.before(x)))], 1)
+            return self.last(torch.relu(self.after(x)))
+
+    torch.manual_seed(0)
+    return export_backbone(open_backbone(write_onnx(Net(), tmp_path_factory.mktemp("transition") / "net.onnx")))
+
+
+@pytest.mark.parametrize("activation_dtype", ACTIVATION_DTYPES)
+def test_averages_are_raised_to_their_least_level_and_keep_their_levels(transition, pixels, activation_dtype):
+    table = calibrate(transition, pixels, "max", placement="concat-inputs")
+    # A narrower range, so that some averages lie below it.
+    pooled = next(node.output[0] for node in transition.graph.graph.node if node.op_type == "AveragePool")
+    thresholds = {**table.thresholds, pooled: table.thresholds[pooled] / 4}
+    graph = quantize(transition.graph, thresholds, table.means, activation_dtype, "concat-inputs")
+    raised = onnx.load_from_string(graph.SerializeToString())
+    raise_averages(raised)
+    assert [node.input[0] for node in raised.graph.node if node.op_type == "Max"] == [pooled]
+    run = [runtime("onnxruntime").compile(each.SerializeToString(), "int8", "cpu") for each in (graph, raised)]
+    np.testing.assert_array_equal(run[0](pixels)[0], run[1](pixels)[0])
+    layers = [layer["name"] for layer in on_openvino.layers(graph.SerializeToString(), "int8")]
+    assert f"{pooled}_quantized" not in layers
 
 
 def test_levels_that_no_product_reads_from_a_concatenation_keep_their_sign(dense_block):
