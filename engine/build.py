@@ -1,15 +1,17 @@
 """Build engines from specs; every engine is built here."""
 
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..cache import Cache, user_cache
 from ..calibration.graph.edit import digest
 from ..calibration.placement import Placement
 from ..calibration.quantize import LEVELS, NARROW_LEVELS, ActivationDtype
@@ -19,22 +21,33 @@ from ..errors import AurevoirError, AurevoirWarning, ThresholdMissedError, Usage
 from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
 from ..images.labelled import list_images
+from ..kept import Store, key_of
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
-from ..work import Work, key_of
+from ..work import Work
 from .assemble import assemble, stand_in, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
+from .checked import remember
 from .child import lasting_child
 from .engine import Engine
 from .float_graph import Exported, export_backbone, export_cuts
-from .load import load_engine
 from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
+from .reuse import (
+    graph_part,
+    images_part,
+    network_part,
+    pack_engine,
+    pack_graph,
+    table_part,
+    unpack_engine,
+    unpack_graph,
+)
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
-from .sample import calibration_sample
+from .sample import calibration_sample, choose_images, sample_count
 from .smoke import first_batches, first_inference
 from .spec import CALIBRATION_IMAGES, Auto, CalibrationSpec, EngineSpec, NetworkSpec, PlanSpec
 from .timing import is_faster
@@ -172,7 +185,8 @@ def build_engine(
         plan=PlanSpec(target=target, workspace=workspace, timing_cache=timing_cache, batches=batches),
     )
     source = CalibrationSpec(data=calibration, images=calibration_images, method=method)
-    engine = EngineBuilder(network, source, stages=stages, progress=progress).build(spec)
+    cache = user_cache(progress)
+    engine = EngineBuilder(network, source, stages=stages, progress=progress, cache=cache).build(spec)
     if out is not None:
         engine.save(out)
     return engine
@@ -194,6 +208,8 @@ class EngineBuilder:
         Whether to show progress bars on stderr.
     work : Work, optional
         An open work folder: a calibration table or an engine that it has of the same inputs is taken over.
+    cache : Cache, optional
+        The same, and exported graphs, of earlier runs; see `cache.user_cache`.
     """
 
     def __init__(
@@ -205,23 +221,26 @@ class EngineBuilder:
         stages: Stages | None = None,
         progress: bool = False,
         work: Work | None = None,
+        cache: Cache | None = None,
     ) -> None:
-        self._work = work
+        self._work, self._cache = work, cache
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
         self._images = _expanded(self.calibration.data) if own else data
         self._data = data
         self._tables: dict[str, CalibrationTable] = {}
-        self._deepest = self
+        self._deepest, self._given_graph = self, False
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
         """Return a builder of the same float graph with another calibration."""
-        other = EngineBuilder(
-            self.network, calibration, data=self._data, stages=self._stages, progress=self.progress, work=self._work
-        )
-        other.backbone, other.exported = self.backbone, self.exported
+        other = EngineBuilder(self.network, calibration, **self._options())
+        other.backbone, other.exported, other._given_graph = self.backbone, self.exported, True
         return other
+
+    def _options(self) -> dict[str, Any]:
+        shared = {"data": self._data, "stages": self._stages, "progress": self.progress}
+        return {**shared, "work": self._work, "cache": self._cache}
 
     def at_cuts(self, cuts: Sequence[str]) -> "list[EngineBuilder]":
         """Return a builder of each of several cuts, from one export, which are calibrated at the last, the deepest.
@@ -236,13 +255,13 @@ class EngineBuilder:
                 "a calibration table is of one cut, and several are to be calibrated; give images as calibration"
             )
         networks = [replace(self.network, cut=cut) for cut in cuts]
-        options: dict[str, Any] = {"data": self._data, "stages": self._stages, "progress": self.progress}
-        found = [EngineBuilder(network, self.calibration, work=self._work, **options) for network in networks]
+        found = [EngineBuilder(network, self.calibration, **self._options()) for network in networks]
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
             exported = export_cuts(self.backbone, cuts, pixels, *preprocessing)
         for each, graph in zip(found, exported, strict=True):
             each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
+            each._given_graph = True
             if "sample" in self.__dict__:
                 each.sample = self.sample
         return found
@@ -278,9 +297,57 @@ class EngineBuilder:
     @cached_property
     def exported(self) -> Exported:
         """The float graph."""
+        if (kept := self._kept_graph) is not None:
+            return kept
+        key = self._graph_key()
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            return export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+            made = export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+        # A file that changed meanwhile has another key.
+        if self._cache is not None and key is not None and key == self._graph_key():
+            self._cache.put("graph", key, pack_graph(made))
+        return made
+
+    @cached_property
+    def _kept_graph(self) -> Exported | None:
+        """The float graph of the cache, where that has it."""
+        if self._cache is None or (key := self._graph_key()) is None:
+            return None
+        if (entry := self._cache.get("graph", key)) is None:
+            return None
+        with suppress(AurevoirError), self._stages("build"):
+            return unpack_graph(entry)
+        return None
+
+    def _graph_key(self) -> str | None:
+        part = None if self._cache is None else self._network_part()
+        return None if part is None else key_of("graph", part)
+
+    def _network_part(self) -> list[Any] | None:
+        """Return what determines the float graph; None if nothing does that is certain before it is exported."""
+        network = self.network
+        part = network_part(network)
+        part = self._opened_part if part is None else part
+        if part is None:
+            return None
+        measured = from_data(network.normalization)
+        sample = self._sample_part() if str(network.weights) == "random" or (measured and self._data is None) else None
+        return [part, sample, images_part(None if self._data is None else _expanded(self._data)) if measured else None]
+
+    @cached_property
+    def _opened_part(self) -> list[Any] | None:
+        # What weights a name has may change; those that were opened tell.
+        by_name = isinstance(self.network.backbone, str | Path)
+        return network_part(self.network, self.backbone) if by_name else None
+
+    def _sample_part(self) -> Any:
+        """Return what determines the calibration and held-out images."""
+        calibration = self.calibration
+        if self._images is None:
+            return None
+        count = sample_count(calibration.images, calibration.held_out)
+        chosen = choose_images(_expanded(self._images), count, self.network.seed)
+        return [calibration.images, calibration.held_out, images_part(chosen)]
 
     def _export_arguments(self) -> tuple[np.ndarray | None, tuple[Normalization, Resize]]:
         pixels = self.sample[0] if self.backbone.needs_images else None
@@ -303,6 +370,9 @@ class EngineBuilder:
 
     @property
     def _input_shape(self) -> tuple[int, int, int]:
+        exported: Exported | None = self.__dict__.get("exported") or self._kept_graph
+        if exported is not None:
+            return exported.input_shape
         return (*self.backbone.size, self.backbone.channels)
 
     def table(self, placement: Placement = "conv-inputs", smoke: bool = False) -> CalibrationTable:
@@ -333,15 +403,23 @@ class EngineBuilder:
             with self._stages("calibrate"):
                 return calibrate(exported, pixels, method, self.progress, placement, smoke)
 
-        if self._work is None:
+        if not self._stores:
             return made()
         key = key_of("table", digest(exported.graph), _pixels_key(pixels), method, placement)
-        if (kept := self._work.get("table", key)) is not None:
-            self._work.say("the calibration table")
-            return CalibrationTable.from_json(kept)
+        for store, kept in _found(self._stores, "table", key):
+            with suppress(AurevoirError):
+                table = CalibrationTable.from_json(kept)
+                table.check(exported.graph)
+                store.say("the calibration table")
+                return table
         table = made()
-        self._work.put("table", key, table.to_json().encode())
+        for store in self._stores:
+            store.put("table", key, table.to_json().encode())
         return table
+
+    @property
+    def _stores(self) -> list[Store]:
+        return [each for each in (self._work, self._cache) if each is not None]
 
     @lasting_child()
     def build(self, spec: EngineSpec) -> Engine:
@@ -353,39 +431,48 @@ class EngineBuilder:
             See `build_engine`.
         """
         runtime = _runtime(spec)
+        key = self._engine_key(spec)
+        if key is not None and (kept := self._kept_engine(key, spec)) is not None:
+            return kept
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
-        if self._work is None:
-            return self._built(spec, runtime, used, held_out)
-        key = self._engine_key(spec, used, held_out)
-        if (kept := self._kept_engine(key, spec)) is not None:
-            return kept
         engine = self._built(spec, runtime, used, held_out)
-        self._work.put_engine(key, engine)
+        # A file that changed meanwhile has another key.
+        if key is not None and key == self._engine_key(spec):
+            remember(engine.digest())
+            for store in self._stores_of(spec):
+                store.put("engine", key, pack_engine(engine))
         return engine
 
-    def _engine_key(self, spec: EngineSpec, used: np.ndarray | None, held_out: np.ndarray | None) -> str:
-        """Return the key of what the engine depends on; the float graph has the network's weights in it."""
-        described = {each.name: getattr(self.exported, each.name) for each in fields(Exported) if each.name != "graph"}
-        calibration = self.table(spec.placement, spec.smoke).to_json() if self.calibration.is_table else ""
-        method = self.calibration.method if spec.precision == "int8" else None
-        pixels = _pixels_key(used), _pixels_key(held_out)
-        return key_of("engine", described, digest(self.exported.graph), pixels, method, calibration, asdict(spec))
+    def _engine_key(self, spec: EngineSpec) -> str | None:
+        """Return the key of what the engine depends on, or None if it is kept nowhere."""
+        if not self._stores_of(spec):
+            return None
+        network = None if self._given_graph else self._network_part()
+        if network is None:
+            network = [*graph_part(self.exported), *graph_part(self._deepest.exported)]
+        calibration = self.calibration
+        method = calibration.method if spec.precision == "int8" else None
+        table = table_part(calibration.data) if calibration.is_table else None
+        sample = self._sample_part() if spec.precision != "fp32" else None
+        return key_of("engine", network, sample, method, table, asdict(spec))
+
+    def _stores_of(self, spec: EngineSpec) -> list[Store]:
+        # A timing cache changes with each build, and which precision is faster is asked of the machine as it is now.
+        lasting = spec.plan.timing_cache is None and not spec.prefer_faster
+        return [each for each in self._stores if lasting or each is self._work]
 
     def _kept_engine(self, key: str, spec: EngineSpec) -> Engine | None:
-        assert self._work is not None
-        if not (path := self._work.engine_path(key)).is_file():
-            return None
-        try:
-            engine = load_engine(path, spec.device)
-        except AurevoirError:
-            # It is damaged, or not for this machine: build it again.
-            return None
-        self._work.say("the engine")
-        return engine
+        for store, kept in _found(self._stores_of(spec), "engine", key):
+            # One that is damaged, or not for this machine, is built again.
+            with suppress(AurevoirError), self._stages("build"):
+                engine = unpack_engine(kept, spec.device)
+                store.say(f"the engine, built {_date(engine.built)}")
+                return engine
+        return None
 
     def draft(self, spec: EngineSpec) -> Engine:
         """Return the engine as `build` assembles it, before it has a plan, is checked, and is measured."""
@@ -516,3 +603,13 @@ def _expanded(images: Any) -> Any:
         if isinstance(images, np.ndarray)
         else list_images([images] if isinstance(images, str | Path) else images)
     )
+
+
+def _found(stores: Sequence[Store], kind: str, key: str) -> Iterator[tuple[Store, bytes]]:
+    for store in stores:
+        if (kept := store.get(kind, key)) is not None:
+            yield store, kept
+
+
+def _date(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -26,7 +26,7 @@ def calibration_sample(
 
     If there are fewer than 4 images, none are held out. See `sample_images`.
     """
-    sample = sample_images(images, shape, count + min(held_out, count // 3), resize, seed, progress)
+    sample = sample_images(images, shape, sample_count(count, held_out), resize, seed, progress)
     return hold_out(sample, held_out) if held_out else (sample, None)
 
 
@@ -54,7 +54,6 @@ def sample_images(
     AurevoirError
         If no file holds a readable image.
     """
-    random = np.random.default_rng(seed)
     height, width, channels = (*shape, 3)[:3]
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
@@ -62,9 +61,8 @@ def sample_images(
                 f"calibration images of shape {images.shape} and dtype {images.dtype}; give uint8 of shape "
                 f"(n, {height}, {width}, {channels}), or another size"
             )
-        return images[np.sort(random.permutation(len(images))[:count])]
-    paths = list_images([images] if isinstance(images, str | Path) else images)
-    chosen = [paths[index] for index in np.sort(random.permutation(len(paths))[:count])]
+        return choose_images(images, count, seed)  # type: ignore[no-any-return]
+    chosen = choose_images(list_images([images] if isinstance(images, str | Path) else images), count, seed)
     description = "calibration images" if progress else None
     files = ImageFiles(chosen, (height, width), resize, description=description, channels=channels)
     pixels = collect(files)[1]
@@ -77,6 +75,17 @@ def sample_images(
     if not len(pixels):
         raise AurevoirError("there are no calibration images; give a folder that contains some")
     return pixels
+
+
+def choose_images(images: Any, count: int, seed: int) -> Any:
+    """Return up to `count` items of an array or a list, chosen by the seed, in their order."""
+    which = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
+    return images[which] if isinstance(images, np.ndarray) else [images[index] for index in which]
+
+
+def sample_count(count: int, held_out: int) -> int:
+    """Return how many images `calibration_sample` asks for."""
+    return count + min(held_out, count // 3)
 
 
 def hold_out(pixels: np.ndarray, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
+from ..cache import user_cache
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
@@ -687,7 +688,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
         network = NetworkSpec(**own, seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
-        return EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work)
+        cache = user_cache(self.verbose)
+        return EngineBuilder(network, calibration, data=X, stages=watch, progress=self.verbose, work=work, cache=cache)
 
     def _engine_spec(self) -> EngineSpec:
         return EngineSpec(**self._parameters_of(EngineSpec))

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
+from ..cache import user_cache
 from ..engine.build import EngineBuilder
 from ..engine.child import lasting_child
 from ..engine.cut_candidates import CANDIDATES, cut_candidates
@@ -113,7 +115,8 @@ def sweep_cuts(
         If the network has no default cut or only one cut, or the calibration is a table.
     """
     watch = watch or Stopwatch()
-    builder = EngineBuilder(network, calibration, data=list(data.paths), stages=watch, progress=progress)
+    options: dict[str, Any] = {"stages": watch, "progress": progress, "cache": user_cache(progress)}
+    builder = EngineBuilder(network, calibration, data=list(data.paths), **options)
     cuts = cut_candidates(builder.backbone, count)
     builders = builder.at_cuts([cut.name for cut in cuts])
     names, labels = encoded(data)
