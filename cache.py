@@ -34,7 +34,7 @@ KINDS = ("engine", "graph", "table")
 KERNELS, CHECKED = "numba", "checked-engines"
 DEFAULT_SIZE = 2 << 30
 _KEY = re.compile("[0-9a-f]{32}")
-_KERNEL = re.compile(r".+\.nb[ic]")
+_KERNEL = re.compile(r".+\.nb[ic]|[a-z]+-[0-9a-f]{32}\.ready")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OFF: ContextVar[bool] = ContextVar("cache_off", default=False)
 
@@ -198,7 +198,9 @@ class Cache:
 
 def contents(folder: Path) -> list[Entry]:
     """Return every file of a cache: entries, machine code of kernels, and the record of checked engines."""
-    kernels = [file for place in _folders(folder / KERNELS) for file in files_of(KERNELS, place, _KERNEL)]
+    kernels = [
+        file for place in (folder / KERNELS, *_folders(folder / KERNELS)) for file in files_of(KERNELS, place, _KERNEL)
+    ]
     checked = files_of(CHECKED, folder, re.compile(CHECKED))
     return [*Cache(folder).entries(), *kernels, *checked]
 

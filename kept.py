@@ -30,6 +30,7 @@ _PACKAGES = (
     "pillow",
     "pillow-heif",
     "numba",
+    "llvmlite",
     "triton",
     "tensorrt",
     "tensorrt-cu12",

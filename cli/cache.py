@@ -1,6 +1,7 @@
 """``aurevoir cache``."""
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -53,8 +54,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warm() -> None:
+    from ..cache import fault
+    from ..errors import UsageError
+    from ..kernels.backends.numba.ahead import kernels_folder
     from ..kernels.backends.numba.warm import warm
 
+    if kernels_folder() is None and not os.environ.get("NUMBA_CACHE_DIR"):
+        raise UsageError(f"compiled kernels can be kept nowhere: {fault()}")
     warm()
 
 

@@ -22,6 +22,7 @@ from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
 from ..images.labelled import list_images
 from ..kept import Store, key_of
+from ..kernels.backends.numba.ahead import compile_ahead
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
 from ..work import Work
@@ -434,6 +435,8 @@ class EngineBuilder:
         key = self._engine_key(spec)
         if key is not None and (kept := self._kept_engine(key, spec)) is not None:
             return kept
+        if spec.precision == "int8" and not self.calibration.is_table:
+            compile_ahead(["magnitudes"], self.progress)
         used, held_out = self.sample if spec.precision != "fp32" else (None, None)
         if spec.min_sign_agreement is not None and held_out is None:
             raise UsageError(

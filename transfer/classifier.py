@@ -29,6 +29,7 @@ from ..images.batches import ImageFiles, Images, ImageStream
 from ..images.decode import Resize, check_resize
 from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
+from ..kernels.backends.numba.ahead import Kernel, compile_ahead
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.familiarity import Familiarity, Neighbours
@@ -329,6 +330,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
+            compile_ahead(self._kernels(X), self.verbose)
             chosen = self._set_engine(X, labels, weights, watch, work)
             training = self._embed(X, labels, weights, watch, work, chosen)
             self._fit_readout(training, self.projection, None, watch)
@@ -655,6 +657,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         check_resize(self.resize)
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
+
+    def _kernels(self, X: Any) -> list[Kernel]:
+        """Return the kernels of the CPU that a fit needs, the first one first."""
+        built = self.engine is None and not is_features(X)
+        needed: list[Kernel] = ["magnitudes"] if built and self.precision == "int8" else []
+        if self.ridge_device == "cpu" and self.projection not in ("pooled", "rbf"):
+            random: dict[str, Kernel] = {"hadamard": "hadamard", "dense": "dense", "dense-signs": "dense"}
+            needed += [random[self.projection], "products"] if self.projection in random else ["products"]
+        return needed
 
     def _set_engine(
         self, X: Any, labels: np.ndarray, weights: np.ndarray, watch: Stopwatch, work: Work | None
