@@ -177,7 +177,8 @@ class Cache:
     def say(self, what: str) -> None:
         """Say on stderr what is taken over."""
         if self._report and sys.stderr is not None:
-            sys.stderr.write(f"from the cache: {what}\n")
+            with suppress(OSError):
+                sys.stderr.write(f"from the cache: {what}\n")
 
     def entries(self) -> list[Entry]:
         """Return the entries, by kind."""

@@ -49,7 +49,8 @@ def compile_ahead(kernels: Sequence[Kernel], report: bool = False) -> None:
     _RUNNING.clear()
     _RUNNING.update(dict.fromkeys(missing, process))
     if report and sys.stderr is not None:
-        sys.stderr.write(f"compiling kernels for this processor, the first time: {', '.join(missing)}\n")
+        with suppress(OSError):
+            sys.stderr.write(f"compiling kernels for this processor, the first time: {', '.join(missing)}\n")
 
 
 def is_compiling(module: str) -> bool:
@@ -67,8 +68,17 @@ def mark_compiled(kernel: str) -> None:
 
 
 def _mark(kernel: str) -> Path | None:
-    """Return the file whose existence says that a module's kernels were compiled and kept."""
-    place = os.environ.get("NUMBA_CACHE_DIR")
-    folder = Path(place) if place else kernels_folder()
+    """Return the file whose existence says that a module's kernels were compiled and kept; None if none can be."""
+    folder = _numba_folder()
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     return None if folder is None else folder / f"{kernel}-{key_of('kernels', kernel, settings)}.ready"
+
+
+def _numba_folder() -> Path | None:
+    """Return where Numba keeps machine code: the user's choice, or the cache."""
+    if not (place := os.environ.get("NUMBA_CACHE_DIR")):
+        return kernels_folder()
+    with suppress(OSError):
+        Path(place).mkdir(parents=True, exist_ok=True)
+        return Path(place) if os.access(place, os.W_OK | os.X_OK) else None
+    return None
