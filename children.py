@@ -50,6 +50,15 @@ def run_child(
         os.close(writing)
 
 
+def start_child(module: str, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start a module as ``python -m`` does, without output, in a child process that ends with this one."""
+    command = [python(), "-P", "-m", __name__, str(os.getpid()), module, *arguments]
+    environment = {**os.environ, "PYTHONPATH": search_path()}
+    nowhere = subprocess.DEVNULL
+    # Nothing is written into the pipe: its end is that of this process.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, env=environment)
+
+
 def search_path() -> str:
     """Return where a child finds modules: where this process does, but never in the working directory.
 

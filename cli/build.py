@@ -1,6 +1,7 @@
 """``aurevoir build``."""
 
 import argparse
+import time
 from typing import TYPE_CHECKING, Any
 
 from .options import add_engine_options, engine_arguments, positive, refuse_unused
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "not_measured": _not_measured(engine, args),
         "images_per_second": engine.images_per_second,
         "images_per_second_by_turn": engine.images_per_second_by_turn,
+        "engine_built": engine.built,
         "timings": {stage: seconds[stage] for stage in ("decode", "calibrate", "build", "total")},
         "seconds": seconds["total"],
     }
@@ -180,7 +182,16 @@ def describe(result: dict[str, Any]) -> str:
     elif result["not_measured"]:
         lines.append(f"sign agreement with fp32 was not measured: {result['not_measured']}")
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
+    lines += built_lines(result["engine_built"])
     return "\n".join([*lines, f"seconds: {spent}"])
+
+
+def built_lines(built: float | None) -> list[str]:
+    """Say of an engine that was kept when it was built, in seconds since the epoch, and its figures measured."""
+    if built is None:
+        return []
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(built))
+    return [f"the engine was kept by an earlier run: built and measured {day}"]
 
 
 def speed_lines(speeds: dict[str, float], in_float: int, turns: dict[str, list[float]]) -> list[str]:

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
     from math import isfinite
 
+    from ..cache import user_cache
     from ..calibration.fidelity import plot_fidelity
     from ..calibration.trt_cache import write_cache
     from ..engine.assemble import check_body, quantized_graph
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_outputs(args, outputs, (args.backbone,))
     watch = Stopwatch(report=True)
     network = NetworkSpec(backbone=args.backbone, seed=args.seed, **options)
-    builder = EngineBuilder(network, source, stages=watch, progress=True)
+    builder = EngineBuilder(network, source, stages=watch, progress=True, cache=user_cache(report=True))
     exported, (used, held_out) = builder.exported, builder.sample
     assert used is not None
     table = builder.table(placement, smoke=True)

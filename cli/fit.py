@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..saving import write_atomically
-from .build import speed_lines
+from .build import built_lines, speed_lines
 from .class_weight import class_weight
 from .label_scores import label_scores, mean_text
 from .options import (
@@ -269,6 +269,7 @@ def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[s
         "images_per_second": classifier.engine_.images_per_second if args.engine is None else {},
         "images_per_second_by_turn": classifier.engine_.images_per_second_by_turn if args.engine is None else {},
         "embedding": _pace(classifier.pace_),
+        "engine_built": classifier.engine_.built,
         "timings": classifier.timings_,
         "test_seconds": None,
         "refit": None,
@@ -390,6 +391,7 @@ def describe(result: dict[str, Any]) -> str:
     lines += speed_lines(result["images_per_second"], len(result["in_float"]), result["images_per_second_by_turn"])
     if pace := result["embedding"]:
         lines.append(f"{result['precision']} on these images: {pace['images_per_second']:.1f} images/s")
+    lines += built_lines(result["engine_built"])
     lines.append(f"training, seconds: {spent}")
     if result["test_seconds"] is not None:
         lines[-1] += f"; testing {result['test_seconds']:.1f}"

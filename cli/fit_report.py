@@ -12,7 +12,7 @@ from ..benchmarks.reporting.text import shown
 from ..images.thumbnail import thumbnails
 from ..page import cards, cell, contents, listing, page, picture, row, section, table, tag
 from ..transfer.outcomes import Outcomes
-from .build import speed_lines
+from .build import built_lines, speed_lines
 from .reliability_diagram import reliability_diagram
 from .text import name
 
@@ -383,6 +383,7 @@ def _speed(result: dict[str, Any]) -> Iterator[Element]:
             for each, rate in speeds.items()
         ]
         parts += [tag("p", line) for line in speed_lines(speeds, len(result["in_float"]), turns)]
+        parts += [tag("p", line) for line in built_lines(result["engine_built"])]
         parts.append(table("The network on this machine", ["precision", "images/s", "in turns"], rows))
     yield section(f"Precision: {result['precision']} on {result['runtime']}", *parts, anchor="precision")
 

@@ -13,12 +13,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..cache import without_cache
 from ..errors import AurevoirError, AurevoirWarning, UsageError
 from .faults import explain, unfit_process
 from .process import Ended, own_process
@@ -41,6 +42,7 @@ COMMANDS = {
     "review": "list training images to look at again: contradicted labels, copies, and leaks to test images",
     "refit": "refit a model without some of its training images, with other labels, or with more images",
     "doctor": "show what the processor has, which runtimes work on this machine and how to install the others",
+    "cache": "list what earlier runs have kept for later ones, or delete it",
     "bench": "run benchmarks against other libraries",
     "demo": "train and test on generated images in several precisions",
 }
@@ -156,7 +158,8 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     args = _parsed(arguments, command, name)
     _show_logs(getattr(args, "verbose", False))
     _check_process()
-    result = _module(args.command).run(args)
+    with without_cache() if getattr(args, "no_cache", False) else nullcontext():
+        result = _module(args.command).run(args)
     if isinstance(result, Iterator):
         return _printed_as_they_come(f"aurevoir {args.command}", result)
     text = json.dumps(result) if args.json else _module(args.command).describe(result)

@@ -41,6 +41,9 @@ def add_network_options(parser: argparse.ArgumentParser, cut: str | None = CUT) 
         "with :bgr behind for networks that take BGR",
     )
     group.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
+    group.add_argument(
+        "--no-cache", action="store_true", help="take no graph, table or engine from the cache, and keep none there"
+    )
     group = parser.add_argument_group("calibration")
     group.add_argument(
         "--calibration",

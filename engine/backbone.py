@@ -37,7 +37,7 @@ def open_backbone(
         If a file cannot be read safely or holds none of the network's weights.
     """
     if isinstance(backbone, str | Path):
-        if not _is_file(backbone):
+        if not is_file(backbone):
             return _torch().from_name(str(backbone), str(weights), size, seed)
         if str(weights) != "default":
             raise UsageError(
@@ -49,12 +49,12 @@ def open_backbone(
 
 def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:
     """Open a backbone only to list its cuts; no weights are downloaded or generated."""
-    if isinstance(backbone, str | Path) and not _is_file(backbone):
+    if isinstance(backbone, str | Path) and not is_file(backbone):
         return _torch().structure(str(backbone), size)
     return open_backbone(backbone, size=size)
 
 
-def _is_file(backbone: str | Path) -> bool:
+def is_file(backbone: str | Path) -> bool:
     """Return whether a backbone is an ONNX file rather than timm's name or another, which is an identifier.
 
     Raises

@@ -1,16 +1,18 @@
 """Build engines from specs; every engine is built here."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..cache import Cache, user_cache
 from ..calibration.graph.edit import digest
 from ..calibration.placement import Placement
 from ..calibration.quantize import LEVELS, NARROW_LEVELS, ActivationDtype
@@ -21,19 +23,31 @@ from ..images.batches import ImageArray, ImageFiles, channel_statistics
 from ..images.decode import Resize, check_resize
 from ..images.decoded import DecodedImages, Decoder
 from ..images.labelled import list_images
+from ..kept import Store, key_of
+from ..kernels.backends.numba.ahead import compile_ahead
 from ..kernels.stopwatch import Stopwatch
 from ..saving import require_file_target
-from ..work import Work, key_of
+from ..work import Work
 from .assemble import assemble, float_features, stand_in, with_fidelity, with_speed
 from .backbone import open_backbone
 from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
+from .checked import remember
 from .child import lasting_child
 from .engine import Engine
 from .float_graph import Exported, export_backbone, export_cuts
-from .load import load_engine
 from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
+from .reuse import (
+    graph_part,
+    images_part,
+    network_part,
+    pack_engine,
+    pack_graph,
+    table_part,
+    unpack_engine,
+    unpack_graph,
+)
 from .runtimes import builds_plans, check_device, choose_builder, choose_runtime, default_device, narrowest_float
 from .runtimes.base import Precision, RuntimeName
 from .sample import calibration_sample, choose_images, sample_count
@@ -174,7 +188,8 @@ def build_engine(
         plan=PlanSpec(target=target, workspace=workspace, timing_cache=timing_cache, batches=batches),
     )
     source = CalibrationSpec(data=calibration, images=calibration_images, method=method)
-    engine = EngineBuilder(network, source, stages=stages, progress=progress).build(spec)
+    cache = user_cache(progress)
+    engine = EngineBuilder(network, source, stages=stages, progress=progress, cache=cache).build(spec)
     if out is not None:
         engine.save(out)
     return engine
@@ -198,6 +213,8 @@ class EngineBuilder:
         An open work folder: a calibration table or an engine that it has of the same inputs is taken over.
     decoded : DecodedImages, optional
         Keeps the pixels of files, for who reads them after; `data` is decoded into it while an engine is built.
+    cache : Cache, optional
+        The same, and exported graphs, of earlier runs; see `cache.user_cache`.
     """
 
     def __init__(
@@ -210,20 +227,21 @@ class EngineBuilder:
         progress: bool = False,
         work: Work | None = None,
         decoded: DecodedImages | None = None,
+        cache: Cache | None = None,
     ) -> None:
-        self._work, self._kept_pixels = work, decoded
+        self._work, self._kept_pixels, self._cache = work, decoded, cache
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
         self._images = _expanded(self.calibration.data) if own else data
         self._data = data
         self._tables: dict[str, CalibrationTable] = {}
-        self._deepest = self
+        self._deepest, self._given_graph = self, False
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
         """Return a builder of the same float graph with another calibration."""
         other = EngineBuilder(self.network, calibration, **self._options())
-        other.backbone, other.exported = self.backbone, self.exported
+        other.backbone, other.exported, other._given_graph = self.backbone, self.exported, True
         return other
 
     def _options(self) -> dict[str, Any]:
@@ -234,6 +252,7 @@ class EngineBuilder:
             "progress": self.progress,
             "work": self._work,
             "decoded": self._kept_pixels,
+            "cache": self._cache,
         }
 
     def at_cuts(self, cuts: Sequence[str]) -> "list[EngineBuilder]":
@@ -255,6 +274,7 @@ class EngineBuilder:
             exported = export_cuts(self.backbone, cuts, pixels, *preprocessing)
         for each, graph in zip(found, exported, strict=True):
             each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
+            each._given_graph = True
             if "sample" in self.__dict__:
                 each.sample = self.sample
         return found
@@ -307,9 +327,57 @@ class EngineBuilder:
     @cached_property
     def exported(self) -> Exported:
         """The float graph."""
+        if (kept := self._kept_graph) is not None:
+            return kept
+        key = self._graph_key()
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            return export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+            made = export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+        # A file that changed meanwhile has another key.
+        if self._cache is not None and key is not None and key == self._graph_key():
+            self._cache.put("graph", key, pack_graph(made))
+        return made
+
+    @cached_property
+    def _kept_graph(self) -> Exported | None:
+        """The float graph of the cache, where that has it."""
+        if self._cache is None or (key := self._graph_key()) is None:
+            return None
+        if (entry := self._cache.get("graph", key)) is None:
+            return None
+        with suppress(AurevoirError), self._stages("build"):
+            return unpack_graph(entry)
+        return None
+
+    def _graph_key(self) -> str | None:
+        part = None if self._cache is None else self._network_part()
+        return None if part is None else key_of("graph", part)
+
+    def _network_part(self) -> list[Any] | None:
+        """Return what determines the float graph; None if nothing does that is certain before it is exported."""
+        network = self.network
+        part = network_part(network)
+        part = self._opened_part if part is None else part
+        if part is None:
+            return None
+        measured = from_data(network.normalization)
+        sample = self._sample_part() if str(network.weights) == "random" or (measured and self._data is None) else None
+        return [part, sample, images_part(None if self._data is None else _expanded(self._data)) if measured else None]
+
+    @cached_property
+    def _opened_part(self) -> list[Any] | None:
+        # What weights a name has may change; those that were opened tell.
+        by_name = isinstance(self.network.backbone, str | Path)
+        return network_part(self.network, self.backbone) if by_name else None
+
+    def _sample_part(self) -> Any:
+        """Return what determines the calibration and held-out images."""
+        calibration = self.calibration
+        if self._images is None:
+            return None
+        count = sample_count(calibration.images, calibration.held_out)
+        chosen = choose_images(_expanded(self._images), count, self.network.seed)
+        return [calibration.images, calibration.held_out, images_part(chosen)]
 
     @property
     def needs_images(self) -> bool:
@@ -339,6 +407,9 @@ class EngineBuilder:
 
     @property
     def _input_shape(self) -> tuple[int, int, int]:
+        exported: Exported | None = self.__dict__.get("exported") or self._kept_graph
+        if exported is not None:
+            return exported.input_shape
         return (*self.backbone.size, self.backbone.channels)
 
     def table(self, placement: Placement = "conv-inputs", smoke: bool = False) -> CalibrationTable:
@@ -369,15 +440,28 @@ class EngineBuilder:
             with self._stages("calibrate"):
                 return calibrate(exported, pixels, method, self.progress, placement, smoke)
 
-        if self._work is None:
+        if not self._stores:
             return made()
         key = key_of("table", digest(exported.graph), _pixels_key(pixels), method, placement)
-        if (kept := self._work.get("table", key)) is not None:
-            self._work.say("the calibration table")
-            return CalibrationTable.from_json(kept)
+        for store, kept in _found(self._stores, "table", key):
+            with suppress(AurevoirError):
+                table = CalibrationTable.from_json(kept)
+                table.check(exported.graph)
+                store.say("the calibration table")
+                return table
         table = made()
-        self._work.put("table", key, table.to_json().encode())
+        for store in self._stores:
+            store.put("table", key, table.to_json().encode())
         return table
+
+    @property
+    def _stores(self) -> list[Store]:
+        return [each for each in (self._work, self._cache) if each is not None]
+
+    def kept(self, spec: EngineSpec) -> Engine | None:
+        """Return an engine that was built of the same inputs before, from the work folder or the cache."""
+        key = self._engine_key(spec)
+        return None if key is None else self._kept_engine(key, spec)
 
     @lasting_child()
     def build(self, spec: EngineSpec, outputs: Sequence[str] = ()) -> Engine:
@@ -395,9 +479,14 @@ class EngineBuilder:
             See `build_engine`.
         """
         runtime = _runtime(spec)
+        if (kept := self.kept(spec)) is not None:
+            return kept
+        key = self._engine_key(spec)
         if spec.smoke and spec.plan.target is None:
             start_child(runtime)
         self.decode_ahead(spec)
+        if spec.precision == "int8" and not self.calibration.is_table:
+            compile_ahead(["magnitudes"], self.progress)
         if spec.precision != "fp32":
             # Exported first: the images are decoded meanwhile.
             self.exported  # noqa: B018
@@ -406,34 +495,40 @@ class EngineBuilder:
             raise UsageError(
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
-        if self._work is None:
-            return self._built(spec, runtime, used, held_out, outputs)
-        key = self._engine_key(spec, used, held_out)
-        if (kept := self._kept_engine(key, spec)) is not None:
-            return kept
         engine = self._built(spec, runtime, used, held_out, outputs)
-        self._work.put_engine(key, engine)
+        # A file that changed meanwhile has another key.
+        if key is not None and key == self._engine_key(spec):
+            remember(engine.digest())
+            for store in self._stores_of(spec):
+                store.put("engine", key, pack_engine(engine))
         return engine
 
-    def _engine_key(self, spec: EngineSpec, used: np.ndarray | None, held_out: np.ndarray | None) -> str:
-        """Return the key of what the engine depends on; the float graph has the network's weights in it."""
-        described = {each.name: getattr(self.exported, each.name) for each in fields(Exported) if each.name != "graph"}
-        calibration = self.table(spec.placement, spec.smoke).to_json() if self.calibration.is_table else ""
-        method = self.calibration.method if spec.precision == "int8" else None
-        pixels = _pixels_key(used), _pixels_key(held_out)
-        return key_of("engine", described, digest(self.exported.graph), pixels, method, calibration, asdict(spec))
+    def _engine_key(self, spec: EngineSpec) -> str | None:
+        """Return the key of what the engine depends on, or None if it is kept nowhere."""
+        if not self._stores_of(spec):
+            return None
+        network = None if self._given_graph else self._network_part()
+        if network is None:
+            network = [*graph_part(self.exported), *graph_part(self._deepest.exported)]
+        calibration = self.calibration
+        method = calibration.method if spec.precision == "int8" else None
+        table = table_part(calibration.data) if calibration.is_table else None
+        sample = self._sample_part() if spec.precision != "fp32" else None
+        return key_of("engine", network, sample, method, table, asdict(spec))
+
+    def _stores_of(self, spec: EngineSpec) -> list[Store]:
+        # A timing cache changes with each build, and which precision is faster is asked of the machine as it is now.
+        lasting = spec.plan.timing_cache is None and not spec.prefer_faster
+        return [each for each in self._stores if lasting or each is self._work]
 
     def _kept_engine(self, key: str, spec: EngineSpec) -> Engine | None:
-        assert self._work is not None
-        if not (path := self._work.engine_path(key)).is_file():
-            return None
-        try:
-            engine = load_engine(path, spec.device)
-        except AurevoirError:
-            # It is damaged, or not for this machine: build it again.
-            return None
-        self._work.say("the engine")
-        return engine
+        for store, kept in _found(self._stores_of(spec), "engine", key):
+            # One that is damaged, or not for this machine, is built again.
+            with suppress(AurevoirError), self._stages("build"):
+                engine = unpack_engine(kept, spec.device)
+                store.say(f"the engine, built {_date(engine.built)}")
+                return engine
+        return None
 
     def draft(self, spec: EngineSpec) -> Engine:
         """Return the engine as `build` assembles it, before it has a plan, is checked, and is measured."""
@@ -604,3 +699,13 @@ def _expanded(images: Any) -> Any:
         if isinstance(images, np.ndarray)
         else list_images([images] if isinstance(images, str | Path) else images)
     )
+
+
+def _found(stores: Sequence[Store], kind: str, key: str) -> Iterator[tuple[Store, bytes]]:
+    for store in stores:
+        if (kept := store.get(kind, key)) is not None:
+            yield store, kept
+
+
+def _date(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,7 +1,7 @@
 """The record of the engines that this user built or has run once in a process of its own: digests, one a line.
 
-It lies in ``$AUREVOIR_CACHE``, or ``aurevoir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it is absent, cannot be
-written, or is not this user's alone to write, nothing is known, and an engine is checked again.
+It lies in the cache's folder. Where it is absent, cannot be written, or is not this user's alone to write, nothing is
+known, and an engine is checked again.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from ..cache import CHECKED, cache_folder
 from .manifest import Manifest
 from .runtimes import runtime
 
@@ -39,7 +40,7 @@ def is_known(key: str) -> bool:
             shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
             mine = status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode) and not shared
             return mine and key.encode() in file.read(2 * _MOST).split()
-    except (OSError, RuntimeError):
+    except OSError:
         return False
 
 
@@ -47,7 +48,7 @@ def remember(key: str) -> None:
     """Put a digest into the record, where it can be written."""
     if is_known(key):
         return
-    with suppress(OSError, RuntimeError):
+    with suppress(OSError):
         path = _record()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MOST:
@@ -60,6 +61,7 @@ def remember(key: str) -> None:
 
 
 def _record() -> Path:
-    own = os.environ.get("AUREVOIR_CACHE")
-    folder = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aurevoir"
-    return folder / "checked-engines"
+    folder = cache_folder()
+    if folder is None:
+        raise FileNotFoundError("no home folder is known")
+    return folder / CHECKED

@@ -76,6 +76,12 @@ class Engine:
         ``int8 throughout`` is the engine with all tensors quantized, if some are kept in floating point.
     images_per_second_by_turn : dict of lists, optional
         The same of each turn, of which those are the medians; not in the engine file.
+
+    Attributes
+    ----------
+    built : float or None
+        Of an engine that was taken from the cache or a work folder: when it was built and its speeds were measured, in
+        seconds since the epoch.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Engine:
         self.images_per_second = dict(images_per_second or {})
         self.images_per_second_by_turn = {name: list(each) for name, each in (images_per_second_by_turn or {}).items()}
         self.manifest, self.graph, self.table, self.plan = manifest, graph, table, plan
+        self.built: float | None = None
         self._device = device
         self._settings: dict[str, int] = {}
         self._compiled: dict[tuple[str, ...], Compiled | GpuRunner] = {}
@@ -483,9 +490,15 @@ class Engine:
             parts[PLAN] = self.plan
         return parts
 
-    def to_bytes(self) -> bytes:
-        """Return the engine file, including the plan if the runtime uses one; the same engine gives the same bytes."""
-        return pack(self._archive())
+    def to_bytes(self, speeds: bool = False) -> bytes:
+        """Return the engine file, including the plan if the runtime uses one.
+
+        The same engine gives the same bytes, unless measured `speeds` are kept in it.
+        """
+        parts = self._archive()
+        if speeds and self.images_per_second:
+            parts[SPEEDS] = json.dumps(self.images_per_second).encode()
+        return pack(parts)
 
     def _archive(self) -> dict[str, bytes]:
         self.build_plan()
@@ -499,18 +512,12 @@ class Engine:
         Two builds from the same inputs give the same bytes, unless `speeds`, the measured `images_per_second`, are
         kept in the file.
         """
-        write_atomically(Path(path), self._file() if speeds else self.to_bytes())
+        write_atomically(Path(path), self.to_bytes(speeds))
         remember(self.digest())
 
     def digest(self) -> str:
         """Return the SHA-256 of what decides how it runs on this machine; see `checked`."""
         return digest(self.manifest, self.graph, self.plan, self.device)
-
-    def _file(self) -> bytes:
-        parts = self._archive()
-        if self.images_per_second:
-            parts[SPEEDS] = json.dumps(self.images_per_second).encode()
-        return pack(parts)
 
     @classmethod
     def from_parts(cls, parts: dict[str, bytes], source: object, device: str | None = None) -> "Engine":
@@ -544,7 +551,7 @@ class Engine:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self._file(), self._device)
+        return _unpickled, (self.to_bytes(speeds=True), self._device)
 
 
 def _read_table(data: bytes, manifest: Manifest, source: object) -> CalibrationTable:

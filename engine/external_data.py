@@ -1,6 +1,7 @@
 """Read the weights that an ONNX file keeps in files beside it, and no other file."""
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ def load_external_data(model: ModelProto, path: Path) -> None:
         If a name leads out of the file's folder, through a link or to what is no regular file; if a tensor's bytes are
         not in the file, or not as many as its shape says; or if there are more than a graph may hold.
     """
-    outside = [tensor for tensor in tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    outside = _outside(model)
     total = sum(_length(tensor, path) for tensor in outside)
     if total > LARGEST:
         raise AurevoirError(
@@ -38,6 +39,31 @@ def load_external_data(model: ModelProto, path: Path) -> None:
         tensor.raw_data = _read(tensor, path)
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+def external_digests(model: ModelProto, path: Path) -> list[str]:
+    """Return the name and SHA-256 of each file beside an ONNX file that holds weights of its model.
+
+    Raises
+    ------
+    AurevoirError
+        As `load_external_data` does.
+    """
+    found = {}
+    for tensor in _outside(model):
+        location = _entries(tensor).get("location", "")
+        if location not in found:
+            with os.fdopen(_opened(location, path, tensor), "rb") as file:
+                found[location] = hashlib.file_digest(file, "sha256").hexdigest()
+    return [f"{digest} {location}" for location, digest in sorted(found.items())]
+
+
+def _outside(model: ModelProto) -> list[TensorProto]:
+    return [tensor for tensor in tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def _length(tensor: TensorProto, path: Path) -> int:
@@ -56,7 +82,7 @@ def _length(tensor: TensorProto, path: Path) -> int:
 
 
 def _read(tensor: TensorProto, path: Path) -> bytes:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = _entries(tensor)
     try:
         offset, said = int(entries.get("offset", 0)), int(entries.get("length", -1))
     except ValueError:

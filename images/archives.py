@@ -13,7 +13,8 @@ import tarfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -204,6 +205,19 @@ def content_digest(path: Path | str) -> str:
     """Return the SHA-256 of the bytes of a file or member, as hexadecimal digits."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def content_digests(paths: Sequence[Path | str], workers: int | None = None) -> list[str]:
+    """Return the digest of each of many files; of one that cannot be read, what it is instead."""
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        return list(pool.map(_content_or_fault, paths))
+
+
+def _content_or_fault(path: Path | str) -> str:
+    try:
+        return content_digest(path) if is_file(path) else "not a file"
+    except (OSError, ValueError) as error:
+        return f"unreadable: {type(error).__name__}"
 
 
 def signature(path: Path | str) -> tuple[int, int, int, int]:

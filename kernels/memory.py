@@ -1,12 +1,12 @@
 """Memory budgets, and splitting work into blocks."""
 
 import os
-import re
 from typing import SupportsIndex
 
 import numpy as np
 
 from ..errors import BudgetError, UsageError
+from ..sizes import parse_size
 from .array_types import Array
 from .arrays import namespace
 
@@ -18,7 +18,6 @@ FREE_SHARE = 0.8
 """Fraction of a GPU's free memory to use by default; the rest is left for PyTorch's pool."""
 GPU_ROWS = 2048
 """Rows per block on a GPU; blocks on the CPU are smaller, to stay in its caches."""
-_UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
@@ -41,9 +40,8 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     value = os.environ.get("AUREVOIR_MEMORY") if budget is None else budget
     if value is None:
         return DEFAULT_BUDGET if array is None or namespace(array) is np else _free_on_gpu()
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
-    size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
-    if not 1 <= size < 2**63:
+    size = parse_size(value)
+    if size is None or not 1 <= size < 2**63:
         where = " (AUREVOIR_MEMORY)" if budget is None else ""
         raise UsageError(
             f"memory budget {value!r} is invalid{where}; give a number of bytes from 1 up, or one with KiB, MiB, GiB, "

@@ -17,6 +17,7 @@ from PIL import Image
 
 array_checks.install()
 
+from aurevoir.cache import cache_folder  # noqa: E402
 from aurevoir.cli.bench import describe  # noqa: E402
 from aurevoir.cli.main import main  # noqa: E402
 from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
@@ -25,6 +26,10 @@ from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# Kernels are compiled once for all tests, and kept where the user's are.
+if not os.environ.get("NUMBA_CACHE_DIR") and (folder := cache_folder()) is not None:
+    os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AUREVOIR_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -45,10 +50,19 @@ def without_pauses(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """The record of checked engines that tests write is not the user's."""
+    """The record of checked engines that tests write is not the user's, and nothing is built once for two tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUREVOIR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("AUREVOIR_CACHE_SIZE", "0")
         yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache that is on."""
+    monkeypatch.setenv("AUREVOIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AUREVOIR_CACHE_SIZE")
+    return tmp_path / "cache"
 
 
 @pytest.fixture

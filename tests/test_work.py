@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from aurevoir import work as working
+from aurevoir import kept
 from aurevoir.errors import AurevoirWarning, UsageError
-from aurevoir.work import Work, check_work, key_of
+from aurevoir.kept import key_of
+from aurevoir.work import Work, check_work
 
 
 def test_what_was_put_is_there_for_its_key_alone(tmp_path):
@@ -93,13 +94,13 @@ def test_the_key_is_that_of_everything(monkeypatch):
     assert len({key_of(1), key_of("1"), key_of(1, 2), key_of(None), key_of({"a": 1}), key_of()}) == 6
     before = key_of(1)
     for name, value in (("versions", {"openvino": "0"}), ("processor", "x"), ("variables", {"ONEDNN_X": "1"})):
-        changed = working.environment() | {name: value}
-        monkeypatch.setattr(working, "environment", lambda changed=changed: changed)
+        changed = kept.environment() | {name: value}
+        monkeypatch.setattr(kept, "environment", lambda changed=changed: changed)
         assert key_of(1) != before
         monkeypatch.undo()
 
 
 def test_the_environment_is_this_machine_s():
-    found = working.environment()
+    found = kept.environment()
     assert found["versions"]["numpy"]
     assert found["processors"] == len(os.sched_getaffinity(0))

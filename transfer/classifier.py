@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
+from ..cache import user_cache
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
@@ -29,6 +30,7 @@ from ..images.decode import Resize, check_resize
 from ..images.decoded import DecodedImages, Decoder
 from ..images.labelled import labelled_images
 from ..kernels.arrays import on_device
+from ..kernels.backends.numba.ahead import Kernel, compile_ahead
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.familiarity import Familiarity, Neighbours
@@ -357,6 +359,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
+            compile_ahead(self._kernels(X), self.verbose)
             self.pace_ = Pace()
             counted = int((weights > 0).sum())
             with DecodedImages(self.memory_budget) as decoded:
@@ -692,6 +695,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         on_device(np.zeros(0), self.ridge_device)
         memory_budget(self.memory_budget)
 
+    def _kernels(self, X: Any) -> list[Kernel]:
+        """Return the kernels of the CPU that a fit needs, the first one first."""
+        built = self.engine is None and not is_features(X)
+        needed: list[Kernel] = ["magnitudes"] if built and self.precision == "int8" else []
+        if self.ridge_device == "cpu" and self.projection not in ("pooled", "rbf"):
+            random: dict[str, Kernel] = {"hadamard": "hadamard", "dense": "dense", "dense-signs": "dense"}
+            needed += [random[self.projection], "products"] if self.projection in random else ["products"]
+        return needed
+
     def _set_engine(
         self,
         X: Any,
@@ -734,10 +746,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             return self.engine
         if self.engine is not None:
             return load_engine(self.engine)
-        builder = self._builder(X, watch, work, decoded)
+        builder, spec = self._builder(X, watch, work, decoded), self._engine_spec()
+        if (kept := builder.kept(spec)) is not None:
+            return kept
         if not builder.needs_images:
             self._require_capacity(counted, builder.exported.features, builder.exported.pooled or None, work)
-        return builder.build(self._engine_spec(), ("bits", "pooled") if self._reads_pooled else ("bits",))
+        return builder.build(spec, ("bits", "pooled") if self._reads_pooled else ("bits",))
 
     def _require_capacity(self, images: int, features: int, channels: int | None, work: Work | None = None) -> None:
         """Refuse what will not fit the memory budget, or the disk."""
@@ -757,9 +771,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}
         network = NetworkSpec(**own, seed=self._seed)
         calibration = CalibrationSpec(data=self.calibration, images=self.calibration_images, method=self.method)
-        return EngineBuilder(
-            network, calibration, data=X, stages=watch, progress=self.verbose, work=work, decoded=decoded
-        )
+        options: dict[str, Any] = {"stages": watch, "progress": self.verbose, "work": work, "decoded": decoded}
+        return EngineBuilder(network, calibration, data=X, **options, cache=user_cache(self.verbose))
 
     def _engine_spec(self) -> EngineSpec:
         # How fast it is, the training images tell.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cache import user_cache
 from ..engine.build import EngineBuilder
 from ..engine.child import lasting_child
 from ..engine.cut_candidates import CANDIDATES, cut_candidates
@@ -131,6 +132,7 @@ def _swept(
     decoded: DecodedImages,
 ) -> tuple[list[SweptCut], int, dict[str, str]]:
     options: dict[str, Any] = {"stages": watch, "progress": progress, "decoded": decoded}
+    options["cache"] = user_cache(progress)
     builder = EngineBuilder(network, calibration, data=list(data.paths), **options)
     cuts = cut_candidates(builder.backbone, count)
     builders = builder.at_cuts([cut.name for cut in cuts])

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..engine.engine import Engine
-from ..images.archives import content_digest, is_file, signature
+from ..images.archives import content_digests, signature
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
-from ..work import Work, key_of
+from ..kept import key_of
+from ..work import Work
 
 BLOCK = 512
 """The least number of readable images of a block, but the last. It ends where a batch does: the same images are in a
@@ -160,12 +159,4 @@ def _digests(images: Images, start: int, stop: int) -> list[str]:
     if not isinstance(images, ImageFiles):
         pixels = images.pixels[start:stop]
         return [hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()]
-    with ThreadPoolExecutor(images.workers or os.cpu_count() or 1) as pool:
-        return list(pool.map(_digest, images.paths[start:stop]))
-
-
-def _digest(path: Path | str) -> str:
-    try:
-        return content_digest(path) if is_file(path) else "not a file"
-    except (OSError, ValueError) as error:
-        return f"unreadable: {type(error).__name__}"
+    return content_digests(images.paths[start:stop], images.workers)

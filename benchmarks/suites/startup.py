@@ -26,6 +26,7 @@ COMMANDS = (
     "review",
     "refit",
     "doctor",
+    "cache",
     "bench",
     "demo",
 )

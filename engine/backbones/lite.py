@@ -2,11 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ...errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 """Input height and width by name."""
@@ -14,7 +15,7 @@ CUT = "_bn1"
 """Behind the head's convolution and batch norm: the last feature map that has both signs, as ReLU6 follows."""
 
 
-def create(name: str, size: int) -> nn.Module:
+def create(name: str, size: int) -> "nn.Module":
     """Return one of the networks of `SIZES` with random weights; its padding is that of one input size.
 
     Raises

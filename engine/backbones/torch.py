@@ -1,6 +1,7 @@
 """torchvision's and timm's networks, EfficientNet-Lite and torch modules as backbones."""
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -136,6 +137,14 @@ class TorchBackbone:
         if not maps or 2 * maps[-1].macs < self._recording.calls[-1].macs:
             raise UsageError(f"{self.name} has no late feature map to cut at by default; name a cut (`aurevoir cuts`)")
         return maps[-1].name
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of the network's parameters and buffers, with their names, shapes and types."""
+        found = hashlib.sha256()
+        for name, tensor in self._module.state_dict().items():
+            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
 
     def truncated(self, cut: str | None) -> Truncated:
         """Return a copy of the network up to a cut, without the layers behind it."""

@@ -141,7 +141,9 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
         )
     rows, columns = (-(-len(side) // _TILE) for side in (left, others))
     pairs = np.tri(rows, columns, dtype=bool) if right is None else np.ones((rows, columns), dtype=bool)
-    tiles, products = np.argwhere(pairs), np.zeros((len(left), len(others)), dtype="int64")
+    # Of one tile NumPy's array is in C order, of several in Fortran's: two types, which would both be compiled.
+    tiles = np.ascontiguousarray(np.argwhere(pairs))
+    products = np.zeros((len(left), len(others)), dtype="int64")
     whole = k - k % _BYTES
     if whole:
         _add_products(
