@@ -11,7 +11,19 @@ _THREADS = 8
 _MOST_THREADS = 1024
 _ADDRESSES = 3 << 29
 """Bytes of addresses below which native libraries cannot be loaded: some end the process where they get none."""
-_LIBRARIES = ("openvino", "onnxruntime", "torch", "onnx", "numba", "llvmlite", "tensorrt", "cupy", "scipy", "numexpr")
+_LIBRARIES = (
+    "openvino",
+    "onnxruntime",
+    "torch",
+    "triton",
+    "onnx",
+    "numba",
+    "llvmlite",
+    "tensorrt",
+    "cupy",
+    "scipy",
+    "numexpr",
+)
 _OF_VARIABLES = {"numba": "check the variables NUMBA_*", "numexpr": "check the variable OMP_NUM_THREADS"}
 """How to mend what these libraries fail with: they read variables."""
 _FRAMED = ("Exception from ", "Check '", "[ONNXRuntimeError]")

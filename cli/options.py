@@ -72,7 +72,9 @@ def add_engine_options(parser: argparse.ArgumentParser, cut: str = CUT) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
     group.add_argument(
-        "--runtime", default="auto", help="auto, openvino, onnxruntime, torch, tensorrt or tensorrt-rtx (default: auto)"
+        "--runtime",
+        default="auto",
+        help="auto, openvino, onnxruntime, torch, triton, tensorrt or tensorrt-rtx (default: auto)",
     )
     group.add_argument("--device", help="device of the engine, such as cpu or cuda (default: the runtime's first)")
     group.add_argument("--activation-dtype", default="auto", help="for int8: auto (default), int8 or uint8")

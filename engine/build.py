@@ -97,7 +97,7 @@ def build_engine(
         Where to truncate the network; by default the backbone's default cut. See `Backbone.cuts`.
     precision : {"fp32", "fp16", "bf16", "int8"}
         On a GPU, fp32 is computed without TF32 by every runtime.
-    runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}
     weights : {"default", "random"} or path
     calibration : path, list of paths, uint8 array, CalibrationTable, or path of one (.json, .cache)
         Images for int8 thresholds, batch-norm statistics of random weights and normalization

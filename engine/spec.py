@@ -115,7 +115,7 @@ class EngineSpec:
     Attributes
     ----------
     precision : {"fp32", "fp16", "bf16", "int8"}
-    runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}
     device : str, optional
         Device of the engine, as the runtime names it; by default its first.
     activation_dtype : {"auto", "int8", "uint8"}

@@ -104,7 +104,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         standard error of the best; see `transfer.cut_choice`.
     weights : {"default", "random"} or path
     precision : {"fp32", "fp16", "bf16", "int8"}
-    runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+    runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}
     device : str, optional
         Device of the engine, as the runtime names it; by default the runtime's first.
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
@@ -1195,7 +1195,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        runtime : {"auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"}
+        runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}
             ``auto`` is the runtime of the classifier's engine.
         precision : {"fp32", "fp16", "bf16"}, optional
             Of the network, by default that of the classifier's engine; an engine in fp32 or bf16 can be made one of

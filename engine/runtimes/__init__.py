@@ -46,6 +46,10 @@ def graph_runtime(name: str) -> GraphRuntime:
             from . import on_torch
 
             return on_torch
+        case "triton":
+            from . import on_triton
+
+            return on_triton
     raise _unknown(name)
 
 
@@ -159,6 +163,11 @@ def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
     if precision not in module.precisions():
         if builds_plans(name) and (reason := plan_runtime(name).why_not()):
             raise UsageError(f"runtime {name!r} cannot run on this machine: {reason}")
+        if not module.precisions():
+            raise UsageError(
+                f"runtime {name!r} cannot run on this machine: PyTorch finds no NVIDIA GPU of compute capability 8.0 "
+                "or more; choose another runtime"
+            )
         others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
         remedy = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
         raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {remedy}")
@@ -268,7 +277,9 @@ def _runtimes_on_gpu() -> list[RuntimeName]:
     if not has_nvidia_driver():
         return []
     found: list[RuntimeName] = [name for name in PLAN_RUNTIMES if installed(name) and runtime(name).precisions()]
-    return [*found, "torch"] if installed("torch") and default_device("torch") == "cuda" else found
+    if installed("torch") and default_device("torch") == "cuda":
+        found.append("torch")
+    return [*found, "triton"] if installed("triton") and runtime("triton").precisions() else found
 
 
 def _not_on_gpu(precision: str, on_gpu: Sequence[RuntimeName], on_host: Sequence[RuntimeName]) -> str:
@@ -330,7 +341,8 @@ def default_device(name: str) -> str:
 
 def reference_runtime(graph: bytes) -> RuntimeName:
     """Return the installed runtime that computes the fp32 reference of a graph."""
-    return _first_that_takes(graph, [name for name in GRAPH_RUNTIMES if installed(name)] or ["torch"])
+    exact = [name for name in GRAPH_RUNTIMES if name != "triton" and installed(name)]
+    return _first_that_takes(graph, exact or ["torch"])
 
 
 def narrowest_float(name: str, device: str | None = None) -> Precision:

@@ -19,7 +19,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 PlanRuntimeName = Literal["tensorrt", "tensorrt-rtx"]
-GraphRuntimeName = Literal["openvino", "onnxruntime", "torch"]
+GraphRuntimeName = Literal["openvino", "onnxruntime", "torch", "triton"]
 RuntimeName = Literal[GraphRuntimeName, PlanRuntimeName]
 PLAN_RUNTIMES: tuple[PlanRuntimeName, ...] = get_args(PlanRuntimeName)
 GRAPH_RUNTIMES: tuple[GraphRuntimeName, ...] = get_args(GraphRuntimeName)

@@ -48,9 +48,9 @@ class TorchGraph(torch.nn.Module):
             tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in model.graph.initializer
         }
         read = Counter([*self.outputs, *(name for node in model.graph.node for name in node.input if name)])
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         for proto in model.graph.node:
-            step = _Step(proto, version, constants, read)
+            step = Step(proto, version, constants, read)
             if all(name in constants for name in step.inputs if name):
                 constants.update(
                     zip(step.outputs, step.run([constants.get(name) for name in step.inputs]), strict=False)
@@ -76,7 +76,7 @@ class TorchGraph(torch.nn.Module):
         results = [self._value(values, name) for name in self.outputs]
         return [result.float() if result.is_floating_point() else result for result in results]
 
-    def _inputs(self, values: dict[str, Tensor], step: "_Step", device: torch.device) -> list[Tensor | None]:
+    def _inputs(self, values: dict[str, Tensor], step: "Step", device: torch.device) -> list[Tensor | None]:
         """Return a step's inputs; beside computed ones on the host alone, constants on the host."""
         computed = [values[name] for name in step.inputs if name in values]
         if device.type == "cpu" or any(tensor.device == device for tensor in computed):
@@ -87,7 +87,7 @@ class TorchGraph(torch.nn.Module):
         return values[name] if name in values else getattr(self, self.names[name])
 
 
-class _Step:
+class Step:
     """A node: its operator, the names of its inputs, and the names of those outputs that are read."""
 
     def __init__(self, proto: onnx.NodeProto, opset: int, constants: dict[str, Tensor], read: Counter[str]) -> None:
@@ -131,7 +131,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _last_uses(steps: list[_Step], outputs: list[str]) -> list[set[str]]:
+def _last_uses(steps: list[Step], outputs: list[str]) -> list[set[str]]:
     """Return, for each step, the computed tensors that no later step reads."""
     computed = {name for step in steps for name in step.outputs}
     seen, dying = set(outputs), []

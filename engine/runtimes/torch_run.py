@@ -4,18 +4,29 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from .device import Device
 from .gpu_run import Enqueue, GpuRunner, check_rows
-from .torch_graph import TorchGraph
 
 MAX_BATCH = 256
 """Largest batch: on an H200 twice as many images are at most 10 % faster, and use twice the memory."""
 
 _FINE = 64
+
+
+class Network(Protocol):
+    """A torch module from images to outputs, which it names."""
+
+    outputs: list[str]
+
+    def __call__(self, images: Any) -> list[Any]:
+        """Compute the outputs."""
+
+    def buffers(self) -> Iterator[Any]:
+        """Yield its arrays."""
 
 
 class TorchRunner(GpuRunner):
@@ -25,14 +36,14 @@ class TorchRunner(GpuRunner):
 
     Parameters
     ----------
-    network : TorchGraph
+    network : Network
         On the device.
     input_shape : (height, width, 3)
     device : Device
         A device through torch.
     """
 
-    def __init__(self, network: TorchGraph, input_shape: tuple[int, int, int], device: Device) -> None:
+    def __init__(self, network: Network, input_shape: tuple[int, int, int], device: Device) -> None:
         self.network = network
         gpu = next(network.buffers()).device
         with device.scope(), exact_float32():

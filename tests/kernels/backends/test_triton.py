@@ -12,6 +12,8 @@ import pytest
 triton = pytest.importorskip("triton")
 pytest.importorskip("torch")
 
+from ahead import INTEGER_TENSOR_CORES, compiled  # noqa: E402
+
 from aurevoir.errors import UsageError  # noqa: E402
 from aurevoir.kernels.backends.triton import dense, draw, interop, products, tiles, widen  # noqa: E402
 from aurevoir.kernels.random_matrix import gaussian_levels  # noqa: E402
@@ -262,18 +264,6 @@ def test_the_callers_stream_is_used_and_not_the_interpreters(xp):
         equal(products.shared_ones(xp.asarray(bits)), unpacked(bits) @ unpacked(bits).T)
 
 
-def compiled(kernel, capability, types, constants, options, aligned):
-    """Compile a kernel for a GPU that need not be here; what is divisible by 16 is named."""
-    names = kernel.arg_names
-    source = triton.compiler.ASTSource(
-        kernel,
-        {name: types.get(name, "constexpr") for name in names},
-        constexprs=constants,
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )
-    return triton.compile(source, target=triton.backends.compiler.GPUTarget("cuda", capability, 32), options=options)
-
-
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -282,15 +272,6 @@ def fresh_cache(tmp_path, monkeypatch):
 PRODUCTS = {
     "multiply": (products._multiply, {"products": "*i32"}, {"SYMMETRIC": True}),
     "expose": (dense._expose, {"outputs": "*u8", "stride": "i32", "gain": "fp32"}, {"CAMERA": True}),
-}
-# Blackwell's own int8 products; Triton before 3.8 takes Ampere's.
-TCGEN05 = [int(part) for part in triton.__version__.split(".")[:2]] >= [3, 8]
-INTEGER_TENSOR_CORES = {
-    80: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
-    89: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
-    90: r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8",
-    100: r"tcgen05\.mma\S*\.kind::i8" if TCGEN05 else r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
-    120: r"mma\.sync\.aligned\.m16n8k32\S*\.s32\.s8\.s8\.s32",
 }
 
 

@@ -1,0 +1,358 @@
+"""Fused networks: their plans, their kernels in Triton's interpreter in a child process, and compiled for GPUs."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+triton = pytest.importorskip("triton")
+torch = pytest.importorskip("torch")
+
+from ahead import INTEGER_TENSOR_CORES, compiled  # noqa: E402
+
+from aurevoir.engine.build import EngineBuilder  # noqa: E402
+from aurevoir.engine.runtimes import on_triton  # noqa: E402
+from aurevoir.engine.runtimes.fused import kernels  # noqa: E402
+from aurevoir.engine.runtimes.fused.chain import Chain  # noqa: E402
+from aurevoir.engine.runtimes.fused.network import FusedNetwork  # noqa: E402
+from aurevoir.engine.runtimes.fused.plan import Step, Tail, plan  # noqa: E402
+from aurevoir.engine.runtimes.fused.steps import traffic  # noqa: E402
+from aurevoir.engine.runtimes.fused.tiles import Tuner, Work, tiles_for  # noqa: E402
+from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec  # noqa: E402
+from aurevoir.errors import AurevoirError  # noqa: E402
+from aurevoir.kernels.bits import agreement  # noqa: E402
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter")
+parent = pytest.mark.skipif(INTERPRETED, reason="is the parent")
+SIZE = 32
+DENSENET = ("densenet169", "denseblock4.denselayer12")
+
+
+def shrunk(path, folder):
+    """Return a convolutional network's file for images of `SIZE`."""
+    model = onnx.load(path)
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_value = SIZE
+    for index, axis in enumerate(model.graph.output[0].type.tensor_type.shape.dim[2:]):
+        axis.dim_param = f"length{index}"
+    del model.graph.value_info[:]
+    onnx.save(model, folder / path.name)
+    return folder / path.name
+
+
+@pytest.fixture(scope="module")
+def network(data, tmp_path_factory):
+    """A function from a network's name to its builder, calibrated on real photographs."""
+    known = {}
+
+    def make(name):
+        if name not in known:
+            photographs = CalibrationSpec(data=[data("calibration500")], images=32)
+            if name == "densenet169":
+                spec = NetworkSpec(backbone=DENSENET[0], cut=DENSENET[1], weights="random", size=SIZE)
+            else:
+                path = shrunk(data(f"backbones/{name}.onnx"), tmp_path_factory.mktemp("small"))
+                spec = NetworkSpec(backbone=path, size=SIZE)
+            known[name] = EngineBuilder(spec, photographs)
+        return known[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def graph(network):
+    """A function to the graph of a network's engine."""
+
+    def make(name, precision="int8", placement="conv-inputs"):
+        pytest.importorskip("onnxruntime")
+        spec = EngineSpec(precision=precision, runtime="onnxruntime", activation_dtype="int8", placement=placement)
+        return onnx.load_from_string(network(name).draft(spec).graph)
+
+    return make
+
+
+def run_onnxruntime(model, pixels, names=()):
+    """Return outputs, and tensors of these names, computed as the graph says."""
+    import onnxruntime
+
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    known = {value.name for value in whole.graph.output}
+    whole.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names).keys() - known)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(whole.SerializeToString(), options)
+    values = session.run(None, {session.get_inputs()[0].name: pixels})
+    return dict(zip((output.name for output in session.get_outputs()), values, strict=True))
+
+
+# Plans
+
+
+@parent
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("mobilenetv2", {"convolution": 36, "depthwise": 17, "map": 1}),
+        ("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "map": 1}),
+    ],
+)
+def test_nothing_is_left_between_convolutions(graph, name, kinds):
+    made = plan(graph(name))
+    assert Counter(step.kind for step in made.fused) == kinds
+    assert not made.others
+    assert isinstance(made.steps[-1], Tail)
+    # The one map makes levels of the images.
+    assert made.fused[0].source.stored.kind == "uint8"
+    residuals = [step for step in made.fused if step.epilogue.residual is not None]
+    assert len(residuals) == sum(node.op_type == "Add" for node in graph(name).graph.node) - 1
+
+
+class Dense(torch.nn.Module):
+    """A pre-activation network whose layers are concatenated, and concatenated again."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 16, 3, 2, 1)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(16 + 8 * index) for index in range(4))
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(16 + 8 * index, 8, 3, 1, 1) for index in range(4))
+
+    def forward(self, x):
+        parts = [self.first(x)]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            parts.append(layer(torch.relu(norm(torch.cat(parts, 1)))))
+        return torch.cat(parts, 1)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype="uint8")
+    network = NetworkSpec(backbone=Dense().eval(), cut="layers.3", size=SIZE)
+    return EngineBuilder(network, CalibrationSpec(data=pixels)), pixels
+
+
+@pytest.mark.parametrize("placement", ["conv-inputs", "shared-concat"])
+def test_concatenated_tensors_are_written_side_by_side(dense, placement):
+    builder, _ = dense
+    spec = EngineSpec(precision="int8", runtime="onnxruntime", activation_dtype="int8", placement=placement)
+    made = plan(onnx.load_from_string(builder.draft(spec).graph))
+    first, *written, _ = (step.output for step in made.fused if step.kind == "convolution")
+    assert {each.buffer for each in written} == {written[0].buffer}
+    assert [each.first for each in written] == [16, 24, 32]
+    assert {each.kind for each in written} == {"int8" if placement == "shared-concat" else "float16"}
+    # Only what is read as a float besides is written twice.
+    copied = [step.source.stored for step in made.fused if "Concat" in step.nodes]
+    assert copied == ([first] if placement == "shared-concat" else [])
+
+
+def test_a_chain_is_what_its_parts_do_one_after_the_other():
+    x = np.linspace(-3, 3, 41)[:, None] * np.ones(2)
+    gain, shift = np.array([1.5, -0.5]), np.array([0.2, 1.0])
+    chain = Chain().scaled(gain, shift).clipped(-0.5, 2.0).clipped(0.0, 6.0).rounded(0.01)
+    by_channel, constant, low, high = chain.of_levels(0.5)
+    expected = np.clip(np.rint(np.clip(x * 0.5 * gain + shift, 0.0, 2.0) / 0.01), -128, 127)
+    np.testing.assert_array_equal(np.rint(np.clip(x * by_channel + constant, low, high)), expected)
+    assert chain.scaled(gain, shift) is None
+    assert chain.clipped(0, 1) is None
+    assert chain.rounded(0.02) is None
+    assert Chain().is_empty
+
+
+def test_unsigned_activations_are_refused_in_one_line(dense):
+    builder, _ = dense
+    spec = EngineSpec(precision="int8", runtime="onnxruntime", activation_dtype="uint8")
+    graph = builder.draft(spec).graph
+    with pytest.raises(AurevoirError, match="not signed int8 with zero-point 0; use runtime .*activation_dtype int8"):
+        on_triton.check(graph)
+
+
+@parent
+def test_the_steps_are_listed_without_a_gpu(graph):
+    model = graph("mobilenetv2")
+    listed = on_triton.layers(model.SerializeToString(), "int8", "cuda")
+    assert len(listed) == 55
+    assert listed[1] == {
+        "name": listed[1]["name"],
+        "type": "convolution, Clip, QuantizeLinear",
+        "precision": "int8 to int8",
+    }
+    assert listed[-1]["type"] == "features, sign bits, channel means"
+    moved = dict(traffic(plan(model), 8))
+    alone = dict(traffic(plan(model), 1))
+    # Weights are read once a batch.
+    assert all(moved[name] <= 8 * alone[name] for name in moved)
+    assert moved["features"] == 8 * alone["features"]
+
+
+@parent
+def test_the_fastest_tile_is_taken_and_each_kind_is_timed_once():
+    work = Work(10**6, 128, 256, 1, before=True, residual=False, read="int8", stored="int8")
+    tiles, tried = tiles_for(work), []
+
+    def launch(tile):
+        tried.append(tile)
+
+    def seconds(run):
+        run()
+        return -len(tried)
+
+    tuner = Tuner(seconds)
+    assert tuner.tune(work, launch) == tiles[-1] == tuner.tune(work, launch)
+    assert tried == list(tiles)
+
+
+# Numerics
+
+
+@parent
+def test_numerics_in_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "passed" in done.stdout
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [("mobilenetv2", "conv-inputs"), ("resnet50v2_stage3", "conv-inputs"), ("densenet169", "shared-concat")],
+)
+def test_every_step_computes_what_onnxruntime_does(graph, network, name, placement):
+    model = graph(name, placement=placement)
+    pixels = network(name).sample[1][:2]
+    run = FusedNetwork(model)
+    expected = run_onnxruntime(model, pixels, [step.tensor for step in run.plan.fused])
+    wrong = list(stepwise(run, torch.from_numpy(pixels), expected))
+    # Where a value lies just between two levels, the order of floating-point operations decides.
+    assert max(share for _, _, share in wrong) < 2e-3, wrong
+    assert max(levels for _, levels, _ in wrong) <= 1
+
+
+def stepwise(network, pixels, expected):
+    """Yield each step's name, the most levels that it is off, and the share that is off, given the right inputs."""
+    run = network.run(pixels)
+    for step, each in zip(network.plan.steps, network.launchers, strict=True):
+        each(run)
+        if not isinstance(step, Step):
+            continue
+        target, values = run.tensor(step.output), expected[step.tensor].transpose(0, 2, 3, 1)
+        scale = step.output.scale if step.output.kind == "int8" and values.dtype != np.int8 else 1.0
+        right = np.rint(values / scale) if step.output.kind == "int8" else values
+        found = target.numpy().astype("float64")
+        if step.output.kind == "int8":
+            yield step.tensor, int(np.abs(found - right).max()), float((found != right).mean())
+        else:
+            np.testing.assert_allclose(found, right, rtol=2e-3, atol=2e-3 * np.abs(right).max())
+        target.copy_(torch.from_numpy(np.ascontiguousarray(right)).to(target.dtype))
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [("mobilenetv2", "conv-inputs"), ("resnet50v2_stage3", "conv-inputs"), ("densenet169", "conv-inputs")],
+)
+def test_a_network_keeps_as_many_signs_as_in_onnxruntime(graph, network, name, placement):
+    model, pixels = graph(name, placement=placement), network(name).sample[1]
+    found = dict(zip(FusedNetwork(model).outputs, FusedNetwork(model)(torch.from_numpy(pixels)), strict=True))
+    int8, fp32 = run_onnxruntime(model, pixels), run_onnxruntime(graph(name, "fp32"), pixels)
+    features = fp32["features"].shape[1]
+    bits = found["bits"].numpy()
+    kept, theirs = (agreement(each, fp32["bits"], features) for each in (bits, int8["bits"]))
+    assert kept > theirs - 0.01
+    np.testing.assert_array_equal(np.packbits(found["features"].numpy() > 0, axis=1), bits)
+    means = np.maximum(found["features"].numpy(), 0).reshape(*found["pooled"].shape, -1).mean(axis=2)
+    np.testing.assert_allclose(found["pooled"].numpy(), means, rtol=1e-5, atol=1e-6)
+
+
+@interpreted
+def test_float16_and_what_torch_computes_between(dense):
+    builder, pixels = dense
+    model = onnx.load_from_string(builder.draft(EngineSpec(precision="fp32", runtime="onnxruntime")).graph)
+    # No kernel of ours: torch computes it, between steps that are fused.
+    relu = next(node for node in model.graph.node if node.op_type in ("Relu", "Clip"))
+    relu.op_type = "Softplus"
+    del relu.input[1:]
+    network = FusedNetwork(model)
+    assert [other.node.op_type for other in network.plan.others] == ["Softplus"]
+    found = dict(zip(network.outputs, network(torch.from_numpy(pixels)), strict=True))
+    expected = run_onnxruntime(model, pixels)
+    np.testing.assert_allclose(found["features"].numpy(), expected["features"], rtol=0.02, atol=0.02)
+    assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
+
+
+# Compiled
+
+CONVOLUTIONS = {
+    "a layer's 1x1 of floats": ("*fp16", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
+    "a layer's 1x1 of levels": ("*i8", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
+    "a layer's 3x3": ("*i8", "*i8", "*i8", {"TAPS": 9, "KERNEL_W": 3}),
+    "with a residual": ("*i8", "*i8", "*fp16", {"PLAIN": True, "TAPS": 1, "RESIDUAL": True}),
+    "of few channels": ("*i8", "*i8", "*fp16", {"TAPS": 49, "KERNEL_W": 7, "WHOLE": False}),
+    "of floats": ("*fp16", "*fp16", "*fp16", {"TAPS": 9, "KERNEL_W": 3}),
+}
+TYPES = {
+    **dict.fromkeys(("before_gain", "before_shift", "gain", "shift"), "*fp32"),
+    **dict.fromkeys(("before_low", "before_high", "low", "high", "residual_gain"), "fp32"),
+    "residual": "*fp16",
+    **dict.fromkeys(("M", "N", "C", "x_ld", "residual_ld", "out_ld", "H", "W", "OUT_H", "OUT_W"), "i32"),
+    **{f"{name}_{axis}": "i32" for name in ("STEP", "PAD", "SPREAD") for axis in "HW"},
+}
+ALIGNED = [
+    *("x", "weight", "before_gain", "before_shift", "gain", "shift", "residual", "out"),
+    *("C", "N", "x_ld", "residual_ld", "out_ld"),
+]
+
+
+@parent
+@pytest.mark.parametrize("capability", INTEGER_TENSOR_CORES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    x, weight, out, constants = CONVOLUTIONS[name]
+    filters = 32 if constants["TAPS"] == 9 else 128
+    work = Work(10**6, filters, 128, constants["TAPS"], constants.get("BEFORE", False), False, x, out)
+    tile = tiles_for(work)[0]
+    done = compiled(
+        kernels.convolution,
+        capability,
+        {**TYPES, "x": x, "weight": weight, "out": out},
+        {
+            **{"KERNEL_W": 1, "BEFORE": False, "RESIDUAL": False, "PLAIN": False, "WHOLE": True, **constants},
+            **{"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth},
+        },
+        {"num_warps": tile.warps, "num_stages": tile.stages},
+        ALIGNED,
+    )
+    code = done.asm["ptx"]
+    if weight == "*i8":
+        assert re.search(INTEGER_TENSOR_CORES[capability], code)
+    else:
+        assert re.search(r"mma\S*\.f16|mma\S*kind::f16", code)
+    assert "ld.local" not in code
+    assert "cp.async" in code
+    assert done.metadata.shared <= 99 * 1024
+    assert done.metadata.global_scratch_size == 0
+
+
+@parent
+def test_every_tile_that_is_tried_fits():
+    for filters, channels, taps in ((32, 128, 9), (128, 1024, 1), (512, 256, 1)):
+        work = Work(10**6, filters, channels, taps, True, False, "float16", "int8")
+        for tile, other in pairwise(tiles_for(work)):
+            assert tile != other
+            # Blocks of both operands, two bytes each at most, in every stage.
+            assert (tile.rows + tile.columns) * tile.depth * 2 * tile.stages <= 227 * 1024
