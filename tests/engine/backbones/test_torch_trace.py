@@ -1,5 +1,7 @@
 """Graphs that are written from one call of a module give its features; torch's exporter writes the others."""
 
+from functools import partial
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+from torchvision.models.convnext import CNBlockConfig
 
 from aurevoir.engine.backbones.torch import TorchBackbone
 from aurevoir.engine.backbones.torch_export import Truncated, export
@@ -113,14 +116,24 @@ def test_a_layer_computes_what_torch_does(layer):
     check(layer, trace(layer, SHAPE, ["features"]), SHAPE)
 
 
-NETWORKS = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121", "googlenet", "convnext_tiny"]
+def convnext():
+    stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+    return torchvision.models.ConvNeXt(stages, num_classes=5)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_whole_networks_are_written_without_torch_s_exporter(name):
+NETWORKS = {
+    "convnext": convnext,
+    "densenet": partial(torchvision.models.DenseNet, 4, (2, 3), 8, 2),
+    "mobilenet": torchvision.models.mobilenet_v3_small,
+    "regnet": torchvision.models.regnet_y_400mf,
+    "shufflenet": torchvision.models.shufflenet_v2_x0_5,
+}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_whole_networks_are_written_without_torch_s_exporter(make):
     torch.manual_seed(0)
-    backbone = TorchBackbone.from_module(torchvision.models.get_model(name, weights=None), 64)
+    backbone = TorchBackbone.from_module(make(), 64)
     truncated = backbone.truncated(backbone.cuts()[-1].name)
     graph = trace(truncated, (3, 64, 64), ["features"])
     check(truncated, graph, (3, 64, 64), 1e-3)
