@@ -1,6 +1,5 @@
 """Build engines from specs; every engine is built here."""
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -526,7 +525,7 @@ class EngineBuilder:
             # One that is damaged, or not for this machine, is built again.
             with suppress(AurevoirError), self._stages("build"):
                 engine = unpack_engine(kept, spec.device)
-                store.say(f"the engine, built {_date(engine.built)}")
+                store.say("the engine")
                 return engine
         return None
 
@@ -705,7 +704,3 @@ def _found(stores: Sequence[Store], kind: str, key: str) -> Iterator[tuple[Store
     for store in stores:
         if (kept := store.get(kind, key)) is not None:
             yield store, kept
-
-
-def _date(seconds: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -261,7 +261,7 @@ def test_the_command_line_says_what_is_kept(network, class_folder, tmp_path, cap
     assert "from the cache" not in err
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert "from the cache: the engine, built 2" in err
+    assert "from the cache: the engine\n" in err
     assert "the engine was kept by an earlier run: built and measured 2" in out
     assert main(["cache", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
