@@ -112,11 +112,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
         on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
         ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at
-        most 4,096 images, among all but ``exact+rbf`` of these if their n x n system fits the memory budget, and
-        otherwise uses ``hadamard``; trained on features it has no channels, and selects between ``none`` and
-        ``exact``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
+        most 4,096 images, among all but ``exact+rbf`` of these; trained on features it has no channels, and selects
+        between ``none`` and ``exact``. A kernel whose n x n system does not fit the memory budget is solved on
+        landmarks, some of the images. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
-        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features.
+        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features, or as many
+        as the memory budget holds if images outnumber them.
     alphas : array-like, optional
         Ridge penalties to choose from; by default 15 values scaled to the data.
     alpha_search : {"auto", "all", "halving"}
