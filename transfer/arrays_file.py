@@ -49,7 +49,7 @@ class ArraysFile:
     def __iter__(self) -> Iterator[bytes | memoryview]:
         yield self._head
         for array in self._arrays:
-            data = memoryview(array.reshape(-1)).cast("B")
+            data = array.reshape(-1).data.cast("B")
             for start in range(0, len(data), _BLOCK):
                 yield data[start : start + _BLOCK]
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_arrays
@@ -302,7 +303,7 @@ def _read_training(folder: Path, content: dict[str, Any], bits: np.ndarray | Non
 
 
 @contextmanager
-def _opened_if_large(name: str, folder: int) -> Iterator[BinaryIO | None]:
+def _opened_if_large(name: str, folder: int) -> Iterator[BufferedReader | None]:
     """Open a file of a folder that takes more than its share of the memory budget; give None for any other."""
     with ExitStack() as stack:
         file = None

@@ -157,7 +157,7 @@ class Rows:
             self._held[self._filled : end] = values
         elif len(values):
             data = np.ascontiguousarray(values, self._dtype)
-            self._file.append(memoryview(data).cast("B"))
+            self._file.append(data.data.cast("B"))
         self._filled = end
 
     def array(self) -> np.ndarray:
@@ -200,7 +200,7 @@ def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     file = _file_of(first)
     if file is not None and first.dtype == second.dtype:
         for which in _blocks(second):
-            file.append(memoryview(np.ascontiguousarray(second[which])).cast("B"))
+            file.append(np.ascontiguousarray(second[which]).data.cast("B"))
         return _mapped(file, (len(first) + len(second), *first.shape[1:]), first.dtype)
     if not (is_mapped(first) or is_mapped(second)):
         return np.concatenate([first, second])
@@ -214,7 +214,8 @@ def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def picked(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of an array, by index: of one in a file as another file."""
     if not is_mapped(array):
-        return array[rows]
+        some: np.ndarray = array[rows]
+        return some
     found = Rows(array.shape[1:], array.dtype, len(rows), temporary_folder())
     for which in blocks(len(rows), _length(array)):
         found.append(array[rows[which]])
