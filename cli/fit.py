@@ -68,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(
-        "--components", type=positive, metavar="K", help="number of projection outputs (default: half the features)"
+        "--components",
+        type=positive,
+        metavar="K",
+        help="number of projection outputs (default: half the features, or what the memory budget holds)",
     )
     parser.add_argument(
         "--alphas",

@@ -115,11 +115,12 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
         on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
         ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at
-        most 4,096 images, among all but ``exact+rbf`` of these if their n x n system fits the memory budget, and
-        otherwise uses ``hadamard``; trained on features it has no channels, and selects between ``none`` and
-        ``exact``. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
+        most 4,096 images, among all but ``exact+rbf`` of these; trained on features it has no channels, and selects
+        between ``none`` and ``exact``. A kernel whose n x n system does not fit the memory budget is solved on
+        landmarks, some of the images. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
-        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features.
+        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features, or as many
+        as the memory budget holds if images outnumber them.
     alphas : array-like, optional
         Ridge penalties to choose from; by default 15 values scaled to the data.
     alpha_search : {"auto", "all", "halving"}
@@ -415,6 +416,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 X, y = images_and_labels(X, y)
                 if is_features(X):
                     X = checked_features(self, X, reset=False)
+                channels = None if training.pooled is None else training.pooled.shape[1]
+                self._require_ridge([len(training) + len(y)], self.n_bits_, channels, self.projection)
                 training += self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
             projection, camera = self.projection, None
             if remove is None and relabel is None:
@@ -724,7 +727,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             if self.cut == AUTO_CUT:
                 raise UsageError("cut 'auto' compares cuts of a backbone on images, and X holds features; leave it out")
             self.engine_, self.n_bits_ = None, X.shape[1]
-            self._require_capacity(counted, X.shape[1], None)
+            self._require_ridge([counted], X.shape[1], None, self.projection)
             return None
         if self.cut == AUTO_CUT:
             chosen = self._chosen_cut(X, labels, weights, watch, work, decoded)
@@ -755,17 +758,22 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _require_capacity(self, images: int, features: int, channels: int | None, work: Work | None = None) -> None:
         """Refuse what will not fit the memory budget, or the disk."""
-        channels = channels if self._reads_pooled else None
-        expected, on_gpu = self._expected, self.ridge_device != "cpu"
-        budget = memory_budget(self.memory_budget, on_device(np.zeros(0), self.ridge_device))
+        channels, expected = self._channels_read(channels), self._expected
         refitted = [images + expected.images] if expected.refits else []
-        # One below 1 is refused by the readout.
-        components = None if self.n_components is None else max(1, int(self.n_components))
-        require_ridge(
-            [images, *refitted], features, channels, len(self.classes_), self.projection, components, budget, on_gpu
-        )
+        self._require_ridge([images, *refitted], features, channels, self.projection)
         folder, kept = (None, 0) if work is None else (work.folder, work.size)
         require_disk(images, output_types(features, channels), expected, self.memory_budget, folder, kept)
+
+    def _channels_read(self, channels: int | None) -> int | None:
+        """Return the number of pooled features if the projection may read them."""
+        return channels if self._reads_pooled else None
+
+    def _require_ridge(self, images: Sequence[int], features: int, channels: int | None, projection: str) -> None:
+        budget = memory_budget(self.memory_budget, on_device(np.zeros(0), self.ridge_device))
+        # One below 1 is refused by the readout.
+        components = None if self.n_components is None else max(1, int(self.n_components))
+        classes, on_gpu = len(self.classes_), self.ridge_device != "cpu"
+        require_ridge(images, features, channels, classes, projection, components, budget, on_gpu)
 
     def _builder(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages) -> EngineBuilder:
         own = self._parameters_of(NetworkSpec) | {"cut": None if self.cut == AUTO_CUT else self.cut}

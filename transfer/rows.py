@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import SaveError
 from ..kernels.memory import Budget, block_length, blocks, format_bytes, memory_budget
+from ..saving import explained
 
 SHARE = 4
 """The rows of one set of images take at most this part of the memory budget; what takes more is in files."""
@@ -44,7 +45,10 @@ def fits_memory(types: Types, n: int, budget: Budget = None) -> bool:
 def temporary_folder() -> str:
     """Return the folder of files without a name: ``TMPDIR``, or else ``/var/tmp``, since ``/tmp`` may be memory."""
     named = any(map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
-    return "/var/tmp" if not named and os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+    if not named and os.access("/var/tmp", os.W_OK):
+        return "/var/tmp"
+    with explained("the temporary folder (TMPDIR)"):
+        return tempfile.gettempdir()
 
 
 def require_space(folder: Path | str, needed: int, what: str) -> None:
@@ -210,8 +214,8 @@ def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def picked(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of an array, by index: of one in a file as another file."""
     if not is_mapped(array):
-        found_rows: np.ndarray = array[rows]
-        return found_rows
+        some: np.ndarray = array[rows]
+        return some
     found = Rows(array.shape[1:], array.dtype, len(rows), temporary_folder())
     for which in blocks(len(rows), _length(array)):
         found.append(array[rows[which]])
