@@ -1,10 +1,12 @@
 """The page of a fit: what it is worth, what it gets wrong, what was chosen, and how to use it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
+
+import numpy as np
 
 from ..benchmarks.harness.machine import Machine
 from ..benchmarks.reporting.tables import machine_line
@@ -12,6 +14,7 @@ from ..benchmarks.reporting.text import shown
 from ..images.thumbnail import thumbnails
 from ..page import cards, cell, contents, listing, page, picture, row, section, table, tag
 from ..transfer.outcomes import Outcomes
+from ..transfer.review import suspicion
 from .build import built_lines, speed_lines
 from .reliability_diagram import reliability_diagram
 from .text import name
@@ -81,6 +84,7 @@ def _of_classes(outcomes: Outcomes, trained_on: Outcomes, tested: bool) -> Itera
         "mistakes",
         "Test images that were labelled wrong" if tested else "Images that leave-one-out labels otherwise",
         "The surest mistakes first. Some may be wrong labels in the data rather than mistakes.",
+        Outcomes.mistakes,
     )
     if tested:
         yield _mistakes(
@@ -88,8 +92,9 @@ def _of_classes(outcomes: Outcomes, trained_on: Outcomes, tested: bool) -> Itera
             root,
             "suspicious",
             "Suspicious training images",
-            "Trained on all others, the classifier would label each of these otherwise (leave-one-out), the surest "
-            "first: look here first for wrong labels.",
+            "Trained on all others, the classifier would label each of these otherwise (leave-one-out), the most "
+            "suspicious first: look here first for wrong labels.",
+            _suspected,
         )
     yield _calibration(outcomes, tested)
 
@@ -247,8 +252,17 @@ def _root(paths: Sequence[str]) -> str:
         return ""
 
 
-def _mistakes(outcomes: Outcomes, root: str, anchor: str, title: str, note: str) -> Element:
-    wrong = outcomes.mistakes()
+def _suspected(outcomes: Outcomes) -> np.ndarray:
+    """Return the indices of the images that were labelled otherwise, ranked as a review ranks them."""
+    order = np.argsort(suspicion(outcomes.scores, outcomes.labels), kind="stable")
+    found: np.ndarray = order[outcomes.predicted[order] != outcomes.labels[order]]
+    return found
+
+
+def _mistakes(
+    outcomes: Outcomes, root: str, anchor: str, title: str, note: str, ranked: Callable[[Outcomes], np.ndarray]
+) -> Element:
+    wrong = ranked(outcomes)
     if not len(wrong):
         return section(title, tag("p", f"None of {len(outcomes):,d}."), anchor=anchor)
     chosen = wrong[:IMAGES].tolist()
@@ -259,7 +273,7 @@ def _mistakes(outcomes: Outcomes, root: str, anchor: str, title: str, note: str)
         for index, path in zip(chosen, paths, strict=True)
     ]
     count = f"{len(wrong):,d} of {len(outcomes):,d} images"
-    count += f", of which the surest {len(chosen)} are shown. " if len(wrong) > len(chosen) else ". "
+    count += f", of which the first {len(chosen)} are shown. " if len(wrong) > len(chosen) else ". "
     return section(title, tag("p", count + note, class_="note"), cards(items), anchor=anchor)
 
 
