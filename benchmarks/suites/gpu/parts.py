@@ -14,10 +14,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ....calibration.graph.edit import prune
 from ....calibration.graph.float16 import to_float16
+from ....calibration.placement import Placement
+from ....calibration.quantize import quantize
+from ....engine.calibrate import calibrate
 from ....engine.float_graph import Exported
+from ....engine.sample import sample_images
 from ....errors import AurevoirError
 from ....kernels.bits import agreement
 from ...contract import Row
@@ -34,6 +39,12 @@ TESTS = Path(__file__).parents[3] / "tests"
 _WORKERS = 8
 _LEAST_SECONDS = 0.3
 _SIGNS_MEASURED_ON = 64
+_CALIBRATED_ON = 128
+_FUSED: dict[str, Placement | None] = {
+    "fused int8": "conv-inputs",
+    "fused int8, shared scales": "shared-concat",
+    "fused fp16": None,
+}
 _KINDS = ("fp32", "tf32", "fp16", "bf16")
 
 
@@ -100,6 +111,46 @@ def measure_network(args: argparse.Namespace) -> Rows:
             yield row
 
 
+def measure_fused(args: argparse.Namespace) -> Rows:
+    """Time the network as fused steps, and say what part of a second their least memory traffic would take."""
+    import torch
+
+    from ....engine.runtimes.fused.network import FusedNetwork
+    from ....engine.runtimes.fused.steps import traffic
+
+    if args.device == "cpu":
+        yield Row({"name": "fused"}, "its kernels need a GPU")
+        return
+    exported, pixels = _network(args)
+    photographs = sample_images(args.data / PHOTOGRAPHS, exported.size, _CALIBRATED_ON)
+    shown = torch.from_numpy(photographs[:_SIGNS_MEASURED_ON]).to(args.device)
+    with _exactly(False):
+        reference = _loaded(exported, "fp32", args.device)(shown)[0].cpu().numpy()
+    for name, placement in _FUSED.items():
+        whole = Row({"name": name})
+        with whole.attempt():
+            graph = exported.graph if placement is None else _quantized(exported, photographs, placement)
+            network = FusedNetwork(graph).to(args.device)
+            started = time.perf_counter()
+            with _exactly(False):
+                network.tune(pixels[: max(args.batches)])
+                found = dict(zip(network.outputs, network(shown), strict=True))["bits"].cpu().numpy()
+            whole.note(tuned_seconds=time.perf_counter() - started)
+            whole.note(sign_agreement=agreement(found, reference, exported.features))
+        yield whole
+        for batch in () if whole.error else args.batches:
+            row = Row({"name": name, "batch": batch})
+            with row.attempt():
+                row.note(**_speeds(network, pixels[:batch], False))
+                row.note(gigabytes=sum(moved for _, moved in traffic(network.plan, batch)) / 1e9)
+            yield row
+
+
+def _quantized(exported: Exported, photographs: np.ndarray, placement: Placement) -> onnx.ModelProto:
+    table = calibrate(exported, photographs, placement=placement)
+    return quantize(exported.graph, table.thresholds, table.means, "int8", placement, peaks=table.peaks)
+
+
 def measure_tuned(args: argparse.Namespace) -> Rows:
     """Time what cuDNN's own search of algorithms and torch.compile are worth, and how long each takes to begin."""
     import torch
@@ -153,6 +204,7 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
     "tests": (check_kernels, 130),
     "ridge": (measure_ridge, 80),
     "network": (measure_network, 60),
+    "fused": (measure_fused, 120),
     "engine": (measure_engine, 40),
     "table1": (measure_table1, 60),
     "tuned": (measure_tuned, 110),
