@@ -176,8 +176,11 @@ def _check(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _checking_process(args: argparse.Namespace) -> Iterator[None]:
-    """Start the process that checks an engine while this one is still importing."""
-    if args.engine is not None:
+    """Start the process that checks an engine while this one is still importing, unless one may be there already."""
+    from ..cache import user_cache
+
+    cache = user_cache()
+    if args.engine is not None or (cache is not None and any(entry.kind == "engine" for entry in cache.entries())):
         yield
         return
     from ..engine.child import lasting_child
