@@ -43,7 +43,9 @@ _PACKAGES = (
 )
 _SOURCES = ("*.py", "kernels/**/*.py", "images/**/*.py", "calibration/**/*.py", "engine/**/*.py", "transfer/**/*.py")
 _PROCESSOR = ("model name", "flags", "Features")
-_VARIABLES = re.compile("ONEDNN_|DNNL_|OPENBLAS_CORETYPE$|TRITON_INTERPRET$|NVIDIA_TF32_OVERRIDE$")
+_VARIABLES = re.compile(
+    "ONEDNN_|DNNL_|OPENBLAS_CORETYPE$|TRITON_INTERPRET$|NVIDIA_TF32_OVERRIDE$|(CUDA|NVIDIA)_VISIBLE_DEVICES$"
+)
 _DIGITS = 64
 
 

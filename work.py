@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from .archive import LARGEST
 from .errors import AurevoirError, AurevoirWarning, SaveError, UsageError
 from .files import read_file
 from .kept import sealed, unsealed
@@ -25,9 +26,9 @@ from .saving import explained, require_file_target, write_atomically
 
 SCHEMA = "aurevoir-work/1"
 _MARKER = "work.json"
-_OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.kept")
-_LARGEST = 1 << 30
-"""Bytes of a file of what was kept; the bits of 512 images take a thousandth of them for most networks."""
+_OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.(kept|engine)")
+_LARGEST = LARGEST + (1 << 20)
+"""Bytes of a file of what was kept: an engine is the largest."""
 
 
 class Work:

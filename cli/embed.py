@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _KIND = "an archive of bits"
-_ROWS = 1024
-"""Rows that are written at a time."""
+_BLOCK = 1 << 24
+"""Bytes that are written at a time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..errors import UsageError
     from ..images.batches import ImageFiles
     from ..images.labelled import list_images
-    from ..kernels.memory import memory_budget, require
     from ..saving import write_atomically
     from ..transfer.embed import embed
 
@@ -54,14 +53,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     height, width, channels = made.input_shape
     listed = list_images(args.images, keep_missing=True)
     files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
-    if args.features:
-        needed = 4 * len(files) * engine.features
-        require(
-            needed,
-            memory_budget(),
-            "the features of these images",
-            "omit --features, or give fewer images",
-        )
     name = "features" if args.features else "pooled" if args.pooled else "bits"
     start = time.perf_counter()
     indices, values = embed(engine, files, [name])
@@ -110,8 +101,9 @@ def _archive(arrays: "dict[str, np.ndarray]") -> Iterator[bytes]:
                 header = np.lib.format.header_data_from_array_1_0(array)
                 np.lib.format.write_array_header_1_0(member, header)
                 rows = np.atleast_1d(array)
-                for start in range(0, len(rows), _ROWS):
-                    member.write(rows[start : start + _ROWS].tobytes())
+                length = max(1, _BLOCK // max(1, rows[:1].nbytes))
+                for start in range(0, len(rows), length):
+                    member.write(rows[start : start + length].tobytes())
                     yield pending.take()
     yield pending.take()
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -235,6 +235,8 @@ class EngineBuilder:
         self._images = _expanded(self.calibration.data) if own else data
         self._data = data
         self._tables: dict[str, CalibrationTable] = {}
+        self._first_keys: dict[EngineSpec, str | None] = {}
+        self._sampled: Any = None
         self._deepest, self._given_graph = self, False
 
     def with_calibration(self, calibration: CalibrationSpec) -> "EngineBuilder":
@@ -275,7 +277,7 @@ class EngineBuilder:
             each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
             each._given_graph = True
             if "sample" in self.__dict__:
-                each.sample = self.sample
+                each.sample, each._sampled = self.sample, self._sampled
         return found
 
     @cached_property
@@ -295,6 +297,7 @@ class EngineBuilder:
         if self._deepest is not self:
             return self._deepest.sample
         calibration, network = self.calibration, self.network
+        self._sampled = self._sample_part() if self._stores else None
         with self._stages("decode"):
             return calibration_sample(
                 self._images,
@@ -368,6 +371,11 @@ class EngineBuilder:
         # What weights a name has may change; those that were opened tell.
         by_name = isinstance(self.network.backbone, str | Path)
         return network_part(self.network, self.backbone) if by_name else None
+
+    @property
+    def sample_is_current(self) -> bool:
+        """Whether the files of the calibration and held-out images are what they were when these were decoded."""
+        return self._sampled is None or self._sampled == self._sample_part()
 
     def _sample_part(self) -> Any:
         """Return what determines the calibration and held-out images."""
@@ -459,7 +467,7 @@ class EngineBuilder:
 
     def kept(self, spec: EngineSpec) -> Engine | None:
         """Return an engine that was built of the same inputs before, from the work folder or the cache."""
-        key = self._engine_key(spec)
+        key = self._first_keys.setdefault(spec, self._engine_key(spec))
         return None if key is None else self._kept_engine(key, spec)
 
     @lasting_child()
@@ -480,7 +488,6 @@ class EngineBuilder:
         runtime = _runtime(spec)
         if (kept := self.kept(spec)) is not None:
             return kept
-        key = self._engine_key(spec)
         if spec.smoke and spec.plan.target is None:
             start_child(runtime)
         self.decode_ahead(spec)
@@ -495,8 +502,9 @@ class EngineBuilder:
                 "min_sign_agreement needs 4 or more images to measure on; give a folder of them as calibration"
             )
         engine = self._built(spec, runtime, used, held_out, outputs)
-        # A file that changed meanwhile has another key.
-        if key is not None and key == self._engine_key(spec):
+        # A file that has changed since it was first read has another key.
+        key = self._first_keys[spec]
+        if key is not None and key == self._engine_key(spec) and self._deepest.sample_is_current:
             remember(engine.digest())
             for store in self._stores_of(spec):
                 store.put("engine", key, pack_engine(engine))
@@ -513,7 +521,9 @@ class EngineBuilder:
         method = calibration.method if spec.precision == "int8" else None
         table = table_part(calibration.data) if calibration.is_table else None
         sample = self._sample_part() if spec.precision != "fp32" else None
-        return key_of("engine", network, sample, method, table, asdict(spec))
+        runtime = _runtime(spec)
+        device = spec.device or ("" if spec.plan.target else default_device(runtime))
+        return key_of("engine", network, sample, method, table, asdict(spec), runtime, device)
 
     def _stores_of(self, spec: EngineSpec) -> list[Store]:
         # A timing cache changes with each build, and which precision is faster is asked of the machine as it is now.
@@ -572,6 +582,8 @@ class EngineBuilder:
         if table is not None and not ahead:
             peer = make_peer()
             reached = self._reduced_table(spec, table, engine, peer, make)
+            if floats is not None and (spec.compare_speed or spec.prefer_faster):
+                wait([floats])
             with self._stages("build"):
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)

@@ -81,6 +81,13 @@ def start_early(function: Callable[..., None], *arguments: str) -> None:
         lasting.start(function, arguments)
 
 
+def end_child() -> None:
+    """End the process of `lasting_child`; another call of `in_child` would start one again."""
+    lasting = _LASTING.get()
+    if lasting is not None:
+        lasting.end()
+
+
 class _Child:
     """A process that takes calls one after the other; after a call that failed another one is started."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 
 from ..schema import MalformedError, parse_object, shown
+from .rows import NO_RESERVE
 
 LARGEST_POOLED = float(np.finfo("float32").max)
 """Channel means, and what standardizes them, are no larger than float32 holds."""
@@ -59,7 +60,8 @@ def mapped_arrays(descriptor: int, size: int) -> dict[str, np.ndarray]:
 
     What is written to them stays in memory.
     """
-    data = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    flags = mmap.MAP_PRIVATE | NO_RESERVE
+    data = mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     start = 8 + _header_length(data[:8], size)
     header, arrays, end = parse_object(data[8:start]), dict[str, np.ndarray](), start
     for name, entry in sorted(header.items(), key=lambda each: _offsets(each[1])):

@@ -19,6 +19,7 @@ from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
 from ..engine.build import EngineBuilder
+from ..engine.child import end_child
 from ..engine.engine import Engine
 from ..engine.feature_map import FeatureMap, feature_map
 from ..engine.load import load_engine
@@ -179,7 +180,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     timings_ : dict
         Wall-clock seconds of each stage and in total.
     pace_ : Pace
-        How fast `fit` sent the training images through the engine; see `transfer.embed`.
+        How fast `fit` sent the training images through the engine, and of no image once loaded; see
+        `transfer.embed`.
     """
 
     def __init__(
@@ -365,8 +367,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             counted = int((weights > 0).sum())
             with DecodedImages(self.memory_budget) as decoded:
                 chosen = self._set_engine(X, labels, weights, watch, work, decoded, counted)
-                training = self._embed(X, labels, weights, watch, work, chosen, decoded)
+                end_child()
+                training = self._embed(X, labels, weights, watch, work, chosen, decoded, self.pace_)
             self._fit_readout(training, self.projection, None, watch)
+            self.__dict__.pop("_expects", None)
         return self
 
     def refit(
@@ -417,7 +421,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 if is_features(X):
                     X = checked_features(self, X, reset=False)
                 channels = None if training.pooled is None else training.pooled.shape[1]
-                self._require_ridge([len(training) + len(y)], self.n_bits_, channels, self.projection)
+                added = remove is None and relabel is None
+                kind = self.projection_ if added else self.projection
+                self._require_ridge([len(training) + len(y)], self.n_bits_, channels, kind)
                 training += self._embed(X, self._encode_known(y), checked_weights(sample_weight, len(y)), watch)
             projection, camera = self.projection, None
             if remove is None and relabel is None:
@@ -632,14 +638,17 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         watch: Stopwatch,
         search: str,
     ) -> tuple[Readout, RidgePath]:
-        labels = training.labels
+        labels, components = training.labels, None if self.n_components is None else int(self.n_components)
+        if camera is not None and isinstance(self.readout_, SpeckleReadout):
+            # Of the projection that is kept, which by default depends on the number of images.
+            components = self.readout_.projection.k
         readout, path = fit_readout(
             on_device(training.bits, self.ridge_device),
             m,
             on_device(labels, self.ridge_device),
             len(self.classes_),
             opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
-            None if self.n_components is None else int(self.n_components),
+            components,
             self.alphas,
             self._seed,
             self.memory_budget,
@@ -832,6 +841,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         work: Work | None = None,
         chosen: Chosen | None = None,
         decoded: DecodedImages | None = None,
+        pace: Pace | None = None,
     ) -> Training:
         """Return bits, labels and weights of the readable images of positive weight."""
         check_lengths(X, labels)
@@ -845,7 +855,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept, self.pace_, self.memory_budget)
+                known = embed(engine, images, outputs, watch, kept, pace, self.memory_budget)
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (
@@ -1339,6 +1349,7 @@ def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
     if stored.feature_names is not None:
         classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
     classifier.readout_, classifier.skipped_, classifier.cut_choice_ = stored.readout, {}, None
+    classifier.pace_ = Pace()
     classifier.temperature_ = stored.temperature
     classifier._keep(None, stored.training)
     classifier._set_path(stored.path)

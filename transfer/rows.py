@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from math import prod
@@ -26,7 +27,8 @@ SHARE = 4
 _BLOCK = 1 << 24
 """Bytes that are copied at a time."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""Flag of a private map that may be larger than memory; Python has its name from 3.13 on."""
 
 Types = Mapping[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of a row of each of several outputs, by name."""
@@ -171,7 +173,7 @@ def _mapped(file: _File, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
     if not prod(shape):
         return np.empty(shape, dtype)
     # Not read-only: compiled functions would be compiled again for such arrays.
-    private, protection = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+    private, protection = mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
     made = _Map(file.descriptor, prod(shape) * dtype.itemsize, flags=private, prot=protection)
     made.file = file
     return np.ndarray(shape, dtype, buffer=made)

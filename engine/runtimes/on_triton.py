@@ -13,6 +13,7 @@ from .gpu_run import GpuRunner
 
 PACKAGE = "triton"
 SETTINGS: tuple[str, ...] = ()
+CALLS = 1
 INSTALL = "pip install 'aurevoir[gpu]'"
 
 

@@ -119,7 +119,11 @@ def plan_ridge(
     if projection != "auto" and projection not in KERNELS:
         return planner.of_speckle(n_components)
     if projection == "pooled" and channels is not None and channels < n and n > COMPARED_ROWS:
-        return planner.primal(channels, None)
+        try:
+            return planner.primal(channels, None)
+        except BudgetError:
+            # Fewer landmarks than channels may fit.
+            return planner.of_kernel(False)
     return planner.of_kernel(projection == "auto")
 
 

@@ -522,9 +522,11 @@ class _Planner:
         if levels != rounds:
             raise _Refused
         unit = (view.chain.scale or view.stored.scale) if levels else 1.0
-        if not view.chain.is_empty and (math.prod(kernel) > 1 or depthwise):
-            view = View(self._as_stored(view, node.input[0]))
         places = self._places(node, view.stored, kernel)
+        # Padding is of zeros behind the chain, and a window would apply it again at each of its taps.
+        padded = any(places.before) or any(end > 0 for end in places.ends)
+        if not view.chain.is_empty and (math.prod(kernel) > 1 or depthwise or padded):
+            view = View(self._as_stored(view, node.input[0]))
         bias = self.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(outputs)
         gain = np.broadcast_to(unit * scale, outputs)
         packed = weight.reshape(outputs, inputs, -1)
