@@ -33,7 +33,7 @@ def native_errors(runtime: str, doing: str) -> Iterator[None]:
     except (AurevoirError, MemoryError):
         raise
     except Exception as error:  # the libraries' errors have no common base class
-        others = " or ".join(repr(other) for other in GRAPH_RUNTIMES if other != runtime)
+        others = " or ".join(repr(other) for other in GRAPH_RUNTIMES if other not in (runtime, "triton"))
         raise AurevoirError(
             f"runtime {runtime!r} cannot {doing} this network: {reason(error)}; use runtime {others}, or another cut"
         ) from None

@@ -138,7 +138,7 @@ def test_a_working_directory_that_is_gone(tiny_onnx, tmp_path, monkeypatch):
 def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp_path):
     """While `build` runs its child process: that child and its files go too."""
     (tmp_path / "tmp").mkdir()
-    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e")]
+    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e"), "--no-cache"]
     environment = ENVIRONMENT | {"TMPDIR": str(tmp_path / "tmp")}
     # The tests may run where it is ignored, as under nohup.
     options = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL), "start_new_session": True}
@@ -155,7 +155,7 @@ def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp
 
 
 def test_sighup_is_ignored_under_nohup(tiny_onnx, tmp_path):
-    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e")]
+    command = [sys.executable, "-m", "aurevoir", "build", str(tiny_onnx), "--out", str(tmp_path / "e"), "--no-cache"]
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, **ignoring) as child:
         time.sleep(1.0)

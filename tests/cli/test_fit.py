@@ -155,7 +155,7 @@ def test_without_a_test_it_learns_from_all_and_leave_one_out_tells(fit, class_fo
         (["--class-weight", "rde=2"], 2, "--class-weight rde is not one of the classes; did you mean red?"),
         (["--ridge-device", "tpu"], 2, "device 'tpu' is not known; choose cpu or cuda"),
         (["--memory", "much"], 2, "memory budget 'much' is invalid; give a number of bytes from 1 up, or one with KiB"),
-        (["--memory", "2KiB", "--projection", "exact"], 1, "needs 13.5 KiB and the memory budget is 2.0 KiB"),
+        (["--memory", "2KiB", "--projection", "exact"], 1, "and the memory budget is 2.0 KiB; take"),
         (["--out", "m", "--report", "m"], 2, "--report m is the model folder itself; give another place"),
         (["--out", "photos/m"], 2, "--out photos/m is inside the data folder"),
         (["--out", "m", "--report", "m/page.html"], 2, "--report m/page.html is inside the model folder m"),

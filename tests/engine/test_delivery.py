@@ -121,10 +121,11 @@ def test_signed_levels_next_to_concatenations_are_written_as_openvino_computes_t
     export_engine(engine, tmp_path / "ir", "openvino", ["features"])
     assert_same(in_openvino(tmp_path / "ir", pixels), {"features": features})
     assert np.linalg.norm(features - exact) < 0.05 * np.linalg.norm(exact)
-    # Without the rewrites OpenVINO computes the same graph wrongly.
+    # On processors without AMX OpenVINO computes the same graph wrongly as it is, by a third of the norm or more.
     export_engine(engine, tmp_path / "as-it-is.onnx", "onnx", ["features"])
     plain = openvino.Core().compile_model(tmp_path / "as-it-is.onnx", "CPU")(pixels)[0]
-    assert np.linalg.norm(plain - exact) > 0.2 * np.linalg.norm(exact)
+    wrong = np.linalg.norm(plain - exact) / np.linalg.norm(exact)
+    assert wrong > 0.2 or np.array_equal(plain, features)
 
 
 def test_concatenations_of_a_dense_block_append_to_earlier_ones(tmp_path):

@@ -20,14 +20,14 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (22, 2, 3, 3), "uint8")
 
 
 class _Engine:
-    """An engine whose first call of each pair ends last."""
+    """An engine whose first call of each pair ends last, once as many calls as it takes have run at the same time."""
 
     batch_size, output_types = 4, {"bits": ((2,), "uint8")}
 
-    def __init__(self, calls, fails_at=None):
-        self.calls_at_once, self.fails_at = calls, fails_at
+    def __init__(self, calls, fails_at=None, waits=False):
+        self.calls_at_once, self.fails_at, self.waits = calls, fails_at, waits
         self.threads, self.running, self.most = set(), 0, 0
-        self._lock, self._number = threading.Lock(), 0
+        self._lock, self._number = threading.Condition(), 0
 
     def checked_outputs(self, names):
         return names
@@ -38,6 +38,8 @@ class _Engine:
             self.running += 1
             self.most = max(self.most, self.running)
             self.threads.add(threading.get_ident())
+            self._lock.notify_all()
+            self._lock.wait_for(lambda: not self.waits or self.most == self.calls_at_once, 10)
         if number == self.fails_at:
             raise AurevoirError("the runtime fails")
         time.sleep(0.02 * (number % 2 == 0))
@@ -52,7 +54,7 @@ def _expected():
 
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_calls_at_the_same_time_give_their_outputs_in_the_order_of_the_images(calls):
-    engine = _Engine(calls)
+    engine = _Engine(calls, waits=True)
     indices, values = embed(engine, ImageArray(PIXELS))
     np.testing.assert_array_equal(indices, np.arange(len(PIXELS)))
     np.testing.assert_array_equal(values["bits"], _expected())

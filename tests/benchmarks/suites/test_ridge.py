@@ -67,7 +67,9 @@ def test_the_full_size_is_timed_stage_by_stage(bench, tmp_path):
     assert Image.open(figure).width > 500
     code, result, err = bench("ridge", "--full", "--full-size", "3000", "64", "8", "--memory", "1MiB")
     assert code == 0, err
-    assert result["rows"][0]["error"].startswith("BudgetError: the 3000 x 3000 ridge system needs")
+    assert result["rows"][0]["error"].startswith(
+        "BudgetError: the ridge of 3000 rows and 10 classes on 32 landmarks needs"
+    )
 
 
 def test_the_full_size_on_a_gpu_is_measured_twice_with_its_parts_and_how_right_it_is(cupy):

@@ -116,6 +116,6 @@ def test_a_graph_moves_to_what_computes_its_types():
         return {name for name in runtimes.RUNTIMES if takes_body(name, precision, half)}
 
     assert takers("fp16", half=True) == {"torch", "tensorrt", "tensorrt-rtx"}
-    assert takers("fp16", half=False) == {"openvino", "onnxruntime", "torch"}
+    assert takers("fp16", half=False) == {"openvino", "onnxruntime", "torch", "triton"}
     assert takers("int8", half=True) == {"tensorrt", "tensorrt-rtx"}
     assert takers("fp32", half=False) == set(runtimes.RUNTIMES)

@@ -31,6 +31,8 @@ from aurevoir.kernels.bits import agreement  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter")
+# Each of them takes the interpreter some 20 s.
+whole = pytest.mark.skipif("AUREVOIR_TEST_NETWORKS" not in os.environ, reason="AUREVOIR_TEST_NETWORKS is not set")
 parent = pytest.mark.skipif(INTERPRETED, reason="is the parent")
 SIZE = 32
 DENSENET = ("densenet169", "denseblock4.denselayer12")
@@ -102,7 +104,7 @@ def run_onnxruntime(model, pixels, names=()):
     ("name", "kinds"),
     [
         ("mobilenetv2", {"convolution": 36, "depthwise": 17, "map": 1}),
-        ("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "map": 1}),
+        pytest.param("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "map": 1}, marks=whole),
     ],
 )
 def test_nothing_is_left_between_convolutions(graph, name, kinds):
@@ -229,21 +231,28 @@ def test_numerics_in_the_interpreter():
 @interpreted
 @pytest.mark.parametrize(
     ("name", "placement"),
-    [("mobilenetv2", "conv-inputs"), ("resnet50v2_stage3", "conv-inputs"), ("densenet169", "shared-concat")],
+    [
+        ("mobilenetv2", "conv-inputs"),
+        pytest.param("resnet50v2_stage3", "conv-inputs", marks=whole),
+        pytest.param("densenet169", "shared-concat", marks=whole),
+    ],
 )
 def test_every_step_computes_what_onnxruntime_does(graph, network, name, placement):
     model = graph(name, placement=placement)
     pixels = network(name).sample[1][:2]
     run = FusedNetwork(model)
     expected = run_onnxruntime(model, pixels, [step.tensor for step in run.plan.fused])
-    wrong = list(stepwise(run, torch.from_numpy(pixels), expected))
-    # Where a value lies just between two levels, the order of floating-point operations decides.
-    assert max(share for _, _, share in wrong) < 2e-3, wrong
-    assert max(levels for _, levels, _ in wrong) <= 1
+    for step, levels, share in stepwise(run, torch.from_numpy(pixels), expected):
+        # Where a value lies just between two levels, the order of floating-point operations decides, and where it was
+        # stored as float16, the last of its digits.
+        residual = step.epilogue.residual
+        floats = "float16" in (step.source.stored.kind, residual.kind if residual else "")
+        assert share < (0.06 if floats else 2e-3), step.tensor
+        assert levels <= 1, step.tensor
 
 
 def stepwise(network, pixels, expected):
-    """Yield each step's name, the most levels that it is off, and the share that is off, given the right inputs."""
+    """Yield each step, the most levels that it is off, and the share that is off, given the right inputs."""
     run = network.run(pixels)
     for step, each in zip(network.plan.steps, network.launchers, strict=True):
         each(run)
@@ -254,13 +263,14 @@ def stepwise(network, pixels, expected):
         right = np.rint(values / scale) if step.output.kind == "int8" else values
         found = target.numpy().astype("float64")
         if step.output.kind == "int8":
-            yield step.tensor, int(np.abs(found - right).max()), float((found != right).mean())
+            yield step, int(np.abs(found - right).max()), float((found != right).mean())
         else:
             np.testing.assert_allclose(found, right, rtol=2e-3, atol=2e-3 * np.abs(right).max())
         target.copy_(torch.from_numpy(np.ascontiguousarray(right)).to(target.dtype))
 
 
 @interpreted
+@whole
 @pytest.mark.parametrize(
     ("name", "placement"),
     [("mobilenetv2", "conv-inputs"), ("resnet50v2_stage3", "conv-inputs"), ("densenet169", "conv-inputs")],
@@ -296,6 +306,9 @@ def test_float16_and_what_torch_computes_between(dense):
 
 # Compiled
 
+CAPABILITIES = [
+    pytest.param(each, marks=() if each in (80, 90) else whole, id=f"sm_{each}") for each in INTEGER_TENSOR_CORES
+]
 CONVOLUTIONS = {
     "a layer's 1x1 of floats": ("*fp16", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
     "a layer's 1x1 of levels": ("*i8", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
@@ -318,7 +331,7 @@ ALIGNED = [
 
 
 @parent
-@pytest.mark.parametrize("capability", INTEGER_TENSOR_CORES)
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
