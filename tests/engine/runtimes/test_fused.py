@@ -247,8 +247,8 @@ def test_every_step_computes_what_onnxruntime_does(graph, network, name, placeme
         # stored as float16, the last of its digits.
         residual = step.epilogue.residual
         floats = "float16" in (step.source.stored.kind, residual.kind if residual else "")
-        assert share < (0.06 if floats else 2e-3), step.tensor
-        assert levels <= 1, step.tensor
+        assert share < (0.1 if floats else 2e-3), step.tensor
+        assert levels <= (2 if floats else 1), step.tensor
 
 
 def stepwise(network, pixels, expected):

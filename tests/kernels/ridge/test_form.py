@@ -38,6 +38,13 @@ def test_as_many_landmarks_and_components_as_fit(budget):
     assert plan_ridge(100_000, M, 10, "hadamard", 900, budget=budget).components == 900
 
 
+def test_channel_means_are_solved_on_landmarks_where_their_own_system_does_not_fit():
+    assert plan_ridge(5000, M, 10, "pooled", None, 1664).name == "primal"
+    small = plan_ridge(5000, M, 10, "pooled", None, 1664, budget="100MiB")
+    assert small.name == "landmarks"
+    assert small.order < 1664
+
+
 def test_kernels_are_compared_on_rows_that_fit():
     assert plan_ridge(1000, M, 10).compared == 1000
     assert plan_ridge(10_000, M, 10).compared == 4096
@@ -50,7 +57,10 @@ def test_kernels_are_compared_on_rows_that_fit():
     ("arguments", "texts"),
     [
         ((10**6, M, 1000, "auto"), ["1000000 rows and 1000 classes", "8.4 GiB", "4.0 GiB", "take at most"]),
-        ((10**6, M, 1000, "pooled", None, 1280), ["1280 x 1280", "4.0 GiB", "take at most"]),
+        (
+            (10**6, M, 1000, "pooled", None, 1280),
+            ["1000000 rows", "on 32 landmarks", "4.0 GiB", "take at most"],
+        ),
         ((10**5, M, 10, "dense", 20_000), ["20000 x 20000", "14.9 GiB", "n_components to at most 10362"]),
         ((30_000, M, 10, "opu", 31_000), ["30000 x 30000", "lower n_components"]),
     ],
