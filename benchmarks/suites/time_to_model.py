@@ -259,8 +259,9 @@ def describe(result: Json) -> str:
 
 
 def markdown(result: Json) -> list[str]:
-    """Return the rows as a table."""
-    return [f"{_caption(result)}:", "", *markdown_table(["contestant", *_HEADER], _shown(result, _text))]
+    """Return the contestants that ran as a table."""
+    rows = [_text(row) for row in sound(result["rows"])]
+    return [f"{_caption(result)}:", "", *markdown_table(["contestant", *_HEADER], rows)]
 
 
 def plot(result: Json, path: Path) -> None:
