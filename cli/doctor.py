@@ -28,7 +28,7 @@ def _processor() -> dict[str, Any]:
 
 
 def _examine(name: str) -> dict[str, Any]:
-    from ..engine.runtimes import builds_plans, installed, plan_runtime, runtime
+    from ..engine.runtimes import NO_GPU, builds_plans, installed, plan_runtime, runtime
 
     module = runtime(name)
     report: dict[str, Any] = {
@@ -51,6 +51,8 @@ def _examine(name: str) -> dict[str, Any]:
         found = {"precisions": list(module.precisions()), "devices": list(module.devices())}
     except Exception as error:  # a broken installation may raise anything
         return {**report, "why_not": f"installed, but fails to load: {error}"}
+    if not found["precisions"]:
+        return {**report, "why_not": NO_GPU}
     return {**report, **found, "available": True}
 
 
@@ -75,5 +77,7 @@ def _line(item: dict[str, Any]) -> str:
     ahead = f"; builds ahead of time for {', '.join(item['targets'])}" if item["targets"] else ""
     if item["available"]:
         return f"{head} runs {', '.join(item['precisions'])} on {', '.join(item['devices'])}{ahead}"
-    remedy = "" if item["targets"] else f"; {item['install']}"
+    # Installing what is there already would not help.
+    missing = item["version"] is None or item["why_not"].startswith("installed, but")
+    remedy = f"; {item['install']}" if missing and not item["targets"] else ""
     return f"{head} does not run here: {item['why_not']}{remedy}{ahead}"

@@ -27,6 +27,9 @@ from .processor import has_int8_dot_product, saturates
 HOST_BATCH, GPU_BATCH = 16, 512
 """Batch sizes; a GPU computes one half of `GPU_BATCH` while the other is transferred."""
 
+NO_GPU = "PyTorch finds no NVIDIA GPU of compute capability 8.0 or more"
+"""Why a graph runtime has no precision here."""
+
 ON_HOST: tuple[RuntimeName, ...] = ("openvino", "onnxruntime")
 """Runtimes with int8 kernels for the CPU."""
 
@@ -164,10 +167,7 @@ def require_runtime(name: str, precision: str) -> GraphRuntime | PlanRuntime:
         if builds_plans(name) and (reason := plan_runtime(name).why_not()):
             raise UsageError(f"runtime {name!r} cannot run on this machine: {reason}")
         if not module.precisions():
-            raise UsageError(
-                f"runtime {name!r} cannot run on this machine: PyTorch finds no NVIDIA GPU of compute capability 8.0 "
-                "or more; choose another runtime"
-            )
+            raise UsageError(f"runtime {name!r} cannot run on this machine: {NO_GPU}; choose another runtime")
         others = [other for other in RUNTIMES if installed(other) and precision in runtime(other).precisions()]
         remedy = f"{precision} runs on {', '.join(others)}" if others else f"nothing installed here runs {precision}"
         raise UsageError(f"runtime {name!r} runs {', '.join(module.precisions())} on this machine; {remedy}")

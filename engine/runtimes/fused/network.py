@@ -41,21 +41,18 @@ class FusedNetwork(torch.nn.Module):
         super().__init__()
         self.plan: Plan = plan(model)
         self.outputs = self.plan.outputs
-        self._constants = {name: self._kept(name, value) for name, value in self.plan.constants.items()}
+        self._constants = {name: self._kept(value) for name, value in self.plan.constants.items()}
         host = {name: torch.from_numpy(value.copy()) for name, value in self.plan.constants.items()}
         read = _reads(model)
         self.launchers: list[Callable[[Run], None]] = []
-        for index, step in enumerate(self.plan.steps):
+        for step in self.plan.steps:
             if isinstance(step, Step):
-                self.launchers.append(_launcher(step, self._arguments(index, step)))
+                self.launchers.append(_launcher(step, self._arguments(step)))
             elif isinstance(step, Tail):
                 chain = step.source.chain
                 gain, shift, low, high = chain.of_levels(step.source.stored.scale)
                 channels = step.source.stored.channels
-                names = [
-                    self._kept(f"{index}_{part}", _filled(value, channels))
-                    for part, value in (("gain", gain), ("shift", shift))
-                ]
+                names = [self._kept(_filled(value, channels)) for value in (gain, shift)]
                 self.launchers.append(_tail(step, names, low, high))
             elif isinstance(step, Import):
                 self.launchers.append(_import(step))
@@ -64,13 +61,13 @@ class FusedNetwork(torch.nn.Module):
         self._dying = _last_uses(self.plan)
         self._tuner, self._tuning, self._lock = Tuner(_milliseconds), False, threading.Lock()
 
-    def _kept(self, name: str, value: Any) -> str:
+    def _kept(self, value: Any) -> str:
         """Register an array as a buffer, and return its name."""
         buffer = f"constant_{len(self._buffers)}"
         self.register_buffer(buffer, torch.from_numpy(value.copy()))
         return buffer
 
-    def _arguments(self, index: int, step: Step) -> dict[str, str]:
+    def _arguments(self, step: Step) -> dict[str, str]:
         arrays = {"gain": step.epilogue.gain, "shift": step.epilogue.shift}
         if step.weight is not None:
             arrays["weight"] = step.weight
@@ -78,7 +75,7 @@ class FusedNetwork(torch.nn.Module):
             gain, shift, _, _ = step.source.chain.of_levels(step.source.stored.scale)
             channels = step.source.stored.channels
             arrays |= {"before_gain": _filled(gain, channels), "before_shift": _filled(shift, channels)}
-        return {name: self._kept(f"{index}_{name}", value) for name, value in arrays.items()}
+        return {name: self._kept(value) for name, value in arrays.items()}
 
     def run(self, images: Tensor) -> "Run":
         """Return what holds the tensors of a call, before the first step."""

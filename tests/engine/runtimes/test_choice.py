@@ -119,3 +119,13 @@ def test_a_graph_moves_to_what_computes_its_types():
     assert takers("fp16", half=False) == {"openvino", "onnxruntime", "torch", "triton"}
     assert takers("int8", half=True) == {"tensorrt", "tensorrt-rtx"}
     assert takers("fp32", half=False) == set(runtimes.RUNTIMES)
+
+
+def test_what_has_no_gpu_says_so_and_is_not_to_be_installed_again(capsys):
+    pytest.importorskip("triton")
+    pytest.importorskip("torch")
+    if runtimes.runtime("triton").precisions():
+        pytest.skip("there is a GPU")
+    assert main(["doctor"]) == 0
+    line = next(each for each in capsys.readouterr().out.splitlines() if each.startswith("triton"))
+    assert line.endswith(f"does not run here: {runtimes.NO_GPU}")
