@@ -31,6 +31,8 @@ MOST_LANDMARKS, LEAST_LANDMARKS = 4096, 32
 LANDMARK_BLOCK = 512
 """Rows whose kernel with the landmarks is held at a time, whatever the budget, so that sums do not depend on it."""
 _ALPHAS = 15
+# Centring, refining and squaring read the dual's system from memory: in the time of so many products an entry.
+_PASSES = 3000
 # What is left of the budget is for blocks of speckle.
 _SHARE_OF_COMPONENTS = 0.75
 
@@ -249,8 +251,8 @@ class _Planner:
     def _dual_operations(self, width: int) -> dict[str, int]:
         # Few rows: one eigendecomposition for all alphas. Many: a factor of all rows for three, and of fewer to choose.
         solve = 9 * self.n**3 if self.n < HALVED_ROWS else 4 * self.n**3 // 3
-        targets = 2 * _ALPHAS * self.n**2 * self.classes
-        return {"gram": self.n * self.n * width // 2, "solve": solve + targets}
+        each = _PASSES + 2 * _ALPHAS * self.classes
+        return {"gram": self.n * self.n * width // 2, "solve": solve + each * self.n**2}
 
     def require(self, parts: Mapping[str, int], what: str, remedy: str | None = None) -> None:
         needed = sum(parts.values())
