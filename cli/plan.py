@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--gpus", type=positive, metavar="G", help="GPUs of all of them (default: one a worker, if any)")
     group.add_argument("--rates", metavar="F.json", help="a file of rates that --out has written, on any machine")
+    group.add_argument(
+        "--solver-rates", metavar="F.json", help="those of the machine that solves the ridge (default: a worker's)"
+    )
     group.add_argument("--decode-rate", type=above_zero, metavar="R", help="images/s decoded by a worker, instead")
     group.add_argument(
         "--engine-rate", type=above_zero, metavar="R", help="images/s of an engine, of one GPU if --gpus is given"
@@ -87,19 +90,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure or read the rates, and plan."""
     from ..kernels.memory import memory_budget
+    from ..transfer.rates import read_rates
 
     _check(args)
     listed = _listed(args.data)
     images = args.images or ([len(listed.paths)] if listed else [])
     classes = args.classes or (len(listed.names) if listed else _CLASSES)
     jobs = [_job(args, n, classes) for n in images]
-    if args.rates:
-        from ..transfer.rates import read_rates
-
-        rates = read_rates(args.rates)
-    else:
-        rates = _measured(args, listed.paths if listed else [])
-    used = rates.with_rates(decode=args.decode_rate, engine=args.engine_rate)
+    rates = read_rates(args.rates) if args.rates else _measured(args, listed.paths if listed else [])
+    used = rates.with_solver(read_rates(args.solver_rates)) if args.solver_rates else rates
+    used = used.with_rates(decode=args.decode_rate, engine=args.engine_rate)
     if args.gpus and args.engine_rate:
         used = replace(used, device="cuda")
     result: dict[str, Any] = {

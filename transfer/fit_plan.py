@@ -26,11 +26,9 @@ from ..kernels.ridge.dual import HALVED_ROWS
 from ..kernels.ridge.form import KERNELS, POOLED, SUMS, RidgeForm
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
-from .rates import Rates
+from .rates import OF_IMAGES, Rates
 from .rows import fits_memory, row_bytes
 
-OF_IMAGES = ("decode", "engine")
-"""The stages that divide among workers."""
 STAGES = (*OF_IMAGES, "project", "gram", "statistics", "solve", "leave-one-out", "compare")
 
 
@@ -232,7 +230,9 @@ def _solved(form: RidgeForm, n: int, kernel: str, classes: int, rates: Rates) ->
     if form.name != "primal" and set(parts) & {"rbf", "pooled"}:
         # A kernel row is computed once, or on landmarks in each of two passes over the rows.
         pairs = n * n if form.name == "dual" else 2 * n * form.order
-        found["gram"] = found.get("gram", 0.0) + pairs * rates.channels / known["channels"]
+        found["gram"] = (
+            found.get("gram", 0.0) + pairs * rates.channels / known["channels" if "rbf" in parts else "float64"]
+        )
     if form.name != "primal" and "none" in parts:
         # The weights of the bits, from those of the rows or landmarks.
         found["solve"] += form.order * rates.features * classes / known["float64"]

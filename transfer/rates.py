@@ -41,6 +41,8 @@ RATES = {
     "factors": "n^3 / 3 of a Cholesky factor and its inverse, float32",
 }
 """What each rate counts in a second."""
+OF_IMAGES = ("decode", "engine")
+"""The rates of images; the others are of the ridge."""
 OF_PROJECTIONS = {
     "hadamard": "values transformed, times the logarithm of the length",
     "speckle": "products of speckle, counted as 8 bits a component",
@@ -97,6 +99,10 @@ class Rates:
     def with_rates(self, **given: float | None) -> "Rates":
         """Return rates of which some are given instead."""
         return replace(self, per_second=self.per_second | {name: rate for name, rate in given.items() if rate})
+
+    def with_solver(self, other: "Rates") -> "Rates":
+        """Return these rates of images, and the others of the ridge."""
+        return replace(self, per_second=other.per_second | {name: self.per_second[name] for name in OF_IMAGES})
 
     def to_json(self) -> str:
         """Return the text of a file of rates."""
