@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "The cache is $AUREVOIR_CACHE, or aurevoir in $XDG_CACHE_HOME or ~/.cache. AUREVOIR_CACHE_SIZE bounds its "
-        "engines, graphs and tables, 2GiB by default: what was not used for longest goes first; 0 keeps none."
+        "engines, graphs, tables and rates, 2GiB by default: what was not used for longest goes first; 0 keeps none."
     )
     parser.add_argument(
         "action", nargs="?", default="list", choices=("list", "clear", "warm"),

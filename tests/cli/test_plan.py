@@ -87,6 +87,8 @@ def test_given_rates_replace_measured_ones(call, rates_file):
     assert (code, plan["seconds"]["decode"], plan["seconds"]["engine"]) == (0, 10, 250)
     assert plan["gpu_hours"] == pytest.approx(8 * 250 / 3600)
     assert "GPU-hours" in call(*arguments, "--gpus", 8)[1]
+    code, out, _ = call(*arguments, "--gpus", 8, "--solver-rates", rates_file, "--json")
+    assert json.loads(out)["plans"] == [plan]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aurevoir.images.sources import class_folders
 from aurevoir.kernels import readout
 from aurevoir.kernels.ridge.form import KERNELS
 from aurevoir.transfer.fit_plan import STAGES, Job, plan_fit
-from aurevoir.transfer.rates import OF_PROJECTIONS, RATES, Rates, measure_rates, read_rates
+from aurevoir.transfer.rates import OF_IMAGES, OF_PROJECTIONS, RATES, Rates, measure_rates, read_rates
 from aurevoir.transfer.rows import is_mapped
 
 RATE = 1e9
@@ -241,3 +241,17 @@ def test_a_file_that_holds_no_rates_is_refused(rates, tmp_path, change, text):
     (tmp_path / "rates.json").write_text(json.dumps(json.loads(rates.to_json()) | change))
     with pytest.raises(AurevoirError, match=text):
         read_rates(tmp_path / "rates.json")
+
+
+def test_the_page_of_formats_names_every_key(rates, root):
+    page = (root / "docs" / "formats.md").read_text()
+    keys = (*json.loads(rates.to_json()), *RATES, *OF_PROJECTIONS, "aurevoir-rates/1")
+    assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+def test_another_machine_may_solve(rates):
+    other = rates.with_rates(**dict.fromkeys(RATES, 2 * RATE))
+    one, two = (plan_fit(Job(images=50_000), each).seconds for each in (rates, rates.with_solver(other)))
+    assert {stage: one[stage] / two[stage] for stage in one} == pytest.approx(
+        {stage: 1 if stage in OF_IMAGES else 2 for stage in one}
+    )
