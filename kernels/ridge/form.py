@@ -249,8 +249,9 @@ class _Planner:
         return {"targets": targets} if targets > others // 8 else {}
 
     def _dual_operations(self, width: int) -> dict[str, int]:
-        # Few rows: one eigendecomposition for all alphas. Many: a factor of all rows for three, and of fewer to choose.
-        solve = 9 * self.n**3 if self.n < HALVED_ROWS else 4 * self.n**3 // 3
+        # Few rows: one eigendecomposition for all alphas. Many: a factor of all rows for each of three alphas or more,
+        # and of fewer to choose where to begin, which are counted as five.
+        solve = 9 * self.n**3 if self.n < HALVED_ROWS else 5 * self.n**3 // 3
         each = _PASSES + 2 * _ALPHAS * self.classes
         return {"gram": self.n * self.n * width // 2, "solve": solve + each * self.n**2}
 
