@@ -14,6 +14,8 @@ from .gpu_run import GpuRunner
 PACKAGE = "triton"
 SETTINGS: tuple[str, ...] = ()
 CALLS = 1
+_TUNED = (1, 16, 256)
+"""Batches whose tiles are timed."""
 INSTALL = "pip install 'aurevoir[gpu]'"
 
 
@@ -75,7 +77,8 @@ def compile(
     height, width, channels = (axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
     network = FusedNetwork(model).to(device)
     with gpu.scope():
-        network.tune(torch.zeros((MAX_BATCH, height, width, channels), dtype=torch.uint8, device=device))
+        images = torch.randint(0, 256, (MAX_BATCH, height, width, channels), dtype=torch.uint8, device=device)
+        network.tune(images, _TUNED)
     return TorchRunner(network, (height, width, channels), gpu)
 
 

@@ -130,10 +130,10 @@ def measure_fused(args: argparse.Namespace) -> Rows:
         whole = Row({"name": name})
         with whole.attempt():
             graph = exported.graph if placement is None else _quantized(exported, photographs, placement)
-            network = FusedNetwork(graph).to(args.device)
+            network = FusedNetwork(prune(graph, ["bits"])).to(args.device)
             started = time.perf_counter()
             with _exactly(False):
-                network.tune(pixels[: max(args.batches)])
+                network.tune(pixels, args.batches)
                 found = dict(zip(network.outputs, network(shown), strict=True))["bits"].cpu().numpy()
             whole.note(tuned_seconds=time.perf_counter() - started)
             whole.note(sign_agreement=agreement(found, reference, exported.features))

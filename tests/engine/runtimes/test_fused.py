@@ -103,8 +103,8 @@ def run_onnxruntime(model, pixels, names=()):
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("mobilenetv2", {"convolution": 36, "depthwise": 17, "map": 1}),
-        pytest.param("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "map": 1}, marks=whole),
+        ("mobilenetv2", {"convolution": 36, "depthwise": 17, "images": 1, "map": 7}),
+        pytest.param("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "images": 1, "map": 2}, marks=whole),
     ],
 )
 def test_nothing_is_left_between_convolutions(graph, name, kinds):
@@ -181,7 +181,7 @@ def test_unsigned_activations_are_refused_in_one_line(dense):
 def test_the_steps_are_listed_without_a_gpu(graph):
     model = graph("mobilenetv2")
     listed = on_triton.layers(model.SerializeToString(), "int8", "cuda")
-    assert len(listed) == 55
+    assert len(listed) == 62
     assert listed[1] == {
         "name": listed[1]["name"],
         "type": "convolution, Clip, QuantizeLinear",
@@ -259,6 +259,8 @@ def stepwise(network, pixels, expected):
         if not isinstance(step, Step):
             continue
         target, values = run.tensor(step.output), expected[step.tensor].transpose(0, 2, 3, 1)
+        if step.kind == "images":
+            values = bordered(values, step)
         scale = step.output.scale if step.output.kind == "int8" and values.dtype != np.int8 else 1.0
         right = np.rint(values / scale) if step.output.kind == "int8" else values
         found = target.numpy().astype("float64")
@@ -267,6 +269,15 @@ def stepwise(network, pixels, expected):
         else:
             np.testing.assert_allclose(found, right, rtol=2e-3, atol=2e-3 * np.abs(right).max())
         target.copy_(torch.from_numpy(np.ascontiguousarray(right)).to(target.dtype))
+
+
+def bordered(images, step):
+    """Return images with the border and the channel of zeros that a step stores around them."""
+    (top, left), batch = step.places.before, len(images)
+    whole = np.zeros((batch, step.output.height, step.output.width, step.output.channels), images.dtype)
+    inside = whole[:, top : top + images.shape[1], left : left + images.shape[2], : images.shape[3]]
+    inside[:] = images[:, : inside.shape[1], : inside.shape[2]]
+    return whole
 
 
 @interpreted
@@ -309,14 +320,20 @@ def test_float16_and_what_torch_computes_between(dense):
 CAPABILITIES = [
     pytest.param(each, marks=() if each in (80, 90) else whole, id=f"sm_{each}") for each in INTEGER_TENSOR_CORES
 ]
-CONVOLUTIONS = {
-    "a layer's 1x1 of floats": ("*fp16", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
-    "a layer's 1x1 of levels": ("*i8", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
-    "a layer's 3x3": ("*i8", "*i8", "*i8", {"TAPS": 9, "KERNEL_W": 3}),
-    "with a residual": ("*i8", "*i8", "*fp16", {"PLAIN": True, "TAPS": 1, "RESIDUAL": True}),
-    "of few channels": ("*i8", "*i8", "*fp16", {"TAPS": 49, "KERNEL_W": 7, "WHOLE": False}),
-    "of floats": ("*fp16", "*fp16", "*fp16", {"TAPS": 9, "KERNEL_W": 3}),
-}
+PRODUCT = {"BEFORE": False, "BEFORE_CLIP": 1, "RESIDUAL": False, "CLIP": 1, "WHOLE": True}
+WINDOWS = {"KERNEL_W": 3, "TAPS": 9, "PIXEL": 0, "PAIRED": False, "RESIDUAL": False, "CLIP": 2}
+COMPILED = {
+    "a layer's 1x1 of floats": (kernels.product, "*fp16", "*i8", "*i8", PRODUCT | {"BEFORE": True}),
+    "a layer's 1x1 of levels": (kernels.product, "*i8", "*i8", "*i8", PRODUCT | {"BEFORE": True}),
+    "a layer's 3x3": (kernels.convolution, "*i8", "*i8", "*i8", WINDOWS),
+    "with a residual": (kernels.product, "*i8", "*i8", "*fp16", PRODUCT | {"RESIDUAL": True}),
+    "of images": (
+        kernels.convolution, "*i8", "*i8", "*fp16",
+        WINDOWS | {"KERNEL_W": 1, "TAPS": 7, "PIXEL": 4, "PAIRED": True},
+    ),
+    "of few channels": (kernels.convolution, "*i8", "*i8", "*fp16", WINDOWS | {"PARTS": 0}),
+    "of floats": (kernels.convolution, "*fp16", "*fp16", "*fp16", WINDOWS),
+}  # fmt: skip
 TYPES = {
     **dict.fromkeys(("before_gain", "before_shift", "gain", "shift"), "*fp32"),
     **dict.fromkeys(("before_low", "before_high", "low", "high", "residual_gain"), "fp32"),
@@ -324,31 +341,34 @@ TYPES = {
     **dict.fromkeys(("M", "N", "C", "x_ld", "residual_ld", "out_ld", "H", "W", "OUT_H", "OUT_W"), "i32"),
     **{f"{name}_{axis}": "i32" for name in ("STEP", "PAD", "SPREAD") for axis in "HW"},
 }
-ALIGNED = [
+ALIGNED = {
     *("x", "weight", "before_gain", "before_shift", "gain", "shift", "residual", "out"),
     *("C", "N", "x_ld", "residual_ld", "out_ld"),
-]
+}
 
 
 @parent
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    x, weight, out, constants = CONVOLUTIONS[name]
-    filters = 32 if constants["TAPS"] == 9 else 128
-    work = Work(10**6, filters, 128, constants["TAPS"], constants.get("BEFORE", False), False, x, out)
+    kernel, x, weight, out, constants = COMPILED[name]
+    taps, channels = constants.get("TAPS", 1), 32 if constants.get("PIXEL") else 128
+    work = Work(10**6, 32 if taps == 9 else 64 if taps == 7 else 128, channels, taps, "BEFORE" in constants, False, x[1:], out[1:])
     tile = tiles_for(work)[0]
+    if kernel is kernels.convolution:
+        constants = {"PARTS": channels // tile.depth} | constants
     done = compiled(
-        kernels.convolution,
+        kernel,
         capability,
         {**TYPES, "x": x, "weight": weight, "out": out},
         {
-            **{"KERNEL_W": 1, "BEFORE": False, "RESIDUAL": False, "PLAIN": False, "WHOLE": True, **constants},
+            **constants,
+            "PAIRS": capability >= 86,
             **{"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth},
         },
         {"num_warps": tile.warps, "num_stages": tile.stages},
-        ALIGNED,
+        sorted(ALIGNED & {each for each in kernel.arg_names if not (constants.get("PIXEL") and each == "x_ld")}),
     )
     code = done.asm["ptx"]
     if weight == "*i8":
@@ -357,6 +377,7 @@ def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capabili
         assert re.search(r"mma\S*\.f16|mma\S*kind::f16", code)
     assert "ld.local" not in code
     assert "cp.async" in code
+    assert ("cvt.pack.sat.s8.s32" in code) == (capability >= 86 and out == "*i8" or "BEFORE" in constants and constants["BEFORE"] and capability >= 86)
     assert done.metadata.shared <= 99 * 1024
     assert done.metadata.global_scratch_size == 0
 
