@@ -6,8 +6,17 @@ exactly in int32, float16 ones in float32. PAIRS says that the GPU rounds and sa
 as those from compute capability 8.6 do.
 """
 
+from inspect import signature
+
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+_SIZES = ["M", "H", "W", "OUT_H", "OUT_W", "STEP_H", "STEP_W", "PAD_H", "PAD_W", "SPREAD_H", "SPREAD_W", "TOP", "LEFT"]
+
+
+def _kernel(function):
+    """Compile a kernel once for all sizes of images; of channels it matters whether they are divisible by 16."""
+    return triton.jit(function, do_not_specialize=[name for name in _SIZES if name in signature(function).parameters])
 
 
 @triton.jit
@@ -98,7 +107,7 @@ def finish(
     store(at + place[:, None] * out_ld + column[None, :], value, low, high, inside, CLIP, PAIRS)
 
 
-@triton.jit
+@_kernel
 def product(
     x, weight, before_gain, before_shift, before_low, before_high, gain, shift, residual, residual_gain, out, low, high,
     M, N, C, x_ld, residual_ld, out_ld,
@@ -149,7 +158,7 @@ def product(
     )  # fmt: skip
 
 
-@triton.jit
+@_kernel
 def convolution(
     x, weight, gain, shift, residual, residual_gain, out, low, high,
     M, N, C, x_ld, residual_ld, out_ld, H, W, OUT_H, OUT_W, STEP_H, STEP_W, PAD_H, PAD_W, SPREAD_H, SPREAD_W,
@@ -201,7 +210,9 @@ def convolution(
             mask = is_place[:, None] & known[None, :] & (y >= 0) & (y < H) & (z >= 0) & (z < W)
             value = tl.load(x + (((corner[:, None] + y) * W + z) * x_ld + channel[None, :]), mask=mask, other=0)
             filters = tl.load(
-                weight + column[:, None] * (TAPS * C) + at[None, :], mask=(column < N)[:, None] & known[None, :], other=0
+                weight + column[:, None] * (TAPS * C) + at[None, :],
+                mask=(column < N)[:, None] & known[None, :],
+                other=0,
             )
         total = tl.dot(value, filters.T, total, out_dtype=total.dtype)
     inside = is_place[:, None] & (column < N)[None, :]
@@ -211,7 +222,52 @@ def convolution(
     )  # fmt: skip
 
 
-@triton.jit
+@_kernel
+def convolution_3x3(
+    x, weight, gain, shift, residual, residual_gain, out, low, high, M, N, C, x_ld, residual_ld, out_ld, H, W,
+    PARTS: tl.constexpr, RESIDUAL: tl.constexpr, CLIP: tl.constexpr, PAIRS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Convolve M places by N filters of 3x3, at every place, with a border of zeros.
+
+    What is read for a row of a filter serves its three taps: their sums are kept apart, and those of the left and the
+    right tap are added to the next and the previous place at the end. A program has two places more than it stores.
+    """
+    tile = tl.swizzle2d(tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1), 8)
+    first = tile[0] * (ROWS - 2) - 1
+    place = tl.arange(0, ROWS)
+    column = tile[1] * COLUMNS + tl.arange(0, COLUMNS)
+    deep = tl.arange(0, DEPTH)
+    row = first + place
+    y, z = row // W % H, row % W
+    is_place = (row >= 0) & (row < M)
+    at = x + first.to(tl.int64) * x_ld + (place[:, None] * x_ld + deep[None, :])
+    known = (column < N)[:, None]
+    filters_at = weight + column[:, None] * (9 * C) + deep[None, :]
+    kind: tl.constexpr = tl.float32 if x.dtype.element_ty == tl.float16 else tl.int32
+    left = tl.zeros((ROWS, COLUMNS), dtype=kind)
+    middle = tl.zeros((ROWS, COLUMNS), dtype=kind)
+    right = tl.zeros((ROWS, COLUMNS), dtype=kind)
+    for step in range(3 * PARTS):
+        tap, channel = step // PARTS, step % PARTS * DEPTH
+        above = y + tap - 1
+        there = is_place & (above >= 0) & (above < H)
+        value = tl.load(at + ((tap - 1) * W * x_ld + channel), mask=there[:, None], other=0)
+        from_here = filters_at + (tap * 3 * C + channel)
+        left = tl.dot(value, tl.load(from_here, mask=known, other=0).T, left, out_dtype=kind)
+        middle = tl.dot(value, tl.load(from_here + C, mask=known, other=0).T, middle, out_dtype=kind)
+        right = tl.dot(value, tl.load(from_here + 2 * C, mask=known, other=0).T, right, out_dtype=kind)
+    index = tl.broadcast_to(place[:, None], (ROWS, COLUMNS))
+    total = middle + tl.where((z > 0)[:, None], tl.gather(left, tl.maximum(index - 1, 0), 0), 0)
+    total += tl.where((z < W - 1)[:, None], tl.gather(right, tl.minimum(index + 1, ROWS - 1), 0), 0)
+    inside = (is_place & (place > 0) & (place < ROWS - 1))[:, None] & (column < N)[None, :]
+    finish(
+        total, out, first, place, column, inside, out_ld, gain, shift, residual, residual_gain, residual_ld, low, high,
+        N, RESIDUAL, CLIP, PAIRS,
+    )  # fmt: skip
+
+
+@_kernel
 def window(
     x, weight, gain, shift, residual, residual_gain, out, low, high,
     M, C, x_ld, residual_ld, out_ld, H, W, OUT_H, OUT_W, STEP_H, STEP_W, PAD_H, PAD_W, SPREAD_H, SPREAD_W,
@@ -250,7 +306,7 @@ def window(
     )  # fmt: skip
 
 
-@triton.jit
+@_kernel
 def pixels(
     x, out, gain, shift, low, high, M, H, W, OUT_H, OUT_W, TOP, LEFT,
     CHANNELS: tl.constexpr, PIXEL: tl.constexpr, CLIP: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr,
@@ -273,7 +329,7 @@ def pixels(
     store(at + place[:, None] * PIXEL + channel[None, :], value, low, high, (row < M)[:, None], CLIP, PAIRS)
 
 
-@triton.jit
+@_kernel
 def tail(
     x, gain, shift, low, high, features, bits, pooled, C, x_ld, share,
     PLACES: tl.constexpr, GROUP: tl.constexpr, BYTES: tl.constexpr, ROWS: tl.constexpr,

@@ -184,10 +184,16 @@ def _launcher(step: Step, names: dict[str, str]) -> Callable[[Run], None]:
         return _images(step, names)
     if step.kind != "convolution":
         return _window(step, names)
+    return _product(step, names) if step.kernel == (1, 1) and _is_everywhere(step) else _convolution(step, names)
+
+
+def _is_everywhere(step: Step) -> bool:
+    """Return whether there is a window of 1x1 or 3x3 around every place."""
     places = step.places
     assert places is not None
-    everywhere = list(places.strides) == [1, 1] and not any((*places.before, *places.ends))
-    return _product(step, names) if math.prod(step.kernel) == 1 and everywhere else _convolution(step, names)
+    border = [[each // 2 for each in step.kernel]] * 2
+    steps = [list(places.strides), list(places.dilations)] == [[1, 1]] * 2
+    return step.kernel in ((1, 1), (3, 3)) and steps and [list(places.before), list(places.ends)] == border
 
 
 class _Call(NamedTuple):
@@ -254,6 +260,7 @@ def _work(step: Step, sizes: dict[str, int]) -> Work:
         step.output.channels,
         sizes["C"],
         math.prod(step.kernel),
+        _is_everywhere(step),
         not step.source.chain.is_empty,
         step.epilogue.residual is not None,
         step.source.stored.kind,
@@ -311,24 +318,23 @@ def _convolution(step: Step, names: dict[str, str]) -> Callable[[Run], None]:
         spatial = _spatial(step, call.source, (step.output.height, step.output.width))
 
         def launch(tile: Tile) -> None:
-            grid = (triton.cdiv(call.sizes["M"], tile.rows), triton.cdiv(filters, tile.columns))
-            kernels.convolution[grid](
-                call.source,
-                weight,
-                *call.last,
-                N=filters,
-                **call.sizes,
-                **spatial,
-                **call.constants,
-                PARTS=channels // tile.depth if channels % tile.depth == 0 else 0,
-                PIXEL=pixel,
-                PAIRED=places.strides[1] % 2 == 0,
-                ROWS=tile.rows,
-                COLUMNS=tile.columns,
-                DEPTH=tile.depth,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+            tiles = {
+                "ROWS": tile.rows,
+                "COLUMNS": tile.columns,
+                "DEPTH": tile.depth,
+                "num_warps": tile.warps,
+                "num_stages": tile.stages,
+                "PARTS": channels // tile.depth if channels % tile.depth == 0 else 0,
+            }
+            common = [call.source, weight, *call.last]
+            sizes = call.sizes | call.constants | {"N": filters} | tiles
+            columns = triton.cdiv(filters, tile.columns)
+            if tile.by_row:
+                grid = (triton.cdiv(sizes["M"], tile.rows - 2), columns)
+                kernels.convolution_3x3[grid](*common, **sizes, H=spatial["H"], W=spatial["W"])
+                return
+            grid = (triton.cdiv(sizes["M"], tile.rows), columns)
+            kernels.convolution[grid](*common, **sizes, **spatial, PIXEL=pixel, PAIRED=places.strides[1] % 2 == 0)
 
         launch(each.network.tile_of(_work(step, call.sizes), launch))
 

@@ -569,9 +569,7 @@ class _Planner:
         gain, shift, low, high = view.chain.of_levels(1.0)
         by_channel = [np.pad(np.broadcast_to(each, inputs), (0, PIXEL - inputs)) for each in (gain, shift)]
         epilogue = _epilogue(by_channel[0], by_channel[1], PIXEL, None, low, high)
-        self.steps.append(
-            Step("images", name, name, ("images",), View(view.stored), stored, epilogue, places=places)
-        )
+        self.steps.append(Step("images", name, name, ("images",), View(view.stored), stored, epilogue, places=places))
         filters = np.zeros((outputs, height, _IN_A_ROW, PIXEL), weight.dtype)
         filters[:, :, :width, :inputs] = weight.transpose(0, 2, 3, 1)
         inside = replace(places, before=[0, 0], after=[0, 0], ends=[0, 0])

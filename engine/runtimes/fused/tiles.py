@@ -7,13 +7,17 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Tile of one program: places, filters, and depth of a block of the sum."""
+    """Tile of one program: places, filters, and depth of a block of the sum.
+
+    With `by_row`, a 3x3 convolution reads once for the three taps of a row; see `kernels.convolution_3x3`.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    by_row: bool = False
 
 
 class Work(NamedTuple):
@@ -23,7 +27,8 @@ class Work(NamedTuple):
     ----------
     places, filters, channels, taps : int
         Places of the whole batch.
-    before, residual : bool
+    everywhere, before, residual : bool
+        Whether there is a window around every place.
     read, stored : str
         Types.
     """
@@ -32,6 +37,7 @@ class Work(NamedTuple):
     filters: int
     channels: int
     taps: int
+    everywhere: bool
     before: bool
     residual: bool
     read: str
@@ -43,32 +49,37 @@ def tiles_for(work: Work) -> Sequence[Tile]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         # Each program costs Python's time, whatever its size.
         rows, columns = (1 << max(4, min(10, (each - 1).bit_length())) for each in (work.places, work.filters))
-        return [Tile(rows, columns, 128 if work.channels % 128 == 0 else 32, 4, 1)]
+        depth = 128 if work.channels % 128 == 0 else 32
+        return [Tile(rows, columns, depth, 4, 1, _by_row(work) and work.channels % depth == 0)]
     columns = 1 << max(5, min(7, (work.filters - 1).bit_length()))
-    large = _products(work, columns) if work.taps == 1 else _windows(work, columns)
+    large = _products(work, columns) if work.taps == 1 and work.everywhere else _windows(work, columns)
     if work.places >= _FULL * 128:
         return large
     depth = 128 if work.channels % 128 == 0 else large[0].depth
-    small = [Tile(64, columns, large[0].depth, 4, 4), Tile(64, 32, depth, 4, 4)]
-    return [*small, Tile(32, 32, depth, 4, 4), Tile(16, 64, depth, 4, 4), large[0]]
+    small = [Tile(64, columns, large[0].depth, 4, 4), Tile(32, 32, depth, 4, 4), Tile(16, 64, depth, 4, 4)]
+    if _by_row(work) and work.channels % depth == 0:
+        small.append(Tile(32, 32, depth, 4, 3, True))
+    return small
 
 
 def _products(work: Work, columns: int) -> list[Tile]:
-    tiles = [Tile(64, columns, 64, 4, 4), Tile(128, columns, 64, 4, 3), Tile(128, columns, 64, 8, 3)]
-    tiles.append(Tile(64, columns, 128, 4, 3))
-    if work.channels % 64:
-        tiles.append(Tile(128, columns, 32, 4, 4))
-    if work.filters > 128:
-        tiles.append(Tile(128, 256, 64, 8, 3))
-    return tiles
+    tiles = [Tile(64, columns, 64, 4, 4), Tile(128, columns, 64, 4, 3), Tile(128, columns, 32, 4, 4)]
+    return [*tiles, Tile(128, 256, 64, 8, 3)] if work.filters > 128 else tiles
 
 
 def _windows(work: Work, columns: int) -> list[Tile]:
     depth = next((each for each in (128, 64, 32) if work.channels % each == 0), 64)
-    tiles = [Tile(128, columns, min(depth, 64), 4, 3), Tile(64, columns, depth, 4, 4)]
-    # Of one stage, what is read goes through the first cache, which neighbouring windows share.
-    tiles += [Tile(128, columns, depth, 8, stages) for stages in (3, 1)]
-    return [*tiles, Tile(256, columns, depth, 8, 3)]
+    shallow = min(depth, 64)
+    tiles = [Tile(128, columns, shallow, 4, 3), Tile(64, columns, depth, 4, 4), Tile(128, columns, depth, 8, 3)]
+    if _by_row(work) and work.channels % depth == 0:
+        few = min(columns, 64)
+        tiles += [Tile(128, few, depth, 8, 3, True), Tile(128, few, shallow, 4, 3, True)]
+        tiles += [Tile(256, few, shallow, 8, 3, True), Tile(64, few, depth, 4, 3, True)]
+    return tiles
+
+
+def _by_row(work: Work) -> bool:
+    return work.taps == 9 and work.everywhere
 
 
 _FULL = 132

@@ -197,7 +197,7 @@ def test_the_steps_are_listed_without_a_gpu(graph):
 
 @parent
 def test_the_fastest_tile_is_taken_and_each_kind_is_timed_once():
-    work = Work(10**6, 128, 256, 1, before=True, residual=False, read="int8", stored="int8")
+    work = Work(10**6, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
     tiles, tried = tiles_for(work), []
 
     def launch(tile):
@@ -300,6 +300,31 @@ def test_a_network_keeps_as_many_signs_as_in_onnxruntime(graph, network, name, p
 
 
 @interpreted
+def test_a_3x3_by_rows_is_the_convolution():
+    random = np.random.default_rng(0)
+    (batch, height, width), channels, filters, stored = (3, 5, 7), 64, 40, 80
+    x = random.integers(-128, 128, (batch, height, width, stored), dtype="int8")
+    weight = random.integers(-127, 128, (filters, 9, channels), dtype="int8")
+    out = torch.full((batch, height, width, 48), -7.0, dtype=torch.float32)
+    ones, zeros = torch.ones(filters), torch.zeros(filters)
+    places = batch * height * width
+    tile = {"PARTS": 2, "ROWS": 16, "COLUMNS": 32, "DEPTH": 32}
+    kernels.convolution_3x3[triton.cdiv(places, 14), 2](
+        *(torch.from_numpy(x), torch.from_numpy(weight), ones, zeros, out, 0.0, out, -np.inf, np.inf),
+        *(places, filters, channels, stored, 48, 48, height, width),
+        **tile,
+        RESIDUAL=False,
+        CLIP=2,
+        PAIRS=False,
+    )
+    image = torch.from_numpy(x[..., :channels].astype("float64").transpose(0, 3, 1, 2))
+    kernel = torch.from_numpy(weight.astype("float64").reshape(filters, 3, 3, channels).transpose(0, 3, 1, 2))
+    expected = torch.nn.functional.conv2d(image, kernel, padding=1).permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(out[..., :filters].numpy(), expected.numpy())
+    assert (out[..., filters:] == -7).all()
+
+
+@interpreted
 def test_float16_and_what_torch_computes_between(dense):
     builder, pixels = dense
     model = onnx.load_from_string(builder.draft(EngineSpec(precision="fp32", runtime="onnxruntime")).graph)
@@ -327,6 +352,7 @@ COMPILED = {
     "a layer's 1x1 of levels": (kernels.product, "*i8", "*i8", "*i8", PRODUCT | {"BEFORE": True}),
     "a layer's 3x3": (kernels.convolution, "*i8", "*i8", "*i8", WINDOWS),
     "with a residual": (kernels.product, "*i8", "*i8", "*fp16", PRODUCT | {"RESIDUAL": True}),
+    "a layer's 3x3 by rows": (kernels.convolution_3x3, "*i8", "*i8", "*i8", {"RESIDUAL": False, "CLIP": 0}),
     "of images": (
         kernels.convolution, "*i8", "*i8", "*fp16",
         WINDOWS | {"KERNEL_W": 1, "TAPS": 7, "PIXEL": 4, "PAIRED": True},
@@ -353,10 +379,12 @@ ALIGNED = {
 def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel, x, weight, out, constants = COMPILED[name]
-    taps, channels = constants.get("TAPS", 1), 32 if constants.get("PIXEL") else 128
-    work = Work(10**6, 32 if taps == 9 else 64 if taps == 7 else 128, channels, taps, "BEFORE" in constants, False, x[1:], out[1:])
-    tile = tiles_for(work)[0]
-    if kernel is kernels.convolution:
+    by_row = kernel is kernels.convolution_3x3
+    taps, channels = 9 if by_row else constants.get("TAPS", 1), 32 if constants.get("PIXEL") else 128
+    filters, before = {1: 128, 7: 64, 9: 32}[taps], constants.get("BEFORE", False)
+    work = Work(10**6, filters, channels, taps, taps != 7, before, False, x[1:], out[1:])
+    tile = next(each for each in tiles_for(work) if each.by_row == by_row)
+    if kernel is not kernels.product:
         constants = {"PARTS": channels // tile.depth} | constants
     done = compiled(
         kernel,
@@ -377,7 +405,7 @@ def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capabili
         assert re.search(r"mma\S*\.f16|mma\S*kind::f16", code)
     assert "ld.local" not in code
     assert "cp.async" in code
-    assert ("cvt.pack.sat.s8.s32" in code) == (capability >= 86 and out == "*i8" or "BEFORE" in constants and constants["BEFORE"] and capability >= 86)
+    assert ("cvt.pack.sat.s8.s32" in code) == (capability >= 86 and "*i8" in (out, constants.get("BEFORE") and weight))
     assert done.metadata.shared <= 99 * 1024
     assert done.metadata.global_scratch_size == 0
 
@@ -385,7 +413,7 @@ def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capabili
 @parent
 def test_every_tile_that_is_tried_fits():
     for filters, channels, taps in ((32, 128, 9), (128, 1024, 1), (512, 256, 1)):
-        work = Work(10**6, filters, channels, taps, True, False, "float16", "int8")
+        work = Work(10**6, filters, channels, taps, True, True, False, "float16", "int8")
         for tile, other in pairwise(tiles_for(work)):
             assert tile != other
             # Blocks of both operands, two bytes each at most, in every stage.
