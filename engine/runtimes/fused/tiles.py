@@ -1,9 +1,12 @@
 """Tile sizes of the fused steps: what fits most, and on a GPU what is fastest there."""
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ....kept import Store, key_of
 
 
 class Tile(NamedTuple):
@@ -111,6 +114,31 @@ class Tuner:
         if not alike:
             return tiles_for(work)[0]
         return self.chosen[min(alike, key=lambda each: abs(math.log(each.places / work.places)))]
+
+
+def take_tiles(chosen: dict[Work, Tile], tune: Callable[[], None], of: Sequence[Any], store: Store | None) -> None:
+    """Fill in the fastest tiles: those of an earlier run where there are any, and else those that are timed now.
+
+    Parameters
+    ----------
+    chosen : dict
+        Filled by `tune`.
+    tune : callable
+    of : list
+        What times depend on besides versions and the machine.
+    store : Store or None
+    """
+    key = key_of("tiles", *of)
+    if store is not None and (entry := store.get(KIND, key)) is not None:
+        chosen.update((Work(*work), Tile(*tile)) for work, tile in json.loads(entry))
+        return
+    tune()
+    if store is not None:
+        store.put(KIND, key, json.dumps(list(chosen.items())).encode())
+
+
+KIND = "tiles"
+"""Of entries of the cache."""
 
 
 def window_tile(places: int, channels: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from ahead import INTEGER_TENSOR_CORES, compiled  # noqa: E402
 
+from aurevoir.cache import Cache  # noqa: E402
 from aurevoir.engine.build import EngineBuilder  # noqa: E402
 from aurevoir.engine.runtimes import on_triton  # noqa: E402
 from aurevoir.engine.runtimes.fused import kernels  # noqa: E402
@@ -24,7 +25,7 @@ from aurevoir.engine.runtimes.fused.chain import Chain  # noqa: E402
 from aurevoir.engine.runtimes.fused.network import FusedNetwork  # noqa: E402
 from aurevoir.engine.runtimes.fused.plan import Step, Tail, plan  # noqa: E402
 from aurevoir.engine.runtimes.fused.steps import traffic  # noqa: E402
-from aurevoir.engine.runtimes.fused.tiles import Tuner, Work, tiles_for  # noqa: E402
+from aurevoir.engine.runtimes.fused.tiles import Tile, Tuner, Work, take_tiles, tiles_for  # noqa: E402
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec  # noqa: E402
 from aurevoir.errors import AurevoirError  # noqa: E402
 from aurevoir.kernels.bits import agreement  # noqa: E402
@@ -210,6 +211,40 @@ def test_the_fastest_tile_is_taken_and_each_kind_is_timed_once():
     tuner = Tuner(seconds)
     assert tuner.tune(work, launch) == tiles[-1] == tuner.tune(work, launch)
     assert tried == list(tiles)
+
+
+@parent
+def test_tiles_are_timed_once_for_a_graph_and_gpu(tmp_path):
+    store, timed = Cache(tmp_path), []
+    work = Work(10**6, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
+    tile = tiles_for(work)[-1]
+
+    def taken(of, store):
+        chosen = {}
+
+        def tune():
+            timed.append(of)
+            chosen[work] = tile
+
+        take_tiles(chosen, tune, of, store)
+        assert chosen == {work: tile}
+        assert isinstance(chosen[work], Tile)
+
+    for of in (["graph", "a GPU"], ["graph", "a GPU"], ["graph", "another GPU"], ["another graph", "a GPU"]):
+        taken(of, store)
+    taken(["graph", "a GPU"], None)
+    assert timed == [["graph", "a GPU"], ["graph", "another GPU"], ["another graph", "a GPU"], ["graph", "a GPU"]]
+
+
+@parent
+def test_a_batch_that_was_not_timed_has_the_tile_of_the_nearest():
+    tuner = Tuner(lambda run: 0.0)
+    work = Work(100, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
+    assert tuner.nearest(work) == tiles_for(work)[0]
+    tuner.chosen = {work: Tile(1, 1, 1, 1, 1), work._replace(places=10**6): Tile(2, 2, 2, 2, 2)}
+    assert tuner.nearest(work._replace(places=9000)).rows == 1
+    assert tuner.nearest(work._replace(places=11000)).rows == 2
+    assert tuner.nearest(work._replace(places=11000, before=False)) == tiles_for(work._replace(places=11000))[0]
 
 
 # Numerics
