@@ -43,6 +43,14 @@ def to_floats(x, PAIRS: tl.constexpr):
 
 
 @triton.jit
+def clip(x, low, high, CLIP: tl.constexpr):
+    """Return clipped floats; CLIP is 0 for no limits, 1 for the lower one, and 2 for both."""
+    if CLIP:
+        x = tl.maximum(x, low)
+    return tl.minimum(x, high) if CLIP == 2 else x
+
+
+@triton.jit
 def to_levels(x, low, high, CLIP: tl.constexpr, PAIRS: tl.constexpr):
     """Return clipped values as int8, ties to even; CLIP is 0 for the limits of int8, 1 for low 0, and 2 for others."""
     if CLIP == 2 or not PAIRS:
@@ -86,8 +94,7 @@ def store(pointer, value, low, high, mask, CLIP: tl.constexpr, PAIRS: tl.constex
     if pointer.dtype.element_ty == tl.int8:
         tl.store(pointer, to_levels(value, low, high, CLIP, PAIRS), mask=mask)
     else:
-        value = tl.minimum(tl.maximum(value, low), high)
-        tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
+        tl.store(pointer, clip(value, low, high, CLIP).to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -147,7 +154,7 @@ def product(
             if weight.dtype.element_ty == tl.int8:
                 value = to_levels(scaled, before_low, before_high, BEFORE_CLIP, PAIRS)
             else:
-                value = tl.minimum(tl.maximum(scaled, before_low), before_high).to(tl.float16)
+                value = clip(scaled, before_low, before_high, BEFORE_CLIP).to(tl.float16)
         total = tl.dot(value, filters.T, total, out_dtype=total.dtype)
         at += DEPTH
         filters_at += DEPTH

@@ -234,9 +234,9 @@ def _call(step: Step, run: Run, names: dict[str, str]) -> _Call:
 
 
 def _clip(kind: str, low: float, high: float) -> int:
-    """Return which limits a kernel has to apply; see `kernels.to_levels`."""
+    """Return which limits a kernel has to apply; see `kernels.clip` and `kernels.to_levels`."""
     if kind != "int8":
-        return 0 if (low, high) == (-math.inf, math.inf) else 2
+        return 2 if high < math.inf else 1 if low > -math.inf else 0
     if high < _HIGHEST:
         return 2
     return 0 if low <= _LOWEST else 1 if low == 0 else 2
@@ -292,7 +292,7 @@ def _product(step: Step, names: dict[str, str]) -> Callable[[Run], None]:
                 **call.sizes,
                 **call.constants,
                 BEFORE=not chain.is_empty,
-                BEFORE_CLIP=_clip("int8", low, high),
+                BEFORE_CLIP=_clip("float16" if chain.scale is None else "int8", low, high),
                 WHOLE=channels % tile.depth == 0 and filters % tile.columns == 0,
                 ROWS=tile.rows,
                 COLUMNS=tile.columns,

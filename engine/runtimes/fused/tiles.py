@@ -66,7 +66,8 @@ def tiles_for(work: Work) -> Sequence[Tile]:
 
 
 def _products(work: Work, columns: int) -> list[Tile]:
-    tiles = [Tile(64, columns, 64, 4, 4), Tile(128, columns, 64, 4, 3), Tile(128, columns, 32, 4, 4)]
+    tiles = [Tile(64, columns, 64, 4, 4), Tile(128, columns, 64, 4, 3)]
+    tiles += [Tile(128, columns, 32, 4, stages) for stages in (4, 6)]
     return [*tiles, Tile(128, 256, 64, 8, 3)] if work.filters > 128 else tiles
 
 
@@ -74,6 +75,9 @@ def _windows(work: Work, columns: int) -> list[Tile]:
     depth = next((each for each in (128, 64, 32) if work.channels % each == 0), 64)
     shallow = min(depth, 64)
     tiles = [Tile(128, columns, shallow, 4, 3), Tile(64, columns, depth, 4, 4), Tile(128, columns, depth, 8, 3)]
+    if depth == 32:
+        # So few sums are bound by waiting: all that is read is asked for at once.
+        tiles += [Tile(128, columns, depth, warps, 7) for warps in (4, 8)]
     if _by_row(work) and work.channels % depth == 0:
         few = min(columns, 64)
         tiles += [Tile(128, few, depth, 8, 3, True), Tile(128, few, shallow, 4, 3, True)]
