@@ -231,7 +231,6 @@ def markdown(result: Json) -> list[str]:
         "DenseNet169 as the post cuts it, from CUDA graphs, images/s by batch; fused is the runtime `triton`:",
         "",
         *markdown_table(["", *map(str, batches), "signs of fp32"], by_kind),
-        "",
         *_traffic(rows),
         "",
         "Engines, images in host memory, copies included; and photographs, from files to a classifier:",
@@ -273,7 +272,7 @@ def _traffic(rows: Json) -> list[str]:
         f"{row['gigabytes'] * row['images_per_second'] / row['batch'] / copy:.2f} of it"
         for row in fused.values()
     ]
-    return [f"The GPU copies {copy:,.0f} GB/s, read and written. Of the largest batch: {'; '.join(each)}."]
+    return ["", f"The GPU copies {copy:,.0f} GB/s, read and written. Of the largest batch: {'; '.join(each)}."]
 
 
 def _rate(found: float | None) -> str:
