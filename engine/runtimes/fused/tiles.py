@@ -54,6 +54,11 @@ def tiles_for(work: Work) -> Sequence[Tile]:
         rows, columns = (1 << max(4, min(10, (each - 1).bit_length())) for each in (work.places, work.filters))
         depth = 128 if work.channels % 128 == 0 else 32
         return [Tile(rows, columns, depth, 4, 1, _by_row(work) and work.channels % depth == 0)]
+    return tiles_on_a_gpu(work)
+
+
+def tiles_on_a_gpu(work: Work) -> Sequence[Tile]:
+    """Return the tiles to try on a GPU, the first of which is the one to take untried."""
     columns = 1 << max(5, min(7, (work.filters - 1).bit_length()))
     large = _products(work, columns) if work.taps == 1 and work.everywhere else _windows(work, columns)
     if work.places >= _FULL * 128:

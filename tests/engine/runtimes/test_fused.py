@@ -25,7 +25,7 @@ from aurevoir.engine.runtimes.fused.chain import Chain  # noqa: E402
 from aurevoir.engine.runtimes.fused.network import FusedNetwork  # noqa: E402
 from aurevoir.engine.runtimes.fused.plan import Step, Tail, plan  # noqa: E402
 from aurevoir.engine.runtimes.fused.steps import traffic  # noqa: E402
-from aurevoir.engine.runtimes.fused.tiles import Tile, Tuner, Work, take_tiles, tiles_for  # noqa: E402
+from aurevoir.engine.runtimes.fused.tiles import Tile, Tuner, Work, take_tiles, tiles_for, tiles_on_a_gpu  # noqa: E402
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec  # noqa: E402
 from aurevoir.errors import AurevoirError  # noqa: E402
 from aurevoir.kernels.bits import agreement  # noqa: E402
@@ -373,6 +373,83 @@ def test_float16_and_what_torch_computes_between(dense):
     expected = run_onnxruntime(model, pixels)
     np.testing.assert_allclose(found["features"].numpy(), expected["features"], rtol=0.02, atol=0.02)
     assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
+
+
+class Layers(torch.nn.Module):
+    """Two layers as a DenseNet has them, behind a convolution of images and before one of many filters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 32, 7, 2, 3)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(32 * (1 + index)) for index in range(3))
+        self.narrow = torch.nn.ModuleList(torch.nn.Conv2d(32 * (1 + index), 128, 1) for index in range(2))
+        self.wide = torch.nn.ModuleList(torch.nn.Conv2d(128, 32, 3, 1, 1) for _ in range(2))
+        self.last = torch.nn.Conv2d(96, 320, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        for norm, narrow, wide in zip(self.norms, self.narrow, self.wide, strict=False):
+            x = torch.cat([x, wide(torch.relu(narrow(torch.relu(norm(x)))))], 1)
+        return self.last(torch.relu(self.norms[2](x)))
+
+
+def every_tile(monkeypatch, precision, device, count):
+    """Return the bits of a network by its first tiles, its second ones, and so on, and those of ONNX Runtime."""
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 20, 20, 3), dtype="uint8")
+    network = NetworkSpec(backbone=Layers().eval(), cut="last", size=20)
+    builder = EngineBuilder(network, CalibrationSpec(data=pixels))
+    kind = "int8" if precision == "int8" else "fp32"
+    spec = EngineSpec(precision=kind, runtime="onnxruntime", activation_dtype="int8")
+    model = onnx.load_from_string(builder.draft(spec).graph)
+    expected = run_onnxruntime(model, pixels)
+    fused, found, kinds = FusedNetwork(model).to(device), [], set()
+    for index in range(max(len(tiles_on_a_gpu(work)) for work in works(fused, pixels, device))):
+
+        def tile_of(work, launch, index=index):
+            tiles = tiles_on_a_gpu(work)
+            kinds.add(tiles[index % len(tiles)].by_row)
+            launch(tiles[index % len(tiles)])
+            return tiles[index % len(tiles)]
+
+        monkeypatch.setattr(fused, "tile_of", tile_of)
+        outputs = dict(zip(fused.outputs, fused(torch.from_numpy(pixels).to(device)), strict=True))
+        found.append(outputs["bits"].cpu().numpy())
+    assert kinds == {True, False}
+    return found, expected["bits"], expected["features"].shape[1]
+
+
+def works(network, pixels, device):
+    """Return what a network's tiles depend on."""
+    seen = []
+
+    def tile_of(work, launch):
+        seen.append(work)
+        return tiles_on_a_gpu(work)[0]
+
+    network.tile_of = tile_of
+    network(torch.from_numpy(pixels).to(device))
+    return seen
+
+
+@interpreted
+def test_every_tile_computes_the_same(monkeypatch):
+    found, expected, features = every_tile(monkeypatch, "int8", "cpu", 1)
+    for bits in found:
+        np.testing.assert_array_equal(bits, found[0])
+    assert agreement(found[0], expected, features) > 0.99
+
+
+@pytest.mark.gpu
+@parent
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("count", [3, 200])
+def test_every_tile_computes_the_same_on_a_gpu(monkeypatch, precision, count):
+    found, expected, features = every_tile(monkeypatch, precision, "cuda", count)
+    for bits in found:
+        # The order of float16 products differs, and how multiplications and additions are put together.
+        assert agreement(bits, found[0], features) > (0.9999 if precision == "int8" else 0.995)
+        assert agreement(bits, expected, features) > 0.99
 
 
 # Compiled
