@@ -128,8 +128,13 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _rows(args: argparse.Namespace) -> Iterator[Row]:
+    """Yield the rows, the first of which is the reference for signs."""
     named = [(args.runtime, "fp32"), (args.runtime, _half(args.runtime, args.device)), (args.runtime, "int8")]
-    named += [("torch", "fp32"), ("torch", _half("torch", args.device))]
+    if args.device != "cpu" and installed(args.runtime):
+        runs = precisions_on(args.runtime, args.device)
+        named = [(name, precision) for name, precision in named if precision in runs]
+    torch = [("torch", "fp32"), ("torch", _half("torch", args.device))]
+    named = named + torch if (args.runtime, "fp32") in named else torch + named
     named += [("onnxruntime", "fp32")] if args.device == "cpu" else []
     for name, precision in dict.fromkeys(named):
         row = {"name": f"{name} {precision}", "runtime": name, "precision": precision, "once": {"calibrate": 0.0}}

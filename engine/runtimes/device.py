@@ -20,6 +20,8 @@ from ...errors import MissingPackageError, UsageError
 Shape = tuple[int, ...]
 _DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 2, 13
 _CU_STREAM_NON_BLOCKING = 1
+_CU_MEMORY_TYPE, _CU_DEVICE_ORDINAL = 2, 9
+_CU_MEMORY_TYPE_DEVICE = 2
 
 
 class Device(Protocol):
@@ -148,6 +150,17 @@ def _not_here(address: int, gpu: str, reason: object) -> UsageError:
     return UsageError(f"{address:#x} is no address of memory on {gpu}: {reason}; give memory of this GPU")
 
 
+def _owner(address: int) -> int | None:
+    """Return the GPU whose memory is at an address; None for the host's."""
+    cuda, found = ctypes.CDLL("libcuda.so.1"), []
+    for attribute in (_CU_MEMORY_TYPE, _CU_DEVICE_ORDINAL):
+        value = ctypes.c_int()
+        if cuda.cuPointerGetAttribute(ctypes.byref(value), attribute, ctypes.c_uint64(address)):
+            return None
+        found.append(value.value)
+    return found[1] if found[0] == _CU_MEMORY_TYPE_DEVICE else None
+
+
 class _TorchDevice:
     def __init__(self, index: int | None) -> None:
         import torch
@@ -214,15 +227,11 @@ class _TorchDevice:
         return array.data_ptr()
 
     def at(self, address: int, shape: Shape, dtype: str) -> Any:
+        # torch takes addresses of the host's memory as well, and then fails when it copies.
+        if _owner(address) != self._device.index:
+            raise _not_here(address, self.name, "it is the host's or another GPU's")
         described = {"shape": shape, "typestr": np.dtype(dtype).str, "data": (address, False), "version": 2}
-        try:
-            array = self._torch.as_tensor(_Interface(described), device=self._device)
-        except RuntimeError as problem:
-            raise _not_here(address, self.name, problem) from None
-        # Of another GPU's memory it is a copy.
-        if array.data_ptr() != address:
-            raise _not_here(address, self.name, "it is another GPU's")
-        return array
+        return self._torch.as_tensor(_Interface(described), device=self._device)
 
     def external_stream(self, handle: int) -> Any:
         if not handle:

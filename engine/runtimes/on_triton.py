@@ -1,11 +1,13 @@
 """Fused int8 and float16 networks on NVIDIA GPUs, by Triton and PyTorch; see `fused`."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version as package_version
 
 import numpy as np
 import onnx
 
+from ...cache import user_cache
 from ...kernels.backends import has_triton
 from .base import WARM_RUNS, Compiled, Layer, LayerTime, Precision
 from .device import open_device
@@ -14,6 +16,8 @@ from .gpu_run import GpuRunner
 PACKAGE = "triton"
 SETTINGS: tuple[str, ...] = ()
 CALLS = 1
+_TUNED = (1, 16, 256)
+"""Batches whose tiles are timed."""
 INSTALL = "pip install 'aurevoir[gpu]'"
 
 
@@ -68,14 +72,20 @@ def compile(
     import torch
 
     from .fused.network import FusedNetwork
+    from .fused.tiles import take_tiles
     from .torch_run import MAX_BATCH, TorchRunner
 
     model = onnx.load_from_string(graph)
     gpu = open_device(device, ["torch"])
     height, width, channels = (axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
     network = FusedNetwork(model).to(device)
+
+    def tune() -> None:
+        images = torch.randint(0, 256, (MAX_BATCH, height, width, channels), dtype=torch.uint8, device=device)
+        network.tune(images, _TUNED)
+
     with gpu.scope():
-        network.tune(torch.zeros((MAX_BATCH, height, width, channels), dtype=torch.uint8, device=device))
+        take_tiles(network.tiles, tune, [hashlib.sha256(graph).hexdigest(), gpu.name, _TUNED], user_cache())
     return TorchRunner(network, (height, width, channels), gpu)
 
 

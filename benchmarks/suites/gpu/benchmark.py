@@ -171,6 +171,7 @@ def line(row: Json) -> str:
 
 
 _SHOWN = {
+    "gigabytes_per_second": ("GB/s", 0),
     "images_per_second": ("images/s", 0),
     "images_per_second_eager": ("op by op", 0),
     "first_seconds": ("first", 1),
@@ -201,12 +202,13 @@ def markdown(result: Json) -> list[str]:
     """Return the post's size behind the network, the network, and photographs to a classifier."""
     rows = sound(result["rows"])
     ridge = [row for row in rows if row["part"] == "ridge" and "total" in row]
-    network = [row for row in rows if row["part"] == "network"]
+    network = _networks(rows)
     engine = [row for row in rows if row["part"] == "engine"]
     table1 = [row for row in rows if row["part"] == "table1"]
     kinds, batches = (list(dict.fromkeys(row[key] for row in network)) for key in ("name", "batch"))
     rates = {(row["name"], row["batch"]): row.get("images_per_second") for row in network}
-    by_kind = [[kind, *(_rate(rates.get((kind, batch))) for batch in batches)] for kind in kinds]
+    signs = {row["name"]: f"{row['sign_agreement']:.3f}" for row in rows if "sign_agreement" in row}
+    by_kind = [[kind, *(_rate(rates.get((kind, batch))) for batch in batches), signs.get(kind, "")] for kind in kinds]
     stages = ("project", "gram", "solve")
     return [
         f"{_gpu(result)}; the post's size behind the network, the second time each:",
@@ -226,9 +228,10 @@ def markdown(result: Json) -> list[str]:
             ],
         ),
         "",
-        "DenseNet169 as the post cuts it, in torch from CUDA graphs, images/s by batch:",
+        "DenseNet169 as the post cuts it, from CUDA graphs, images/s by batch; fused is the runtime `triton`:",
         "",
-        *markdown_table(["", *map(str, batches)], by_kind),
+        *markdown_table(["", *map(str, batches), "signs of fp32"], by_kind),
+        *_traffic(rows),
         "",
         "Engines, images in host memory, copies included; and photographs, from files to a classifier:",
         "",
@@ -253,19 +256,38 @@ def markdown(result: Json) -> list[str]:
     ]
 
 
+def _networks(rows: Json) -> Json:
+    """Return the rows of a network by batch: of torch op by op and compiled, and of fused steps."""
+    return [row for row in rows if row["part"] in ("network", "fused", "tuned") and "batch" in row]
+
+
+def _traffic(rows: Json) -> list[str]:
+    """Return how near the largest batch of fused steps is to what memory allows."""
+    copy = next((row["gigabytes_per_second"] for row in rows if "gigabytes_per_second" in row), None)
+    fused = {row["name"]: row for row in rows if "gigabytes" in row}
+    if copy is None or not fused:
+        return []
+    each = [
+        f"{row['name']} {1e3 * row['gigabytes'] / row['batch']:.0f} MB an image, "
+        f"{row['gigabytes'] * row['images_per_second'] / row['batch'] / copy:.2f} of it"
+        for row in fused.values()
+    ]
+    return ["", f"The GPU copies {copy:,.0f} GB/s, read and written. Of the largest batch: {'; '.join(each)}."]
+
+
 def _rate(found: float | None) -> str:
     return "" if found is None else f"{found:,.0f}"
 
 
 def plot(result: Json, path: Path) -> None:
     """Draw images/s over the batch by precision, and the stages of each projection."""
-    network = [row for row in sound(result["rows"]) if row["part"] == "network"]
+    network = _networks(sound(result["rows"]))
     fits = [row | {"part": "full"} for row in result["rows"] if "total" in row and "search" in row]
     with figure(path, (14, 4.5), (1, 2)) as (whole, panels):
         speed, stages = panels[0]
         for kind in dict.fromkeys(row["name"] for row in network):
             own = [row for row in network if row["name"] == kind]
-            rate = [row.get("images_per_second", row["images_per_second_eager"]) for row in own]
+            rate = [row.get("images_per_second", row.get("images_per_second_eager")) for row in own]
             speed.plot([row["batch"] for row in own], rate, "o-", label=kind)
         speed.set_xscale("log", base=2)
         speed.set_yscale("log")

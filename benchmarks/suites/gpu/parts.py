@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,11 +41,13 @@ _WORKERS = 8
 _LEAST_SECONDS = 0.3
 _SIGNS_MEASURED_ON = 64
 _CALIBRATED_ON = 128
+_COPIED_BYTES = 4 << 30
 _FUSED: dict[str, Placement | None] = {
     "fused int8": "conv-inputs",
     "fused int8, shared scales": "shared-concat",
     "fused fp16": None,
 }
+_ENGINES = (("fp32", "torch"), ("bf16", "torch"), ("fp16", "torch"), ("fp16", "triton"), ("int8", "triton"))
 _KINDS = ("fp32", "tf32", "fp16", "bf16")
 
 
@@ -121,6 +124,7 @@ def measure_fused(args: argparse.Namespace) -> Rows:
     if args.device == "cpu":
         yield Row({"name": "fused"}, "its kernels need a GPU")
         return
+    yield Row({"name": "copy", "gigabytes_per_second": _copied()})
     exported, pixels = _network(args)
     photographs = sample_images(args.data / PHOTOGRAPHS, exported.size, _CALIBRATED_ON)
     shown = torch.from_numpy(photographs[:_SIGNS_MEASURED_ON]).to(args.device)
@@ -130,10 +134,10 @@ def measure_fused(args: argparse.Namespace) -> Rows:
         whole = Row({"name": name})
         with whole.attempt():
             graph = exported.graph if placement is None else _quantized(exported, photographs, placement)
-            network = FusedNetwork(graph).to(args.device)
+            network = FusedNetwork(prune(graph, ["bits"])).to(args.device)
             started = time.perf_counter()
             with _exactly(False):
-                network.tune(pixels[: max(args.batches)])
+                network.tune(pixels, args.batches)
                 found = dict(zip(network.outputs, network(shown), strict=True))["bits"].cpu().numpy()
             whole.note(tuned_seconds=time.perf_counter() - started)
             whole.note(sign_agreement=agreement(found, reference, exported.features))
@@ -146,39 +150,44 @@ def measure_fused(args: argparse.Namespace) -> Rows:
             yield row
 
 
+def _copied() -> float:
+    """Return how many gigabytes a second the GPU's memory reads and writes."""
+    import torch
+
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * _COPIED_BYTES / _seconds(partial(target.copy_, source), "cuda") / 1e9
+
+
 def _quantized(exported: Exported, photographs: np.ndarray, placement: Placement) -> onnx.ModelProto:
     table = calibrate(exported, photographs, placement=placement)
     return quantize(exported.graph, table.thresholds, table.means, "int8", placement, peaks=table.peaks)
 
 
 def measure_tuned(args: argparse.Namespace) -> Rows:
-    """Time what cuDNN's own search of algorithms and torch.compile are worth, and how long each takes to begin."""
+    """Time what torch.compile is worth, and how long it takes to begin."""
     import torch
 
     exported, pixels = _network(args)
     batch = max(args.batches)
-    images = pixels[:batch]
-    for kind, tuned, compiled in (("fp16", True, False), ("fp16", False, True), ("fp32", True, False)):
-        what = "torch.compile" if compiled else "cuDNN's search"
-        row = Row({"name": f"{kind}, {what}", "batch": batch})
-        with row.attempt():
-            network = _loaded(exported, kind, args.device)
-            run = torch.compile(network, mode="reduce-overhead") if compiled else network
-            torch.backends.cudnn.benchmark = tuned
-            with _exactly(False):
-                row.note(first_seconds=_once(partial(run, images), args.device))
-                row.note(images_per_second=batch / _seconds(partial(run, images), args.device))
-        yield row
+    row = Row({"name": "fp16, torch.compile", "batch": batch})
+    with row.attempt(), _exactly(False):
+        run = partial(torch.compile(_loaded(exported, "fp16", args.device), mode="reduce-overhead"), pixels[:batch])
+        row.note(first_seconds=_once(run, args.device))
+        row.note(images_per_second=batch / _seconds(run, args.device))
+    yield row
 
 
 def measure_engine(args: argparse.Namespace) -> Rows:
     """Time engines on images in host memory, as a user has them: bits in, copies included."""
     engines, count = _engines(args), args.images
-    pixels = np.random.default_rng(0).integers(0, 256, (count, *engines.exported.size, 3), dtype="uint8")
-    for precision in ("fp32", "fp16", "bf16"):
-        row = Row({"name": f"engine {precision}, host memory", "images": count})
+    size = engines.exported.size
+    engines = replace(engines, pixels=sample_images(args.data / PHOTOGRAPHS, size, _CALIBRATED_ON))
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype="uint8")
+    for precision, runtime in _ENGINES:
+        row = Row({"name": f"engine {precision}, {runtime}, host memory", "images": count})
         with row.attempt():
-            engine = engines.build(precision, "torch", args.device)
+            engine = engines.build(precision, runtime, args.device)
             row.note(first_seconds=_once(partial(engine.bits, pixels[:1]), "cpu"))
             engine.bits(pixels)
             row.note(images_per_second=count / _once(partial(engine.bits, pixels), "cpu"))
@@ -194,20 +203,21 @@ def measure_table1(args: argparse.Namespace) -> Rows:
     table1.add_arguments(parser)
     for network in sorted(args.data.glob("*.onnx")):
         options = ["--data", str(args.data / PHOTOGRAPHS), "--backbone", str(network), "--device", args.device]
-        result = table1.run(parser.parse_args([*options, "--runtime", "torch", "--no-post"]))
+        runtime = "torch" if args.device == "cpu" else "triton"
+        result = table1.run(parser.parse_args([*options, "--runtime", runtime, "--no-post"]))
         for row in result.rows:
             row.note(name=f"{network.stem}, {row['name']}", train_images=result.settings["train_images"])
             yield row
 
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
-    "tests": (check_kernels, 130),
-    "ridge": (measure_ridge, 80),
     "network": (measure_network, 60),
-    "fused": (measure_fused, 120),
-    "engine": (measure_engine, 40),
-    "table1": (measure_table1, 60),
+    "fused": (measure_fused, 150),
     "tuned": (measure_tuned, 110),
+    "engine": (measure_engine, 80),
+    "table1": (measure_table1, 90),
+    "ridge": (measure_ridge, 80),
+    "tests": (check_kernels, 130),
 }
 """What is measured, in this order, and the seconds after which each is stopped."""
 

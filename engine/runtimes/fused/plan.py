@@ -22,6 +22,11 @@ from .chain import Chain
 
 Kind = Literal["int8", "float16", "uint8"]
 _BYTES = {"int8": 1, "uint8": 1, "float16": 2}
+PIXEL = 4
+"""Channels of a stored image, the last of which is zero."""
+_IN_A_ROW = 8
+"""Pixels that are read together."""
+_FILTERS_OF_ONE_PROGRAM = 256
 _WINDOW = ("strides", "dilations", "pads", "auto_pad", "ceil_mode")
 TAIL = ("features", "bits", "pooled")
 """Outputs that the last step computes."""
@@ -78,7 +83,7 @@ class Step:
 
     Attributes
     ----------
-    kind : {"convolution", "depthwise", "max pool", "average pool", "map"}
+    kind : {"convolution", "depthwise", "max pool", "average pool", "map", "images"}
     name : str
         That of its first node.
     tensor : str
@@ -89,7 +94,8 @@ class Step:
     output : Stored
     epilogue : Epilogue
     weight : array or None
-        int8 or float16 of shape (outputs, taps, inputs), of depthwise convolutions (taps, channels).
+        int8 or float16 of shape (outputs, taps, inputs), of depthwise convolutions (taps, channels). More inputs than
+        the source has channels are those of the next places in the row.
     kernel : (int, int)
     places : Windows or None
         None for a map.
@@ -525,18 +531,49 @@ class _Planner:
         places = self._places(node, view.stored, kernel)
         # Padding is of zeros behind the chain, and a window would apply it again at each of its taps.
         padded = any(places.before) or any(end > 0 for end in places.ends)
-        if not view.chain.is_empty and (math.prod(kernel) > 1 or depthwise or padded):
+        packed = weight.reshape(outputs, inputs, -1)
+        packed = packed[:, 0].T if depthwise else packed.transpose(0, 2, 1)
+        if not depthwise and self._reads_pixels(view.stored, places, kernel):
+            view, places, packed = self._by_rows(node.input[0], places, weight)
+            kernel = [kernel[0], 1]
+        # What is read by several programs, or at several taps, is computed once.
+        elif not view.chain.is_empty and (
+            math.prod(kernel) > 1 or depthwise or padded or outputs > _FILTERS_OF_ONE_PROGRAM
+        ):
             view = View(self._as_stored(view, node.input[0]))
         bias = self.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(outputs)
         gain = np.broadcast_to(unit * scale, outputs)
-        packed = weight.reshape(outputs, inputs, -1)
-        packed = packed[:, 0].T if depthwise else packed.transpose(0, 2, 1)
         packed = np.ascontiguousarray(packed if levels else packed.astype("float16"))
         kind = "depthwise" if depthwise else "convolution"
         height, width = kernel
         self._finish(
             kind, node, view, gain, bias.astype("float64"), weight=packed, kernel=(height, width), places=places
         )
+
+    @staticmethod
+    def _reads_pixels(source: Stored, places: Windows, kernel: Sequence[int]) -> bool:
+        """Return whether a convolution is of images, and its windows are narrow enough to be read row by row."""
+        narrow = kernel[1] <= _IN_A_ROW and list(places.dilations) == [1, 1]
+        return source.kind == "uint8" and source.channels <= PIXEL and math.prod(kernel) > 1 and narrow
+
+    def _by_rows(self, name: str, places: Windows, weight: np.ndarray) -> tuple[View, Windows, np.ndarray]:
+        """Store images with their padding, so that each row of a window is one tap of `_IN_A_ROW` pixels."""
+        view = self._view(name)
+        outputs, inputs, height, width = weight.shape
+        kind: Kind = "float16" if view.chain.scale is None else "int8"
+        rows, columns = places.counts
+        tall = (rows - 1) * places.strides[0] + height
+        wide = (columns - 1) * places.strides[1] + _IN_A_ROW
+        wide += wide % 2
+        stored = Stored(self._buffer(tall, wide, PIXEL, kind), 0, PIXEL, tall, wide, kind, view.chain.scale or 1.0)
+        gain, shift, low, high = view.chain.of_levels(1.0)
+        by_channel = [np.pad(np.broadcast_to(each, inputs), (0, PIXEL - inputs)) for each in (gain, shift)]
+        epilogue = _epilogue(by_channel[0], by_channel[1], PIXEL, None, low, high)
+        self.steps.append(Step("images", name, name, ("images",), View(view.stored), stored, epilogue, places=places))
+        filters = np.zeros((outputs, height, _IN_A_ROW, PIXEL), weight.dtype)
+        filters[:, :, :width, :inputs] = weight.transpose(0, 2, 3, 1)
+        inside = replace(places, before=[0, 0], after=[0, 0], ends=[0, 0])
+        return View(stored), inside, filters.reshape(outputs, height, -1)
 
     def _pool(self, node: onnx.NodeProto) -> None:
         view = self._view(node.input[0])

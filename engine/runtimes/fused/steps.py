@@ -38,5 +38,7 @@ def traffic(plan: Plan, batch: int) -> Iterator[tuple[str, int]]:
             yield step.name, batch * moved + weights
         elif isinstance(step, Tail):
             stored = step.source.stored
-            places = stored.height * stored.width
-            yield "features", batch * (stored.bytes + stored.channels * (4 * places + places // 8 + 4))
+            features = stored.channels * stored.height * stored.width
+            written = {"features": 4 * features, "bits": features // 8, "pooled": 4 * stored.channels}
+            outputs = sum(size for name, size in written.items() if name in plan.outputs)
+            yield "features", batch * (stored.bytes + outputs)

@@ -1,18 +1,26 @@
 """Tile sizes of the fused steps: what fits most, and on a GPU what is fastest there."""
 
+import json
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ....kept import Store, key_of
 
 
 class Tile(NamedTuple):
-    """Tile of one program: places, filters, and depth of a block of the sum."""
+    """Tile of one program: places, filters, and depth of a block of the sum.
+
+    With `by_row`, a 3x3 convolution reads once for the three taps of a row; see `kernels.convolution_3x3`.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    by_row: bool = False
 
 
 class Work(NamedTuple):
@@ -22,7 +30,8 @@ class Work(NamedTuple):
     ----------
     places, filters, channels, taps : int
         Places of the whole batch.
-    before, residual : bool
+    everywhere, before, residual : bool
+        Whether there is a window around every place.
     read, stored : str
         Types.
     """
@@ -31,6 +40,7 @@ class Work(NamedTuple):
     filters: int
     channels: int
     taps: int
+    everywhere: bool
     before: bool
     residual: bool
     read: str
@@ -42,19 +52,46 @@ def tiles_for(work: Work) -> Sequence[Tile]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         # Each program costs Python's time, whatever its size.
         rows, columns = (1 << max(4, min(10, (each - 1).bit_length())) for each in (work.places, work.filters))
-        return [Tile(rows, columns, 128 if work.channels % 128 == 0 else 32, 4, 1)]
+        depth = 128 if work.channels % 128 == 0 else 32
+        return [Tile(rows, columns, depth, 4, 1, _by_row(work) and work.channels % depth == 0)]
+    return tiles_on_a_gpu(work)
+
+
+def tiles_on_a_gpu(work: Work) -> Sequence[Tile]:
+    """Return the tiles to try on a GPU, the first of which is the one to take untried."""
     columns = 1 << max(5, min(7, (work.filters - 1).bit_length()))
-    depth = 64 if work.channels % 64 == 0 or work.taps == 1 else 32
-    large, small = Tile(128, columns, depth, 8 if columns == 128 else 4, 3), Tile(64, columns, depth, 4, 4)
-    few = work.places < _FULL * large.rows
-    tried = [small, large] if few else [large, small]
-    tried.append(large._replace(warps=4 if large.warps == 8 else 8))
-    tried.append(large._replace(stages=4))
-    if depth == 64 and work.channels % 128 == 0:
-        tried.append(large._replace(depth=128))
-    if work.filters > 128:
-        tried.append(large._replace(columns=256, warps=8))
-    return tried
+    large = _products(work, columns) if work.taps == 1 and work.everywhere else _windows(work, columns)
+    if work.places >= _FULL * 128:
+        return large
+    depth = 128 if work.channels % 128 == 0 else large[0].depth
+    small = [Tile(64, columns, large[0].depth, 4, 4), Tile(32, 32, depth, 4, 4), Tile(16, 64, depth, 4, 4)]
+    if _by_row(work) and work.channels % depth == 0:
+        small.append(Tile(32, 32, depth, 4, 3, True))
+    return small
+
+
+def _products(work: Work, columns: int) -> list[Tile]:
+    tiles = [Tile(64, columns, 64, 4, 4), Tile(128, columns, 64, 4, 3)]
+    tiles += [Tile(128, columns, 32, 4, stages) for stages in (4, 6)]
+    return [*tiles, Tile(128, 256, 64, 8, 3)] if work.filters > 128 else tiles
+
+
+def _windows(work: Work, columns: int) -> list[Tile]:
+    depth = next((each for each in (128, 64, 32) if work.channels % each == 0), 64)
+    shallow = min(depth, 64)
+    tiles = [Tile(128, columns, shallow, 4, 3), Tile(64, columns, depth, 4, 4), Tile(128, columns, depth, 8, 3)]
+    if depth == 32:
+        # So few sums are bound by waiting: all that is read is asked for at once.
+        tiles += [Tile(128, columns, depth, warps, 7) for warps in (4, 8)]
+    if _by_row(work) and work.channels % depth == 0:
+        few = min(columns, 64)
+        tiles += [Tile(128, few, depth, 8, 3, True), Tile(128, few, shallow, 4, 3, True)]
+        tiles += [Tile(256, few, shallow, 8, 3, True), Tile(64, few, depth, 4, 3, True)]
+    return tiles
+
+
+def _by_row(work: Work) -> bool:
+    return work.taps == 9 and work.everywhere
 
 
 _FULL = 132
@@ -62,17 +99,55 @@ _FULL = 132
 
 
 class Tuner:
-    """The fastest tile of each kind of convolution, by timing each once."""
+    """The fastest tile of each kind of convolution, by timing each once.
+
+    Parameters
+    ----------
+    seconds : callable
+        From a launch to its time; infinite where the GPU has not the resources.
+    """
 
     def __init__(self, seconds: Callable[[Callable[[], None]], float]) -> None:
         self._seconds = seconds
         self.chosen: dict[Work, Tile] = {}
 
     def tune(self, work: Work, launch: Callable[[Tile], None]) -> Tile:
-        """Return the fastest tile, timed where this kind has not been seen."""
+        """Return the fastest tile, timed where this work has not been seen."""
         if work not in self.chosen:
             self.chosen[work] = min(tiles_for(work), key=lambda tile: self._seconds(lambda: launch(tile)))
         return self.chosen[work]
+
+    def nearest(self, work: Work) -> Tile:
+        """Return the tile of the most similar number of places, and where none was timed the one to take untried."""
+        alike = [each for each in self.chosen if each._replace(places=work.places) == work]
+        if not alike:
+            return tiles_for(work)[0]
+        return self.chosen[min(alike, key=lambda each: abs(math.log(each.places / work.places)))]
+
+
+def take_tiles(chosen: dict[Work, Tile], tune: Callable[[], None], of: Sequence[Any], store: Store | None) -> None:
+    """Fill in the fastest tiles: those of an earlier run where there are any, and else those that are timed now.
+
+    Parameters
+    ----------
+    chosen : dict
+        Filled by `tune`.
+    tune : callable
+    of : list
+        What times depend on besides versions and the machine.
+    store : Store or None
+    """
+    key = key_of("tiles", *of)
+    if store is not None and (entry := store.get(KIND, key)) is not None:
+        chosen.update((Work(*work), Tile(*tile)) for work, tile in json.loads(entry))
+        return
+    tune()
+    if store is not None:
+        store.put(KIND, key, json.dumps(list(chosen.items())).encode())
+
+
+KIND = "tiles"
+"""Of entries of the cache."""
 
 
 def window_tile(places: int, channels: int) -> tuple[int, int]:

@@ -58,8 +58,8 @@ def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path, monkeypatch):
     kept = {row["name"]: row["sign_agreement"] for row in rows["network"]}
     assert kept["fp32"] == 1 >= kept["fp16"] >= kept["bf16"] > 0.9
     assert {row["name"] for row in rows["engine"] if "error" not in row} == {
-        "engine fp32, host memory",
-        "engine bf16, host memory",
+        "engine fp32, torch, host memory",
+        "engine bf16, torch, host memory",
     }
     assert any(row["name"] == "densenet169, torch fp32" and row["accuracy"] > 0.5 for row in rows["table1"])
     assert Image.open(figure).width > 500

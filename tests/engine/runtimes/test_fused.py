@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from ahead import INTEGER_TENSOR_CORES, compiled  # noqa: E402
 
+from aurevoir.cache import Cache  # noqa: E402
 from aurevoir.engine.build import EngineBuilder  # noqa: E402
 from aurevoir.engine.runtimes import on_triton  # noqa: E402
 from aurevoir.engine.runtimes.fused import kernels  # noqa: E402
@@ -24,7 +25,7 @@ from aurevoir.engine.runtimes.fused.chain import Chain  # noqa: E402
 from aurevoir.engine.runtimes.fused.network import FusedNetwork  # noqa: E402
 from aurevoir.engine.runtimes.fused.plan import Step, Tail, plan  # noqa: E402
 from aurevoir.engine.runtimes.fused.steps import traffic  # noqa: E402
-from aurevoir.engine.runtimes.fused.tiles import Tuner, Work, tiles_for  # noqa: E402
+from aurevoir.engine.runtimes.fused.tiles import Tile, Tuner, Work, take_tiles, tiles_for, tiles_on_a_gpu  # noqa: E402
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec  # noqa: E402
 from aurevoir.errors import AurevoirError  # noqa: E402
 from aurevoir.kernels.bits import agreement  # noqa: E402
@@ -103,8 +104,8 @@ def run_onnxruntime(model, pixels, names=()):
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("mobilenetv2", {"convolution": 36, "depthwise": 17, "map": 1}),
-        pytest.param("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "map": 1}, marks=whole),
+        ("mobilenetv2", {"convolution": 36, "depthwise": 17, "images": 1, "map": 7}),
+        pytest.param("resnet50v2_stage3", {"convolution": 43, "max pool": 1, "images": 1, "map": 2}, marks=whole),
     ],
 )
 def test_nothing_is_left_between_convolutions(graph, name, kinds):
@@ -181,7 +182,7 @@ def test_unsigned_activations_are_refused_in_one_line(dense):
 def test_the_steps_are_listed_without_a_gpu(graph):
     model = graph("mobilenetv2")
     listed = on_triton.layers(model.SerializeToString(), "int8", "cuda")
-    assert len(listed) == 55
+    assert len(listed) == 62
     assert listed[1] == {
         "name": listed[1]["name"],
         "type": "convolution, Clip, QuantizeLinear",
@@ -197,7 +198,7 @@ def test_the_steps_are_listed_without_a_gpu(graph):
 
 @parent
 def test_the_fastest_tile_is_taken_and_each_kind_is_timed_once():
-    work = Work(10**6, 128, 256, 1, before=True, residual=False, read="int8", stored="int8")
+    work = Work(10**6, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
     tiles, tried = tiles_for(work), []
 
     def launch(tile):
@@ -210,6 +211,40 @@ def test_the_fastest_tile_is_taken_and_each_kind_is_timed_once():
     tuner = Tuner(seconds)
     assert tuner.tune(work, launch) == tiles[-1] == tuner.tune(work, launch)
     assert tried == list(tiles)
+
+
+@parent
+def test_tiles_are_timed_once_for_a_graph_and_gpu(tmp_path):
+    store, timed = Cache(tmp_path), []
+    work = Work(10**6, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
+    tile = tiles_for(work)[-1]
+
+    def taken(of, store):
+        chosen = {}
+
+        def tune():
+            timed.append(of)
+            chosen[work] = tile
+
+        take_tiles(chosen, tune, of, store)
+        assert chosen == {work: tile}
+        assert isinstance(chosen[work], Tile)
+
+    for of in (["graph", "a GPU"], ["graph", "a GPU"], ["graph", "another GPU"], ["another graph", "a GPU"]):
+        taken(of, store)
+    taken(["graph", "a GPU"], None)
+    assert timed == [["graph", "a GPU"], ["graph", "another GPU"], ["another graph", "a GPU"], ["graph", "a GPU"]]
+
+
+@parent
+def test_a_batch_that_was_not_timed_has_the_tile_of_the_nearest():
+    tuner = Tuner(lambda run: 0.0)
+    work = Work(100, 128, 256, 1, everywhere=True, before=True, residual=False, read="int8", stored="int8")
+    assert tuner.nearest(work) == tiles_for(work)[0]
+    tuner.chosen = {work: Tile(1, 1, 1, 1, 1), work._replace(places=10**6): Tile(2, 2, 2, 2, 2)}
+    assert tuner.nearest(work._replace(places=9000)).rows == 1
+    assert tuner.nearest(work._replace(places=11000)).rows == 2
+    assert tuner.nearest(work._replace(places=11000, before=False)) == tiles_for(work._replace(places=11000))[0]
 
 
 # Numerics
@@ -259,6 +294,8 @@ def stepwise(network, pixels, expected):
         if not isinstance(step, Step):
             continue
         target, values = run.tensor(step.output), expected[step.tensor].transpose(0, 2, 3, 1)
+        if step.kind == "images":
+            values = bordered(values, step)
         scale = step.output.scale if step.output.kind == "int8" and values.dtype != np.int8 else 1.0
         right = np.rint(values / scale) if step.output.kind == "int8" else values
         found = target.numpy().astype("float64")
@@ -267,6 +304,15 @@ def stepwise(network, pixels, expected):
         else:
             np.testing.assert_allclose(found, right, rtol=2e-3, atol=2e-3 * np.abs(right).max())
         target.copy_(torch.from_numpy(np.ascontiguousarray(right)).to(target.dtype))
+
+
+def bordered(images, step):
+    """Return images with the border and the channel of zeros that a step stores around them."""
+    (top, left), batch = step.places.before, len(images)
+    whole = np.zeros((batch, step.output.height, step.output.width, step.output.channels), images.dtype)
+    inside = whole[:, top : top + images.shape[1], left : left + images.shape[2], : images.shape[3]]
+    inside[:] = images[:, : inside.shape[1], : inside.shape[2]]
+    return whole
 
 
 @interpreted
@@ -289,6 +335,31 @@ def test_a_network_keeps_as_many_signs_as_in_onnxruntime(graph, network, name, p
 
 
 @interpreted
+def test_a_3x3_by_rows_is_the_convolution():
+    random = np.random.default_rng(0)
+    (batch, height, width), channels, filters, stored = (3, 5, 7), 64, 40, 80
+    x = random.integers(-128, 128, (batch, height, width, stored), dtype="int8")
+    weight = random.integers(-127, 128, (filters, 9, channels), dtype="int8")
+    out = torch.full((batch, height, width, 48), -7.0, dtype=torch.float32)
+    ones, zeros = torch.ones(filters), torch.zeros(filters)
+    places = batch * height * width
+    tile = {"PARTS": 2, "ROWS": 16, "COLUMNS": 32, "DEPTH": 32}
+    kernels.convolution_3x3[triton.cdiv(places, 14), 2](
+        *(torch.from_numpy(x), torch.from_numpy(weight), ones, zeros, out, 0.0, out, -np.inf, np.inf),
+        *(places, filters, channels, stored, 48, 48, height, width),
+        **tile,
+        RESIDUAL=False,
+        CLIP=2,
+        PAIRS=False,
+    )
+    image = torch.from_numpy(x[..., :channels].astype("float64").transpose(0, 3, 1, 2))
+    kernel = torch.from_numpy(weight.astype("float64").reshape(filters, 3, 3, channels).transpose(0, 3, 1, 2))
+    expected = torch.nn.functional.conv2d(image, kernel, padding=1).permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(out[..., :filters].numpy(), expected.numpy())
+    assert (out[..., filters:] == -7).all()
+
+
+@interpreted
 def test_float16_and_what_torch_computes_between(dense):
     builder, pixels = dense
     model = onnx.load_from_string(builder.draft(EngineSpec(precision="fp32", runtime="onnxruntime")).graph)
@@ -304,19 +375,103 @@ def test_float16_and_what_torch_computes_between(dense):
     assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
 
 
+class Layers(torch.nn.Module):
+    """Two layers as a DenseNet has them, behind a convolution of images and before one of many filters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 32, 7, 2, 3)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(32 * (1 + index)) for index in range(3))
+        self.narrow = torch.nn.ModuleList(torch.nn.Conv2d(32 * (1 + index), 128, 1) for index in range(2))
+        self.wide = torch.nn.ModuleList(torch.nn.Conv2d(128, 32, 3, 1, 1) for _ in range(2))
+        self.last = torch.nn.Conv2d(96, 320, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        for norm, narrow, wide in zip(self.norms, self.narrow, self.wide, strict=False):
+            x = torch.cat([x, wide(torch.relu(narrow(torch.relu(norm(x)))))], 1)
+        return self.last(torch.relu(self.norms[2](x)))
+
+
+def every_tile(monkeypatch, precision, device, count):
+    """Return the bits of a network by its first tiles, its second ones, and so on, and those of ONNX Runtime."""
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 20, 20, 3), dtype="uint8")
+    network = NetworkSpec(backbone=Layers().eval(), cut="last", size=20)
+    builder = EngineBuilder(network, CalibrationSpec(data=pixels))
+    kind = "int8" if precision == "int8" else "fp32"
+    spec = EngineSpec(precision=kind, runtime="onnxruntime", activation_dtype="int8")
+    model = onnx.load_from_string(builder.draft(spec).graph)
+    expected = run_onnxruntime(model, pixels)
+    fused, found, kinds = FusedNetwork(model).to(device), [], set()
+    for index in range(max(len(tiles_on_a_gpu(work)) for work in works(fused, pixels, device))):
+
+        def tile_of(work, launch, index=index):
+            tiles = tiles_on_a_gpu(work)
+            kinds.add(tiles[index % len(tiles)].by_row)
+            launch(tiles[index % len(tiles)])
+            return tiles[index % len(tiles)]
+
+        monkeypatch.setattr(fused, "tile_of", tile_of)
+        outputs = dict(zip(fused.outputs, fused(torch.from_numpy(pixels).to(device)), strict=True))
+        found.append(outputs["bits"].cpu().numpy())
+    assert kinds == {True, False}
+    return found, expected["bits"], expected["features"].shape[1]
+
+
+def works(network, pixels, device):
+    """Return what a network's tiles depend on."""
+    seen = []
+
+    def tile_of(work, launch):
+        seen.append(work)
+        return tiles_on_a_gpu(work)[0]
+
+    network.tile_of = tile_of
+    network(torch.from_numpy(pixels).to(device))
+    return seen
+
+
+@interpreted
+def test_every_tile_computes_the_same(monkeypatch):
+    found, expected, features = every_tile(monkeypatch, "int8", "cpu", 1)
+    for bits in found:
+        np.testing.assert_array_equal(bits, found[0])
+    assert agreement(found[0], expected, features) > 0.99
+
+
+@pytest.mark.gpu
+@parent
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("count", [3, 200])
+def test_every_tile_computes_the_same_on_a_gpu(monkeypatch, precision, count):
+    found, expected, features = every_tile(monkeypatch, precision, "cuda", count)
+    for bits in found:
+        # The order of float16 products differs, and how multiplications and additions are put together.
+        assert agreement(bits, found[0], features) > (0.9999 if precision == "int8" else 0.995)
+        assert agreement(bits, expected, features) > 0.99
+
+
 # Compiled
 
 CAPABILITIES = [
     pytest.param(each, marks=() if each in (80, 90) else whole, id=f"sm_{each}") for each in INTEGER_TENSOR_CORES
 ]
-CONVOLUTIONS = {
-    "a layer's 1x1 of floats": ("*fp16", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
-    "a layer's 1x1 of levels": ("*i8", "*i8", "*i8", {"BEFORE": True, "PLAIN": True, "TAPS": 1}),
-    "a layer's 3x3": ("*i8", "*i8", "*i8", {"TAPS": 9, "KERNEL_W": 3}),
-    "with a residual": ("*i8", "*i8", "*fp16", {"PLAIN": True, "TAPS": 1, "RESIDUAL": True}),
-    "of few channels": ("*i8", "*i8", "*fp16", {"TAPS": 49, "KERNEL_W": 7, "WHOLE": False}),
-    "of floats": ("*fp16", "*fp16", "*fp16", {"TAPS": 9, "KERNEL_W": 3}),
-}
+PRODUCT = {"BEFORE": False, "BEFORE_CLIP": 1, "RESIDUAL": False, "CLIP": 1, "WHOLE": True}
+WINDOWS = {"KERNEL_W": 3, "TAPS": 9, "PIXEL": 0, "PAIRED": False, "RESIDUAL": False, "CLIP": 2}
+COMPILED = {
+    "a layer's 1x1 of floats": (kernels.product, "*fp16", "*i8", "*i8", PRODUCT | {"BEFORE": True}),
+    "a layer's 1x1 of levels": (kernels.product, "*i8", "*i8", "*i8", PRODUCT | {"BEFORE": True}),
+    "a layer's 3x3": (kernels.convolution, "*i8", "*i8", "*i8", WINDOWS),
+    "with a residual": (kernels.product, "*i8", "*i8", "*fp16", PRODUCT | {"RESIDUAL": True}),
+    "a layer's 3x3 by rows": (kernels.convolution_3x3, "*i8", "*i8", "*i8", {"RESIDUAL": False, "CLIP": 0}),
+    "of images": (
+        kernels.convolution, "*i8", "*i8", "*fp16",
+        WINDOWS | {"KERNEL_W": 1, "TAPS": 7, "PIXEL": 4, "PAIRED": True},
+    ),
+    "of few channels": (kernels.convolution, "*i8", "*i8", "*fp16", WINDOWS | {"PARTS": 0}),
+    "of floats": (kernels.convolution, "*fp16", "*fp16", "*fp16", WINDOWS),
+}  # fmt: skip
 TYPES = {
     **dict.fromkeys(("before_gain", "before_shift", "gain", "shift"), "*fp32"),
     **dict.fromkeys(("before_low", "before_high", "low", "high", "residual_gain"), "fp32"),
@@ -324,31 +479,36 @@ TYPES = {
     **dict.fromkeys(("M", "N", "C", "x_ld", "residual_ld", "out_ld", "H", "W", "OUT_H", "OUT_W"), "i32"),
     **{f"{name}_{axis}": "i32" for name in ("STEP", "PAD", "SPREAD") for axis in "HW"},
 }
-ALIGNED = [
+ALIGNED = {
     *("x", "weight", "before_gain", "before_shift", "gain", "shift", "residual", "out"),
     *("C", "N", "x_ld", "residual_ld", "out_ld"),
-]
+}
 
 
 @parent
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    x, weight, out, constants = CONVOLUTIONS[name]
-    filters = 32 if constants["TAPS"] == 9 else 128
-    work = Work(10**6, filters, 128, constants["TAPS"], constants.get("BEFORE", False), False, x, out)
-    tile = tiles_for(work)[0]
+    kernel, x, weight, out, constants = COMPILED[name]
+    by_row = kernel is kernels.convolution_3x3
+    taps, channels = 9 if by_row else constants.get("TAPS", 1), 32 if constants.get("PIXEL") else 128
+    filters, before = {1: 128, 7: 64, 9: 32}[taps], constants.get("BEFORE", False)
+    work = Work(10**6, filters, channels, taps, taps != 7, before, False, x[1:], out[1:])
+    tile = next(each for each in tiles_for(work) if each.by_row == by_row)
+    if kernel is not kernels.product:
+        constants = {"PARTS": channels // tile.depth} | constants
     done = compiled(
-        kernels.convolution,
+        kernel,
         capability,
         {**TYPES, "x": x, "weight": weight, "out": out},
         {
-            **{"KERNEL_W": 1, "BEFORE": False, "RESIDUAL": False, "PLAIN": False, "WHOLE": True, **constants},
+            **constants,
+            "PAIRS": capability >= 86,
             **{"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth},
         },
         {"num_warps": tile.warps, "num_stages": tile.stages},
-        ALIGNED,
+        sorted(ALIGNED & {each for each in kernel.arg_names if not (constants.get("PIXEL") and each == "x_ld")}),
     )
     code = done.asm["ptx"]
     if weight == "*i8":
@@ -357,6 +517,7 @@ def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capabili
         assert re.search(r"mma\S*\.f16|mma\S*kind::f16", code)
     assert "ld.local" not in code
     assert "cp.async" in code
+    assert ("cvt.pack.sat.s8.s32" in code) == (capability >= 86 and "*i8" in (out, constants.get("BEFORE") and weight))
     assert done.metadata.shared <= 99 * 1024
     assert done.metadata.global_scratch_size == 0
 
@@ -364,7 +525,7 @@ def test_compiled_convolutions_use_tensor_cores_and_spill_nothing(name, capabili
 @parent
 def test_every_tile_that_is_tried_fits():
     for filters, channels, taps in ((32, 128, 9), (128, 1024, 1), (512, 256, 1)):
-        work = Work(10**6, filters, channels, taps, True, False, "float16", "int8")
+        work = Work(10**6, filters, channels, taps, True, True, False, "float16", "int8")
         for tile, other in pairwise(tiles_for(work)):
             assert tile != other
             # Blocks of both operands, two bytes each at most, in every stage.
