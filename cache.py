@@ -2,9 +2,9 @@
 
 It lies in ``$AUREVOIR_CACHE``, or ``aurevoir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``:
 
-KIND/KEY         an exported graph, a calibration table, an engine, the sizes of tiles that are fastest on a GPU, or rates
-                 of plans, behind its SHA-256; KEY is the digest of all that it depends on. Its time is that of its last
-                 use
+KIND/KEY         an exported graph, a calibration table, an engine, the sizes of tiles that are fastest on a GPU, or
+                 rates of plans, behind its SHA-256; KEY is the digest of all that it depends on. Its time is that of
+                 its last use
 numba            the machine code of kernels; see `kernels.backends.numba.compiled`
 checked-engines  the record of the engines that were run once; see `engine.checked`
 

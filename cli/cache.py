@@ -9,6 +9,7 @@ _NAMES = {
     "engine": "engines",
     "graph": "exported graphs",
     "table": "calibration tables",
+    "tiles": "sizes of tiles",
     "rates": "rates of plans",
     "numba": "compiled kernels",
     "checked-engines": "record of checked engines",
