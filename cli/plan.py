@@ -287,7 +287,7 @@ def _rows(plans: Sequence[dict[str, Any]]) -> list[list[str]]:
             rows.append(row(stage, map(_duration, seconds)))
     rows.append(row("total", (_duration(plan["total_seconds"]) for plan in plans)))
     if any(plan["gpus"] for plan in plans):
-        rows.append(row("GPU-hours", (f"{plan['gpu_hours']:,.1f}" for plan in plans)))
+        rows.append(row("GPU-hours", (f"{plan['gpu_hours']:,.2f}" for plan in plans)))
     for title, part, key in (
         ("memory, embedding", "memory", "embedding"),
         ("memory, ridge", "memory", "ridge"),
