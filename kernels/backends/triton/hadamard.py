@@ -23,8 +23,8 @@ from .widen import unpack_bytes
 # Signs are read as words of 32, so rows and columns have at least as many values; longer ones than 1,024 would not fit
 # in registers.
 LEAST, MOST = 32 * 32, 1024 * 1024
-# Values of a program at the post's size: rows of 256, 32 at a time, of which columns are whole lines of memory.
-_VALUES, _COLUMNS = 8192, 32
+# Values of a program: of rows, and at most of columns, 32 of which are whole lines of memory.
+_OF_ROWS, _OF_COLUMNS, _COLUMNS = 2**13, 2**14, 32
 # Values of a block of rows and of one chain; two chains of them take 384 MiB.
 _BLOCK = 2**25
 
@@ -51,7 +51,7 @@ def _transform(x, LINES: tl.constexpr, LOG: tl.constexpr):
 
 @triton.jit
 def _flip(x, signs, first, LINES: tl.constexpr, COUNT: tl.constexpr, STEP: tl.constexpr):
-    """Negate values whose sign's bit, lowest first, is 0; lines are rows if values are apart by one, or else columns."""
+    """Negate values where the bit of a sign, lowest first, is 0; lines are rows if STEP is 1, or else columns."""
     if STEP == 1:
         words = tl.load(signs + first // 32 + tl.arange(0, LINES * COUNT // 32))
         kept = (words[:, None] >> tl.arange(0, 32)[None, :]).reshape(LINES, COUNT) & 1
@@ -131,7 +131,7 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     xp, n = namespace(bits), len(bits)
     outputs = xp.empty((n, k), dtype="float32" if gain is None else "uint8")
     words = xp.asarray(np.ascontiguousarray(signs).view("int32").reshape(len(signs), -1))
-    rows = min(n, max(1, _BLOCK // p))
+    rows = max(1, min(n, _BLOCK // p))
     with stream_of(bits):
         halves, values = (xp.empty((2 * rows, p), dtype=dtype) for dtype in ("float16", "float32"))
         packed = bits if bits.strides[1] == 1 else xp.ascontiguousarray(bits)
@@ -142,25 +142,27 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     return outputs
 
 
-def _project(bits: Array, signs: Array, halves: Array, values: Array, outputs: Array, p: int, gain: float | None) -> None:
+def _project(
+    bits: Array, signs: Array, halves: Array, values: Array, outputs: Array, p: int, gain: float | None
+) -> None:
     """Fill the outputs of one pair of chains for a block of rows."""
     low = p.bit_length() // 2
     high = p.bit_length() - 1 - low
     read, flips, small, whole = (as_tensor(array) for array in (bits, signs, halves, values))
     seen = as_tensor(outputs)
-    rows, chained = min(2**high, max(1, _VALUES >> low)), 2 * len(bits)
-    along_rows, along_columns = (2**high // rows, chained), (2**low // _COLUMNS, chained)
-    _open_kernel[along_rows](read, bits.shape[1], read.stride(0), flips, small, low, high, rows, **_options(rows << low))
-    columns = _options(_COLUMNS << high)
-    _turn_kernel[along_columns](small, whole, flips, 1, high, low, 2**low, _COLUMNS, **columns)
-    _turn_kernel[along_rows](whole, whole, flips, 2, low, high, 1, rows, **_options(rows << low))
+    rows, columns = min(2**high, _OF_ROWS >> low), min(_COLUMNS, _OF_COLUMNS >> high)
+    along_rows, along_columns = (2**high // rows, 2 * len(bits)), (2**low // columns, 2 * len(bits))
+    by_rows, by_columns = _options(rows << low), _options(columns << high)
+    _open_kernel[along_rows](read, bits.shape[1], read.stride(0), flips, small, low, high, rows, **by_rows)
+    _turn_kernel[along_columns](small, whole, flips, 1, high, low, 2**low, columns, **by_columns)
+    _turn_kernel[along_rows](whole, whole, flips, 2, low, high, 1, rows, **by_rows)
     # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
+    scale, width, camera = float(p) ** -3, outputs.shape[1], gain is not None
     _close_kernel[along_columns[0], len(bits)](
-        whole, seen, seen.stride(0), outputs.shape[1], float(p) ** -3, gain or 0.0, high, low, _COLUMNS,
-        gain is not None, **columns,
-    )  # fmt: skip
+        whole, seen, seen.stride(0), width, scale, float(gain or 0), high, low, columns, camera, **by_columns
+    )
 
 
 def _options(values: int) -> dict[str, int]:
     """Return the compiler's options for a program of as many values: 32 a thread."""
-    return {"num_warps": max(1, min(16, values // 1024)), **UNFUSED}
+    return {"num_warps": max(1, values // 1024), **UNFUSED}
