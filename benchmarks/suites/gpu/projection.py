@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def measure_projection(args: argparse.Namespace) -> Iterator[Row]:
     for turn in range(1 + _ROUNDS):
         for name, backend in ways.items():
             with rows[name].attempt():
-                spent, speckle = _timed(lambda way=backend: way.hadamard(bits, m, k, signs, gain), args.device)
+                spent, speckle = _timed(partial(backend.hadamard, bits, m, k, signs, gain), args.device)
                 # The first compiles.
                 if turn:
                     seconds[name].append(spent)
