@@ -677,7 +677,7 @@ class Classifier:
         channels, expected = self._channels_read(channels), self._expected
         refitted = [images + expected.images] if expected.refits else []
         self._require_ridge([images, *refitted], features, channels, self.projection)
-        folder, kept = (None, 0) if work is None else (work.folder, work.size)
+        folder, kept = (None, 0) if work is None else (work.folder, work.size_of("train", "test"))
         require_disk(images, output_types(features, channels), expected, self.memory_budget, folder, kept)
 
     def _channels_read(self, channels: int | None) -> int | None:
