@@ -13,6 +13,7 @@ from .gpu_run import GpuRunner
 
 PACKAGE = "triton"
 SETTINGS: tuple[str, ...] = ()
+KEEPS = False
 CALLS = 1
 INSTALL = "pip install 'aurevoir[gpu]'"
 
