@@ -10,6 +10,8 @@ _NAMES = {
     "compiled": "engines as OpenVINO compiled them",
     "graph": "exported graphs",
     "table": "calibration tables",
+    "tiles": "sizes of tiles",
+    "rates": "rates of plans",
     "numba": "compiled kernels",
     "checked-engines": "record of checked engines",
 }
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "The cache is $AUREVOIR_CACHE, or aurevoir in $XDG_CACHE_HOME or ~/.cache. AUREVOIR_CACHE_SIZE bounds its "
-        "engines, graphs and tables, 2GiB by default: what was not used for longest goes first; 0 keeps none."
+        "engines, graphs, tables and rates, 2GiB by default: what was not used for longest goes first; 0 keeps none."
     )
     parser.add_argument(
         "action", nargs="?", default="list", choices=("list", "clear", "warm"),

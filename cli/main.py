@@ -36,6 +36,7 @@ COMMANDS = {
     "verify": "check the signature of an engine file or a model folder",
     "embed": "compute the sign bits or features of images",
     "fit": "train a classifier on a folder of class folders",
+    "plan": "plan a fit of any number of images: time, memory, disk and network, from rates measured in seconds",
     "sweep": "compare cuts, precisions and kernels of backbones on a folder of class folders",
     "predict": "label images",
     "evaluate": "measure a model's accuracy on a folder of class folders",

@@ -41,6 +41,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "an ONNX file": lambda head: head.startswith(b"\x08"),
     "an exported ONNX file": lambda head: head.startswith(b"\x08") and b"\x12\x08aurevoir" in head[:32],
     "a result file": lambda head: head.lstrip().startswith(b"{") and b'"benchmark"' in head,
+    "a file of rates": lambda head: head.lstrip().startswith(b"{") and b'"aurevoir-rates/' in head,
     "a trace": lambda head: head.startswith(b'{"traceEvents"'),
     "a report": _is_report,
     "a review": lambda head: head.startswith(b"path,label,suggested,reason,"),

@@ -11,6 +11,7 @@ from .array_types import (
     RowWeights,
     SelfSimilarities,
     SimilarityRows,
+    Standardized,
     TrainingBits,
     TrainingChannels,
 )
@@ -79,6 +80,11 @@ class TrainingKernel:
     def _norms(self) -> RowCounts:
         return popcount(self.bits)
 
+    @cached_property
+    def _channels(self) -> Standardized:
+        assert self.standardize is not None and self.pooled is not None
+        return self.standardize(self.pooled)
+
     def gram(self) -> SimilarityRows:
         """Return the kernel of the training images among themselves, float64 of shape (n, n)."""
         if self.kind not in SUMS:
@@ -108,8 +114,9 @@ class TrainingKernel:
             if kind == "exact":
                 counts = exact_kernel(counts, popcount(bits), self._norms, out=counts)
             return counts.astype("float64")
-        assert self.standardize is not None and pooled is not None and self.pooled is not None
-        left, right = self.standardize(pooled), self.standardize(self.pooled)
+        assert self.standardize is not None and pooled is not None
+        right = self._channels
+        left = right if pooled is self.pooled else self.standardize(pooled)
         if kind == "rbf":
             return radial_kernel(left, right, self.standardize.gamma)
         return product(left.astype("float64"), right.astype("float64").T)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..kernels.bits import packed_length
 from ..kernels.memory import Budget
-from ..kernels.ridge.form import plan_ridge
+from ..kernels.ridge.form import POOLED, RidgeForm, plan_ridge
 from .rows import Types, fits_memory, require_space, row_bytes, temporary_folder
 
 
@@ -29,6 +29,30 @@ class Expected:
     out: Path | str | None = None
 
 
+@dataclass(frozen=True)
+class DiskNeeds:
+    """Bytes on the disks of what is computed of the images of a fit.
+
+    Attributes
+    ----------
+    kept : int
+        The blocks of a work folder, where there is one.
+    held : int
+        Files without a name, for what takes more than a share of the memory budget; see `transfer.rows`.
+    learnt : int
+        What the model folder keeps of the training images.
+    """
+
+    kept: int
+    held: int
+    learnt: int
+
+
+def reads_pooled(projection: str) -> bool:
+    """Return whether a projection reads pooled features besides the bits, or may choose a kernel that does."""
+    return projection == "auto" or projection in POOLED
+
+
 def output_types(features: int, channels: int | None) -> Types:
     """Return shapes and dtypes of an engine's bits and pooled features; of no pooled ones for None."""
     bits: Types = {"bits": ((packed_length(features),), "uint8")}
@@ -44,13 +68,30 @@ def require_ridge(
     n_components: int | None,
     budget: Budget,
     on_gpu: bool = False,
-) -> None:
-    """Raise BudgetError unless a ridge of each of several numbers of images fits the memory budget.
+) -> list[RidgeForm]:
+    """Return the form of a ridge of each of several numbers of images; raise BudgetError unless each fits the budget.
 
     See `kernels.ridge.form.plan_ridge`.
     """
-    for n in images:
-        plan_ridge(n, features, classes, projection, n_components, channels, budget, on_gpu)
+    return [plan_ridge(n, features, classes, projection, n_components, channels, budget, on_gpu) for n in images]
+
+
+def disk_needs(images: int, types: Types, expected: Expected, budget: Budget) -> DiskNeeds:
+    """Return what a fit to so many training images writes.
+
+    Parameters
+    ----------
+    images, types, expected, budget
+        See `require_disk`.
+    """
+    each = row_bytes(types)
+    later = 0 if fits_memory(types, expected.images, budget) else expected.images * each
+    first = 0 if fits_memory(types, images, budget) else images * each
+    # Where both are in files, those of a refit are appended to the training images'; else both are written anew.
+    joined = expected.images * each if first else (images + expected.images) * each if later else 0
+    held = first + later + (joined if expected.refits else 0)
+    learnt = (images + (expected.images if expected.refits else 0)) * each
+    return DiskNeeds((images + expected.images) * each, held, learnt)
 
 
 def require_disk(
@@ -72,23 +113,17 @@ def require_disk(
     kept : int
         Bytes that it has of them.
     """
-    each = row_bytes(types)
-    later = 0 if fits_memory(types, expected.images, budget) else expected.images * each
-    first = 0 if fits_memory(types, images, budget) else images * each
-    # Where both are in files, those of a refit are appended to the training images'; else both are written anew.
-    joined = expected.images * each if first else (images + expected.images) * each if later else 0
-    held = first + later + (joined if expected.refits else 0)
+    needed = disk_needs(images, types, expected, budget)
     needs: dict[Path | str, int] = {}
     if work is not None:
-        needs[work] = max(0, (images + expected.images) * each - kept)
-    if held:
+        needs[work] = max(0, needed.kept - kept)
+    if needed.held:
         place = temporary_folder() if work is None else work
-        needs[place] = needs.get(place, 0) + held
-    for folder, needed in needs.items():
-        require_space(folder, needed, f"what is computed of {images + expected.images:,d} images")
+        needs[place] = needs.get(place, 0) + needed.held
+    for folder, size in needs.items():
+        require_space(folder, size, f"what is computed of {images + expected.images:,d} images")
     if expected.out is not None:
-        learnt = (images + (expected.images if expected.refits else 0)) * each
-        require_space(existing(expected.out), learnt, f"what the model keeps of {images:,d} images")
+        require_space(existing(expected.out), needed.learnt, f"what the model keeps of {images:,d} images")
 
 
 def existing(path: Path | str) -> Path:

@@ -47,7 +47,7 @@ from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
-from .capacity import Expected, output_types, require_disk, require_ridge
+from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import Pace, embed, embed_blocks
@@ -780,7 +780,7 @@ class Classifier:
 
     @property
     def _reads_pooled(self) -> bool:
-        return self.projection == "auto" or self.projection in POOLED
+        return reads_pooled(self.projection)
 
     def _outputs(self, engine: Engine) -> tuple[str, ...]:
         """Return the outputs of the engine that the projection may read."""

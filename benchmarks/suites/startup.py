@@ -20,6 +20,7 @@ COMMANDS = (
     "verify",
     "embed",
     "fit",
+    "plan",
     "sweep",
     "predict",
     "evaluate",

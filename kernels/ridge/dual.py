@@ -17,7 +17,8 @@ from .path import RidgePath, Scored, best_path
 from .solvers import MANY_ALPHAS, CholeskySolver, EighSolver, Solver, accurate, refine
 
 SEARCHES = ("auto", "all", "halving")
-_HALVED_ROWS = 2048
+HALVED_ROWS = 2048
+"""Rows from which a search for alpha begins on fewer of them."""
 # Hill climbing scores three alphas, so a search over no more than three gains nothing.
 _CLIMBED = 3
 # Systems of so few rows are solved quickly by the most accurate method.
@@ -84,7 +85,7 @@ def dual_path(
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
     system = _Dual(gram, targets, weights)
     alphas = checked_alphas(alphas, system.scale)
-    halving = search == "halving" or (search == "auto" and len(gram) >= _HALVED_ROWS)
+    halving = search == "halving" or (search == "auto" and len(gram) >= HALVED_ROWS)
     if halving and len(alphas) > _CLIMBED:
         start = _halving_start(gram, targets, alphas, weights, multilabel)
         path = best_path(alphas, _climb(system, alphas, start, multilabel))

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ...errors import BudgetError
 from ..memory import Budget, format_bytes, memory_budget
+from .dual import HALVED_ROWS
 
 FormName = Literal["dual", "primal", "landmarks"]
 POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
@@ -30,6 +31,8 @@ MOST_LANDMARKS, LEAST_LANDMARKS = 4096, 32
 LANDMARK_BLOCK = 512
 """Rows whose kernel with the landmarks is held at a time, whatever the budget, so that sums do not depend on it."""
 _ALPHAS = 15
+# Centring, refining and squaring read the dual's system from memory: in the time of so many products an entry.
+_PASSES = 3000
 # What is left of the budget is for blocks of speckle.
 _SHARE_OF_COMPONENTS = 0.75
 
@@ -50,7 +53,10 @@ class RidgeForm:
     parts : dict of int
         Bytes at the peak, by part. The bits and pooled features themselves are not counted.
     operations : dict of int
-        Multiplications with additions, by stage: of bits in ``gram``, of float64 in the others.
+        Multiplications with additions, by stage: of bits in ``gram``, or of speckle, which is counted as 8 bits a
+        component; of floats in ``statistics``, the sums over rows, in ``solve``, and in ``leave-one-out``.
+    reason : str
+        Why it is this form.
     """
 
     name: FormName
@@ -59,6 +65,7 @@ class RidgeForm:
     compared: int
     parts: Mapping[str, int] = field(default_factory=dict)
     operations: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def bytes(self) -> int:
@@ -145,9 +152,10 @@ class _Planner:
 
     def of_kernel(self, compare: bool) -> RidgeForm:
         parts = self.dual_parts(self.n)
-        if sum(parts.values()) <= self.budget:
+        if (needed := sum(parts.values())) <= self.budget:
             compared = min(self.n, COMPARED_ROWS) if compare else 0
-            return RidgeForm("dual", self.n, None, compared, parts, self._dual_operations(self.m))
+            reason = f"the system of all {self.n:,d} rows fits the memory budget, {format_bytes(self.budget)}"
+            return RidgeForm("dual", self.n, None, compared, parts, self._dual_operations(self.m), reason)
         most = min(self.n, MOST_LANDMARKS)
         p = _largest(most, self.budget, lambda order: sum(self._landmark_parts(order).values()))
         if p < min(self.n, LEAST_LANDMARKS):
@@ -156,10 +164,17 @@ class _Planner:
         compared = _largest(min(self.n, COMPARED_ROWS), self.budget, lambda rows: sum(self.dual_parts(rows).values()))
         operations = {
             "gram": 2 * self.n * p * self.m,
-            "solve": self.n * p * p + 10 * p**3,
+            "statistics": self.n * p * p,
+            "solve": 10 * p**3,
             "leave-one-out": self.n * p * (3 * p // 2 + _ALPHAS * (1 + self.classes)),
         }
-        return RidgeForm("landmarks", p, None, compared if compare else 0, self._landmark_parts(p), operations)
+        reason = (
+            f"the system of all {self.n:,d} rows takes {format_bytes(needed)} and the memory budget is "
+            f"{format_bytes(self.budget)}; {p:,d} rows are landmarks, "
+            + ("the most that are taken" if p == MOST_LANDMARKS else "as many as fit")
+        )
+        compared = compared if compare else 0
+        return RidgeForm("landmarks", p, None, compared, self._landmark_parts(p), operations, reason)
 
     def of_speckle(self, k: int | None) -> RidgeForm:
         if k is None:
@@ -170,7 +185,8 @@ class _Planner:
             return replace(form, parts=held) if sum(held.values()) <= self.budget else form
         parts = {**self.dual_parts(self.n, speckle=self.n * k), "speckle": self.n * k}
         self.require(parts, f"{self.n} x {k} speckle with its {self.n} x {self.n} ridge system")
-        return RidgeForm("dual", self.n, k, 0, parts, self._dual_operations(8 * k))
+        reason = f"{k:,d} components outnumber {self.n:,d} rows"
+        return RidgeForm("dual", self.n, k, 0, parts, self._dual_operations(8 * k), reason)
 
     def primal(self, k: int, components: int | None) -> RidgeForm:
         parts = self._primal_parts(k)
@@ -182,10 +198,16 @@ class _Planner:
             remedy = f"lower n_components to at most {most}, or use projection='auto'"
         self.require(parts, f"the {k} x {k} ridge system of {self.n} rows and {self.classes} classes", remedy)
         operations = {
-            "solve": self.n * k * k // 2 + 9 * k**3,
+            "statistics": self.n * k * k // 2,
+            "solve": 9 * k**3,
             "leave-one-out": self.n * k * (k + _ALPHAS * (1 + self.classes)),
         }
-        return RidgeForm("primal", k, components, 0, parts, operations)
+        if components is not None:
+            # The products of speckle are of integers, and exact.
+            operations = {"gram": 8 * operations.pop("statistics"), **operations}
+        what = "pooled features" if components is None else "components"
+        reason = f"{self.n:,d} rows outnumber {k:,d} {what}, whose system holds all of them exactly"
+        return RidgeForm("primal", k, components, 0, parts, operations, reason)
 
     def _fitting_components(self) -> int:
         """Return m / 2 if its system fits or rows do not outnumber what does, and otherwise what does."""
@@ -227,7 +249,11 @@ class _Planner:
         return {"targets": targets} if targets > others // 8 else {}
 
     def _dual_operations(self, width: int) -> dict[str, int]:
-        return {"gram": self.n * self.n * width // 2, "solve": 4 * self.n**3 // 3}
+        # Few rows: one eigendecomposition for all alphas. Many: a factor of all rows for each of three alphas or more,
+        # and of fewer to choose where to begin, which are counted as five.
+        solve = 9 * self.n**3 if self.n < HALVED_ROWS else 5 * self.n**3 // 3
+        each = _PASSES + 2 * _ALPHAS * self.classes
+        return {"gram": self.n * self.n * width // 2, "solve": solve + each * self.n**2}
 
     def require(self, parts: Mapping[str, int], what: str, remedy: str | None = None) -> None:
         needed = sum(parts.values())

@@ -23,6 +23,7 @@ NAMES = (
     "formats",
     "results",
     "reliability",
+    "scale",
     "security",
     "cli",
 )
