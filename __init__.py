@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from .engine.delivery import export_engine
     from .engine.engine import Engine
     from .engine.load import load_engine
-    from .transfer.classifier import OpticalClassifier, load
+    from .transfer.estimator import OpticalClassifier, load
 
 _HOMES = {
     "build_engine": ".engine.build",
     "Engine": ".engine.engine",
     "export_engine": ".engine.delivery",
     "load_engine": ".engine.load",
-    "OpticalClassifier": ".transfer.classifier",
-    "load": ".transfer.classifier",
+    "OpticalClassifier": ".transfer.estimator",
+    "load": ".transfer.estimator",
 }
 
 __all__ = ["Engine", "OpticalClassifier", "build_engine", "export_engine", "load", "load_engine"]

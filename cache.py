@@ -2,9 +2,9 @@
 
 It lies in ``$AUREVOIR_CACHE``, or ``aurevoir`` in ``$XDG_CACHE_HOME`` or ``~/.cache``:
 
-KIND/KEY         an exported graph, a calibration table, an engine, the sizes of tiles that are fastest on a GPU, or
-                 rates of plans, behind its SHA-256; KEY is the digest of all that it depends on. Its time is that of
-                 its last use
+KIND/KEY         an exported graph, a calibration table, an engine, what OpenVINO compiled of one, the sizes of tiles
+                 that are fastest on a GPU, or rates of plans, behind its SHA-256; KEY is the digest of all that it
+                 depends on. Its time is that of its last use
 numba            the machine code of kernels; see `kernels.backends.numba.compiled`
 checked-engines  the record of the engines that were run once; see `engine.checked`
 
@@ -31,7 +31,7 @@ from .saving import write_atomically
 from .sizes import parse_size
 
 FOLDER, SIZE = "AUREVOIR_CACHE", "AUREVOIR_CACHE_SIZE"
-KINDS = ("engine", "graph", "table", "tiles", "rates")
+KINDS = ("compiled", "engine", "graph", "rates", "table", "tiles")
 KERNELS, CHECKED = "numba", "checked-engines"
 DEFAULT_SIZE = 2 << 30
 _KEY = re.compile("[0-9a-f]{32}")

@@ -115,11 +115,11 @@ class Work:
                 path.unlink(missing_ok=True)
         self._cleared = {each for each in self._cleared if each[0] != kind} | {(kind, key)}
 
-    @property
-    def size(self) -> int:
-        """The bytes of the files in the folder."""
+    def size_of(self, *kinds: str) -> int:
+        """Return the bytes of what was kept of some kinds, which a new key would take the place of."""
+        found = ((_OURS.fullmatch(path.name), path) for path in self.folder.iterdir())
         with suppress(OSError):
-            return sum(path.stat().st_size for path in self.folder.iterdir())
+            return sum(path.stat().st_size for name, path in found if name and name[1] in kinds)
         return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 _NAMES = {
     "engine": "engines",
+    "compiled": "engines as OpenVINO compiled them",
     "graph": "exported graphs",
     "table": "calibration tables",
     "tiles": "sizes of tiles",

@@ -164,14 +164,14 @@ def _train(
     labels: "list[np.ndarray]",
 ) -> "tuple[dict[str, Any], np.ndarray]":
     from ..kernels.stopwatch import Stopwatch
-    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.classifier import Classifier
 
     watch = Stopwatch()
     with watch("build"):
         engine = builder.build(spec)
         # The first inference builds the plan or loads the network.
         engine.bits(pixels[0][:1])
-    classifier = OpticalClassifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
+    classifier = Classifier(engine=engine, ridge_device=ridge, verbose=True).fit(pixels[0], labels[0])
     tested = engine.run(pixels[1], ["bits", "pooled"])
     predicted = classifier.labels(classifier.readout_.scores(tested["bits"], pooled=tested["pooled"]))
     row = {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..images.sources import LabelledPaths
     from ..kernels.ridge import RidgePath
-    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.classifier import Classifier
     from ..transfer.cut_choice import CutChoice
     from ..transfer.embed import Pace
     from ..transfer.outcomes import Outcomes
@@ -217,10 +217,10 @@ def _data(args: argparse.Namespace) -> "tuple[LabelledPaths, LabelledPaths | Non
     return found.train, found.test, not (found.apart or args.keep_split) and args.out is not None
 
 
-def _classifier(args: argparse.Namespace, names: "list[str]") -> "OpticalClassifier":
-    from ..transfer.classifier import OpticalClassifier
+def _classifier(args: argparse.Namespace, names: "list[str]") -> "Classifier":
+    from ..transfer.classifier import Classifier
 
-    return OpticalClassifier(
+    return Classifier(
         args.backbone,
         engine=args.engine,
         projection=args.projection,
@@ -236,18 +236,18 @@ def _classifier(args: argparse.Namespace, names: "list[str]") -> "OpticalClassif
     )
 
 
-def _outcomes(classifier: "OpticalClassifier", images: "Training", scores: "np.ndarray") -> "Outcomes":
+def _outcomes(classifier: "Classifier", images: "Training", scores: "np.ndarray") -> "Outcomes":
     from ..transfer.outcomes import Outcomes
 
     return Outcomes(classifier.classes_, images.labels, scores, classifier.probabilities(scores), images.paths)
 
 
-def _left_out(classifier: "OpticalClassifier") -> "Outcomes":
+def _left_out(classifier: "Classifier") -> "Outcomes":
     """Return what leave-one-out says of the training images."""
     return _outcomes(classifier, classifier.training_, classifier.loo_scores_.astype("float64"))
 
 
-def _fitted(classifier: "OpticalClassifier", args: argparse.Namespace) -> dict[str, Any]:
+def _fitted(classifier: "Classifier", args: argparse.Namespace) -> dict[str, Any]:
     """Return what is known once the classifier has learnt from the training images."""
     assert classifier.engine_ is not None
     made = classifier.engine_.manifest
@@ -321,7 +321,7 @@ def _judged(outcomes: "Outcomes", tested: bool) -> dict[str, Any]:
     }
 
 
-def _refitted(classifier: "OpticalClassifier", training: "Training") -> dict[str, Any]:
+def _refitted(classifier: "Classifier", training: "Training") -> dict[str, Any]:
     """Refit on all images, and return what is then delivered."""
     classifier.refit_on(training)
     return {

@@ -13,7 +13,7 @@ from .options import add_rebuild, fraction, none_readable, positive, skipped_lin
 from .text import name, shown
 
 if TYPE_CHECKING:
-    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.classifier import Classifier
     from ..transfer.predictions import Details, Record
 
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
     return _collected(args, classifier, paths) if args.json else _lines(args, classifier, paths)
 
 
-def _details(args: argparse.Namespace, classifier: "OpticalClassifier") -> "Details":
+def _details(args: argparse.Namespace, classifier: "Classifier") -> "Details":
     from ..transfer.predictions import Details
 
     return Details(
@@ -133,7 +133,7 @@ class _Count:
             raise none_readable(self.images, self.first)
 
 
-def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> dict[str, Any]:
+def _collected(args: argparse.Namespace, classifier: "Classifier", paths: Iterator[Path]) -> dict[str, Any]:
     """Return all predictions as one object."""
     from ..transfer.predictions import predictions
 
@@ -149,7 +149,7 @@ def _collected(args: argparse.Namespace, classifier: "OpticalClassifier", paths:
     }
 
 
-def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path]) -> Iterator[str]:
+def _lines(args: argparse.Namespace, classifier: "Classifier", paths: Iterator[Path]) -> Iterator[str]:
     """Yield the lines of blocks of images as they come; none if no image at all can be read."""
     from ..transfer.csv_rows import csv_line, encoded
     from ..transfer.model import model_digest
@@ -184,9 +184,7 @@ def _lines(args: argparse.Namespace, classifier: "OpticalClassifier", paths: Ite
     count.require_readable()
 
 
-def _written(
-    args: argparse.Namespace, classifier: "OpticalClassifier", paths: Iterator[Path], target: str
-) -> dict[str, Any]:
+def _written(args: argparse.Namespace, classifier: "Classifier", paths: Iterator[Path], target: str) -> dict[str, Any]:
     """Write the predictions to a file as they come."""
     from ..images.sources import warn
     from ..transfer.model import model_digest

@@ -1,5 +1,6 @@
 """The process of the command line: its standard streams, which may be closed, and the signals that end it."""
 
+import gc
 import io
 import os
 import signal
@@ -69,6 +70,9 @@ def own_process() -> Iterator[None]:
     finally:
         for number in (signal.SIGINT, signal.SIGALRM, *_ENDING):
             signal.signal(number, signal.SIG_IGN)
+        # An interpreter that ends looks for cycles among all that libraries have defined, several times, to free what
+        # the system is about to take back. Exit functions and finalizers run all the same.
+        gc.freeze()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

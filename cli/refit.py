@@ -10,7 +10,7 @@ from .outputs import note_training, save
 from .text import name
 
 if TYPE_CHECKING:
-    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.classifier import Classifier
 
 _LARGEST = 1 << 30
 """Bytes of a list."""
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _listed(classifier: "OpticalClassifier", path: str, option: str, absent: list[str]) -> dict[int, dict[str, str]]:
+def _listed(classifier: "Classifier", path: str, option: str, absent: list[str]) -> dict[int, dict[str, str]]:
     """Return the rows of the training images that a list names, with what it says of each."""
     from ..errors import DataError, UsageError
     from ..transfer.training import find
@@ -101,7 +101,7 @@ def _listed(classifier: "OpticalClassifier", path: str, option: str, absent: lis
     return {int(index): row for indices, row in zip(found, rows, strict=True) for index in indices}
 
 
-def _relabelled(classifier: "OpticalClassifier", path: str, absent: list[str]) -> dict[int, Any]:
+def _relabelled(classifier: "Classifier", path: str, absent: list[str]) -> dict[int, Any]:
     """Return the labels that differ from those that the training images have, by index."""
     from ..errors import DataError
     from ..transfer.review import named
@@ -119,7 +119,7 @@ def _relabelled(classifier: "OpticalClassifier", path: str, absent: list[str]) -
     return found
 
 
-def _label(classifier: "OpticalClassifier", given: str, path: str) -> Any:
+def _label(classifier: "Classifier", given: str, path: str) -> Any:
     """Return a label of a table, or of several an image a tuple of them; None of an empty cell."""
     from ..errors import DataError
 

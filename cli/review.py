@@ -10,7 +10,7 @@ from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
-    from ..transfer.classifier import OpticalClassifier
+    from ..transfer.classifier import Classifier
     from ..transfer.review import Review
 
 COLUMNS = (
@@ -85,11 +85,11 @@ def _write(path: str, content: Callable[[], bytes]) -> None:
     write_atomically(path, content())
 
 
-def _classifier(args: argparse.Namespace) -> "OpticalClassifier":
+def _classifier(args: argparse.Namespace) -> "Classifier":
     """Load the model, or train one on the data."""
     from pathlib import Path
 
-    from ..transfer.classifier import OpticalClassifier, load
+    from ..transfer.classifier import Classifier, load
     from ..transfer.model_schema import MODEL
 
     if (Path(args.data) / MODEL).is_file():
@@ -103,7 +103,7 @@ def _classifier(args: argparse.Namespace) -> "OpticalClassifier":
     if args.engine is not None:
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", _add_training)
     options = {"engine": args.engine, "random_state": args.seed, "verbose": True, **engine_arguments(args)}
-    return OpticalClassifier(args.backbone, **options).fit(args.data)
+    return Classifier(args.backbone, **options).fit(args.data)
 
 
 def _table(found: "Review") -> bytes:

@@ -587,6 +587,8 @@ class EngineBuilder:
             with self._stages("build"):
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)
+        if outputs:
+            engine.keep_compiled(self._cache)
         if spec.measure and held_out is not None and spec.precision != "fp32":
             with self._stages("build"), _compiling(engine, () if ahead else outputs) as compiled:
                 here = stand_in(engine, exported) if ahead else engine

@@ -19,6 +19,7 @@ from ..calibration.graph.edit import POOLED, leading_to, prune
 from ..calibration.placement import PRODUCTS
 from ..calibration.table import CalibrationTable
 from ..errors import AurevoirError, UsageError
+from ..kept import Store
 from ..kernels.memory import blocks
 from ..saving import write_atomically
 from .checked import digest, remember
@@ -100,6 +101,7 @@ class Engine:
         self.built: float | None = None
         self._device = device
         self._settings: dict[str, int] = {}
+        self._store: Store | None = None
         self._compiled: dict[tuple[str, ...], Compiled | GpuRunner] = {}
         self._runner: GpuRunner | None = None
         self._lock = threading.Lock()
@@ -439,7 +441,9 @@ class Engine:
         images_per_second: Mapping[str, float],
         by_turn: Mapping[str, Sequence[float]] | None,
     ) -> "Engine":
-        return Engine(manifest, self.graph, self.table, self._device, self.plan, images_per_second, by_turn)
+        engine = Engine(manifest, self.graph, self.table, self._device, self.plan, images_per_second, by_turn)
+        engine._store = self._store
+        return engine
 
     def with_threads(self, threads: int | None = None, streams: int | None = None) -> "Engine":
         """Return the same engine on a number of threads of the CPU, and of streams that run at the same time.
@@ -469,8 +473,13 @@ class Engine:
                 check_device(self.runtime, self.device)
                 graph = prune(onnx.load_from_string(self.graph), outputs).SerializeToString()
                 precision = check_precision(self.precision)
-                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device, self._settings)
+                options = self._settings, self._store
+                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device, *options)
             return self._compiled[outputs]
+
+    def keep_compiled(self, store: Store | None) -> None:
+        """Keep what is compiled from now on in a store, and take it from there, where the runtime can do so."""
+        self._store = store
 
     def take_over(self, other: "Engine", outputs: Sequence[str]) -> None:
         """Take over what an engine of the same graph, runtime and device has compiled to compute some outputs."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 
 from ..archive import read_archive, unpack_bytes
+from ..cache import user_cache
 from ..calibration.graph.float16 import has_float16_body
 from ..errors import AurevoirError, UsageError
 from .engine import Engine
@@ -78,6 +79,7 @@ def open_engine(
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
     elif not trusted:
         check_first_load(engine, path)
+        engine.keep_compiled(user_cache())
     return engine
 
 

@@ -11,6 +11,7 @@ import re
 import stat
 import tarfile
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -130,6 +131,11 @@ class _Index:
 _Key = tuple[str, int, int, int]
 _INDICES: OrderedDict[_Key, _Index] = OrderedDict()
 _LOCK = threading.RLock()
+_DIGESTS: dict[str, tuple[tuple[int, int, int, int], str]] = {}
+"""By path the signature that a file had, and its digest."""
+_MOST_DIGESTS = 1 << 16
+_SETTLED = 2_000_000_000
+"""Nanoseconds since the last change of a file after which its signature tells of the next one."""
 if hasattr(os, "register_at_fork"):
     # A thread that held the lock is not in the child.
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
@@ -202,9 +208,22 @@ def open_file(path: Path | str) -> BinaryIO:
 
 
 def content_digest(path: Path | str) -> str:
-    """Return the SHA-256 of the bytes of a file or member, as hexadecimal digits."""
+    """Return the SHA-256 of the bytes of a file or member, as hexadecimal digits.
+
+    One whose signature is what it was when it was last read is not read again.
+    """
+    signed = signature(path)
+    known = _DIGESTS.get(str(path))
+    if known is not None and known[0] == signed:
+        return known[1]
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    # What was written just now may be written again before the file system's clock moves on.
+    if time.time_ns() - max(signed[1:3]) > _SETTLED and signature(path) == signed:
+        if len(_DIGESTS) >= _MOST_DIGESTS:
+            _DIGESTS.clear()
+        _DIGESTS[str(path)] = signed, digest
+    return digest
 
 
 def content_digests(paths: Sequence[Path | str], workers: int | None = None) -> list[str]:

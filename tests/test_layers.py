@@ -188,6 +188,12 @@ def test_the_classifier_and_openvino_engines_load_no_torch(tiny_onnx):
     assert not _loaded_by(code) & {"torch", "torchvision", "onnxruntime"}
 
 
+def test_a_fit_of_photographs_loads_no_scikit_learn(tiny_onnx, class_folder, tmp_path):
+    fit = ["fit", str(class_folder), "--backbone", str(tiny_onnx), "--out", str(tmp_path / "model"), "--quiet"]
+    code = f"from aurevoir.cli.main import main; assert main({fit}) == 0"
+    assert not _loaded_by(code) & {"sklearn", "pandas", "torch"}
+
+
 def test_public_names_resolve():
     import aurevoir
 

@@ -9,7 +9,7 @@ import aurevoir
 from aurevoir import signing
 from aurevoir.cli.main import main
 from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
-from aurevoir.transfer.classifier import OpticalClassifier
+from aurevoir.transfer.estimator import OpticalClassifier
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):

@@ -39,6 +39,18 @@ def test_another_key_takes_the_place_of_the_kind_and_of_no_file_of_the_user(tmp_
     }
 
 
+def test_its_size_is_of_what_was_kept_of_some_kinds(tmp_path):
+    with Work(tmp_path / "work") as work:
+        assert work.size_of("train", "test") == 0
+        for number in range(2):
+            work.put("train", key_of(1), b"bits", number)
+        work.put("engine", key_of(1), b"an engine")
+        (tmp_path / "work" / "train-notes.kept").write_text("mine")
+        (tmp_path / "work" / "film").write_bytes(bytes(1000))
+        each = (tmp_path / "work" / f"train-{key_of(1)}-000000.kept").stat().st_size
+        assert work.size_of("train", "test") == 2 * each > 8
+
+
 def test_a_changed_or_cut_file_is_as_if_it_were_not_there(tmp_path):
     with Work(tmp_path / "work") as work:
         work.put("table", key_of(1), b"content")

@@ -1,4 +1,4 @@
-"""OpticalClassifier: engine, projection and ridge as one scikit-learn estimator."""
+"""Engine, projection and ridge as one classifier; `estimator` makes a scikit-learn estimator of it."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,13 +6,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags
-from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.validation import check_is_fitted
 
 from ..cache import user_cache
 from ..calibration.placement import Placement
@@ -88,101 +84,14 @@ _LARGEST_WEIGHT = 1e100
 """Class weights beyond would overflow in sums of squares."""
 
 
-class OpticalClassifier(ClassifierMixin, BaseEstimator):
-    """Classify images by the sign bits of a truncated network's features, without gradients.
+class Classifier:
+    """What `estimator.OpticalClassifier` is besides a scikit-learn estimator; its parameters and attributes are there.
 
-    The bits pass through an optical random projection, or its exact kernel, to a ridge classifier
-    solved in closed form. Leave-one-out on the training images selects the ridge's alpha, and for
-    ``projection="auto"`` the kernel.
-
-    Parameters
-    ----------
-    backbone : str, path or torch.nn.Module
-        A torchvision name, ``efficientnet_lite0`` (or 1, 2), ``timm:NAME``, an ONNX file, or a module.
-    cut : str, optional
-        Where to truncate the network; by default the backbone's default cut. ``auto`` compares a few cuts up to that by
-        leave-one-out on at most 2,000 of the training images, and takes the cheapest that is within half a
-        standard error of the best; see `transfer.cut_choice`.
-    weights : {"default", "random"} or path
-    precision : {"fp32", "fp16", "bf16", "int8"}
-    runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}
-    device : str, optional
-        Device of the engine, as the runtime names it; by default the runtime's first.
-    activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
-        Options of the engine; see `build_engine`. Only `prefer_faster` times it against its peer.
-    engine : Engine or path, optional
-        A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
-    projection : str
-        ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
-        on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
-        ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at
-        most 4,096 images, among all but ``exact+rbf`` of these; trained on features it has no channels, and selects
-        between ``none`` and ``exact``. A kernel whose n x n system does not fit the memory budget is solved on
-        landmarks, some of the images. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
-    n_components : int, optional
-        Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features, or as many
-        as the memory budget holds if images outnumber them.
-    alphas : array-like, optional
-        Ridge penalties to choose from; by default 15 values scaled to the data.
-    alpha_search : {"auto", "all", "halving"}
-        ``all`` scores every alpha by leave-one-out on all images; ``halving`` scores successively fewer
-        alphas on a quarter, half and all of the images; ``auto`` uses it from 2048 images on. See
-        `kernels.ridge.dual_path`.
-    class_weight : dict, "balanced" or None
-        Class weights, multiplied by the sample weights.
-    calibration : path, list of paths, uint8 array, or calibration table, optional
-        Images for int8 thresholds, or a calibration table; by default the training images.
-    calibration_images : int
-        Number of calibration images.
-    method : {"percentile", "entropy", "mse", "max", "sign", "native"}
-        Calibration method.
-    normalization : str, (mean, std) or (mean, std, channel order)
-        As in `aurevoir.build_engine`.
-    size : int, optional
-        Input height and width of the engine; by default the backbone's.
-    resize : {"stretch", "crop"}
-    ridge_device : {"cpu", "cuda"}
-        Device for the projection, Gram and ridge in `fit`; ``cuda`` is the current NVIDIA GPU, through CuPy.
-    memory_budget : int or str, optional
-        Memory limit of the projection and the ridge, in bytes or as a string such as ``"4GiB"``.
-    random_state : int, RandomState or None
-        Seed for random weights, the choice of calibration images, and the projection.
-    verbose : bool
-        Whether to show progress on stderr.
-    work : path, optional
-        A folder in which `fit` keeps what its stages make, as they come: calibration table, engine, and the bits of the
-        images, about 512 at a time. A fit that was interrupted, run again, takes over what is there of the same
-        inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
-
-    Attributes
-    ----------
-    classes_ : array of shape (c,)
-    alpha_ : float
-    loo_accuracy_ : float
-        Leave-one-out accuracy on the training images.
-    path_ : RidgePath
-        Leave-one-out accuracy and error at every alpha that was scored on all images.
-    temperature_ : float or None
-        Of the probabilities, by leave-one-out; None of a model that an earlier version saved.
-    projection_ : str
-        The projection in use; for ``auto`` the selected one.
-    engine_ : Engine or None
-        None if trained on features.
-    cut_choice_ : CutChoice or None
-        For ``cut="auto"`` what each cut scored, and why the chosen one was taken; else, and once loaded, None.
-    readout_ : Readout
-    training_ : Training
-        Bits, labels and weights of the training images; of a loaded model read when they are first asked for.
-    n_bits_ : int
-        m, the number of features whose signs are used.
-    skipped_ : dict
-        Reason for each training file that could not be read.
-    timings_ : dict
-        Wall-clock seconds of each stage and in total.
-    pace_ : Pace
-        How fast `fit` sent the training images through the engine, and of no image once loaded; see
-        `transfer.embed`.
+    Commands use it as it is, on images: importing scikit-learn, which checks features, takes longer than the ridge of
+    a thousand images.
     """
+
+    feature_names_in_: np.ndarray
 
     def __init__(
         self,
@@ -250,7 +159,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         found: Expected = self.__dict__.get("_expects", Expected())
         return found
 
-    def expect(self, images: int, refits: bool = False, out: Path | str | None = None) -> "OpticalClassifier":
+    def expect(self, images: int, refits: bool = False, out: Path | str | None = None) -> "Classifier":
         """Say what follows `fit`, which then refuses before its work what would not fit memory or disk after it.
 
         Parameters
@@ -269,16 +178,6 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self._expects = Expected(images, refits, out)
         return self
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        # Only the signs of features are used, which is too little for the few columns of scikit-learn's checks.
-        tags.classifier_tags.poor_score = True
-        tags.classifier_tags.multi_label = True
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "readout_")
-
     @contextmanager
     def _unchanged_by_failure(self) -> Iterator[None]:
         """Restore every attribute if the block raises."""
@@ -289,10 +188,16 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             self.__dict__ = before
             raise
 
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "readout_"):
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call `fit` first")
+
     @property
     def training_(self) -> Training:
         """What the classifier has learnt from."""
-        check_is_fitted(self)
+        self._check_fitted()
         if self._training is not None:
             return self._training
         if self._read_training is None:
@@ -308,7 +213,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def keeps_training(self) -> bool:
         """Whether `training_` is there."""
-        check_is_fitted(self)
+        self._check_fitted()
         return self._training is not None or self._read_training is not None
 
     @property
@@ -318,7 +223,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         assert self.path_.loo_scores is not None
         return self.path_.loo_scores
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "OpticalClassifier":
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "Classifier":
         """Fit the classifier.
 
         Parameters
@@ -381,7 +286,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         *,
         remove: Iterable[int | str | Path] | None = None,
         relabel: Mapping[Any, Any] | None = None,
-    ) -> "OpticalClassifier":
+    ) -> "Classifier":
         """Change the training images and refit; the bits of those that stay are reused.
 
         Parameters
@@ -412,7 +317,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         empty, what the first fit chose of the images is chosen again, the kernel and the camera's exposure too: the
         result equals a fit with this engine that never saw the images, or the labels, that are gone.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         earlier, watch = self.training_, Stopwatch(self.ridge_device)
         with self._unchanged_by_failure():
             training = self._amended(earlier, () if remove is None else remove, {} if relabel is None else relabel)
@@ -462,7 +367,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def score_training(self, training: Training) -> np.ndarray:
         """Return the scores of every class, of what `embed_labelled` returns; see `scores`."""
-        check_is_fitted(self)
+        self._check_fitted()
         each = row_bytes(output_types(self.n_bits_, None if training.pooled is None else training.pooled.shape[1]))
         found = [np.empty((0, len(self.classes_)))]
         for which in blocks(len(training), block_length(2 * each, memory_budget(self.memory_budget) // 4, 1 << 20)):
@@ -470,7 +375,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             found.append(self.readout_.scores(training.bits[which], self.memory_budget, pooled))
         return np.concatenate(found)
 
-    def refit_on(self, training: Training) -> "OpticalClassifier":
+    def refit_on(self, training: Training) -> "Classifier":
         """Fit again with the engine that is there, to images that it has seen: nothing is embedded.
 
         Parameters
@@ -486,7 +391,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         -----
         Kernel, exposure and alpha are chosen again: the result equals `fit` with this engine on these images.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         with self._unchanged_by_failure():
             self._fit_readout(training, self.projection, None, watch)
@@ -608,7 +513,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def multilabel_(self) -> bool:
         """Whether an image may have several labels, so that `predict` returns an indicator matrix."""
-        check_is_fitted(self)
+        self._check_fitted()
         return self._multilabel
 
     def _fit_readout(self, training: Training, projection: str, camera: Camera | None, watch: Stopwatch) -> None:
@@ -673,6 +578,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         given = self.class_weight.values() if isinstance(self.class_weight, dict) else ()
         if not all(isinstance(weight, Real) for weight in given):
             raise UsageError(f"class_weight {self.class_weight!r} must be positive finite numbers; give one a class")
+        from sklearn.utils.class_weight import compute_sample_weight
+
         try:
             weights: np.ndarray = compute_sample_weight(self.class_weight, self.classes_[labels])
         except ValueError as error:
@@ -770,7 +677,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         channels, expected = self._channels_read(channels), self._expected
         refitted = [images + expected.images] if expected.refits else []
         self._require_ridge([images, *refitted], features, channels, self.projection)
-        folder, kept = (None, 0) if work is None else (work.folder, work.size)
+        folder, kept = (None, 0) if work is None else (work.folder, work.size_of("train", "test"))
         require_disk(images, output_types(features, channels), expected, self.memory_budget, folder, kept)
 
     def _channels_read(self, channels: int | None) -> int | None:
@@ -973,7 +880,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Convert scores of shape (n, c) to probabilities of the same shape; see `predict_proba`."""
-        check_is_fitted(self)
+        self._check_fitted()
         return probabilities(scores, self._required_temperature(), self._multilabel)
 
     def _required_temperature(self) -> float:
@@ -1060,7 +967,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def _values(self, X: Any) -> Iterator[dict[str, np.ndarray]]:
         """Yield what `scores_of` takes, block by block; raise DataError at the end if a file cannot be read."""
-        check_is_fitted(self)
+        self._check_fitted()
         X = as_inputs(X)
         if self.engine_ is None:
             if not is_features(X):
@@ -1104,7 +1011,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         DataError
             If a class folder is unknown to the classifier, or a file of a list cannot be read.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         if is_path(X) and y is None:
             if sample_weight is not None:
                 raise UsageError("sample_weight needs an order of the images; give a list of files and y, not a folder")
@@ -1116,8 +1023,10 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         X, y = images_and_labels(X, y)
         if self._multilabel or is_sets(y):
             y = self._encode_known(y)
+        from sklearn.metrics import accuracy_score
+
         weights = None if sample_weight is None else checked_weights(sample_weight, len(y))
-        return float(super().score(X, y, weights))
+        return float(accuracy_score(y, self.predict(X), sample_weight=weights))
 
     def iter_scores(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Score the readable images as they come, some batches of the engine at a time.
@@ -1137,7 +1046,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
 
     def iter_values(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yield indices as `iter_scores` does, and the outputs of the engine that `scores_of` takes."""
-        check_is_fitted(self)
+        self._check_fitted()
         return embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once())
 
     def scores_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -1168,7 +1077,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             Indices of the scored images; the others are in ``images.skipped``.
         scores : float64 array of shape (n, c)
         """
-        check_is_fitted(self)
+        self._check_fitted()
         engine, none = self._required_engine(), (np.empty(0, "int64"), np.empty((0, len(self.classes_))))
         if work is None:
             found = [none, *self.iter_scores(images)]
@@ -1239,7 +1148,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         Scores differ from those of `scores` by some 1e-6 of the largest. With a projection of fewer than 16 features
         intensities lie often just between two levels of the camera, and a level may differ.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         return classifier_engine(
             self._required_engine(),
             self.readout_,
@@ -1274,7 +1183,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         SaveError
             If it cannot be written; what was there is unchanged.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         kept = training and self.keeps_training
         stored = StoredModel(
             classes=self.classes_,
@@ -1290,6 +1199,30 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             training=(lambda: (self.training_, self.loo_scores_)) if kept else None,
         )
         write(stored, Path(folder))
+
+    @classmethod
+    def loaded(cls, folder: Path | str, rebuild: bool = False) -> Self:
+        """Return the classifier in a model folder; see `estimator.load`."""
+        stored = read(Path(folder), rebuild)
+        parameters = dict(stored.parameters)
+        if isinstance(weights := parameters.get("class_weight"), list):
+            parameters["class_weight"] = dict(zip(stored.classes.tolist(), weights, strict=True))
+        if stored.engine is not None:
+            made = stored.engine.manifest
+            parameters |= {"engine": stored.engine, "backbone": made.backbone, "cut": made.cut}
+            parameters |= {"precision": made.precision, "runtime": made.runtime}
+        classifier = cls(**parameters, random_state=stored.seed)
+        classifier._multilabel, classifier._seed = stored.multilabel, stored.seed
+        classifier.classes_, classifier.engine_ = stored.classes, stored.engine
+        classifier.n_bits_ = classifier.n_features_in_ = stored.features
+        if stored.feature_names is not None:
+            classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
+        classifier.readout_, classifier.skipped_, classifier.cut_choice_ = stored.readout, {}, None
+        classifier.pace_ = Pace()
+        classifier.temperature_ = stored.temperature
+        classifier._keep(None, stored.training)
+        classifier._set_path(stored.path)
+        return classifier
 
     def _solving(self) -> dict[str, Any]:
         """Return the parameters besides that a refit needs, as a model folder holds them."""
@@ -1313,44 +1246,6 @@ def _opened(work: Path | str | None, report: bool) -> AbstractContextManager[Wor
     return nullcontext() if work is None else Work(work, report)
 
 
-def load(folder: Path | str, rebuild: bool = False) -> OpticalClassifier:
-    """Load a model folder.
-
-    Parameters
-    ----------
-    folder : path
-    rebuild : bool
-        Rebuild the engine's plan if it is for another GPU or version; see `load_engine`.
-
-    Returns
-    -------
-    OpticalClassifier
-        Fitted; its predictions equal those of the saved classifier.
-
-    Raises
-    ------
-    UsageError
-        If the folder is not a model folder.
-    AurevoirError
-        If a file in it is corrupted or missing, or its schema is not supported.
-    """
-    stored = read(Path(folder), rebuild)
-    parameters = dict(stored.parameters)
-    if isinstance(weights := parameters.get("class_weight"), list):
-        parameters["class_weight"] = dict(zip(stored.classes.tolist(), weights, strict=True))
-    if stored.engine is not None:
-        made = stored.engine.manifest
-        parameters |= {"engine": stored.engine, "backbone": made.backbone, "cut": made.cut}
-        parameters |= {"precision": made.precision, "runtime": made.runtime}
-    classifier = OpticalClassifier(**parameters, random_state=stored.seed)
-    classifier._multilabel, classifier._seed = stored.multilabel, stored.seed
-    classifier.classes_, classifier.engine_ = stored.classes, stored.engine
-    classifier.n_bits_ = classifier.n_features_in_ = stored.features
-    if stored.feature_names is not None:
-        classifier.feature_names_in_ = np.array(stored.feature_names, dtype=object)
-    classifier.readout_, classifier.skipped_, classifier.cut_choice_ = stored.readout, {}, None
-    classifier.pace_ = Pace()
-    classifier.temperature_ = stored.temperature
-    classifier._keep(None, stored.training)
-    classifier._set_path(stored.path)
-    return classifier
+def load(folder: Path | str, rebuild: bool = False) -> Classifier:
+    """Load a model folder for commands, which need no estimator; see `estimator.load`."""
+    return Classifier.loaded(folder, rebuild)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from ..errors import DataError
 from ..images.batches import ImageFiles
@@ -15,6 +14,7 @@ from ..images.duplicates import conflicting_labels, shared_files
 from ..images.labelled import labelled_images, labelled_parts
 from ..images.sources import LabelledPaths, as_set, warn
 from .multilabel import LabelEvaluation, accuracy_interval, evaluate_labels, indicator
+from .splits import draw_split
 
 TEST_SHARE = 0.2
 FEW = 5
@@ -158,8 +158,7 @@ def split(data: LabelledPaths, seed: int = 0) -> tuple[LabelledPaths, LabelledPa
     tested = round(TEST_SHARE * len(data.paths))
     if min(tested, len(data.paths) - tested) < len(counts):
         raise DataError(f"{len(data.paths)} images are too few to split for {len(counts)} classes; give --test")
-    rows = range(len(data.paths))
-    train, test = train_test_split(rows, test_size=tested, stratify=data.labels, random_state=seed)
+    train, test = draw_split(len(data.paths), tested, data.labels, seed)
     return data.take(train), data.take(test)
 
 
@@ -175,7 +174,7 @@ def _split_sets(data: LabelledPaths, seed: int) -> tuple[LabelledPaths, Labelled
     # One that few images have cannot be in both parts.
     strata = [name if sizes[name] > 1 / TEST_SHARE else "" for name in rarest]
     alike = strata if min(Counter(strata).values()) > 1 and len(set(strata)) <= min(tested, n - tested) else None
-    train, test = train_test_split(range(n), test_size=tested, stratify=alike, random_state=seed)
+    train, test = draw_split(n, tested, alike, seed)
     lacking = set(data.names).difference(data.take(train).names)
     moved = {row for row in test if lacking.intersection(as_set(data.labels[row]))}
     if len(moved) == len(test):
@@ -187,8 +186,11 @@ class Scorer(Protocol):
     """What is evaluated: an `OpticalClassifier`, whose attributes and methods these are."""
 
     classes_: np.ndarray
-    multilabel_: bool
     temperature_: float | None
+
+    @property
+    def multilabel_(self) -> bool:
+        """Whether an image may have several labels."""
 
     def image_files(self, paths: Sequence[Path | str]) -> ImageFiles:
         """Return files as the classifier's engine takes them."""

@@ -10,10 +10,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
 
 from ..errors import DataError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
@@ -192,7 +188,7 @@ def is_features(X: Any) -> bool:
     return getattr(X, "ndim", 2) <= 2
 
 
-def checked_features(estimator: BaseEstimator, X: Any, *y: Any, **options: Any) -> Any:
+def checked_features(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     """Return features, and labels if given, as scikit-learn's `validate_data` does.
 
     Raises
@@ -200,6 +196,8 @@ def checked_features(estimator: BaseEstimator, X: Any, *y: Any, **options: Any) 
     UsageError
         If scikit-learn refuses them, or they are packed bits.
     """
+    from sklearn.utils.validation import validate_data
+
     _refuse_packed(X)
     try:
         found = validate_data(estimator, X, *y, **options)
@@ -237,17 +235,29 @@ def as_labels(y: Any) -> np.ndarray:
         labels = _plain(y)
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise DataError("y contains NaN or infinity; leave images without a label out")
-        with warnings.catch_warnings():
-            # Of as many classes as images, which may be what they are.
-            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
-            check_classification_targets(labels)
-        # One column of labels is taken, with scikit-learn's warning.
-        labels = labels if is_indicator(labels) else column_or_1d(labels, warn=True)
+        if not (labels.ndim == 1 and labels.dtype.kind in "Uiub"):
+            labels = _as_targets(labels)
     except (TypeError, ValueError) as error:
         raise DataError(_one_line(error)) from error
     if is_indicator(labels) and not np.isin(labels, (0, 1)).all():
         raise DataError(f"y of shape {labels.shape} must hold zeros and ones only: which of the classes an image has")
     return labels
+
+
+def _as_targets(labels: np.ndarray) -> np.ndarray:
+    """Return labels of any other form than one text or integer an image as scikit-learn takes them, or refuses them."""
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import column_or_1d
+
+    with warnings.catch_warnings():
+        # Of as many classes as images, which may be what they are.
+        warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+        check_classification_targets(labels)
+    if is_indicator(labels):
+        return labels
+    # One column of labels is taken, with scikit-learn's warning.
+    column: np.ndarray = column_or_1d(labels, warn=True)
+    return column
 
 
 def _plain(y: Any) -> np.ndarray:
@@ -357,6 +367,8 @@ def resolve_seed(random_state: Any) -> int:
         if not 0 <= random_state < 2**64:
             raise UsageError(f"random_state {random_state} is not between 0 and 2^64 - 1")
         return int(random_state)
+    from sklearn.utils import check_random_state
+
     try:
         return int(check_random_state(random_state).randint(2**31))
     except ValueError as error:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from .multilabel import accuracy_interval
 
@@ -115,7 +114,8 @@ class Outcomes:
     @cached_property
     def confusion(self) -> np.ndarray:
         """Images by class (rows) and predicted class (columns), int64 of shape (c, c)."""
-        found: np.ndarray = confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
+        found = np.zeros((len(self.classes), len(self.classes)), "int64")
+        np.add.at(found, (self.labels, self.predicted), 1)
         return found
 
     def per_class(self) -> list[ClassOutcome]:

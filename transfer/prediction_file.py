@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..errors import DataError, UsageError
 from ..saving import explained, require_file_target
-from .classifier import OpticalClassifier
+from .classifier import Classifier
 from .csv_rows import csv_line, encoded, label_text, number_text
 from .predictions import BlockEnds, Details, Record, predictions
 
@@ -80,7 +80,7 @@ class PredictionFile:
     def __init__(
         self,
         path: Path | str,
-        classifier: OpticalClassifier,
+        classifier: Classifier,
         model: str,
         details: Details | None = None,
         resume: bool = False,

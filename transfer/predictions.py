@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..images.batches import LONGEST_BATCH
-from .classifier import OpticalClassifier
+from .classifier import Classifier
 from .multilabel import given_labels
 from .prediction_sets import checked_coverage
 
@@ -50,7 +50,7 @@ class Details:
 
 
 def predictions(
-    classifier: OpticalClassifier, paths: Iterable[Path | str], details: Details | None = None
+    classifier: Classifier, paths: Iterable[Path | str], details: Details | None = None
 ) -> Iterator[list[Record]]:
     """Predict the labels of images of any number.
 
@@ -84,7 +84,7 @@ def predictions(
 class _Said:
     """Makes records of the outputs of an engine."""
 
-    def __init__(self, classifier: OpticalClassifier, details: Details) -> None:
+    def __init__(self, classifier: Classifier, details: Details) -> None:
         self._classifier, self._details, self._top = classifier, details, details.top
         self._sets = None if details.coverage is None else classifier.set_predictor(details.by_class)
         self._neighbours = classifier.neighbours() if details.familiarity else None
@@ -142,7 +142,7 @@ class BlockEnds:
     classifier : OpticalClassifier
     """
 
-    def __init__(self, classifier: OpticalClassifier) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         engine = classifier.engine_
         assert engine is not None
         self._batch, self._rows = engine.batch_size, classifier.rows_at_once()

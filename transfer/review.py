@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.ridge import RidgePath
@@ -169,6 +167,9 @@ def suspicion(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _log_chances(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the logarithm of the probability of each own label, by logistic regression that has not seen the image."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
     model = LogisticRegression(C=_PENALTY, max_iter=_ITERATIONS)
     found = cross_val_predict(model, scores / (scores.std() or 1), labels, cv=folds, method="predict_log_proba")

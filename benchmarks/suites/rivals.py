@@ -23,7 +23,7 @@ from ...engine.timing import alternate, ratios, spread
 from ...images.sources import LabelledPaths, class_folders
 from ...kernels.stopwatch import Stopwatch
 from ...progress import progress_bar
-from ...transfer.classifier import OpticalClassifier
+from ...transfer.estimator import OpticalClassifier
 from ..contract import Benchmark, Cells, Json, Result, Row
 from ..harness.datasets import GENERATED, at_most, decode_timed, generated_images, shown_name
 from ..harness.engines import Engines, Seconds, open_network

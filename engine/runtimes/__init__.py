@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 
 from ...errors import AurevoirError, MissingPackageError, UsageError
+from ...kept import Store
 from ...kernels.forked import check_process
 from .base import (
     GRAPH_RUNTIMES,
@@ -62,8 +63,11 @@ def compile_graph(
     precision: Precision,
     device: str = "cpu",
     settings: Mapping[str, int] | None = None,
+    store: Store | None = None,
 ) -> Compiled | GpuRunner:
     """Compile an ONNX graph for a graph runtime; see `GraphRuntime.compile`.
+
+    With a `store`, what is compiled is kept there, and taken from there, if the runtime can do so.
 
     Raises
     ------
@@ -74,7 +78,8 @@ def compile_graph(
     module = graph_runtime(name)
     check_process(name)
     with native_errors(name, "compile"):
-        compiled = module.compile(graph, precision, device, settings)
+        options = {"store": store} if store is not None and module.KEEPS else {}
+        compiled = module.compile(graph, precision, device, settings, **options)
     if isinstance(compiled, GpuRunner):
         return compiled
 

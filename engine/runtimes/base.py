@@ -96,11 +96,14 @@ class GraphRuntime(Runtime, Protocol):
     ----------
     SETTINGS : tuple of str
         Those of ``threads`` and ``streams`` that it takes.
+    KEEPS : bool
+        Whether `compile` takes a ``store``, such as the user's cache, in which it keeps what it compiles for later.
     CALLS : int
         Calls on the CPU that are faster at the same time than one after another; 1 if none are.
     """
 
     SETTINGS: tuple[str, ...]
+    KEEPS: bool
     CALLS: int
 
     def compile(

@@ -18,6 +18,7 @@ PACKAGE = "onnxruntime"
 INSTALL = "pip install 'aurevoir[onnxruntime]'"
 
 SETTINGS: tuple[str, ...] = ("threads",)
+KEEPS = False
 CALLS = 1
 _OTHERS = "'openvino' or 'torch'"
 

@@ -1,7 +1,8 @@
 """OpenVINO, the default on CPUs: fp32, int8, and bf16 if the processor supports it."""
 
+import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version as package_version
@@ -19,6 +20,7 @@ from ...calibration.graph.openvino_fixes import (
     omit_zero_points,
     raise_averages,
 )
+from ...kept import Store, key_of
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIXES, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
 from .gpu_run import check_rows, write_rows
@@ -37,6 +39,7 @@ MAX_CHUNKED_OUTPUTS = 3
 
 _SETTINGS = {"threads": "INFERENCE_NUM_THREADS", "streams": "NUM_STREAMS"}
 SETTINGS = tuple(_SETTINGS)
+KEEPS = True
 CALLS = 2
 """While the last chunks of a call run on some of the streams, the others compute the next call's."""
 
@@ -75,10 +78,29 @@ def inference_precision(precision: Precision) -> str:
 
 
 def compile(
-    graph: bytes, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
+    graph: bytes,
+    precision: Precision,
+    device: str = "cpu",
+    settings: Mapping[str, int] | None = None,
+    store: Store | None = None,
 ) -> Compiled:
     """Compile an ONNX graph; see `base.GraphRuntime`."""
-    return compile_model(read(graph, precision), precision, device, settings)
+    if store is None or device != "cpu":
+        return compile_model(read(graph, precision), precision, device, settings)
+    outputs = len(onnx.load_from_string(graph).graph.output)
+    part = [hashlib.sha256(graph).hexdigest(), precision, settings or {}]
+
+    def make(hint: str) -> Any:
+        key = key_of("compiled", *part, hint)
+        if (entry := store.get("compiled", key)) is not None:
+            # What OpenVINO does not take is compiled again.
+            with suppress(RuntimeError):
+                return _core().import_model(entry, device.upper(), _options(precision, hint, settings))
+        made = _compiled(read(graph, precision), precision, device, hint, settings)
+        store.put("compiled", key, made.export_model().getvalue())
+        return made
+
+    return _runner(make, outputs)
 
 
 def check(graph: bytes) -> None:
@@ -149,13 +171,18 @@ def _float32_names(model: Any) -> set[str]:
 def compile_model(
     model: Any, precision: Precision, device: str = "cpu", settings: Mapping[str, int] | None = None
 ) -> Compiled:
-    """Compile an ``openvino.Model`` on its first run.
+    """Compile an ``openvino.Model`` on its first run; see `_runner`."""
+    return _runner(lambda hint: _compiled(model, precision, device, hint, settings), len(model.outputs))
+
+
+def _runner(make: Callable[[str], Any], outputs: int) -> Compiled:
+    """Return a function that runs what `make` compiles for a performance hint when that is first needed.
 
     A single image runs on all cores. Several run concurrently, in chunks of `CHUNK` images on about one
     stream per core: activations stay in the caches, and cores wait less for each other.
     """
     # Graphs with many outputs observe tensors, and copying their chunks together would be slow.
-    chunked = len(model.outputs) <= MAX_CHUNKED_OUTPUTS
+    chunked = outputs <= MAX_CHUNKED_OUTPUTS
     models: dict[str, Any] = {}
     lock, local = threading.Lock(), threading.local()
 
@@ -165,7 +192,7 @@ def compile_model(
         if not hasattr(local, hint + kept):
             with lock:
                 if hint not in models:
-                    models[hint] = _compiled(model, precision, device, hint, settings)
+                    models[hint] = make(hint)
             count = models[hint].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             setattr(local, hint + kept, [models[hint].create_infer_request() for _ in range(count)])
         found: list[Any] = getattr(local, hint + kept)
@@ -290,6 +317,10 @@ def _compiled(
     settings: Mapping[str, int] | None = None,
     profiled: bool = False,
 ) -> Any:
+    options = _options(precision, hint, settings) | ({"PERF_COUNT": True} if profiled else {})
+    return _core().compile_model(model, device.upper(), options)
+
+
+def _options(precision: Precision, hint: str, settings: Mapping[str, int] | None) -> dict[str, Any]:
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
-    options |= {_SETTINGS[name]: value for name, value in (settings or {}).items()}
-    return _core().compile_model(model, device.upper(), options | ({"PERF_COUNT": True} if profiled else {}))
+    return options | {_SETTINGS[name]: value for name, value in (settings or {}).items()}

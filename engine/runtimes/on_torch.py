@@ -15,6 +15,7 @@ from .gpu_run import GpuRunner
 
 PACKAGE = "torch"
 SETTINGS: tuple[str, ...] = ("threads",)
+KEEPS = False
 CALLS = 1
 INSTALL = "pip install 'aurevoir[torch]'"
 

@@ -15,6 +15,7 @@ from .gpu_run import GpuRunner
 
 PACKAGE = "triton"
 SETTINGS: tuple[str, ...] = ()
+KEEPS = False
 CALLS = 1
 _TUNED = (1, 16, 256)
 """Batches whose tiles are timed."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aurevoir import build_engine
-from aurevoir.transfer.classifier import OpticalClassifier
+from aurevoir.transfer.estimator import OpticalClassifier
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,23 @@ def test_finalizers_of_what_an_interrupt_left_half_made_say_nothing(monkeypatch,
     assert capfd.readouterr().err == ""
 
 
+def test_the_end_of_the_process_collects_no_cycles_but_runs_what_waits_for_it(tmp_path):
+    script = (
+        "import atexit, gc, tempfile\n"
+        "from aurevoir.cli.process import own_process\n"
+        "class Cycle: pass\n"
+        "with own_process():\n"
+        "    cycle = Cycle()\n"
+        "    cycle.itself, cycle.folder = cycle, tempfile.TemporaryDirectory(dir='.')\n"
+        "    del cycle\n"
+        "    atexit.register(lambda: print('at the end', gc.get_freeze_count() > 0))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "at the end True\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_addresses_with_which_evaluate_would_abort_are_refused(monkeypatch):
     """With 1,300 MiB and projection dense a library of threads ended the process, on two processors."""
     for megabytes, fits in ((1300, False), (1536, True)):

@@ -21,7 +21,7 @@ from aurevoir.engine.delivery import export_engine
 from aurevoir.engine.engine import Engine
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.images.decode import decode
-from aurevoir.transfer.classifier import OpticalClassifier
+from aurevoir.transfer.estimator import OpticalClassifier
 
 LABELS = ("ant", "a bee", 'the "third"', "grün", "vier\udc80")
 FORMS = {"openvino": ("openvino_classify", "model.xml"), "onnx": ("onnxruntime_classify", "")}

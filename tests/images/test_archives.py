@@ -175,6 +175,28 @@ def test_a_member_has_the_digest_of_its_bytes_and_a_signature_that_changes_with_
     assert conflicting_labels([*paths, shard / "a.jpg"], ["x", "y", "z"]) == [(tmp_path / "a.jpg", shard / "a.jpg")]
 
 
+def test_a_file_is_read_once_for_its_digest_until_it_changes(tmp_path, monkeypatch):
+    read, original = [], archives.open_file
+    monkeypatch.setattr(archives, "open_file", lambda path: (read.append(path), original(path))[1])
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    # As new as it is, it may be written again without a sign of it.
+    first = {content_digest(path) for _ in range(2)}
+    assert len(read) == 2
+    monkeypatch.setattr(archives, "_SETTLED", -(10**18))
+    monkeypatch.setattr(archives, "_MOST_DIGESTS", 1)
+    assert {content_digest(path) for _ in range(3)} == first
+    assert len(read) == 3
+    path.write_bytes(b"twice")
+    assert {content_digest(path) for _ in range(2)}.isdisjoint(first)
+    assert len(read) == 4
+    (tmp_path / "b.jpg").write_bytes(b"two")
+    content_digest(tmp_path / "b.jpg")
+    assert list(archives._DIGESTS) == [str(tmp_path / "b.jpg")]
+    with pytest.raises(FileNotFoundError):
+        content_digest(tmp_path / "c.jpg")
+
+
 def test_an_image_beyond_the_memory_budget_and_an_empty_one_are_reported_as_files_are(tmp_path, monkeypatch):
     shard = pack(tmp_path / "s.tar", ("big.png", b"x" * 5000), ("none.png", b""), ("text.png", b"not an image"))
     files = ImageFiles([shard / name for name in ("big.png", "none.png", "text.png", "gone.png")], (8, 8))

@@ -13,8 +13,8 @@ from aurevoir.images import batches as batches_module
 from aurevoir.images import decoded as decoded_module
 from aurevoir.images.batches import ImageArray
 from aurevoir.images.decode import decode
-from aurevoir.transfer.classifier import OpticalClassifier
 from aurevoir.transfer.embed import embed, embed_blocks
+from aurevoir.transfer.estimator import OpticalClassifier
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (22, 2, 3, 3), "uint8")
 

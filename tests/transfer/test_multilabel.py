@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 
 from aurevoir.errors import AurevoirWarning, DataError
 from aurevoir.images.sources import LabelledPaths, class_folders
-from aurevoir.transfer.classifier import OpticalClassifier, load
+from aurevoir.transfer.estimator import OpticalClassifier, load
 from aurevoir.transfer.evaluate import evaluate, split, train_and_test
 from aurevoir.transfer.multilabel import evaluate_labels, given_labels, indicator
 

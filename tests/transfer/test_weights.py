@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from aurevoir.errors import AurevoirError, DataError, UsageError
-from aurevoir.transfer.classifier import OpticalClassifier
+from aurevoir.transfer.estimator import OpticalClassifier
 
 X = np.random.default_rng(0).normal(size=(12, 40))
 Y = np.arange(12) % 3

@@ -109,7 +109,7 @@ def _saved(save: Callable[[Path], None], path: Path, steps: "_Steps") -> None:
     from aurevoir.engine import engine
     from aurevoir.transfer import classifier
 
-    originals = engine.Engine.save, classifier.OpticalClassifier.save
+    originals = engine.Engine.save, classifier.Classifier.save
 
     def watched(original: Any) -> Any:
         def call(*arguments: Any) -> None:
@@ -121,7 +121,7 @@ def _saved(save: Callable[[Path], None], path: Path, steps: "_Steps") -> None:
 
         return call
 
-    engine.Engine.save, classifier.OpticalClassifier.save = map(watched, originals)  # type: ignore[method-assign]
+    engine.Engine.save, classifier.Classifier.save = map(watched, originals)  # type: ignore[method-assign]
     save(path)
 
 

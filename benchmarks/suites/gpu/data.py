@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ....engine.sample import sample_images
-from ....errors import UsageError
+from ....errors import AurevoirError, UsageError
 from ....saving import write_atomically
-from ...harness.engines import open_network
+from ...harness.engines import Engines, open_network
 
 NETWORK, PHOTOGRAPHS = "densenet169.onnx", "photographs"
 """In the folder: the post's network cut as in the post, and a folder of class folders."""
@@ -39,6 +39,20 @@ def prepare(folder: Path, photographs: Path | None, networks: Sequence[Path] = (
     normalised = (pixels / 255 - np.array(backbone.mean)) / np.array(backbone.std)
     model = backbone.to_onnx(CUT, normalised.transpose(0, 3, 1, 2).astype("float32"))
     write_atomically(folder / NETWORK, model.SerializeToString())
+
+
+def posts_network(folder: Path, pixels: np.ndarray | None = None) -> Engines:
+    """Return the post's network of a prepared folder, with images to calibrate on.
+
+    Raises
+    ------
+    AurevoirError
+        If the folder has none.
+    """
+    path = folder / NETWORK
+    if not path.is_file():
+        raise AurevoirError(f"{path} does not exist; make the folder with: aurevoir bench gpu --prepare {folder}")
+    return Engines.export(open_network(str(path)), pixels=pixels)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -24,13 +24,13 @@ from ....calibration.quantize import quantize
 from ....engine.calibrate import calibrate
 from ....engine.float_graph import Exported
 from ....engine.sample import sample_images
-from ....errors import AurevoirError
 from ....kernels.bits import agreement
 from ...contract import Row
-from ...harness.engines import Engines, open_network
 from ..ridge import full
 from ..ridge.gpu import measure_on_gpu
-from .data import NETWORK, PHOTOGRAPHS
+from .data import PHOTOGRAPHS, posts_network
+from .post import measure_post
+from .projection import measure_projection
 
 Rows = Iterator[Row]
 
@@ -180,7 +180,7 @@ def measure_tuned(args: argparse.Namespace) -> Rows:
 
 def measure_engine(args: argparse.Namespace) -> Rows:
     """Time engines on images in host memory, as a user has them: bits in, copies included."""
-    engines, count = _engines(args), args.images
+    engines, count = posts_network(args.data), args.images
     size = engines.exported.size
     engines = replace(engines, pixels=sample_images(args.data / PHOTOGRAPHS, size, _CALIBRATED_ON))
     pixels = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype="uint8")
@@ -216,25 +216,19 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
     "tuned": (measure_tuned, 110),
     "engine": (measure_engine, 80),
     "table1": (measure_table1, 90),
+    "projection": (measure_projection, 30),
+    "post": (measure_post, 90),
     "ridge": (measure_ridge, 80),
     "tests": (check_kernels, 130),
 }
 """What is measured, in this order, and the seconds after which each is stopped."""
 
 
-def _engines(args: argparse.Namespace) -> Engines:
-    """Return the network."""
-    path = args.data / NETWORK
-    if not path.is_file():
-        raise AurevoirError(f"{path} does not exist; make the folder with: aurevoir bench gpu --prepare {args.data}")
-    return Engines.export(open_network(str(path)))
-
-
 def _network(args: argparse.Namespace) -> tuple[Exported, Any]:
     """Return the network as its float graph, and random images on the device, enough for the largest batch."""
     import torch
 
-    exported = _engines(args).exported
+    exported = posts_network(args.data).exported
     count = max(_SIGNS_MEASURED_ON, *args.batches)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *exported.size, 3), dtype=torch.uint8, generator=generator)

@@ -4,8 +4,9 @@ import numpy as np
 
 from ...array_types import SquareMatrix
 from ...arrays import namespace
-from ..reference import count_magnitudes, hadamard, largest_magnitude
+from ..reference import count_magnitudes, largest_magnitude
 from .dense import dense
+from .hadamard import hadamard
 from .interop import as_tensor, stream_of
 from .products import gram, shared_ones
 

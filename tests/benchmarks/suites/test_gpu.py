@@ -28,7 +28,7 @@ def test_without_a_gpu_every_part_says_so_and_the_exit_code_is_3(bench, tmp_path
     out = tmp_path / "r.json"
     code, result, err = bench("gpu", "--data", tmp_path, "--out", out)
     assert (code, result, out.exists()) == (3, None, False)
-    assert [f"{name}: no GPU" in err for name in gpu_parts.PARTS] == [True] * 7
+    assert [f"{name}: no GPU" in err for name in gpu_parts.PARTS] == [True] * 9
     assert "nothing was measured: device 'cuda'" in err
 
 
@@ -38,14 +38,24 @@ def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "parts_of", lambda names: {name: unhurried[name] for name in names})
     out, figure = tmp_path / "r.json", tmp_path / "r.png"
     small = ["--device", "cpu", "--full-size", 60, 64, 30, "--batches", 1, 3, "--images", 5, "--memory", "1GiB"]
-    parts = ["--parts", "ridge", "network", "fused", "engine", "table1"]
+    parts = ["--parts", "ridge", "projection", "post", "network", "fused", "engine", "table1"]
     code, result, err = bench("gpu", "--data", data, *small, *parts, "--out", out, "--plot", figure)
     assert code == 0, err
     assert json.loads(out.read_text())["rows"] == result["rows"]
     rows = {}
     for row in result["rows"]:
         rows.setdefault(row["part"], []).append(row)
-    assert set(rows) == {"ridge", "network", "fused", "engine", "table1"}
+    assert set(rows) == {"ridge", "projection", "post", "network", "fused", "engine", "table1"}
+    assert [row["largest_difference"] for row in rows["projection"]] == [0, 0]
+    assert all(row["image_us"] > 0 for row in rows["projection"])
+    threads, hardware, torch, triton = rows["post"]
+    assert threads["images_per_second"] > 0
+    assert "nvJPEG" in hardware["error"] or "torchvision" in hardware["error"]
+    assert "runtime 'triton' cannot run" in triton["error"]
+    # Of 24 photographs each is trained on more than once.
+    assert (torch["images"], torch["distinct"], torch["alphas"]) == (60, 24, 15)
+    assert torch["accuracy"] > 0.5
+    assert torch["total"] >= sum(torch["seconds"].values())
     assert rows["fused"][0]["error"] == "its kernels need a GPU"
     fits = [row["name"] for row in rows["ridge"] if "total" in row]
     assert fits == [

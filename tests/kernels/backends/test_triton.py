@@ -5,18 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 triton = pytest.importorskip("triton")
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from ahead import INTEGER_TENSOR_CORES, compiled  # noqa: E402
 
 from aurevoir.errors import UsageError  # noqa: E402
-from aurevoir.kernels.backends.triton import dense, draw, interop, products, tiles, widen  # noqa: E402
-from aurevoir.kernels.random_matrix import gaussian_levels  # noqa: E402
+from aurevoir.kernels.backends import get_backend, reference  # noqa: E402
+from aurevoir.kernels.backends.triton import dense, draw, hadamard, interop, products, tiles, widen  # noqa: E402
+from aurevoir.kernels.random_matrix import gaussian_levels, hadamard_length, hadamard_signs  # noqa: E402
 
 # Set before the kernels are decorated, or never.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -55,6 +57,10 @@ def random_bytes(shape, seed=0):
 
 def packed(n, m, seed=0):
     return np.packbits(np.random.default_rng(seed).integers(0, 2, size=(n, m), dtype="uint8"), axis=1)
+
+
+def packed_signs(m, k):
+    return np.packbits(hadamard_signs(m, k, 3) > 0, axis=-1, bitorder="little")
 
 
 def unpacked(bits):
@@ -232,6 +238,40 @@ def test_each_operation_on_intensities_is_rounded(xp, tile):
 
 
 @numerics
+@pytest.mark.parametrize(
+    ("n", "m", "k"),
+    [(3, 1000, 700), (1, 1500, 5000), (2, 50176, 25088), (1, 66000, 131072), (1, 2**18 if INTERPRETED else 2**20, 9)],
+)
+def test_hadamard_is_the_processors_bit_for_bit(xp, n, m, k):
+    # On a GPU rows make more than one block.
+    n = n if INTERPRETED else hadamard._BLOCK // hadamard_length(m) + n
+    bits, signs = packed(n, m), packed_signs(m, k)
+    processor = get_backend("numba")
+    expected = processor.hadamard(bits, m, k, signs)
+    equal(hadamard.hadamard(xp.asarray(bits), m, k, signs), expected)
+    for gain in (0.1, 255 / float(np.quantile(expected, 0.99))):
+        equal(hadamard.hadamard(xp.asarray(bits), m, k, signs, gain), processor.hadamard(bits, m, k, signs, gain))
+
+
+@numerics
+def test_hadamard_works_in_blocks_and_on_slices_and_short_transforms_are_the_references(xp, monkeypatch):
+    monkeypatch.setattr(hadamard, "_BLOCK", 2 * 1024)
+    bits, signs = packed(5, 8 * 200), packed_signs(1000, 2100)
+    expected = get_backend("numba").hadamard(bits[:, 50:175], 1000, 2100, signs, 2.0)
+    equal(hadamard.hadamard(xp.asarray(bits)[:, 50:175], 1000, 2100, signs, 2.0), expected)
+    columns_first = xp.asarray(bits[:, 50:175].T.copy()).T
+    equal(hadamard.hadamard(columns_first, 1000, 2100, signs, 2.0), expected)
+    equal(hadamard.hadamard(xp.asarray(bits[:0, 50:175]), 1000, 2100, signs), np.zeros((0, 2100), dtype="float32"))
+    short = packed_signs(500, 30)
+    equal(
+        hadamard.hadamard(xp.asarray(bits[:, :63]), 500, 30, short),
+        reference.hadamard(bits[:, :63], 500, 30, short)
+        if INTERPRETED
+        else reference.hadamard(xp.asarray(bits[:, :63]), 500, 30, short).get(),
+    )
+
+
+@numerics
 def test_the_budget_does_not_change_results(xp):
     bits = packed(140, 300)
     equal(products.shared_ones(xp.asarray(bits), budget=1), unpacked(bits) @ unpacked(bits).T)
@@ -309,3 +349,51 @@ def test_compiled_drawing_stores_16_bytes_at_a_time(signs, fresh_cache):
     constants = {"SIGNS": signs, "COUNTERS": widen.CHUNK // (128 if signs else 16)}
     code = compiled(draw._draw_kernel, 90, types, constants, tiles.UNFUSED, ["matrix", "width"]).asm["ptx"]
     assert "st.global.v4.b32" in code
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the kernels are interpreted")
+@pytest.mark.parametrize(("capability", "p"), [(each, 2**16) for each in INTEGER_TENSOR_CORES] + [(120, 2**20)])
+def test_compiled_transforms_stay_in_registers(capability, p, fresh_cache, monkeypatch, tmp_path):
+    launched = []
+    for name in ("open", "turn", "close"):
+        kernel = getattr(hadamard, f"_{name}_kernel")
+        monkeypatch.setattr(hadamard, f"_{name}_kernel", _Launches(kernel, launched))
+    bits, outputs = np.zeros((1, p // 8), dtype="uint8"), np.zeros((1, p), dtype="uint8")
+    halves, values = (np.zeros((2, p), dtype=dtype) for dtype in ("float16", "float32"))
+    hadamard._project(bits, np.zeros(6 * p // 32, dtype="int32"), halves, values, outputs, p, 1.0)
+    assert [kernel.arg_names[0] for kernel, *_ in launched] == ["bits", "source", "source", "values"]
+    for kernel, types, constants, options, aligned in launched:
+        done = compiled(kernel, capability, types, constants, options, aligned)
+        code = done.asm["ptx"]
+        assert not re.search(r"fma\.rn\S*\.f32", code)
+        assert done.metadata.shared <= 99 * 1024
+        assert done.metadata.global_scratch_size == 0
+        (tmp_path / "kernel.cubin").write_bytes(done.asm["cubin"])
+        tool = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(tmp_path / "kernel.cubin")]
+        used = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+        assert "STACK:0 " in used
+        assert "LOCAL:0 " in used
+
+
+class _Launches:
+    """A kernel whose launches are noted: what `compiled` takes of them."""
+
+    _TYPES: ClassVar = {
+        torch.uint8: "*u8", torch.int32: "*i32", torch.float16: "*fp16", torch.float32: "*fp32", int: "i32",
+        float: "fp32",
+    }  # fmt: skip
+
+    def __init__(self, kernel, noted):
+        self.kernel, self.noted = kernel, noted
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *values, **options):
+        arguments = dict(zip(self.kernel.arg_names, values, strict=True))
+        constants = {each.name: arguments.pop(each.name) for each in self.kernel.params if each.is_constexpr}
+        types = {name: self._TYPES[getattr(value, "dtype", type(value))] for name, value in arguments.items()}
+        # As Triton does: pointers of arrays, and what numbers are divisible by 16.
+        aligned = [name for name, value in arguments.items() if "*" in types[name] or value % 16 == 0]
+        aligned = [name for name in aligned if types[name] != "fp32"]
+        self.noted.append((self.kernel, types, constants, options, aligned))
