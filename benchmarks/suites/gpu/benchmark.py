@@ -256,7 +256,41 @@ def markdown(result: Json) -> list[str]:
                 for row in table1
             ],
         ),
+        *_from_files(rows),
     ]
+
+
+def _from_files(rows: Json) -> list[str]:
+    """Return the whole post from JPEG files, and the projection against array code, where they were measured."""
+    trained = [row for row in rows if row["part"] == "post" and "total" in row]
+    decoded = [f"{row['name']} {row['images_per_second']:,.0f}" for row in rows if row["name"].startswith("decode, ")]
+    projected = [f"{row['name']} {row['image_us']:.2f}" for row in rows if "image_us" in row]
+    lines = []
+    if trained:
+        stages = ("decode", "engine", "project", "gram", "solve")
+        table = [
+            [
+                row["name"],
+                f"{row['images']:,d}",
+                *(f"{row['seconds'][stage]:.2f}" for stage in stages),
+                f"{row['total']:.2f}",
+                f"{row['images_per_second']:,.0f}",
+                f"{row['accuracy']:.3f}",
+            ]
+            for row in trained
+        ]
+        heads = ["", "images", "waiting for images, s", "engine, s", "project, s", "Gram, s", "solve, s"]
+        lines += [
+            "",
+            "The whole post, from JPEG files to a classifier with 15 alphas, the second time each:",
+            "",
+            *markdown_table([*heads, "total, s", "images/s", "accuracy"], table),
+        ]
+    if decoded:
+        lines += ["", f"Decoding alone, images/s: {'; '.join(decoded)}."]
+    if projected:
+        lines += ["", f"Bits to speckle, microseconds an image: {'; '.join(projected)}."]
+    return lines
 
 
 def _networks(rows: Json) -> Json:
