@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -260,7 +260,7 @@ def markdown(result: Json) -> list[str]:
     ]
 
 
-def _from_files(rows: Json) -> list[str]:
+def _from_files(rows: Sequence[Json]) -> list[str]:
     """Return the whole post from JPEG files, and the projection against array code, where they were measured."""
     trained = [row for row in rows if row["part"] == "post" and "total" in row]
     decoded = [f"{row['name']} {row['images_per_second']:,.0f}" for row in rows if row["name"].startswith("decode, ")]
@@ -293,12 +293,12 @@ def _from_files(rows: Json) -> list[str]:
     return lines
 
 
-def _networks(rows: Json) -> Json:
+def _networks(rows: Sequence[Json]) -> list[Json]:
     """Return the rows of a network by batch: of torch op by op and compiled, and of fused steps."""
     return [row for row in rows if row["part"] in ("network", "fused", "tuned") and "batch" in row]
 
 
-def _traffic(rows: Json) -> list[str]:
+def _traffic(rows: Sequence[Json]) -> list[str]:
     """Return how near the largest batch of fused steps is to what memory allows."""
     copy = next((row["gigabytes_per_second"] for row in rows if "gigabytes_per_second" in row), None)
     fused = {row["name"]: row for row in rows if "gigabytes" in row}
