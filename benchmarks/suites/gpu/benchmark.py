@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -256,15 +256,49 @@ def markdown(result: Json) -> list[str]:
                 for row in table1
             ],
         ),
+        *_from_files(rows),
     ]
 
 
-def _networks(rows: Json) -> Json:
+def _from_files(rows: Sequence[Json]) -> list[str]:
+    """Return the whole post from JPEG files, and the projection against array code, where they were measured."""
+    trained = [row for row in rows if row["part"] == "post" and "total" in row]
+    decoded = [f"{row['name']} {row['images_per_second']:,.0f}" for row in rows if row["name"].startswith("decode, ")]
+    projected = [f"{row['name']} {row['image_us']:.2f}" for row in rows if "image_us" in row]
+    lines = []
+    if trained:
+        stages = ("decode", "engine", "project", "gram", "solve")
+        table = [
+            [
+                row["name"],
+                f"{row['images']:,d}",
+                *(f"{row['seconds'][stage]:.2f}" for stage in stages),
+                f"{row['total']:.2f}",
+                f"{row['images_per_second']:,.0f}",
+                f"{row['accuracy']:.3f}",
+            ]
+            for row in trained
+        ]
+        heads = ["", "images", "waiting for images, s", "engine, s", "project, s", "Gram, s", "solve, s"]
+        lines += [
+            "",
+            "The whole post, from JPEG files to a classifier with 15 alphas, the second time each:",
+            "",
+            *markdown_table([*heads, "total, s", "images/s", "accuracy"], table),
+        ]
+    if decoded:
+        lines += ["", f"Decoding alone, images/s: {'; '.join(decoded)}."]
+    if projected:
+        lines += ["", f"Bits to speckle, microseconds an image: {'; '.join(projected)}."]
+    return lines
+
+
+def _networks(rows: Sequence[Json]) -> list[Json]:
     """Return the rows of a network by batch: of torch op by op and compiled, and of fused steps."""
     return [row for row in rows if row["part"] in ("network", "fused", "tuned") and "batch" in row]
 
 
-def _traffic(rows: Json) -> list[str]:
+def _traffic(rows: Sequence[Json]) -> list[str]:
     """Return how near the largest batch of fused steps is to what memory allows."""
     copy = next((row["gigabytes_per_second"] for row in rows if "gigabytes_per_second" in row), None)
     fused = {row["name"]: row for row in rows if "gigabytes" in row}

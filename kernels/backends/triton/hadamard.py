@@ -10,6 +10,7 @@ import numpy as np
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+from ....errors import UsageError
 from ...array_types import Array, Bits, Observed, PackedChainSigns
 from ...arrays import namespace
 from ...bits import check_bits
@@ -119,6 +120,11 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     bits, m, k, signs, gain
         See `reference.hadamard`, which computes transforms shorter than 1,024 and longer than 1,048,576.
 
+    Raises
+    ------
+    UsageError
+        If bits, signs and k do not belong together.
+
     Notes
     -----
     Sums are of float32. Those of the first two rounds are integers of at most ``p sqrt(ones)``, exact in any order: for
@@ -128,6 +134,11 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     p = hadamard_length(m)
     if not LEAST <= p <= MOST:
         return reference.hadamard(bits, m, k, signs, gain)
+    if signs.dtype != "uint8" or signs.shape[1:] != (2, 3, p // 8) or not 0 < k <= len(signs) * p:
+        raise UsageError(
+            f"signs of dtype {signs.dtype} and shape {signs.shape} are not those of transforms of {p:,d} values to "
+            f"k = {k:,d} outputs: uint8 of shape (pairs, 2, 3, {p // 8}), each pair for {p:,d} outputs"
+        )
     xp, n = namespace(bits), len(bits)
     outputs = xp.empty((n, k), dtype="float32" if gain is None else "uint8")
     words = xp.asarray(np.ascontiguousarray(signs).view("int32").reshape(len(signs), -1))

@@ -76,6 +76,9 @@ def test_everything_is_rehearsed_on_the_cpu(bench, data, tmp_path, monkeypatch):
     lines = "\n".join(BENCHMARK.markdown(result))
     assert "| exact | 15, searched |" in lines
     assert "| fp16 |" in lines
+    assert "| torch bf16 | 60 |" in lines
+    assert "Decoding alone, images/s: decode, threads of the CPU " in lines
+    assert "microseconds an image: hadamard, array code " in lines
 
 
 def test_a_part_that_fails_or_takes_too_long_says_so_and_the_others_stand(bench, data, monkeypatch):

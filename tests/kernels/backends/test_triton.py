@@ -296,6 +296,12 @@ def test_unusable_arguments_are_named(change, words):
         dense.dense(np.zeros((1, 1), dtype="uint8"), **{"m": 8, "k": 1, "seed": 0, **change})
 
 
+@pytest.mark.parametrize(("k", "change"), [(2049, lambda signs: signs), (9, lambda signs: signs[..., 1:])])
+def test_signs_of_other_transforms_are_refused(k, change):
+    with pytest.raises(UsageError, match=f"k = {k:,d} outputs: uint8 of shape"):
+        hadamard.hadamard(packed(2, 1500), 1500, k, change(packed_signs(1500, 9)))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="has no streams")
 def test_the_callers_stream_is_used_and_not_the_interpreters(xp):
