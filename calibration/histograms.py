@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -105,56 +106,70 @@ class Histogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, "int64")])
 
 
-def load_kernels() -> None:
-    """Load the compiled kernels of histograms, which `Histogram.add` otherwise does at its first call."""
-    Histogram().add(np.ones(1, "float32"))
+class Observations(NamedTuple):
+    """What was collected of tensors by name: histograms, and the mean and the largest value of each channel."""
+
+    histograms: dict[str, Histogram]
+    means: dict[str, list[float]]
+    peaks: dict[str, list[float]]
 
 
-def observe(
-    run: Run, names: Sequence[str], batches: Iterable[np.ndarray]
-) -> tuple[dict[str, Histogram], dict[str, list[float]], dict[str, list[float]]]:
-    """Collect histograms, channel means and channel peaks of tensors in one pass.
+class Observer:
+    """Collects histograms, channel means and channel peaks of tensors, batch by batch.
 
     Parameters
     ----------
     run : callable
     names : sequence of str
-    batches : iterable of uint8 arrays of shape (b, height, width, 3)
-
-    Returns
-    -------
-    histograms : dict of Histogram
-    means : dict of lists of float
-        Mean of each channel.
-    peaks : dict of lists of float
-        Largest value of each channel.
-
-    Raises
-    ------
-    AurevoirError
-        If there are no images, or an activation is not finite; the message names the tensor.
     """
-    histograms = {name: Histogram() for name in names}
-    sums: dict[str, np.ndarray] = {}
-    peaks: dict[str, np.ndarray] = {}
-    rows: Counter[str] = Counter()
-    images = 0
-    for pixels in batches:
-        images += len(pixels)
-        tensors, means, highest = run(pixels)
+
+    def __init__(self, run: Run, names: Sequence[str]) -> None:
+        self._run, self._images = run, 0
+        self._histograms = {name: Histogram() for name in names}
+        self._sums: dict[str, np.ndarray] = {}
+        self._peaks: dict[str, np.ndarray] = {}
+        self._rows: Counter[str] = Counter()
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Run the graph on a batch of uint8 images, and count.
+
+        Raises
+        ------
+        AurevoirError
+            If an activation is not finite; the message names the tensor.
+        """
+        self._images += len(pixels)
+        tensors, means, highest = self._run(pixels)
         for name, values in tensors.items():
             try:
-                histograms[name].add(values)
+                self._histograms[name].add(values)
             except AurevoirError as error:
                 raise AurevoirError(f"tensor {name}: {error}") from None
         for name, channel_means in means.items():
             per_row = channel_means.reshape(channel_means.shape[:2])
-            sums[name] = sums.get(name, 0) + per_row.sum(axis=0, dtype="float64")
-            rows[name] += len(per_row)
+            self._sums[name] = self._sums.get(name, 0) + per_row.sum(axis=0, dtype="float64")
+            self._rows[name] += len(per_row)
         for name, channel_peaks in highest.items():
             largest = channel_peaks.reshape(channel_peaks.shape[:2]).max(axis=0)
-            peaks[name] = np.maximum(peaks.get(name, largest), largest)
-    if images == 0:
-        raise AurevoirError("no image to calibrate on could be read; give a folder of images")
-    averages = {name: (total / rows[name]).tolist() for name, total in sums.items()}
-    return histograms, averages, {name: highest.tolist() for name, highest in peaks.items()}
+            self._peaks[name] = np.maximum(self._peaks.get(name, largest), largest)
+
+    def found(self) -> Observations:
+        """Return what was collected.
+
+        Raises
+        ------
+        AurevoirError
+            If there were no images.
+        """
+        if self._images == 0:
+            raise AurevoirError("no image to calibrate on could be read; give a folder of images")
+        means = {name: (total / self._rows[name]).tolist() for name, total in self._sums.items()}
+        return Observations(self._histograms, means, {name: highest.tolist() for name, highest in self._peaks.items()})
+
+
+def observe(run: Run, names: Sequence[str], batches: Iterable[np.ndarray]) -> Observations:
+    """Collect histograms, channel means and channel peaks of tensors in one pass; see `Observer`."""
+    observer = Observer(run, names)
+    for pixels in batches:
+        observer.add(pixels)
+    return observer.found()

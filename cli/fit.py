@@ -187,7 +187,7 @@ def _checking_process(args: argparse.Namespace) -> Iterator[None]:
     from ..engine.smoke import start_child
 
     with lasting_child():
-        start_child(args.runtime or "auto")
+        start_child(args.runtime or "auto", args.precision)
         yield
 
 

@@ -489,7 +489,7 @@ class EngineBuilder:
         if (kept := self.kept(spec)) is not None:
             return kept
         if spec.smoke and spec.plan.target is None:
-            start_child(runtime)
+            start_child(runtime, spec.precision)
         self.decode_ahead(spec)
         if spec.precision == "int8" and not self.calibration.is_table:
             compile_ahead(["magnitudes"], self.progress)

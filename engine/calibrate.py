@@ -1,8 +1,7 @@
 """Calibrate exported backbones: activation histograms, thresholds, sign agreement and overflow."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import onnx
 from ..calibration.fidelity import FidelityMeter, TensorFidelity
 from ..calibration.graph.edit import digest, prune, tensor_shapes
 from ..calibration.graph.overflow import overflowing, with_magnitudes
-from ..calibration.histograms import Run, load_kernels, observe, with_means_and_peaks
+from ..calibration.histograms import Observations, observe, with_means_and_peaks
 from ..calibration.placement import Placement, quantizable, units, weighted
 from ..calibration.quantize import check_products, dequantized, quantize
 from ..calibration.search import Evaluate, Thresholds, leave_in_float, maximize_sign_agreement
@@ -30,6 +29,7 @@ from ..schema import LONGEST
 from .assemble import assemble, resolve_activation_dtype
 from .engine import Engine
 from .float_graph import Exported
+from .observed import Tensors, observe_in_child, runner
 from .runtimes import (
     HOST_BATCH,
     calibration_runtime,
@@ -41,7 +41,6 @@ from .runtimes import (
 from .runtimes.base import Compiled
 from .runtimes.gpu_run import GpuRunner
 from .sample import hold_out
-from .smoke import first_calibration
 
 _ZERO = 1e-5
 
@@ -71,7 +70,7 @@ def calibrate(
     placement : {"conv-inputs", "concat-inputs", "shared-concat"}
         A table for either of the last two covers all placements.
     smoke : bool
-        Run the observed graph once in a child process first, so that a native crash raises an error.
+        Run the observed graph in a child process, so that a native crash raises an error.
 
     Raises
     ------
@@ -90,7 +89,7 @@ def calibrate(
     seen, held_out = (pixels, None) if method != SIGN else hold_out(pixels)
     batches = (seen[which] for which in blocks(len(seen), _observed_batch(exported, names)))
     with progress_bar(total=len(seen), desc="activations", unit="img", show=progress) as bar:
-        histograms, means, peaks = observe(_observer(exported.graph, names, bar.update, smoke), names, batches)
+        histograms, means, peaks = _observed(exported.graph, names, batches, bar.update, smoke)
     # Without its mean a bias is left as it is; a mean that overflows could not correct it.
     means = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
     table = CalibrationTable(method, digest(exported.graph), pixels_digest(pixels), {}, means, placement, peaks)
@@ -273,26 +272,24 @@ def _observed_batch(exported: Exported, names: list[str]) -> int:
     return block_length(8 * values, memory_budget() // 4, HOST_BATCH)
 
 
-def _observer(graph: onnx.ModelProto, names: list[str], seen: Callable[[int], Any], smoke: bool) -> Run:
+def _observed(
+    graph: onnx.ModelProto, names: list[str], batches: Iterable[np.ndarray], seen: Callable[[int], Any], smoke: bool
+) -> Observations:
     # Only convolutions have bias correction, so only their inputs' means are computed.
     averaged = list(dict.fromkeys(node.input[0] for node in weighted(graph) if node.op_type == "Conv"))
     peaked = [name for name in depthwise_inputs(graph) if name in names]
     extended, means, peaks = with_means_and_peaks(graph, averaged, peaked)
-    wanted = [*names, *means, *peaks]
+    part, tensors = prune(extended, [*names, *means, *peaks]).SerializeToString(), Tensors(names, averaged, peaked)
+    runtime = reference_runtime(part)
     if smoke:
-        part = prune(extended, wanted).SerializeToString()
-        with ThreadPoolExecutor(1) as meanwhile:
-            meanwhile.submit(load_kernels)
-            first_calibration(part, reference_runtime(part))
-    compiled = _compile(extended, wanted)
+        return observe_in_child(part, runtime, tensors, batches, seen)
+    return observe(runner(part, runtime, tensors), names, _counted(batches, seen))
 
-    def run(pixels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-        outputs = iter(compiled(pixels))
+
+def _counted(batches: Iterable[np.ndarray], seen: Callable[[int], Any]) -> Iterator[np.ndarray]:
+    for pixels in batches:
+        yield pixels
         seen(len(pixels))
-        tensors, averages, largest = (dict(zip(each, outputs, strict=False)) for each in (names, averaged, peaked))
-        return tensors, averages, largest
-
-    return run
 
 
 def _compile(graph: onnx.ModelProto, tensors: list[str]) -> Compiled:

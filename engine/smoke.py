@@ -13,6 +13,8 @@ import onnx
 
 from ..calibration.fidelity import relative_error
 from ..calibration.graph.edit import POOLED, prune
+from ..calibration.histograms import Histogram
+from ..kernels.backends.numba.ahead import is_compiled
 from ..saving import explained, scratch
 from .checked import remember
 from .child import in_child, start_early
@@ -32,10 +34,10 @@ BATCH_TOLERANCES = {"fp32": 0.001, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
 _PEERS = ("onnxruntime", "openvino")
 
 
-def start_child(name: str) -> None:
+def start_child(name: str, precision: str) -> None:
     """Start the process of `lasting_child`, which loads a runtime, ``auto`` included, and its reference meanwhile."""
     if name == "auto" or not builds_plans(name):
-        start_early(_load, name)
+        start_early(_load, name, precision)
 
 
 def first_inference(engine: Engine, graph: onnx.ModelProto | None = None, pixels: np.ndarray | None = None) -> None:
@@ -85,23 +87,6 @@ def first_batches(*engines: Engine) -> None:
         in_child(f"timing {names}", _bits, *arguments, timeout=TIMEOUT)
 
 
-def first_calibration(graph: bytes, runtime: str) -> None:
-    """Run the graph that calibration observes once on noise, in a child process.
-
-    Parameters
-    ----------
-    graph : bytes
-        Float ONNX graph from uint8 images of shape (batch, height, width, channels).
-    runtime : str
-
-    Raises
-    ------
-    AurevoirError
-        If the process crashes, hangs or fails.
-    """
-    _first_run(f"calibration on {runtime}", graph, runtime)
-
-
 def first_joined(engine: Engine) -> None:
     """Run the graph of an engine of several cuts once on noise, in a child process, unless its runtime builds plans.
 
@@ -139,11 +124,14 @@ def _noise(count: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype="uint8")
 
 
-def _load(name: str) -> None:
+def _load(name: str, precision: str) -> None:
     for each in _PEERS if name == "auto" else (name, *_PEERS):
         if installed(each):
             import_module(runtime(each).PACKAGE)
             runtime(each).precisions()
+    if precision == "int8" and is_compiled("magnitudes"):
+        # It is what calibration counts with.
+        Histogram().add(np.ones(1, "float32"))
 
 
 def _features(path: str, device: str) -> None:

@@ -60,6 +60,17 @@ def is_compiling(module: str) -> bool:
     return process is not None and process.poll() is None
 
 
+def is_compiled(kernel: Kernel) -> bool:
+    """Return whether a module of kernels was compiled on this machine, and kept."""
+    return (mark := _mark(kernel)) is not None and mark.exists()
+
+
+def wait_for(kernel: Kernel) -> None:
+    """Wait while a child process that this one started is still compiling a module of kernels."""
+    if (process := _RUNNING.get(kernel)) is not None:
+        process.wait()
+
+
 def mark_compiled(kernel: str) -> None:
     """Note that a module's kernels have been compiled."""
     with suppress(OSError):
