@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, the reference for numerics: fp32, and int8 from the Q/DQ graph."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as package_version
@@ -75,6 +76,8 @@ def _session(
     graph: bytes, settings: Mapping[str, int] | None = None, profile: str | None = None, plain: bool = False
 ) -> Any:
     """Open a session; with `profile`, the beginning of a file name, it records the time of every node."""
+    # Official builds report their use and leave a file in the folder of temporary files, unless this is set.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

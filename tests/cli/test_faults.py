@@ -134,11 +134,6 @@ def test_a_working_directory_that_is_gone(tiny_onnx, tmp_path, monkeypatch):
     assert "unexpected" not in done.stderr
 
 
-def _files(folder):
-    """Return what is in a folder, but for the file that ONNX Runtime leaves in that of temporary files."""
-    return [path for path in folder.iterdir() if path.name != ".ses"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp_path):
     """While `build` runs its child process: that child and its files go too."""
@@ -151,13 +146,13 @@ def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp
     options = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL), "start_new_session": True}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options) as child:
         ends = time.monotonic() + 60
-        while not _files(tmp_path / "tmp") and time.monotonic() < ends:
+        while not list((tmp_path / "tmp").iterdir()) and time.monotonic() < ends:
             time.sleep(0.01)
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (child.returncode, err) == (128 + number, f"aurevoir build: {said}\n")
-    assert _files(tmp_path / "tmp") == []
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "e").exists()
 
 

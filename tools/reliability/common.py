@@ -19,8 +19,6 @@ NOBODY = 65534
 CODES = (0, 1, 2, 3, 4, 130)
 """Exit codes of the command line, but for those of signals."""
 EXAMPLES = 5
-OF_LIBRARIES = frozenset({".ses"})
-"""What libraries write into the folder of temporary files and leave there: the session of ONNX Runtime's telemetry."""
 _MARKS = ("Traceback (most recent call last)", ": error: unexpected ", "Exception ignored", "Fatal Python error")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .common import OF_LIBRARIES, Plan, Tally, forked, timed
+from .common import Plan, Tally, forked, timed
 from .kills import Job, _contents, _jobs, _main, put
 from .material import Material, preload
 
@@ -75,7 +75,7 @@ def _fill(place: Path, pages: int) -> None:
 def _emptied(place: Path) -> list[str]:
     """Return what is there besides what filled the disk, and what is none of ours."""
     names = [path.name for path in place.iterdir()]
-    return [name for name in names if not name.startswith("fill") and name not in OF_LIBRARIES]
+    return [name for name in names if not name.startswith("fill")]
 
 
 def _full(tally: Tally, job: Job, plan: Plan, pages: int) -> None:

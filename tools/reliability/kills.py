@@ -143,7 +143,6 @@ def _judge(tally: Tally, job: Job, kind: signal.Signals, name: str, done: Ended,
                 os.kill(pid, signal.SIGKILL)
     if kind != signal.SIGKILL:
         found = [path.name for path in (*place.iterdir(), *temporary.iterdir()) if path.name != job.target]
-        # Libraries put files of their own there; see `common.OF_LIBRARIES`.
         stray = [name for name in found if name.startswith((".aurevoir-", "tmp"))]
         if stray:
             tally.add("left", f"{name}: {', '.join(stray)[:200]}", len(stray))
