@@ -4,7 +4,6 @@ Temperature scaling: C. Guo et al., On calibration of modern neural networks (IC
 """
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from .array_types import Labels, LabelSets, LooScores, RowWeights, Scores
@@ -36,6 +35,9 @@ def fit_temperature(scores: LooScores | Scores, labels: Labels | LabelSets, weig
     The targets are smoothed by Laplace's rule of succession, so that n rows without an error do not make anything
     certain: the labelled class gets (n + 1) / (n + 2), and the others share the rest.
     """
+    # Whoever only predicts does without it.
+    from scipy.optimize import minimize_scalar
+
     n, c = scores.shape
     sample = slice(None, None, -(-scores.size // _CELLS))
     scores, labels, weights = scores[sample].astype("float64"), labels[sample], weights[sample]
