@@ -18,6 +18,9 @@ from .base import WARM_RUNS, Compiled, LayerTime, Precision, refusal
 PACKAGE = "onnxruntime"
 INSTALL = "pip install 'aurevoir[onnxruntime]'"
 
+# Read at import: official builds report their use, and leave a file in the folder of temporary files.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 SETTINGS: tuple[str, ...] = ("threads",)
 KEEPS = False
 CALLS = 1
@@ -76,8 +79,6 @@ def _session(
     graph: bytes, settings: Mapping[str, int] | None = None, profile: str | None = None, plain: bool = False
 ) -> Any:
     """Open a session; with `profile`, the beginning of a file name, it records the time of every node."""
-    # Official builds report their use and leave a file in the folder of temporary files, unless this is set.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
