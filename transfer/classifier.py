@@ -18,6 +18,8 @@ from ..cache import user_cache
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
+from ..cluster.connection import connected
+from ..cluster.spec import Cluster, as_cluster
 from ..engine.build import EngineBuilder
 from ..engine.child import end_child
 from ..engine.engine import Engine
@@ -153,6 +155,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         A folder in which `fit` keeps what its stages make, as they come: calibration table, engine, and the bits of the
         images, about 512 at a time. A fit that was interrupted, run again, takes over what is there of the same
         inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
+    cluster : Cluster or str, optional
+        Whose workers embed images, in `fit` and after it: ``auto``, ``local``, HOST:PORT or a `Cluster`. All else is
+        done here, and the model is the one of this machine alone. By default images are embedded here.
 
     Attributes
     ----------
@@ -215,6 +220,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         random_state: Any = 0,
         verbose: bool = False,
         work: Path | str | None = None,
+        cluster: Cluster | str | None = None,
     ) -> None:
         self.backbone = backbone
         self.cut = cut
@@ -244,6 +250,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
         self.work = work
+        self.cluster = cluster
 
     @property
     def _expected(self) -> Expected:
@@ -351,12 +358,15 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         """
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
-        with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work:
+        cluster = as_cluster(self.cluster)
+        with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work, connected(cluster):
             names = column_names(y)
             X, y = images_and_labels(X, y)
             if is_sets(y):
                 y, names = named_indicator(y)
             if is_features(X):
+                if cluster is not None:
+                    raise UsageError(f"cluster {cluster.address!r} embeds images, and X holds features; leave it out")
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
             check_lengths(X, y)
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
@@ -365,7 +375,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             compile_ahead(self._kernels(X), self.verbose)
             self.pace_ = Pace()
             counted = int((weights > 0).sum())
-            with DecodedImages(self.memory_budget) as decoded:
+            with DecodedImages(self.memory_budget, ahead=cluster is None) as decoded:
                 chosen = self._set_engine(X, labels, weights, watch, work, decoded, counted)
                 end_child()
                 training = self._embed(X, labels, weights, watch, work, chosen, decoded, self.pace_)
@@ -455,7 +465,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         outputs = self._outputs(engine)
         with _opened(work, self.verbose) as opened:
             kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
+            indices, values = embed(
+                engine, images, outputs, kept=kept, budget=self.memory_budget, cluster=as_cluster(self.cluster)
+            )
         self.skipped_ = {**self.skipped_, **images.skipped}
         files = tuple(str(paths[row]) for row in indices.tolist())
         return Training(labels=labels[indices], weights=weights[indices], paths=files, **values)
@@ -571,7 +583,13 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
         if images is None:
             tested, bits = np.arange(len(X)), pack_signs(checked_features(self, X, reset=False))
         else:
-            tested, values = embed(self._required_engine(), images, ("bits",), budget=self.memory_budget)
+            tested, values = embed(
+                self._required_engine(),
+                images,
+                ("bits",),
+                budget=self.memory_budget,
+                cluster=as_cluster(self.cluster),
+            )
             bits = values["bits"]
         names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
         compared = Compared(bits, reduced(names, self.memory_budget) if isinstance(images, ImageFiles) else None)
@@ -855,7 +873,7 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept, pace, self.memory_budget)
+                known = embed(engine, images, outputs, watch, kept, pace, self.memory_budget, as_cluster(self.cluster))
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (
@@ -1138,7 +1156,8 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
     def iter_values(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yield indices as `iter_scores` does, and the outputs of the engine that `scores_of` takes."""
         check_is_fitted(self)
-        return embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once())
+        engine, outputs, rows = self._required_engine(), self._read_outputs(), self.rows_at_once()
+        return embed_blocks(engine, images, outputs, rows, as_cluster(self.cluster))
 
     def scores_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores of the ``bits`` of images, and of their ``pooled`` features where the readout reads them."""
@@ -1177,7 +1196,9 @@ class OpticalClassifier(ClassifierMixin, BaseEstimator):
                 assert opened is not None
                 outputs = self._read_outputs()
                 kept = KeptBits(opened, "test", engine, images, outputs)
-                indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
+                indices, values = embed(
+                    engine, images, outputs, kept=kept, budget=self.memory_budget, cluster=as_cluster(self.cluster)
+                )
             # In the same blocks: a product of other shape may be rounded otherwise.
             slices = blocks(len(indices), self.rows_at_once())
             parts = ({name: value[which] for name, value in values.items()} for which in slices)
