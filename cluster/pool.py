@@ -60,7 +60,7 @@ class _Running:
 
     actor: Any
     opening: Any
-    machine: str = "of the cluster"
+    machine: str = "in the cluster"
     shards: deque[tuple[Any, _Task]] = field(default_factory=deque)
 
 
@@ -158,8 +158,7 @@ class Pool:
         waiting = [_Task(start, min(start + length, n)) for start in range(0, n, length)]
         done: dict[int, tuple[int, Any]] = {}
         at, ahead, began = 0, _AHEAD * length * self._room.workers, time.monotonic()
-        # Each halving of a shard, with its tries; beyond, it is the workers that are at fault.
-        patience = TRIES * (length.bit_length() + 2) * self._room.workers
+        patience = _patience(length) * self._room.workers
         while at < n:
             while at in done:
                 stop, result = done.pop(at)
@@ -176,7 +175,9 @@ class Pool:
             if not self._accepted and time.monotonic() - began > _START:
                 raise AurevoirError(self._none_started())
             if self._losses > patience:
-                raise AurevoirError(f"{self._losses} workers ended without finishing a shard; the last {self._last}")
+                raise AurevoirError(
+                    f"{self._losses} workers ended without finishing a shard; the last one {self._last}"
+                )
 
     def _hand_out(self, waiting: list[_Task], limit: int) -> None:
         """Give shards that begin before a limit to workers, the first ones first."""
@@ -205,9 +206,9 @@ class Pool:
         except ray.exceptions.RayError as error:
             self._failed_starts += 1
             self._remove(worker)
-            self._last = f"on {worker.machine}: {_cause(error)}"
+            self._last = f"{worker.machine}: {_cause(error)}"
             if self._failed_starts > _STARTS:
-                raise AurevoirError(f"workers end while they start; the last {self._last}") from None
+                raise AurevoirError(f"workers end while they start; the last one {self._last}") from None
             self._add()
             return
         worker.opening, worker.machine = None, f"on {said.machine}"
@@ -223,7 +224,7 @@ class Pool:
             # A machine that had a good one may take another.
             self._failed_starts += 1
             if self._failed_starts > _STARTS:
-                raise AurevoirError(f"no worker is left; the last, {worker.machine}, cannot be used: {fault}")
+                raise AurevoirError(f"no worker is left; the last one {worker.machine} cannot be used: {fault}")
             self._add()
 
     def _finished(self, worker: _Running, waiting: list[_Task], batch: int) -> tuple[_Task | None, Any]:
@@ -263,7 +264,6 @@ class Pool:
             heappush(waiting, _Task(task.start, task.start + half))
             heappush(waiting, _Task(task.start + half, task.stop))
         else:
-            self._losses = 0
             return task, self._driver.unusable(task.start, f"it ends the process that reads it, {TRIES} times")
         return None, None
 
@@ -278,6 +278,11 @@ class Pool:
             f"no worker has started within {_START} seconds: each takes {cpus} processors and {gpus:g} GPUs, and "
             f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free; ask for less, or wait for others' jobs"
         )
+
+
+def _patience(length: int) -> int:
+    """Return how many workers may end in a row: those that find some bad images; beyond, it is not the images."""
+    return TRIES * 2 * (length.bit_length() + 2)
 
 
 def _cause(error: Exception) -> str:
