@@ -24,7 +24,7 @@ def engine(tiny_onnx):
 
 @pytest.fixture
 def paths(tmp_path):
-    found = [*write_class_folders(tmp_path / "photos", 50, 24, 0).paths]
+    found = [*write_class_folders(tmp_path / "photos", 15, 24, 0).paths]
     for index in (3, 40, 41, 149):
         found[index].write_text("no image")
     return found

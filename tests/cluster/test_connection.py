@@ -1,6 +1,8 @@
 """Clusters that are not there, and what is left of one that was."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +45,11 @@ def _free_port():
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         return opened.getsockname()[1]
+
+
+def _listens(port):
+    with socket.socket() as opened:
+        return opened.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folder, capsys):
@@ -96,13 +103,58 @@ def _files(folder):
     return {each.name: each.read_bytes() for each in Path(folder).iterdir() if each.is_file()}
 
 
-def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path):
+def _commands(page):
+    block = next(each for each in page.split("```sh\n")[1:] if each.startswith("ray start"))
+    return [line.split() for line in block.partition("```")[0].splitlines()]
+
+
+@pytest.fixture
+def scratch():
+    """A folder of a short name, since Ray's sockets are in it; processes of the test that are left are ended."""
+    folder = Path("/tmp") / f"aur{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    for process in _processes(str(folder)):
+        os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+def test_the_two_commands_of_the_page(root, tiny_onnx, class_folder, tmp_path, monkeypatch, scratch, capsys):
     pytest.importorskip("ray")
-    # Short, so that Ray's sockets have names that fit.
-    scratch = Path("/tmp") / f"aur{os.getpid()}"
-    scratch.mkdir()
+    start, fit = _commands((root / "docs" / "cluster.md").read_text())
+    port = _free_port()
+    small = ["--num-cpus=1", "--include-dashboard=false", "--object-store-memory=100000000"]
+    place = [f"--port={port}", f"--temp-dir={scratch}", "--block"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *start[1:], *small, *place],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as head:
+        try:
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            monkeypatch.chdir(class_folder.parent)
+            while not _listens(port):
+                assert head.poll() is None
+                time.sleep(0.1)
+            own = ["--backbone", str(tiny_onnx), "--no-test", "--json"]
+            code = main([*fit[1:], *own])
+            out, err = capsys.readouterr()
+            assert code == 0, err
+            assert json.loads(out)["timings"]["cluster"] > 0
+            assert main([*fit[1 : fit.index("--cluster")], "--out", "alone", *own]) == 0
+            assert _files("model") == _files("alone")
+            assert main(["evaluate", "model", "photos", "--cluster", "auto", "--json"]) == 0
+            capsys.readouterr()
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path, scratch):
+    pytest.importorskip("ray")
     data = tmp_path / "photos"
-    write_class_folders(data, 800, 24, 0)
+    write_class_folders(data, 70, 24, 0)
     words = ["fit", data, "--backbone", tiny_onnx, "--no-test", "--quiet"]
     clustered = [
         *words,
@@ -130,5 +182,4 @@ def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path):
     assert alone.wait(300) == 0
     assert _files(tmp_path / "model") == _files(tmp_path / "alone")
     assert _processes(str(scratch)) == []
-    assert [*scratch.iterdir()] == []
-    scratch.rmdir()
+    assert [*scratch.glob("*ray*")] == []
