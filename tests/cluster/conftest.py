@@ -7,14 +7,13 @@ import warnings
 
 import pytest
 
-pytest.importorskip("ray")
-
 from aurevoir.cluster.connection import required_ray
 
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory, root):
     """A started cluster to which this process is connected, and its folder of flaws; see `cluster_flaws`."""
+    pytest.importorskip("ray")
     ray = required_ray()
     from ray.cluster_utils import Cluster
 

@@ -53,6 +53,7 @@ def _listens(port):
 
 
 def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folder, capsys):
+    pytest.importorskip("ray")
     address = f"127.0.0.1:{_free_port()}"
     assert main(["fit", str(class_folder), "--cluster", address]) == 1
     out, err = capsys.readouterr()
@@ -64,6 +65,7 @@ def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folde
 
 
 def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):
+    pytest.importorskip("ray")
     monkeypatch.setattr(connection, "_ANSWER", 3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
