@@ -125,6 +125,8 @@ def test_the_two_commands_of_the_page(root, tiny_onnx, class_folder, tmp_path, m
     pytest.importorskip("ray")
     start, fit = _commands((root / "docs" / "cluster.md").read_text())
     port = _free_port()
+    # Ray looks for its token only where no address is named.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     small = ["--num-cpus=1", "--include-dashboard=false", "--object-store-memory=100000000"]
     place = [f"--port={port}", f"--temp-dir={scratch}", "--block"]
     with subprocess.Popen(
