@@ -75,37 +75,12 @@ def test_a_lost_worker_loses_no_shard_and_counts_none_twice(flaw, engine, paths)
     same(embedded(engine, paths, ONE), embedded(engine, paths))
 
 
-def test_a_lost_machine_loses_no_shard(machines, flaw, engine, paths, monkeypatch):
-    flaw("slow")
-    node = machines.add_node(num_cpus=1, object_store_memory=100 << 20)
-    recorded, opened = threading.Event(), []
-    monkeypatch.setattr(
-        pool.Pool, "_opened", lambda self, worker, own=pool.Pool._opened: (own(self, worker), opened.append(worker))
-    )
-    record = clustered._Driver.record
-    monkeypatch.setattr(
-        clustered._Driver, "record", lambda *given: (record(*given), len(opened) > 1 and recorded.set())
-    )
-
-    def lose():
-        recorded.wait(60)
-        machines.remove_node(node, allow_graceful=False)
-
-    many = paths * 3
-    losing = threading.Thread(target=lose)
-    losing.start()
-    found = embedded(engine, many, Cluster(workers=2))
-    losing.join()
-    assert recorded.is_set()
-    same(found, embedded(engine, many))
-
-
 def test_an_image_that_ends_its_workers_is_unreadable(flaw, engine, paths, monkeypatch):
-    monkeypatch.setattr(pool, "TRIES", 1)
+    monkeypatch.setattr(clustered, "_SHARD", 16)
     paths = paths[:80]
     killer = paths[45] = paths[45].rename(paths[45].with_name("kills.png"))
     *found, skipped = embedded(engine, paths, ONE)
-    assert "ends the process that reads it, 1 times" in skipped.pop(str(killer))
+    assert "ends the process that reads it, 2 times" in skipped.pop(str(killer))
     killer.write_text("no image")
     *expected, reasons = embedded(engine, paths)
     del reasons[str(killer)]
@@ -173,3 +148,28 @@ def test_no_worker_outlives_the_work(machines, engine, paths):
     while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
         assert time.monotonic() - started < 60
         time.sleep(0.1)
+
+
+def test_a_lost_machine_loses_no_shard(machines, flaw, engine, paths, monkeypatch):
+    flaw("slow")
+    node = machines.add_node(num_cpus=1, object_store_memory=100 << 20)
+    recorded, opened = threading.Event(), []
+    monkeypatch.setattr(
+        pool.Pool, "_opened", lambda self, worker, own=pool.Pool._opened: (own(self, worker), opened.append(worker))
+    )
+    record = clustered._Driver.record
+    monkeypatch.setattr(
+        clustered._Driver, "record", lambda *given: (record(*given), len(opened) > 1 and recorded.set())
+    )
+
+    def lose():
+        recorded.wait(60)
+        machines.remove_node(node, allow_graceful=False)
+
+    many = paths * 3
+    losing = threading.Thread(target=lose)
+    losing.start()
+    found = embedded(engine, many, Cluster(workers=2))
+    losing.join()
+    assert recorded.is_set()
+    same(found, embedded(engine, many))
