@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .cluster.spec import Cluster
     from .engine.build import build_engine
     from .engine.delivery import export_engine
     from .engine.engine import Engine
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .transfer.estimator import OpticalClassifier, load
 
 _HOMES = {
+    "Cluster": ".cluster.spec",
     "build_engine": ".engine.build",
     "Engine": ".engine.engine",
     "export_engine": ".engine.delivery",
@@ -25,7 +27,7 @@ _HOMES = {
     "load": ".transfer.estimator",
 }
 
-__all__ = ["Engine", "OpticalClassifier", "build_engine", "export_engine", "load", "load_engine"]
+__all__ = ["Cluster", "Engine", "OpticalClassifier", "build_engine", "export_engine", "load", "load_engine"]
 
 
 def __getattr__(name: str) -> Any:

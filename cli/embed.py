@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_rebuild, none_readable, skipped_lines
+from .options import add_cluster_options, add_rebuild, cluster_of, none_readable, skipped_lines
 from .outputs import check_outputs, save
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--features", action="store_true", help="write float32 features instead of packed sign bits")
     kind.add_argument("--pooled", action="store_true", help="write float32 channel means instead of packed sign bits")
     add_rebuild(parser)
+    add_cluster_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if Path(args.out).suffix.lower() != ".npz":
         raise UsageError(f"--out {args.out} must end in .npz, the format that is written; give {args.out}.npz")
     check_outputs(args, {"out": _KIND}, (args.engine, *args.images))
+    cluster = cluster_of(args)
     engine = load_engine(args.engine, rebuild=args.rebuild)
     made = engine.manifest
     if made.labels:
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     files = ImageFiles(listed, (height, width), made.resize, description="embed", channels=channels)
     name = "features" if args.features else "pooled" if args.pooled else "bits"
     start = time.perf_counter()
-    indices, values = embed(engine, files, [name])
+    indices, values = embed(engine, files, [name], cluster=cluster)
     seconds = time.perf_counter() - start
     if not len(indices):
         raise none_readable(len(files), files.skipped)

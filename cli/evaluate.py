@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .label_scores import describe_label_scores, label_scores
-from .options import DATA, MIN_ACCURACY, add_rebuild, fraction, skipped_lines
+from .options import DATA, MIN_ACCURACY, add_cluster_options, add_rebuild, cluster_of, fraction, skipped_lines
 from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--confusion", metavar="F", help="draw the confusion matrix into this file: .png, .svg, .pdf or .html"
     )
     add_rebuild(parser)
+    add_cluster_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +51,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     outputs: dict[str, Any] = {each: path for each in _OUTPUTS if (path := getattr(args, each)) is not None}
     for each, path in outputs.items():
         refuse_inside(f"--{each}", path, args.model)
+    cluster = cluster_of(args)
     classifier = load(args.model, rebuild=args.rebuild)
+    classifier.cluster = cluster
     if args.confusion is not None and classifier.multilabel_:
         raise UsageError("--confusion: images with several labels each have no confusion matrix; leave it out")
     data = labelled_images(args.data, "test")

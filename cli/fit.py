@@ -19,7 +19,9 @@ from .options import (
     DATA,
     MIN_ACCURACY,
     above_zero,
+    add_cluster_options,
     add_engine_options,
+    cluster_of,
     engine_arguments,
     fraction,
     positive,
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "alpha is the ridge's penalty, chosen by leave-one-out on the training images; seconds are of waiting for "
         "images (decode), int8 thresholds (calibrate), making and checking the engine (build), running it (engine), "
-        "the projection (project), the Gram matrix (gram) and the ridge (solve)."
+        "the projection (project), the Gram matrix (gram), the ridge (solve), and the workers of a cluster (cluster)."
     )
     parser.add_argument("data", help=DATA)
     parser.add_argument("--test", metavar="DATA", help="the same of test images (default: a random fifth of the data)")
@@ -113,11 +115,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_options(
         parser, f"{CUT}, or auto: the cheapest within half a standard error of the best, by leave-one-out"
     )
+    add_cluster_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Split the data, train, test, refit on all images, and write the model and the page."""
+    from ..cluster.connection import connected
+
     _check(args)
+    with connected(cluster_of(args)):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     with _checking_process(args):
         train, test, refits = _data(args)
         if train.multilabel:
@@ -166,6 +176,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.test:
         refuse_unused(args, ["keep_split"], "test images of their own (--test)", add_arguments)
     memory_budget(args.memory)
+    cluster_of(args)
     if args.out:
         check_target(args.out)
     if args.work:
@@ -232,6 +243,7 @@ def _classifier(args: argparse.Namespace, names: "list[str]") -> "Classifier":
         random_state=args.seed,
         verbose=not args.quiet,
         work=args.work,
+        cluster=cluster_of(args),
         **engine_arguments(args),
     )
 

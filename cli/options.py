@@ -2,10 +2,13 @@
 
 import argparse
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
 from .text import name
+
+if TYPE_CHECKING:
+    from ..cluster.spec import Cluster
 
 MAX_COUNT, MAX_SIZE = 2**63 - 1, 16_384
 _INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
@@ -90,6 +93,50 @@ def add_engine_options(parser: argparse.ArgumentParser, cut: str = CUT) -> None:
         action="store_true",
         help="build bf16 or fp16 instead if it is faster than int8 on this machine in every turn of their timing",
     )
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the cluster that embeds images."""
+    group = parser.add_argument_group("cluster")
+    group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="embed images on a Ray cluster: auto (the one of this machine or of RAY_ADDRESS), local (started for this "
+        "command, here) or HOST:PORT",
+    )
+    group.add_argument(
+        "--workers", type=positive, metavar="N", help="processes that embed (default: as many as the cluster holds)"
+    )
+    group.add_argument(
+        "--cpus-per-worker", type=positive, metavar="N", help="processors of each (default: up to 4, or a GPU's part)"
+    )
+    group.add_argument(
+        "--gpus-per-worker", type=above_zero, metavar="G", help="GPUs of each, of an engine on GPUs (default: 1)"
+    )
+    group.add_argument(
+        "--any-processor",
+        action="store_true",
+        help="take workers whose processors or versions give other bits too: the model depends on which embedded what",
+    )
+
+
+_CLUSTER = ("workers", "cpus_per_worker", "gpus_per_worker", "any_processor")
+
+
+def cluster_of(args: argparse.Namespace) -> "Cluster | None":
+    """Return the cluster of `add_cluster_options`.
+
+    Raises
+    ------
+    UsageError
+        If its address is invalid, or an option of it is given without one.
+    """
+    if args.cluster is None:
+        refuse_unused(args, _CLUSTER, "no cluster (--cluster)", add_cluster_options)
+        return None
+    from ..cluster.spec import Cluster
+
+    return Cluster(args.cluster, **{name: getattr(args, name) for name in _CLUSTER})
 
 
 def network_arguments(args: argparse.Namespace) -> dict[str, Any]:

@@ -38,10 +38,12 @@ class DecodedImages:
     ----------
     budget : int, str or None
         See `memory_budget`.
+    ahead : bool
+        Whether files are decoded in the background at all: not where others will read them.
     """
 
-    def __init__(self, budget: Budget = None) -> None:
-        self._limit = memory_budget(budget) // SHARE
+    def __init__(self, budget: Budget = None, ahead: bool = True) -> None:
+        self._limit, self._ahead = memory_budget(budget) // SHARE, ahead
         self._kept: dict[_Key, Future[_Decoded]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -61,7 +63,7 @@ class DecodedImages:
 
     def ahead(self, paths: Sequence[Path | str], size: tuple[int, int], resize: Resize, channels: int) -> None:
         """Begin to decode files in the background, in their order, as many as fit."""
-        for path in paths:
+        for path in paths if self._ahead else ():
             key = (str(path), size, resize, channels)
             with self._lock:
                 if key in self._kept:

@@ -30,11 +30,24 @@ LAYERS = [
     "images",
     "calibration",
     "engine",
+    "cluster",
     "transfer",
     "benchmarks",
     "cli",
 ]
-HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "cupy", "triton", "sklearn", "scipy", "numpy"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "cupy",
+    "ray",
+    "triton",
+    "sklearn",
+    "scipy",
+    "numpy",
+}
 CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 

@@ -14,6 +14,8 @@ from ..cache import user_cache
 from ..calibration.placement import Placement
 from ..calibration.quantize import ActivationDtype
 from ..calibration.thresholds import Method, check_method
+from ..cluster.connection import connected
+from ..cluster.spec import Cluster, as_cluster
 from ..engine.build import EngineBuilder
 from ..engine.child import end_child
 from ..engine.engine import Engine
@@ -124,6 +126,7 @@ class Classifier:
         random_state: Any = 0,
         verbose: bool = False,
         work: Path | str | None = None,
+        cluster: Cluster | str | None = None,
     ) -> None:
         self.backbone = backbone
         self.cut = cut
@@ -153,6 +156,7 @@ class Classifier:
         self.random_state = random_state
         self.verbose = verbose
         self.work = work
+        self.cluster = cluster
 
     @property
     def _expected(self) -> Expected:
@@ -256,12 +260,15 @@ class Classifier:
         """
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         self._check_choices()
-        with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work:
+        cluster = as_cluster(self.cluster)
+        with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work, connected(cluster):
             names = column_names(y)
             X, y = images_and_labels(X, y)
             if is_sets(y):
                 y, names = named_indicator(y)
             if is_features(X):
+                if cluster is not None:
+                    raise UsageError(f"cluster {cluster.address!r} embeds images, and X holds features; leave it out")
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
             check_lengths(X, y)
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
@@ -270,7 +277,7 @@ class Classifier:
             compile_ahead(self._kernels(X), self.verbose)
             self.pace_ = Pace()
             counted = int((weights > 0).sum())
-            with DecodedImages(self.memory_budget) as decoded:
+            with DecodedImages(self.memory_budget, ahead=cluster is None) as decoded:
                 chosen = self._set_engine(X, labels, weights, watch, work, decoded, counted)
                 end_child()
                 training = self._embed(X, labels, weights, watch, work, chosen, decoded, self.pace_)
@@ -360,7 +367,9 @@ class Classifier:
         outputs = self._outputs(engine)
         with _opened(work, self.verbose) as opened:
             kept = None if opened is None else KeptBits(opened, "test", engine, images, outputs)
-            indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
+            indices, values = embed(
+                engine, images, outputs, kept=kept, budget=self.memory_budget, cluster=as_cluster(self.cluster)
+            )
         self.skipped_ = {**self.skipped_, **images.skipped}
         files = tuple(str(paths[row]) for row in indices.tolist())
         return Training(labels=labels[indices], weights=weights[indices], paths=files, **values)
@@ -476,7 +485,13 @@ class Classifier:
         if images is None:
             tested, bits = np.arange(len(X)), pack_signs(checked_features(self, X, reset=False))
         else:
-            tested, values = embed(self._required_engine(), images, ("bits",), budget=self.memory_budget)
+            tested, values = embed(
+                self._required_engine(),
+                images,
+                ("bits",),
+                budget=self.memory_budget,
+                cluster=as_cluster(self.cluster),
+            )
             bits = values["bits"]
         names = [str(X[index]) if isinstance(X, list) else str(index) for index in tested]
         compared = Compared(bits, reduced(names, self.memory_budget) if isinstance(images, ImageFiles) else None)
@@ -762,7 +777,7 @@ class Classifier:
             known = None if chosen is None else chosen.values_of(engine, images, outputs)
             if known is None:
                 kept = None if work is None else KeptBits(work, "train", engine, images, outputs)
-                known = embed(engine, images, outputs, watch, kept, pace, self.memory_budget)
+                known = embed(engine, images, outputs, watch, kept, pace, self.memory_budget, as_cluster(self.cluster))
             indices, values = known
             self.skipped_ = {**self.skipped_, **images.skipped}
             paths = (
@@ -1047,7 +1062,8 @@ class Classifier:
     def iter_values(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yield indices as `iter_scores` does, and the outputs of the engine that `scores_of` takes."""
         self._check_fitted()
-        return embed_blocks(self._required_engine(), images, self._read_outputs(), self.rows_at_once())
+        engine, outputs, rows = self._required_engine(), self._read_outputs(), self.rows_at_once()
+        return embed_blocks(engine, images, outputs, rows, as_cluster(self.cluster))
 
     def scores_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores of the ``bits`` of images, and of their ``pooled`` features where the readout reads them."""
@@ -1086,7 +1102,9 @@ class Classifier:
                 assert opened is not None
                 outputs = self._read_outputs()
                 kept = KeptBits(opened, "test", engine, images, outputs)
-                indices, values = embed(engine, images, outputs, kept=kept, budget=self.memory_budget)
+                indices, values = embed(
+                    engine, images, outputs, kept=kept, budget=self.memory_budget, cluster=as_cluster(self.cluster)
+                )
             # In the same blocks: a product of other shape may be rounded otherwise.
             slices = blocks(len(indices), self.rows_at_once())
             parts = ({name: value[which] for name, value in values.items()} for which in slices)

@@ -1,22 +1,21 @@
 """Run images through an engine in batches."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..cluster.spec import Cluster
 from ..engine.engine import Engine
 from ..images.batches import Images, ImageStream
 from ..kernels.memory import Budget
 from ..kernels.stopwatch import Stopwatch
+from .clustered import computed_on
+from .computed import Outputs, computed, runner
 from .kept_bits import KeptBits
 from .rows import Rows
-
-_Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
-"""Indices of images, and an engine's outputs of them by name."""
 
 
 @dataclass
@@ -48,6 +47,7 @@ def embed(
     kept: KeptBits | None = None,
     pace: Pace | None = None,
     budget: Budget = None,
+    cluster: Cluster | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return outputs of an engine for every readable image, all of one run.
 
@@ -65,6 +65,8 @@ def embed(
         Is set to that of this call.
     budget : int, str or None
         Memory limit; what takes more than a share of it is in files, see `transfer.rows`.
+    cluster : Cluster, optional
+        Whose workers compute them; waiting for them is timed as ``cluster``. See `transfer.clustered`.
 
     Returns
     -------
@@ -95,23 +97,36 @@ def embed(
                 take(*block)
             first, images = kept.rest()
     began = None
-    for batch_indices, found in _computed(engine, images, outputs, watch):
-        take(first + batch_indices, found)
-        now = time.perf_counter()
-        if began is None:
-            began = now
-        else:
-            pace.images, pace.seconds = pace.images + len(batch_indices), now - began
-        if kept is not None:
-            with watch("decode"):
-                kept.add(first + batch_indices, found)
+    with closing(_computed(engine, images, outputs, watch, cluster)) as batches:
+        for batch_indices, found in batches:
+            take(first + batch_indices, found)
+            now = time.perf_counter()
+            if began is None:
+                began = now
+            else:
+                pace.images, pace.seconds = pace.images + len(batch_indices), now - began
+            if kept is not None:
+                with watch("decode"):
+                    kept.add(first + batch_indices, found)
     if kept is not None:
         kept.finish()
     return indices.array(), {name: result.array() for name, result in results.items()}
 
 
+def _computed(
+    engine: Engine, images: Images, outputs: Sequence[str], watch: Stopwatch, cluster: Cluster | None
+) -> Generator[Outputs, None, None]:
+    if cluster is None or not len(images):
+        return computed(engine, images, outputs, watch)
+    return computed_on(cluster, engine, images, outputs, watch)
+
+
 def embed_blocks(
-    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], rows: int
+    engine: Engine,
+    images: Images | ImageStream,
+    outputs: Sequence[str],
+    rows: int,
+    cluster: Cluster | None = None,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Yield outputs of an engine as they come, in blocks of whole batches.
 
@@ -123,17 +138,17 @@ def embed_blocks(
         Some of ``engine.outputs``.
     rows : int
         Readable images after which a block ends; it also ends with a batch that is not full.
+    cluster : Cluster, optional
+        Whose workers compute them, but those of a stream.
 
     Yields
     ------
     indices, values
         As `embed` returns them; of no image for a batch of a stream in which none is readable.
     """
-    run = _runner(engine, outputs)
-    held: list[_Outputs] = []
-    # One call after another: whoever reads a block asks the images what became of the files so far.
-    for indices, pixels in images.batches(engine.batch_size):
-        held.append((indices, run(pixels)))
+    held: list[Outputs] = []
+    for indices, values in _one_by_one(engine, images, outputs, cluster):
+        held.append((indices, values))
         if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
             yield _joined(held)
             held = []
@@ -141,40 +156,19 @@ def embed_blocks(
         yield _joined(held)
 
 
-def _computed(engine: Engine, images: Images, outputs: Sequence[str], watch: Stopwatch) -> Iterator[_Outputs]:
-    """Yield indices and outputs batch by batch, in order, of as many calls at once as the engine gains from."""
-    batches = watch.waiting("decode", images.batches(engine.batch_size))
-    run = _runner(engine, outputs)
-    if (calls := engine.calls_at_once) == 1:
-        for indices, pixels in batches:
-            with watch("engine"):
-                values = run(pixels)
-            yield indices, values
+def _one_by_one(
+    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], cluster: Cluster | None
+) -> Iterator[Outputs]:
+    if cluster is not None and not isinstance(images, ImageStream):
+        yield from _computed(engine, images, outputs, Stopwatch(), cluster)
         return
-    running: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
-
-    def finished() -> _Outputs:
-        with watch("engine"):
-            indices, future = running.popleft()
-            return indices, future.result()
-
-    with ThreadPoolExecutor(calls, thread_name_prefix="engine") as pool:
-        for indices, pixels in batches:
-            running.append((indices, pool.submit(run, pixels)))
-            if len(running) == calls:
-                yield finished()
-        while running:
-            yield finished()
+    run = runner(engine, outputs)
+    # One call after another: whoever reads a block asks the images what became of the files so far.
+    for indices, pixels in images.batches(engine.batch_size):
+        yield indices, run(pixels)
 
 
-def _runner(engine: Engine, outputs: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return what computes outputs of a batch, which may be empty."""
-    types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
-    empty = {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in types.items()}
-    return lambda pixels: engine.run(pixels, outputs) if len(pixels) else empty
-
-
-def _joined(parts: Sequence[_Outputs]) -> _Outputs:
+def _joined(parts: Sequence[Outputs]) -> Outputs:
     indices = np.concatenate([each for each, _ in parts])
     return indices, {name: np.concatenate([values[name] for _, values in parts]) for name in parts[0][1]}
 

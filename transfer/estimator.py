@@ -73,6 +73,9 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
         A folder in which `fit` keeps what its stages make, as they come: calibration table, engine, and the bits of the
         images, about 512 at a time. A fit that was interrupted, run again, takes over what is there of the same
         inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
+    cluster : Cluster or str, optional
+        Whose workers embed images, in `fit` and after it: ``auto``, ``local``, HOST:PORT or a `Cluster`. All else is
+        done here, and the model is the one of this machine alone. By default images are embedded here.
 
     Attributes
     ----------

@@ -21,6 +21,7 @@ NAMES = (
     "embedding",
     "optics",
     "formats",
+    "cluster",
     "results",
     "reliability",
     "scale",

@@ -1,0 +1,144 @@
+"""The connection to a Ray cluster, which is left as it was found."""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..children import run_child
+from ..errors import AurevoirError, MissingPackageError
+from .spec import AUTO, LOCAL, Cluster
+
+_ANSWER = 30
+"""Seconds in which a cluster has to answer."""
+_STORE, _LEAST_STORE = 1 << 29, 100 << 20
+"""Bytes of the object store of a cluster of this machine, and the least that Ray takes."""
+_LONGEST = 30
+"""Characters of a temporary folder in which the names of Ray's sockets are short enough for the system."""
+_PREFIX, _LOCK = "aurevoir-ray-", "lock"
+
+
+def required_ray() -> Any:
+    """Return the module ``ray``.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+    """
+    # Read at import: a fit reports nothing to anybody, workers without GPUs see none, and forks print no warnings.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        import ray
+    except ImportError:
+        raise MissingPackageError(
+            "a cluster needs Ray, which is not installed; install it with: pip install 'aurevoir[cluster]'"
+        ) from None
+    return ray
+
+
+@contextmanager
+def connected(cluster: Cluster | None) -> Iterator[None]:
+    """Be connected to a cluster; one of this machine is started, and ends with the block.
+
+    Parameters
+    ----------
+    cluster : Cluster or None
+        None connects to nothing. A process that is connected stays so.
+
+    Raises
+    ------
+    MissingPackageError
+        If Ray is not installed.
+    AurevoirError
+        If no cluster answers.
+    """
+    if cluster is None or required_ray().is_initialized():
+        yield
+        return
+    with _session(cluster.address) as options:
+        _start(cluster.address, options)
+        try:
+            yield
+        finally:
+            required_ray().shutdown()
+
+
+@contextmanager
+def _session(address: str) -> Iterator[dict[str, Any]]:
+    """Yield what `ray.init` is given: of a cluster of this machine, with a folder of its own that goes with it."""
+    if address != LOCAL:
+        _require_answer(address)
+        yield {}
+        return
+    parent = Path(tempfile.gettempdir())
+    parent = parent if len(str(parent)) <= _LONGEST else Path("/tmp")
+    _remove_left(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    try:
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield {"include_dashboard": False, "object_store_memory": _store(), "_temp_dir": str(folder)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(parent: Path) -> None:
+    """Delete the folders that killed processes have left."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError), (folder / _LOCK).open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _store() -> int:
+    """Return the bytes of an object store: no more than half of the shared memory that is free."""
+    with suppress(OSError):
+        return max(_LEAST_STORE, min(_STORE, shutil.disk_usage("/dev/shm").free // 2))
+    return _LEAST_STORE
+
+
+def _require_answer(address: str) -> None:
+    where = "of this machine (auto)" if address == AUTO else f"at {address}"
+    remedy = "check the address, or start one with `ray start --head`"
+    try:
+        done = run_child("aurevoir.cluster.reach", [address], timeout=_ANSWER)
+    except subprocess.TimeoutExpired:
+        raise AurevoirError(f"the Ray cluster {where} did not answer within {_ANSWER} seconds; {remedy}") from None
+    if done.returncode:
+        why = done.stdout.strip().rpartition("\n")[2] or "the process that tried was ended"
+        raise AurevoirError(f"the Ray cluster {where} cannot be reached: {why}; {remedy}")
+
+
+def _start(address: str, options: dict[str, Any]) -> None:
+    """Connect, without Ray's own lines and its handler of SIGTERM, which would take this process' place."""
+    ray = required_ray()
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+        # Ray prints of each lost worker on stdout, whose reader expects results there.
+        import ray._private.worker as printing
+
+        printing._worker_logs_enabled = False
+    except (Exception, SystemExit) as error:
+        ray.shutdown()
+        why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise AurevoirError(f"the Ray cluster {address!r} cannot be used: {why}; see its logs") from error
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,60 @@
+"""What a user says of a cluster."""
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from ..errors import UsageError
+
+LOCAL, AUTO = "local", "auto"
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that embeds images, and how many workers it gets.
+
+    Parameters
+    ----------
+    address : str
+        ``auto`` is the cluster of ``RAY_ADDRESS``, or the one that ``ray start`` has made this machine a part of;
+        ``local`` one of this machine alone, which lasts as long as it is needed; or HOST:PORT. A process that is
+        connected to a cluster uses that one.
+    workers : int, optional
+        Processes that embed images; by default as many as the machines of the cluster hold.
+    cpus_per_worker : int, optional
+        Processors of each; by default up to 4, or of an engine on a GPU a GPU's part of its machine's.
+    gpus_per_worker : float, optional
+        GPUs of each, or its part of one; by default 1 for an engine that runs on a GPU. For others it has no effect.
+    any_processor : bool
+        Whether to take workers whose first images have other bits or channel means than here, or which have other
+        versions of the runtime or Pillow: then the model depends on which worker embedded which image.
+
+    Raises
+    ------
+    UsageError
+        If one of them is invalid.
+    """
+
+    address: str = AUTO
+    workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    any_processor: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, str) or not (self.address in (LOCAL, AUTO) or _ADDRESS.fullmatch(self.address)):
+            raise UsageError(f"cluster {self.address!r} is not auto, local or HOST:PORT; give one of these")
+        for name in ("workers", "cpus_per_worker"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} {value!r} is not a number of them; give 1 or more, or None")
+        gpus = self.gpus_per_worker
+        if gpus is not None and not (isinstance(gpus, int | float) and isfinite(gpus) and gpus > 0):
+            raise UsageError(f"gpus_per_worker {gpus!r} is not a number above 0; give one, or None")
+
+
+def as_cluster(given: Any) -> Cluster | None:
+    """Return the cluster of an address, or the one that is given."""
+    return given if given is None or isinstance(given, Cluster) else Cluster(given)

@@ -1,0 +1,189 @@
+"""Clusters that are not there, and what is left of one that was."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aurevoir import Cluster
+from aurevoir.cli.main import main
+from aurevoir.cluster import connection
+from aurevoir.cluster.connection import connected
+from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
+from aurevoir.images.procedural import write_class_folders
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"address": "10001"}, "cluster '10001' is not auto, local or HOST:PORT"),
+        ({"address": "ray://head:10001"}, "is not auto, local or HOST:PORT"),
+        ({"workers": 0}, "workers 0 is not a number of them"),
+        ({"cpus_per_worker": True}, "cpus_per_worker True is not"),
+        ({"gpus_per_worker": float("nan")}, "gpus_per_worker nan is not a number above 0"),
+    ],
+)
+def test_what_is_no_cluster_is_refused(given, said):
+    with pytest.raises(UsageError, match=said):
+        Cluster(**given)
+
+
+def test_without_ray_its_install_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'aurevoir\[cluster\]'"), connected(Cluster()):
+        pass
+
+
+def _free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def _listens(port):
+    with socket.socket() as opened:
+        return opened.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folder, capsys):
+    pytest.importorskip("ray")
+    address = f"127.0.0.1:{_free_port()}"
+    assert main(["fit", str(class_folder), "--cluster", address]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"aurevoir fit: error: the Ray cluster at {address} cannot be reached: connection refused; check the address, "
+        "or start one with `ray start --head`"
+    ]
+
+
+def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(connection, "_ANSWER", 3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(AurevoirError, match="did not answer within 3 seconds"), connected(Cluster(address)):
+            pass
+
+
+def test_options_of_a_cluster_need_one(class_folder, capsys):
+    assert main(["fit", str(class_folder), "--workers", "2"]) == 2
+    assert "--workers has no effect with no cluster (--cluster); omit it" in capsys.readouterr().err
+
+
+def _aurevoir(words, folder):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "aurevoir", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def _processes(text):
+    """Return the processes that have a text among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text in path.read_bytes().decode(errors="replace"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def _files(folder):
+    return {each.name: each.read_bytes() for each in Path(folder).iterdir() if each.is_file()}
+
+
+def _commands(page):
+    block = next(each for each in page.split("```sh\n")[1:] if each.startswith("ray start"))
+    return [line.split() for line in block.partition("```")[0].splitlines()]
+
+
+@pytest.fixture
+def scratch():
+    """A folder of a short name, since Ray's sockets are in it; processes of the test that are left are ended."""
+    folder = Path("/tmp") / f"aur{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    for process in _processes(str(folder)):
+        os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+def test_the_two_commands_of_the_page(root, tiny_onnx, class_folder, tmp_path, monkeypatch, scratch, capsys):
+    pytest.importorskip("ray")
+    start, fit = _commands((root / "docs" / "cluster.md").read_text())
+    port = _free_port()
+    # Ray looks for its token only where no address is named.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    small = ["--num-cpus=1", "--include-dashboard=false", "--object-store-memory=100000000"]
+    place = [f"--port={port}", f"--temp-dir={scratch}", "--block"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *start[1:], *small, *place],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as head:
+        try:
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            monkeypatch.chdir(class_folder.parent)
+            while not _listens(port):
+                assert head.poll() is None
+                time.sleep(0.1)
+            own = ["--backbone", str(tiny_onnx), "--no-test", "--json"]
+            code = main([*fit[1:], *own])
+            out, err = capsys.readouterr()
+            assert code == 0, err
+            assert json.loads(out)["timings"]["cluster"] > 0
+            assert main([*fit[1 : fit.index("--cluster")], "--out", "alone", *own]) == 0
+            assert _files("model") == _files("alone")
+            assert main(["evaluate", "model", "photos", "--cluster", "auto", "--json"]) == 0
+            capsys.readouterr()
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path, scratch):
+    pytest.importorskip("ray")
+    data = tmp_path / "photos"
+    write_class_folders(data, 70, 24, 0)
+    words = ["fit", data, "--backbone", tiny_onnx, "--no-test", "--quiet"]
+    clustered = [
+        *words,
+        "--cluster",
+        "local",
+        "--workers",
+        "1",
+        "--work",
+        tmp_path / "work",
+        "--out",
+        tmp_path / "model",
+    ]
+    killed = _aurevoir(clustered, scratch)
+    started = time.monotonic()
+    while not [*(tmp_path / "work").glob("train-*")] and killed.poll() is None:
+        assert time.monotonic() - started < 120
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    again = _aurevoir(clustered, scratch)
+    _, err = again.communicate(timeout=300)
+    assert (again.returncode, err) == (0, ""), err
+    alone = _aurevoir([*words, "--out", tmp_path / "alone"], scratch)
+    assert alone.wait(300) == 0
+    assert _files(tmp_path / "model") == _files(tmp_path / "alone")
+    assert _processes(str(scratch)) == []
+    assert [*scratch.glob("*ray*")] == []
