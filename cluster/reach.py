@@ -1,5 +1,6 @@
 """``python -m``: whether a Ray cluster answers; Ray itself waits for minutes, and ends the process that waits."""
 
+import logging
 import os
 import socket
 import sys
@@ -18,7 +19,7 @@ def main(address: str) -> int:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="CRITICAL")
+        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
     except Exception as error:
         return _failed(next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__))
     ray.shutdown()

@@ -157,7 +157,7 @@ def _seconds(run: Callable[[], None]) -> float:
     except triton.runtime.errors.OutOfResources:
         return math.inf
     graph: Any = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call, unused-ignore]
-    times = []
+    times: list[float] = []
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call, unused-ignore]
         graph.capture_begin(capture_error_mode="thread_local")
