@@ -52,6 +52,7 @@ class _Task:
     start: int
     stop: int = field(compare=False)
     tries: int = field(default=0, compare=False)
+    suspect: bool = field(default=False, compare=False)
 
 
 @dataclass(eq=False)
@@ -183,7 +184,11 @@ class Pool:
         """Give shards that begin before a limit to workers, the first ones first."""
         for depth in range(_QUEUE):
             for worker in self._running:
-                if worker.opening is None and len(worker.shards) == depth and waiting and waiting[0].start < limit:
+                if worker.opening is not None or len(worker.shards) != depth or not waiting:
+                    continue
+                # One that may end a worker is alone there: with it goes the answer of the one before.
+                alone = waiting[0].suspect or any(task.suspect for _, task in worker.shards)
+                if waiting[0].start < limit and not (depth and alone):
                     task = heappop(waiting)
                     shard = self._driver.shard(task.start, task.stop)
                     worker.shards.append((worker.actor.run.remote(shard), task))
@@ -256,13 +261,13 @@ class Pool:
             heappush(waiting, other)
         self._remove(worker)
         self._add()
-        task.tries += 1
+        task.tries, task.suspect = task.tries + 1, True
         if task.tries < TRIES:
             heappush(waiting, task)
         elif (length := task.stop - task.start) > 1:
             half = length // 2 if length <= batch else -(-length // 2 // batch) * batch
-            heappush(waiting, _Task(task.start, task.start + half))
-            heappush(waiting, _Task(task.start + half, task.stop))
+            heappush(waiting, _Task(task.start, task.start + half, suspect=True))
+            heappush(waiting, _Task(task.start + half, task.stop, suspect=True))
         else:
             return task, self._driver.unusable(task.start, f"it ends the process that reads it, {TRIES} times")
         return None, None
