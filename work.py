@@ -117,10 +117,12 @@ class Work:
 
     def size_of(self, *kinds: str) -> int:
         """Return the bytes of what was kept of some kinds, which a new key would take the place of."""
-        found = ((_OURS.fullmatch(path.name), path) for path in self.folder.iterdir())
-        with suppress(OSError):
-            return sum(path.stat().st_size for name, path in found if name and name[1] in kinds)
-        return 0
+        size = 0
+        for path in self.folder.iterdir():
+            if (name := _OURS.fullmatch(path.name)) and name[1] in kinds:
+                with suppress(OSError):
+                    size += path.stat().st_size
+        return size
 
 
 def check_work(folder: Path | str) -> None:

@@ -97,7 +97,9 @@ def compile(
             with suppress(RuntimeError):
                 return _core().import_model(entry, device.upper(), _options(precision, hint, settings))
         made = _compiled(read(graph, precision), precision, device, hint, settings)
-        store.put("compiled", key, made.export_model().getvalue())
+        # What it cannot write is compiled anew each time.
+        with suppress(RuntimeError, MemoryError):
+            store.put("compiled", key, made.export_model().getvalue())
         return made
 
     return _runner(make, outputs)

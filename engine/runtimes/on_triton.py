@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version as package_version
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,14 +71,38 @@ def compile(
     graph: bytes, precision: Precision, device: str = "cuda", settings: Mapping[str, int] | None = None
 ) -> Compiled | GpuRunner:
     """Plan a graph, and load it onto a GPU; see `base.GraphRuntime`."""
+    from .torch_run import TorchRunner
+
+    gpu = open_device(device, ["torch"])
+    with gpu.scope():
+        network, shape = _loaded(graph, device, gpu.name)
+    return TorchRunner(network, shape, gpu)
+
+
+def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
+    """Yield the time of every step, each waited for; see `base.GraphRuntime`."""
+    import torch
+
+    from .fused.steps import described
+
+    gpu = open_device(device, ["torch"])
+    with gpu.scope():
+        network, _ = _loaded(graph, device, gpu.name)
+        pixels = torch.as_tensor(images, device=device)
+        seconds = np.mean([network.timed(pixels) for _ in range(WARM_RUNS + calls)][-calls:], axis=0)
+    for (name, kind, what), spent, nodes in zip(described(network.plan), seconds, network.plan.nodes, strict=True):
+        yield LayerTime(name, kind, what, float(spent), nodes)
+
+
+def _loaded(graph: bytes, device: str, gpu: str) -> tuple[Any, tuple[int, int, int]]:
+    """Return a network on a GPU, with the fastest tiles, and the shape of its images."""
     import torch
 
     from .fused.network import FusedNetwork
     from .fused.tiles import take_tiles
-    from .torch_run import MAX_BATCH, TorchRunner
+    from .torch_run import MAX_BATCH
 
     model = onnx.load_from_string(graph)
-    gpu = open_device(device, ["torch"])
     height, width, channels = (axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
     network = FusedNetwork(model).to(device)
 
@@ -85,20 +110,5 @@ def compile(
         images = torch.randint(0, 256, (MAX_BATCH, height, width, channels), dtype=torch.uint8, device=device)
         network.tune(images, _TUNED)
 
-    with gpu.scope():
-        take_tiles(network.tiles, tune, [hashlib.sha256(graph).hexdigest(), gpu.name, _TUNED], user_cache())
-    return TorchRunner(network, (height, width, channels), gpu)
-
-
-def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndarray, calls: int) -> Iterator[LayerTime]:
-    """Yield the time of every step, each waited for; see `base.GraphRuntime`."""
-    import torch
-
-    from .fused.network import FusedNetwork
-    from .fused.steps import described
-
-    network = FusedNetwork(onnx.load_from_string(graph)).to(device)
-    pixels = torch.as_tensor(images, device=device)
-    seconds = np.mean([network.timed(pixels) for _ in range(WARM_RUNS + calls)][-calls:], axis=0)
-    for (name, kind, what), spent, nodes in zip(described(network.plan), seconds, network.plan.nodes, strict=True):
-        yield LayerTime(name, kind, what, float(spent), nodes)
+    take_tiles(network.tiles, tune, [hashlib.sha256(graph).hexdigest(), gpu, _TUNED], user_cache())
+    return network, (height, width, channels)

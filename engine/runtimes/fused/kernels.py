@@ -344,33 +344,38 @@ def tail(
 ):  # fmt: skip
     """Write an image's features of GROUP channels, channel by channel, their sign bits, and means of positive parts.
 
-    The signs of eight channels are PLACES whole bytes. BYTES and ROWS are powers of two, no less than a group's bytes
-    and the places.
+    The signs of eight channels are PLACES whole bytes; BYTES of them, and ROWS places, are computed at a time.
     """
     image, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * GROUP
     x += image * PLACES * x_ld
     if FEATURES or BITS:
-        byte = tl.arange(0, BYTES)
-        known = byte < tl.minimum(C - first, GROUP) // 8 * PLACES
-        packed = tl.zeros((BYTES,), dtype=tl.int32)
         start = image * C * PLACES + first * PLACES
-        for bit in tl.static_range(8):
-            index = 8 * byte + bit
-            channel = first + index // PLACES
-            value = tl.load(x + index % PLACES * x_ld + channel, mask=known, other=0).to(tl.float32)
-            value *= tl.load(gain + channel, mask=known, other=0.0)
-            value += tl.load(shift + channel, mask=known, other=0.0)
-            value = tl.minimum(tl.maximum(value, low), high)
-            if FEATURES:
-                tl.store(features + start + index, value, mask=known)
-            packed += tl.where(value > 0, 128 >> bit, 0)
-        if BITS:
-            tl.store(bits + image * (C * PLACES // 8) + first // 8 * PLACES + byte, packed.to(tl.uint8), mask=known)
+        for done in range(0, GROUP // 8 * PLACES, BYTES):
+            byte = done + tl.arange(0, BYTES)
+            known = byte < tl.minimum(C - first, GROUP) // 8 * PLACES
+            packed = tl.zeros((BYTES,), dtype=tl.int32)
+            for bit in tl.static_range(8):
+                index = 8 * byte + bit
+                channel = first + index // PLACES
+                value = tl.load(x + index % PLACES * x_ld + channel, mask=known, other=0).to(tl.float32)
+                value *= tl.load(gain + channel, mask=known, other=0.0)
+                value += tl.load(shift + channel, mask=known, other=0.0)
+                value = tl.minimum(tl.maximum(value, low), high)
+                if FEATURES:
+                    tl.store(features + start + index, value, mask=known)
+                packed += tl.where(value > 0, 128 >> bit, 0)
+            if BITS:
+                at = bits + image * (C * PLACES // 8) + first // 8 * PLACES
+                tl.store(at + byte, packed.to(tl.uint8), mask=known)
     if POOLED:
-        channel, place = first + tl.arange(0, GROUP), tl.arange(0, ROWS)
-        inside = (place < PLACES)[:, None] & (channel < C)[None, :]
-        value = tl.load(x + place[:, None] * x_ld + channel[None, :], mask=inside, other=0).to(tl.float32)
-        value *= tl.load(gain + channel, mask=channel < C, other=0.0)[None, :]
-        value += tl.load(shift + channel, mask=channel < C, other=0.0)[None, :]
-        value = tl.where(inside, tl.maximum(tl.minimum(tl.maximum(value, low), high), 0.0), 0.0)
-        tl.store(pooled + image * C + channel, tl.sum(value, 0) * share, mask=channel < C)
+        channel = first + tl.arange(0, GROUP)
+        factor = tl.load(gain + channel, mask=channel < C, other=0.0)
+        term = tl.load(shift + channel, mask=channel < C, other=0.0)
+        total = tl.zeros((GROUP,), dtype=tl.float32)
+        for done in range(0, PLACES, ROWS):
+            place = done + tl.arange(0, ROWS)
+            inside = (place < PLACES)[:, None] & (channel < C)[None, :]
+            value = tl.load(x + place[:, None] * x_ld + channel[None, :], mask=inside, other=0).to(tl.float32)
+            value = tl.minimum(tl.maximum(value * factor[None, :] + term[None, :], low), high)
+            total += tl.sum(tl.where(inside, tl.maximum(value, 0.0), 0.0), 0)
+        tl.store(pooled + image * C + channel, total * share, mask=channel < C)

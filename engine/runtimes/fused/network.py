@@ -24,7 +24,7 @@ _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "float16": torch.float16}
 _LOWEST, _HIGHEST = -128, 127
 _PAIRS = (8, 6)
 """Least compute capability that rounds and saturates two floats in one instruction."""
-_TAIL_CHANNELS = 32
+_TAIL_CHANNELS, _TAIL_BYTES, _TAIL_PLACES = 32, 1024, 256
 _LAUNCHES, _REPEATS = 5, 3
 _KINDS = {"depthwise": 0, "average pool": 1, "max pool": 2, "map": 1}
 
@@ -110,20 +110,20 @@ class FusedNetwork(torch.nn.Module):
         run = self.run(images)
         for each, dying in zip(self.launchers, self._dying, strict=True):
             each(run)
-            for buffer in dying:
-                run.buffers.pop(buffer, None)
+            run.release(dying)
         found = [run.values[name] for name in self.outputs]
         return [each.float() if each.is_floating_point() else each for each in found]
 
     def timed(self, images: Tensor) -> list[float]:
         """Return the seconds of each step, waited for."""
         run, seconds = self.run(images), []
-        for each in self.launchers:
+        for each, dying in zip(self.launchers, self._dying, strict=True):
             torch.cuda.synchronize(images.device)
             start = time.perf_counter()
             each(run)
             torch.cuda.synchronize(images.device)
             seconds.append(time.perf_counter() - start)
+            run.release(dying)
         return seconds
 
 
@@ -143,6 +143,14 @@ class Run:
             shape = (len(self.images), height, width, channels)
             self.buffers[stored.buffer] = torch.empty(shape, dtype=_DTYPES[kind], device=self.images.device)
         return self.buffers[stored.buffer][..., stored.first : stored.first + stored.channels]
+
+    def release(self, dying: "set[int | str]") -> None:
+        """Give back buffers, and tensors of torch, that no later step uses."""
+        for each in dying:
+            if isinstance(each, int):
+                self.buffers.pop(each, None)
+            else:
+                self.values.pop(each, None)
 
     def constant(self, name: str) -> Tensor:
         """Return an array of the network."""
@@ -190,7 +198,9 @@ def _launcher(step: Step, names: dict[str, str]) -> Callable[[Run], None]:
 def _is_everywhere(step: Step) -> bool:
     """Return whether there is a window of 1x1 or 3x3 around every place."""
     places = step.places
-    assert places is not None
+    assert places is not None and step.weight is not None
+    if step.weight.shape[-1] != step.source.stored.channels:
+        return False
     border = [[each // 2 for each in step.kernel]] * 2
     steps = [list(places.strides), list(places.dilations)] == [[1, 1]] * 2
     return step.kernel in ((1, 1), (3, 3)) and steps and [list(places.before), list(places.ends)] == border
@@ -423,8 +433,8 @@ def _tail(step: Tail, names: list[str], low: float, high: float, outputs: list[s
             1 / places,
             PLACES=places,
             GROUP=group,
-            BYTES=triton.next_power_of_2(group // 8 * places),
-            ROWS=triton.next_power_of_2(places),
+            BYTES=min(_TAIL_BYTES, triton.next_power_of_2(group // 8 * places)),
+            ROWS=min(_TAIL_PLACES, triton.next_power_of_2(places)),
             **{name.upper(): name in outputs for name in shapes},
         )
         each.values |= found
@@ -460,23 +470,23 @@ def _reads(model: onnx.ModelProto) -> Counter[str]:
     return Counter([*outputs, *(name for node in model.graph.node for name in node.input if name)])
 
 
-def _last_uses(found: Plan) -> list[set[int]]:
-    """Return, for each step, the buffers that no later step uses."""
-    seen: set[int] = set()
+def _last_uses(found: Plan) -> "list[set[int | str]]":
+    """Return, for each step, the buffers and the names of torch's tensors that no later step uses."""
+    seen: set[int | str] = set(found.outputs)
     dying = []
     for step in reversed(found.steps):
-        used = {stored.buffer for stored in _stored(step)}
+        used: set[int | str] = {each.buffer if isinstance(each, Stored) else each for each in _used(step)}
         dying.append(used - seen)
         seen |= used
     return dying[::-1]
 
 
-def _stored(step: Any) -> list[Stored]:
+def _used(step: Any) -> "list[Stored | str]":
     if isinstance(step, Step):
         residual = [] if step.epilogue.residual is None else [step.epilogue.residual]
         return [step.source.stored, step.output, *residual]
     if isinstance(step, Tail):
         return [step.source.stored]
     if isinstance(step, Import):
-        return [step.output]
-    return [each for each in step.inputs if isinstance(each, Stored)]
+        return [step.tensor, step.output]
+    return [*(each for each in step.inputs if each is not None), *step.node.output]

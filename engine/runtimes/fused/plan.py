@@ -356,7 +356,7 @@ class _Planner:
 
     def _as_stored(self, view: View, name: str) -> Stored:
         """Return a tensor with nothing left to be done, by a map where there is something."""
-        if view.chain.is_empty:
+        if view.chain.is_empty and view.stored.kind != "uint8":
             return view.stored
         key = view.stored, id(view.chain)
         if key not in self.copies:
@@ -533,13 +533,10 @@ class _Planner:
         padded = any(places.before) or any(end > 0 for end in places.ends)
         packed = weight.reshape(outputs, inputs, -1)
         packed = packed[:, 0].T if depthwise else packed.transpose(0, 2, 1)
-        if not depthwise and self._reads_pixels(view.stored, places, kernel):
+        if not depthwise and self._reads_pixels(view, places, kernel):
             view, places, packed = self._by_rows(node.input[0], places, weight)
             kernel = [kernel[0], 1]
-        # What is read by several programs, or at several taps, is computed once.
-        elif not view.chain.is_empty and (
-            math.prod(kernel) > 1 or depthwise or padded or outputs > _FILTERS_OF_ONE_PROGRAM
-        ):
+        elif self._is_computed_first(view, kernel, depthwise or padded or outputs > _FILTERS_OF_ONE_PROGRAM):
             view = View(self._as_stored(view, node.input[0]))
         bias = self.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(outputs)
         gain = np.broadcast_to(unit * scale, outputs)
@@ -551,9 +548,17 @@ class _Planner:
         )
 
     @staticmethod
-    def _reads_pixels(source: Stored, places: Windows, kernel: Sequence[int]) -> bool:
+    def _is_computed_first(view: View, kernel: Sequence[int], often: bool) -> bool:
+        """Return whether what a convolution reads is stored first: where each value is read several times."""
+        if view.chain.is_empty:
+            return view.stored.kind == "uint8"
+        return often or math.prod(kernel) > 1
+
+    @staticmethod
+    def _reads_pixels(view: View, places: Windows, kernel: Sequence[int]) -> bool:
         """Return whether a convolution is of images, and its windows are narrow enough to be read row by row."""
-        narrow = kernel[1] <= _IN_A_ROW and list(places.dilations) == [1, 1]
+        source, bordered = view.stored, view.chain.low <= 0 <= view.chain.high
+        narrow = bordered and kernel[1] <= _IN_A_ROW and list(places.dilations) == [1, 1]
         return source.kind == "uint8" and source.channels <= PIXEL and math.prod(kernel) > 1 and narrow
 
     def _by_rows(self, name: str, places: Windows, weight: np.ndarray) -> tuple[View, Windows, np.ndarray]:

@@ -28,6 +28,8 @@ LEAST, MOST = 32 * 32, 1024 * 1024
 _OF_ROWS, _OF_COLUMNS, _COLUMNS = 2**13, 2**14, 32
 # Values of a block of rows and of one chain; two chains of them take 384 MiB.
 _BLOCK = 2**25
+# Of the second axis of a grid.
+_MOST_PROGRAMS = 2**16 - 1
 
 
 @triton.jit
@@ -142,7 +144,7 @@ def hadamard(bits: Bits, m: int, k: int, signs: PackedChainSigns, gain: float | 
     xp, n = namespace(bits), len(bits)
     outputs = xp.empty((n, k), dtype="float32" if gain is None else "uint8")
     words = xp.asarray(np.ascontiguousarray(signs).view("int32").reshape(len(signs), -1))
-    rows = max(1, min(n, _BLOCK // p))
+    rows = max(1, min(n, _BLOCK // p, _MOST_PROGRAMS // 2))
     with stream_of(bits):
         halves, values = (xp.empty((2 * rows, p), dtype=dtype) for dtype in ("float16", "float32"))
         packed = bits if bits.strides[1] == 1 else xp.ascontiguousarray(bits)

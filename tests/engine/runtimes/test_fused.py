@@ -375,6 +375,55 @@ def test_float16_and_what_torch_computes_between(dense):
     assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
 
 
+def of_images(kernel, height=12, limits=(), scale=1 / 64, pooled=False, **attributes):
+    """Return a network of one convolution of images of height x 13, of 32 filters."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(32, 3, *kernel)).astype("float32") / 10
+    nodes = [helper.make_node("Cast", ["images"], ["cast"], to=1), helper.make_node("Transpose", ["cast"], ["x"])]
+    nodes[1].attribute.append(helper.make_attribute("perm", [0, 3, 1, 2]))
+    nodes += [helper.make_node("Mul", ["x", "scale"], ["scaled"])]
+    nodes += [helper.make_node("Clip", ["scaled", "low", "high"], ["clipped"])] if limits else []
+    nodes += [helper.make_node("Conv", ["clipped" if limits else "scaled", "weight"], ["y"], **attributes)]
+    nodes += [helper.make_node("Flatten", ["y"], ["features"])]
+    means = [helper.make_node("Relu", ["y"], ["z"]), helper.make_node("GlobalAveragePool", ["z"], ["mean"])]
+    nodes += [*means, helper.make_node("Flatten", ["mean"], ["pooled"])] if pooled else []
+    values = {"scale": np.float32([scale]).reshape(1, 1, 1, 1), "weight": weight}
+    values |= dict(zip(("low", "high"), np.float32(limits), strict=False))
+    images = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["n", height, 13, 3])
+    names = ["features", "pooled"] if pooled else ["features"]
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", None]) for name in names]
+    given = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "network", [images], outputs, given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "of",
+    [
+        # Read row by row, also where a filter is a part of one row.
+        {"kernel": (3, 3), "pads": [0, 1, 1, 0], "strides": [2, 3]},
+        {"kernel": (1, 3), "pads": [0, 1, 0, 1]},
+        # Not read so: too wide, spread, of one pixel, and with a border that is not zero.
+        {"kernel": (9, 9), "pads": [4] * 4, "scale": 1},
+        {"kernel": (3, 3), "dilations": [2, 2], "scale": 1},
+        {"kernel": (1, 1), "scale": 1},
+        {"kernel": (3, 3), "pads": [1] * 4, "limits": (1, 3)},
+        {"kernel": (3, 3), "pads": [1] * 4, "height": 400, "pooled": True},
+    ],
+    ids=str,
+)
+def test_a_first_convolution_of_any_kind(of):
+    model = of_images(**of)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, of.get("height", 12), 13, 3), dtype="uint8")
+    found = FusedNetwork(model)(torch.from_numpy(pixels))
+    expected = run_onnxruntime(model, pixels)
+    for name, value in zip(expected, found, strict=True):
+        size = np.abs(expected[name]).max()
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=2e-3, atol=2e-3 * size)
+
+
 class Layers(torch.nn.Module):
     """Two layers as a DenseNet has them, behind a convolution of images and before one of many filters."""
 

@@ -381,6 +381,16 @@ def test_compiled_transforms_stay_in_registers(capability, p, fresh_cache, monke
         assert "LOCAL:0 " in used
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the kernels are interpreted")
+def test_grids_of_many_short_rows_are_what_a_gpu_takes(monkeypatch):
+    rows = []
+    monkeypatch.setattr(hadamard, "_project", lambda bits, *others: rows.append(len(bits)))
+    hadamard.hadamard(np.zeros((40_000, 125), dtype="uint8"), 1000, 512, packed_signs(1000, 512), 1.0)
+    # Two chains a row, and at most 65,535 programs along the second axis.
+    assert sum(rows) == 40_000
+    assert 2 * max(rows) <= 65_535
+
+
 class _Launches:
     """A kernel whose launches are noted: what `compiled` takes of them."""
 
