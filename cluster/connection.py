@@ -22,9 +22,9 @@ _ANSWER = 30
 """Seconds in which a cluster has to answer."""
 _STORE, _LEAST_STORE = 1 << 29, 100 << 20
 """Bytes of the object store of a cluster of this machine, and the least that Ray takes."""
-_LONGEST = 30
+_LONGEST = 28
 """Characters of a temporary folder in which the names of Ray's sockets are short enough for the system."""
-_PREFIX, _LOCK = "aurevoir-ray-", "lock"
+_PREFIX, _LOCK, _INNER = "aurevoir-ray-", "lock", "r"
 
 
 def required_ray() -> Any:
@@ -89,7 +89,9 @@ def _session(address: str) -> Iterator[dict[str, Any]]:
     try:
         with (folder / _LOCK).open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield {"include_dashboard": False, "object_store_memory": _store(), "_temp_dir": str(folder)}
+            # Ray lets everybody write to the folder that it is given: the one around it stays this user's alone.
+            (inner := folder / _INNER).mkdir()
+            yield {"include_dashboard": False, "object_store_memory": _store(), "_temp_dir": str(inner)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,6 +123,18 @@ def _require_answer(address: str) -> None:
         raise AurevoirError(f"the Ray cluster {where} cannot be reached: {why}; {remedy}")
 
 
+@contextmanager
+def _at_the_root() -> Iterator[None]:
+    """Be in the root folder, since workers import from the folder in which Ray is started, whatever lies there."""
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
 def _start(address: str, options: dict[str, Any]) -> None:
     """Connect, without Ray's own lines and its handler of SIGTERM, which would take this process' place."""
     ray = required_ray()
@@ -130,7 +144,8 @@ def _start(address: str, options: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+            with _at_the_root():
+                ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
         # Ray prints of each lost worker on stdout, whose reader expects results there.
         import ray._private.worker as printing
 

@@ -22,7 +22,7 @@ _AHEAD = 16
 _QUEUE = 2
 """Shards that a worker has: one to work on, and the next."""
 _START = 300
-"""Seconds in which the first worker has to start."""
+"""Seconds that there may be no worker which has started."""
 _STARTS = 3
 """Workers that end in a row while they start, before the fit ends."""
 _CPUS = 4
@@ -158,7 +158,7 @@ class Pool:
         """
         waiting = [_Task(start, min(start + length, n)) for start in range(0, n, length)]
         done: dict[int, tuple[int, Any]] = {}
-        at, ahead, began = 0, _AHEAD * length * self._room.workers, time.monotonic()
+        at, ahead, open_at = 0, _AHEAD * length * self._room.workers, time.monotonic()
         patience = _patience(length) * self._room.workers
         while at < n:
             while at in done:
@@ -173,7 +173,9 @@ class Pool:
                 task, result = self._finished(worker, waiting, batch)
                 if task is not None:
                     done[task.start] = task.stop, result
-            if not self._accepted and time.monotonic() - began > _START:
+            if any(worker.opening is None for worker in self._running):
+                open_at = time.monotonic()
+            elif time.monotonic() - open_at > _START:
                 raise AurevoirError(self._none_started())
             if self._losses > patience:
                 raise AurevoirError(
@@ -212,6 +214,10 @@ class Pool:
             self._failed_starts += 1
             self._remove(worker)
             self._last = f"{worker.machine}: {_cause(error)}"
+            if self._running:
+                # Another would start where there is room, which is there again.
+                warn(f"a worker is not used, it ends while it starts; {self._last}")
+                return
             if self._failed_starts > _STARTS:
                 raise AurevoirError(f"workers end while they start; the last one {self._last}") from None
             self._add()
@@ -269,7 +275,8 @@ class Pool:
             heappush(waiting, _Task(task.start, task.start + half, suspect=True))
             heappush(waiting, _Task(task.start + half, task.stop, suspect=True))
         else:
-            return task, self._driver.unusable(task.start, f"it ends the process that reads it, {TRIES} times")
+            why = f"it ends the process that reads it, {TRIES} times; the last one {self._last}"
+            return task, self._driver.unusable(task.start, why)
         return None, None
 
     def _remove(self, worker: _Running) -> None:

@@ -14,7 +14,7 @@ def main(address: str) -> int:
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             return _failed(str(getattr(error, "strerror", None) or error).lower())
     import ray
 

@@ -51,8 +51,18 @@ class Cluster:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} {value!r} is not a number of them; give 1 or more, or None")
         gpus = self.gpus_per_worker
-        if gpus is not None and not (isinstance(gpus, int | float) and isfinite(gpus) and gpus > 0):
-            raise UsageError(f"gpus_per_worker {gpus!r} is not a number above 0; give one, or None")
+        if gpus is not None and not _is_share(gpus):
+            raise UsageError(
+                f"gpus_per_worker {gpus!r} is neither a part of a GPU, from 0.0001 to 1, nor a whole number of them"
+                "; give one of these, or None"
+            )
+
+
+def _is_share(gpus: Any) -> bool:
+    """Return whether Ray gives an actor such a part of GPUs, or so many."""
+    if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not isfinite(gpus):
+        return False
+    return 1e-4 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))
 
 
 def as_cluster(given: Any) -> Cluster | None:

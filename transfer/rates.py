@@ -124,17 +124,19 @@ class Rates:
         return cls(**found | {"input_shape": tuple(found["input_shape"])})
 
 
+_LINE = text(pattern=r"[^\x00-\x1f\x7f]*", wanted="text of one line")
+_RATE = number(1e-6, 1e18)
 _FIELDS = record(
     {
-        **dict.fromkeys(("machine", "measured", "backbone", "cut", "precision", "runtime", "device", "images"), text()),
+        **dict.fromkeys(("machine", "measured", "backbone", "cut", "precision", "runtime", "device", "images"), _LINE),
         "input_shape": array(whole(1), 3, 3),
         "features": whole(1),
         "channels": whole(0),
         "engine_bytes": whole(0),
-        "image_bytes": number(0),
+        "image_bytes": number(0, 1e12),
         "per_second": record(
-            dict.fromkeys(RATES, number(above=0)),
-            dict.fromkeys(OF_PROJECTIONS, number(above=0)),
+            dict.fromkeys(RATES, _RATE),
+            dict.fromkeys(OF_PROJECTIONS, _RATE),
         ),
     }
 )

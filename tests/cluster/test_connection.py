@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -27,7 +28,10 @@ from aurevoir.images.procedural import write_class_folders
         ({"address": "ray://head:10001"}, "is not auto, local or HOST:PORT"),
         ({"workers": 0}, "workers 0 is not a number of them"),
         ({"cpus_per_worker": True}, "cpus_per_worker True is not"),
-        ({"gpus_per_worker": float("nan")}, "gpus_per_worker nan is not a number above 0"),
+        ({"gpus_per_worker": float("nan")}, "gpus_per_worker nan is neither a part of a GPU"),
+        ({"gpus_per_worker": 2.5}, "gpus_per_worker 2.5 is neither"),
+        ({"gpus_per_worker": 1e-5}, "gpus_per_worker 1e-05 is neither"),
+        ({"gpus_per_worker": True}, "gpus_per_worker True is neither"),
     ],
 )
 def test_what_is_no_cluster_is_refused(given, said):
@@ -187,3 +191,15 @@ def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path, s
     assert _files(tmp_path / "model") == _files(tmp_path / "alone")
     assert _processes(str(scratch)) == []
     assert [*scratch.glob("*ray*")] == []
+
+
+def test_workers_import_nothing_from_the_current_folder_and_the_session_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with connection._at_the_root():
+        assert Path.cwd() == Path("/")
+    assert Path.cwd() == tmp_path
+    with connection._session("local") as options:
+        # Ray opens the folder that it is given to everybody.
+        (given := Path(options["_temp_dir"])).chmod(0o777)
+        assert stat.S_IMODE(given.parent.stat().st_mode) == 0o700
+    assert not given.parent.exists()
