@@ -381,7 +381,6 @@ def test_compiled_transforms_stay_in_registers(capability, p, fresh_cache, monke
         assert "LOCAL:0 " in used
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the kernels are interpreted")
 def test_grids_of_many_short_rows_are_what_a_gpu_takes(monkeypatch):
     rows = []
     monkeypatch.setattr(hadamard, "_project", lambda bits, *others: rows.append(len(bits)))
