@@ -215,7 +215,7 @@ def measure_table1(args: argparse.Namespace) -> Rows:
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
     "network": (measure_network, 60),
-    "fused": (measure_fused, 150),
+    "fused": (measure_fused, 240),
     "tuned": (measure_tuned, 110),
     "engine": (measure_engine, 80),
     "table1": (measure_table1, 90),
