@@ -213,51 +213,67 @@ def markdown(result: Json) -> list[str]:
     signs = {row["name"]: f"{row['sign_agreement']:.3f}" for row in rows if "sign_agreement" in row}
     by_kind = [[kind, *(_rate(rates.get((kind, batch))) for batch in batches), signs.get(kind, "")] for kind in kinds]
     stages = ("project", "gram", "solve")
-    return [
-        f"{_gpu(result)}; the post's size behind the network, the second time each:",
-        "",
-        *markdown_table(
-            ["", "alphas", "project, s", "Gram, s", "solve, s", "total, s", "x the post", "test accuracy"],
-            [
+    sections = [
+        [
+            "The post's size behind the network, the second time each:",
+            "",
+            *markdown_table(
+                ["", "alphas", "project, s", "Gram, s", "solve, s", "total, s", "x the post", "test accuracy"],
                 [
-                    row["projection"],
-                    f"15, {'all' if row['search'] == 'all' else 'searched'}",
-                    *(f"{row['seconds'][stage]:.2f}" for stage in stages),
-                    f"{row['total']:.2f}",
-                    f"{row['times_post']:.0f}" if "times_post" in row else "",
-                    f"{row['test_accuracy']:.4f}",
-                ]
-                for row in ridge
-            ],
-        ),
-        "",
-        "DenseNet169 as the post cuts it, from CUDA graphs, images/s by batch; fused is the runtime `triton`:",
-        "",
-        *markdown_table(["", *map(str, batches), "signs of fp32"], by_kind),
-        *_traffic(rows),
-        "",
-        "Engines, images in host memory, copies included; and photographs, from files to a classifier:",
-        "",
-        *markdown_table(
-            ["", "images/s", "one image, ms"],
-            [[row["name"], f"{row['images_per_second']:,.0f}", f"{row['one_image_ms']:.1f}"] for row in engine],
-        ),
-        "",
-        *markdown_table(
-            ["", "images", "accuracy", "sign agreement with fp32", "decode, s", "engine, s", "training, s"],
-            [
+                    [
+                        row["projection"],
+                        f"15, {'all' if row['search'] == 'all' else 'searched'}",
+                        *(f"{row['seconds'][stage]:.2f}" for stage in stages),
+                        f"{row['total']:.2f}",
+                        f"{row['times_post']:.0f}" if "times_post" in row else "",
+                        f"{row['test_accuracy']:.4f}",
+                    ]
+                    for row in ridge
+                ],
+            ),
+        ]
+        if ridge
+        else [],
+        [
+            "DenseNet169 as the post cuts it, from CUDA graphs, images/s by batch; fused is the runtime `triton`:",
+            "",
+            *markdown_table(["", *map(str, batches), "signs of fp32"], by_kind),
+            *_traffic(rows),
+        ]
+        if network
+        else [],
+        [
+            "Engines, images in host memory, copies included:",
+            "",
+            *markdown_table(
+                ["", "images/s", "one image, ms"],
+                [[row["name"], f"{row['images_per_second']:,.0f}", f"{row['one_image_ms']:.1f}"] for row in engine],
+            ),
+        ]
+        if engine
+        else [],
+        [
+            "Photographs, from files to a classifier:",
+            "",
+            *markdown_table(
+                ["", "images", "accuracy", "sign agreement with fp32", "decode, s", "engine, s", "training, s"],
                 [
-                    row["name"],
-                    str(row["train_images"]),
-                    f"{row['accuracy']:.3f}",
-                    f"{row['sign_agreement']:.4f}",
-                    *(f"{row['seconds']['train'][stage]:.2f}" for stage in ("decode", "engine", "total")),
-                ]
-                for row in table1
-            ],
-        ),
-        *_from_files(rows),
+                    [
+                        row["name"],
+                        str(row["train_images"]),
+                        f"{row['accuracy']:.3f}",
+                        f"{row['sign_agreement']:.4f}",
+                        *(f"{row['seconds']['train'][stage]:.2f}" for stage in ("decode", "engine", "total")),
+                    ]
+                    for row in table1
+                ],
+            ),
+        ]
+        if table1
+        else [],
+        _from_files(rows)[1:],
     ]
+    return [f"{_gpu(result)}.", *(line for section in sections if section for line in ("", *section))]
 
 
 def _from_files(rows: Sequence[Json]) -> list[str]:
@@ -301,7 +317,8 @@ def _networks(rows: Sequence[Json]) -> list[Json]:
 def _traffic(rows: Sequence[Json]) -> list[str]:
     """Return how near the largest batch of fused steps is to what memory allows."""
     copy = next((row["gigabytes_per_second"] for row in rows if "gigabytes_per_second" in row), None)
-    fused = {row["name"]: row for row in rows if "gigabytes" in row}
+    largest = max((row["batch"] for row in rows if "gigabytes" in row), default=None)
+    fused = {row["name"]: row for row in rows if "gigabytes" in row and row["batch"] == largest}
     if copy is None or not fused:
         return []
     each = [
@@ -309,7 +326,7 @@ def _traffic(rows: Sequence[Json]) -> list[str]:
         f"{row['gigabytes'] * row['images_per_second'] / row['batch'] / copy:.2f} of it"
         for row in fused.values()
     ]
-    return ["", f"The GPU copies {copy:,.0f} GB/s, read and written. Of the largest batch: {'; '.join(each)}."]
+    return ["", f"The GPU copies {copy:,.0f} GB/s, read and written. At batch {largest:,d}: {'; '.join(each)}."]
 
 
 def _rate(found: float | None) -> str:
@@ -320,8 +337,8 @@ def plot(result: Json, path: Path) -> None:
     """Draw images/s over the batch by precision, and the stages of each projection."""
     network = _networks(sound(result["rows"]))
     fits = [row | {"part": "full"} for row in result["rows"] if "total" in row and "search" in row]
-    with figure(path, (14, 4.5), (1, 2)) as (whole, panels):
-        speed, stages = panels[0]
+    with figure(path, (14, 4.5) if fits else (7.5, 4.5), (1, 2 if fits else 1)) as (whole, panels):
+        speed = panels[0, 0]
         for kind in dict.fromkeys(row["name"] for row in network):
             own = [row for row in network if row["name"] == kind]
             rate = [row.get("images_per_second", row.get("images_per_second_eager")) for row in own]
@@ -335,7 +352,8 @@ def plot(result: Json, path: Path) -> None:
         speed.grid(alpha=0.3, which="both")
         speed.set_title("DenseNet169 as the post cuts it")
         legend_beside(speed)
-        full.draw(stages, fits)
+        if fits:
+            full.draw(panels[0, 1], fits)
         whole.suptitle(_gpu(result))
 
 

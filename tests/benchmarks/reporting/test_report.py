@@ -91,7 +91,7 @@ def rich(write):
 
 def test_every_result_is_on_the_page_with_its_rows_machine_and_command(report, root, committed):
     _, page, made = report()
-    names = sorted(each.stem for each in (root / "benchmarks" / "results").glob("*.json"))
+    names = [each.stem for each in sorted((root / "benchmarks" / "results").glob("*.json"))]
     assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == names
     assert [attributes["href"] for tag, attributes in page.elements if tag == "a"] == [f"#{name}" for name in names]
     assert {"rows", "machine", "report"} <= set(made)
