@@ -178,6 +178,11 @@ def expose_sample(projection: Projection, bits: Bits, budget: Budget = None) -> 
     return Camera.exposed(projection.intensities(bits[:_SAMPLE_ROWS], budget))
 
 
+def repeats(projection: Projection, camera: Camera) -> bool:
+    """Return whether the speckle of a row is the same each time, in every process."""
+    return isinstance(projection, _Simulated) and type(camera) is Camera
+
+
 def project(
     projection: Projection, camera: Camera, bits: Bits, budget: Budget = None
 ) -> Iterator[tuple[slice, Speckle]]:

@@ -30,6 +30,7 @@ from .array_types import (
     RowWeights,
     Scores,
     SimilarityRows,
+    Speckle,
     SquareCounts,
     Targets,
     TrainingBits,
@@ -44,13 +45,14 @@ from .exact_kernel import exact_kernel
 from .gram import gram, overlap
 from .memory import Budget, blocks, memory_budget, rows_at_a_time
 from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
-from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project
+from .projection import Dense, DenseSigns, Hadamard, Projection, expose_sample, project, repeats
 from .ridge import RidgePath, dual_path, primal_path
 from .ridge.form import LANDMARK_BLOCK, POOLED, SUMS, RidgeForm, plan_ridge, require_dual
 from .ridge.inputs import checked_weights
 from .ridge.landmarks import LandmarkRidge
-from .ridge.sums import RowSums
-from .row_blocks import RowBlocks, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
+from .ridge.passes import Share, here
+from .ridge.sums import RowSums, sums_of, total
+from .row_blocks import RowBlocks, RowSource, bit_rows, combine_rows, few_columns, score_rows, speckle_rows
 from .training_kernel import TrainingKernel
 
 PROJECTIONS = ("auto", "none", "exact", "hadamard", "dense", "dense-signs")
@@ -265,6 +267,7 @@ def fit_readout(
     camera: Camera | None = None,
     timer: Timer = lambda stage: nullcontext(),
     pooled: ChannelMeans | None = None,
+    share: Share = here,
 ) -> tuple[Readout, RidgePath]:
     """Fit a ridge on a projection of bits, or a kernel; leave-one-out selects alpha, and for ``auto`` the kernel.
 
@@ -301,6 +304,9 @@ def fit_readout(
         Called with ``project``, ``gram`` or ``solve``; returns a context manager for that stage.
     pooled : float32 array of shape (n, channels), optional
         Pooled features of the rows.
+    share : callable
+        Where passes over rows are computed that are not held: of a kernel on landmarks, of pooled features in the
+        primal, and of speckle that is projected for each pass; see `ridge.passes`.
 
     Returns
     -------
@@ -329,7 +335,7 @@ def fit_readout(
     size = memory_budget(budget, bits)
     data = _Data(bits, m, classes, pooled, weights, size)
     form = data.plan(projection, n_components)
-    ridge = _Ridge(labels, classes, alphas, weights, search, labels.ndim == 2)
+    ridge = _Ridge(labels, classes, alphas, weights, search, labels.ndim == 2, share)
     if callable(projection) or projection in PROJECTORS:
         make = projection if callable(projection) else PROJECTORS[projection]
         assert form.components is not None
@@ -394,6 +400,7 @@ class _Ridge:
     weights: Array | None
     search: str
     multilabel: bool
+    share: Share = here
 
     def only(self, rows: Array) -> "_Ridge":
         """Return that of some rows."""
@@ -407,14 +414,19 @@ class _Ridge:
     def dual(self, gram: Gram) -> RidgePath:
         return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
 
-    def primal(self, sums: RowSums, rows: RowBlocks, budget: int) -> RidgePath:
-        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget)
+    def primal(self, sums: RowSums, rows: RowSource, budget: int, share: Share = here) -> RidgePath:
+        return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget, share)
 
-    def on_landmarks(self, kernel: SimilarityRows, rows: RowBlocks, budget: int, timer: Timer) -> RidgePath:
+    def on_landmarks(self, kernel: SimilarityRows, rows: RowSource, budget: int, timer: Timer) -> RidgePath:
         with timer("gram"):
-            system = LandmarkRidge(kernel, rows, self.targets, self.weights)
+            system = LandmarkRidge(kernel, rows, self.targets, self.weights, self.share)
         with timer("solve"):
             return system.path(self.alphas, self.multilabel, budget)
+
+    @cached_property
+    def weights_of_sums(self) -> Array | None:
+        """The weights, or None where all are 1: then sums over rows of speckle are exact integers."""
+        return None if self.weights is None or bool((self.weights == 1).all()) else self.weights
 
     def shares(self, bits: Bits) -> RowWeights:
         """Return the weights, of ones if there are none."""
@@ -458,11 +470,22 @@ class _Data:
         """Return the pooled features of some rows."""
         return None if self.pooled is None else self.pooled[rows]
 
-    def channels(self) -> Iterator[tuple[slice, Features]]:
-        """Yield the standardized channels in blocks of rows, float64."""
+    @property
+    def channels(self) -> RowSource:
+        """The standardized channels in blocks of rows, float64."""
         assert self.pooled is not None and self.standardize is not None
-        for which in blocks(len(self.pooled), LANDMARK_BLOCK):
-            yield which, self.standardize(self.pooled[which]).astype("float64")
+        return RowSource(_ChannelRows(self.standardize), (self.pooled,))
+
+
+@dataclass(frozen=True)
+class _ChannelRows:
+    """Standardizes blocks of pooled features; see `RowSource`."""
+
+    standardize: Standardization
+
+    def __call__(self, pooled: ChannelMeans) -> Iterator[tuple[slice, Features]]:
+        for which in blocks(len(pooled), LANDMARK_BLOCK):
+            yield which, self.standardize(pooled[which]).astype("float64")
 
 
 class _Kernels:
@@ -575,9 +598,9 @@ def _fit_kernel(
         return _fit_landmarks(kind, data, sampled_rows(data.bits, form.order, seed), ridge, timer)
     with timer("gram"):
         assert data.standardize is not None
-        sums = RowSums.of_features(data.channels, form.order, ridge.targets, ridge.shares(data.bits))
+        sums = sums_of(data.channels, form.order, ridge.targets, ridge.shares(data.bits), ridge.share)
     with timer("solve"):
-        path = ridge.primal(sums, data.channels, data.budget)
+        path = ridge.primal(sums, data.channels, data.budget, ridge.share)
     return _pooled_readout(data.standardize, path.coefficients, path.intercept), path
 
 
@@ -590,15 +613,22 @@ def _pooled_readout(standardize: Standardization, weights: Weights, intercept: I
 def _fit_landmarks(kind: str, data: _Data, landmarks: Array, ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
     bits, pooled, weights = data.bits[landmarks], data.pooled_of(landmarks), ridge.shares(data.bits)[landmarks]
     kernel = TrainingKernel(kind, bits, pooled, weights, data.budget, data.standardize)
-
-    def rows() -> Iterator[tuple[slice, Features]]:
-        for which in blocks(len(data.bits), LANDMARK_BLOCK):
-            yield which, kernel.rows(data.bits[which], data.pooled_of(which))
-
+    rows = RowSource(_KernelRows(kernel), (data.bits, data.pooled if kind in POOLED else None))
     path = ridge.on_landmarks(kernel.gram(), rows, data.budget, timer)
     kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardize)
     kernels.sizes = kernel.sizes
     return kernels.fitted(kind, path, timer)
+
+
+@dataclass(frozen=True)
+class _KernelRows:
+    """Computes the kernel of blocks of rows with the landmarks; see `RowSource`."""
+
+    kernel: TrainingKernel
+
+    def __call__(self, bits: Bits, pooled: ChannelMeans | None) -> Iterator[tuple[slice, Features]]:
+        for which in blocks(len(bits), LANDMARK_BLOCK):
+            yield which, self.kernel.rows(bits[which], None if pooled is None else pooled[which])
 
 
 def _fit_speckle(
@@ -627,32 +657,73 @@ def _fit_speckle(
             weights = combine_rows(speckle_rows(speckle, few_columns(speckle, budget)), k, path.coefficients)
     else:
         with timer("solve"):
-            sums = RowSums.of(speckle, ridge.targets, ridge.weights, budget)
+            sums = RowSums.of(speckle, ridge.targets, ridge.weights_of_sums, budget)
             path = ridge.primal(sums, speckle_rows(speckle, budget, ridge.classes), budget)
         weights = path.coefficients
     return SpeckleReadout(projection, camera, weights, path.intercept, saturation), path
+
+
+@dataclass(frozen=True)
+class _ProjectedRows:
+    """Projects blocks of bits to speckle; see `RowSource`."""
+
+    projection: Projection
+    camera: Camera
+    budget: int
+
+    def __call__(self, bits: Bits) -> Iterator[tuple[slice, Speckle]]:
+        yield from project(self.projection, self.camera, bits, self.budget // 2)
+
+
+@dataclass(frozen=True)
+class _SignedRows:
+    """Yields speckle - 128 of projected blocks, in parts that leave room for so many targets; see `RowSource`."""
+
+    projected: _ProjectedRows
+    targets: int
+
+    def __call__(self, bits: Bits) -> Iterator[tuple[slice, Features]]:
+        for which, block in self.projected(bits):
+            for part, values in speckle_rows(block, self.projected.budget, self.targets)():
+                yield slice(which.start + part.start, which.start + part.stop), values
+
+
+@dataclass(frozen=True)
+class _SpeckleSums:
+    """Sums rows of speckle and counts saturated values; see `ridge.passes.Work`."""
+
+    budget: int
+    weighted: bool
+
+    def __call__(self, rows: RowBlocks, targets: Targets, weights: RowWeights) -> tuple[RowSums, int]:
+        sums, saturated = None, 0
+        for which, block in rows():
+            saturated += int((block == 255).sum())
+            part = RowSums.of(block, targets[which], weights[which] if self.weighted else None, self.budget)
+            sums = part if sums is None else sums + part
+            del part
+        assert sums is not None
+        return sums, saturated
 
 
 def _stream_speckle(
     bits: Bits, projection: Projection, camera: Camera, ridge: _Ridge, budget: int, timer: Timer
 ) -> tuple[Readout, RidgePath]:
     """Solve the primal ridge of speckle that is not held, but projected for each pass over the rows."""
-    sums, saturated = None, 0
+    share = ridge.share if repeats(projection, camera) else here
+    projected = _ProjectedRows(projection, camera, budget)
+    work = _SpeckleSums(budget, ridge.weights_of_sums is not None)
+    saturated = 0
+
+    def parts() -> Iterator[RowSums]:
+        nonlocal saturated
+        for sums, count in share(work, RowSource(projected, (bits,)), ridge.targets, ridge.shares(bits)):
+            saturated += count
+            yield sums
+
     with timer("gram"):
-        for which, block in project(projection, camera, bits, budget // 2):
-            saturated += int((block == 255).sum())
-            shares = None if ridge.weights is None else ridge.weights[which]
-            part = RowSums.of(block, ridge.targets[which], shares, budget)
-            sums = part if sums is None else sums + part
-            del part
-    assert sums is not None
-
-    def rows() -> Iterator[tuple[slice, Features]]:
-        for which, block in project(projection, camera, bits, budget // 2):
-            for part, values in speckle_rows(block, budget, ridge.classes)():
-                yield slice(which.start + part.start, which.start + part.stop), values
-
+        sums = total(parts())
     with timer("solve"):
-        path = ridge.primal(sums, rows, budget)
+        path = ridge.primal(sums, RowSource(_SignedRows(projected, ridge.classes), (bits,)), budget, share)
     saturation = saturated / max(1, len(bits) * projection.k)
     return SpeckleReadout(projection, camera, path.coefficients, path.intercept, saturation), path

@@ -5,6 +5,8 @@ bytes are four times smaller.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +18,31 @@ from .memory import GPU_ROWS, Budget, block_length, blocks, memory_budget
 
 RowBlocks = Callable[[], Iterator[tuple[slice, Features]]]
 """A pass over rows: each call starts a new pass, which yields (slice of rows, their values as float32)."""
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """A pass over rows, see `RowBlocks`, that can be divided.
+
+    Parameters
+    ----------
+    make : callable
+        Yields (slice of rows, their values) of the arrays; it is pickled where rows are shared out.
+    arrays : tuple of array or None
+        Each has a row for every row of the pass.
+    """
+
+    make: Callable[..., Iterator[tuple[slice, Features]]]
+    arrays: tuple[Array | None, ...]
+
+    def __call__(self) -> Iterator[tuple[slice, Features]]:
+        """Start a pass."""
+        return self.make(*self.arrays)
+
+    def __getitem__(self, which: slice) -> "RowSource":
+        """Return the pass over some of the rows, which begins at 0."""
+        return RowSource(self.make, tuple(None if each is None else each[which] for each in self.arrays))
+
 
 # Budget for passes on the CPU that multiply rows by few columns, so that blocks stay in the caches and reuse
 # memory. Allocating new memory would take up to ten times as long as the arithmetic.
@@ -33,10 +60,14 @@ def bit_rows(bits: Bits, m: int, budget: Budget = None) -> RowBlocks:
     return lambda: ((which, unpack(bits[which], m, "float32")) for which in slices)
 
 
-def speckle_rows(speckle: Speckle, budget: Budget = None, targets: int = 0) -> RowBlocks:
+def speckle_rows(speckle: Speckle, budget: Budget = None, targets: int = 0) -> RowSource:
     """Return a pass over speckle - 128 in blocks of rows, which leave room for errors of as many targets."""
-    width = speckle.shape[1] + 3 * targets
-    return lambda: ((which, signed(speckle[which])) for which in _row_slices(speckle, width, budget))
+    return RowSource(partial(_signed_blocks, budget, targets), (speckle,))
+
+
+def _signed_blocks(budget: Budget, targets: int, speckle: Speckle) -> Iterator[tuple[slice, Features]]:
+    for which in _row_slices(speckle, speckle.shape[1] + 3 * targets, budget):
+        yield which, signed(speckle[which])
 
 
 def few_columns(data: Array, budget: Budget = None) -> int:

@@ -15,8 +15,8 @@ eigenvalue s.
 Leave-one-out is exact given the landmarks: they are a fixed basis, and a row that is left out stays one.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,12 +26,13 @@ from ..array_types import Array, Coefficients, Features, LandmarkKernel, Targets
 from ..arrays import namespace
 from ..blas import product
 from ..memory import Budget, blocks, rows_at_a_time
-from ..row_blocks import RowBlocks
+from ..row_blocks import RowSource
 from .inputs import checked_rows, checked_weights, spread
 from .inverse_factor import inverse_factor
+from .passes import Share, here
 from .path import RidgePath
 from .primal import primal_path
-from .sums import RowSums
+from .sums import sums_of
 
 JITTER = 1e-10
 """What is added to the diagonal of the landmarks' centred kernel, in parts of its largest entry."""
@@ -39,12 +40,13 @@ JITTER = 1e-10
 
 def landmark_path(
     kernel: LandmarkKernel,
-    rows: RowBlocks,
+    rows: RowSource,
     targets: Targets,
     alphas: ArrayLike | None = None,
     weights: Array | None = None,
     multilabel: bool = False,
     budget: Budget = None,
+    share: Share = here,
 ) -> RidgePath:
     """Solve the ridge of a kernel on landmarks for every alpha; leave-one-out streams the rows.
 
@@ -52,10 +54,11 @@ def landmark_path(
     ----------
     kernel : float64 array of shape (p, p)
         Of the landmarks; it is overwritten.
-    rows : callable
+    rows : RowSource
         Starts a pass over the kernel between all rows and the landmarks, in blocks of shape (rows, p), float64. The
-        sums over the rows are added up in this order, block by block. The CPU needs two passes, or more where the
-        scores of all alphas do not fit a quarter of the budget; a GPU one per alpha and one.
+        sums over the rows of a segment are added up in this order, and those of the segments in theirs. The CPU needs
+        two passes, or more where the scores of all alphas do not fit a quarter of the budget; a GPU one per alpha and
+        one.
     targets : array of shape (n, c)
         Blocks of rows become float64.
     alphas : array of shape (a,), optional
@@ -64,6 +67,7 @@ def landmark_path(
     multilabel : bool
         See `dual_path`.
     budget : int, str or None
+    share : callable
         See `primal_path`.
 
     Returns
@@ -77,7 +81,7 @@ def landmark_path(
     UsageError, DataError
         See `dual_path`.
     """
-    return LandmarkRidge(kernel, rows, targets, weights).path(alphas, multilabel, budget)
+    return LandmarkRidge(kernel, rows, targets, weights, share).path(alphas, multilabel, budget)
 
 
 class LandmarkRidge:
@@ -85,19 +89,29 @@ class LandmarkRidge:
 
     Parameters
     ----------
-    kernel, rows, targets, weights
+    kernel, rows, targets, weights, share
         See `landmark_path`.
     """
 
-    def __init__(self, kernel: LandmarkKernel, rows: RowBlocks, targets: Targets, weights: Array | None = None) -> None:
+    def __init__(
+        self,
+        kernel: LandmarkKernel,
+        rows: RowSource,
+        targets: Targets,
+        weights: Array | None = None,
+        share: Share = here,
+    ) -> None:
+        self._share = share
         self._targets, self._weights = targets, checked_weights(weights, checked_rows(len(targets)), namespace(kernel))
         self._basis = _Basis(kernel)
-        self._rows = self._basis.features_of(rows)
-        self._sums = RowSums.of_features(self._rows, len(kernel), targets, self._weights)
+        self._rows = RowSource(_FeatureRows(rows.make, self._basis), rows.arrays)
+        self._sums = sums_of(self._rows, len(kernel), targets, self._weights, share)
 
     def path(self, alphas: ArrayLike | None = None, multilabel: bool = False, budget: Budget = None) -> RidgePath:
         """Solve for every alpha, and score each by leave-one-out; see `landmark_path`."""
-        path = primal_path(self._sums, self._rows, self._targets, alphas, self._weights, multilabel, budget)
+        path = primal_path(
+            self._sums, self._rows, self._targets, alphas, self._weights, multilabel, budget, self._share
+        )
         coefficients = self._basis.combine(path.coefficients)
         shift = product(self._basis.means, coefficients)
         return replace(path, coefficients=coefficients, intercept=path.intercept - shift)
@@ -122,16 +136,11 @@ class _Basis:
         kernel[xp.arange(p), xp.arange(p)] += jitter
         self._inverse = inverse_factor(kernel)
 
-    def features_of(self, rows: RowBlocks) -> RowBlocks:
-        """Return a pass over the features z of rows of the kernel."""
-
-        def features() -> Iterator[tuple[slice, Features]]:
-            for which, block in rows():
-                deviations = block - self.means
-                deviations -= deviations.mean(axis=1)[:, None]
-                yield which, self._solved(deviations)
-
-        return features
+    def features(self, kernel: Features) -> Features:
+        """Return the features z of rows of the kernel."""
+        deviations = kernel - self.means
+        deviations -= deviations.mean(axis=1)[:, None]
+        return self._solved(deviations)
 
     def _solved(self, deviations: Features) -> Features:
         """Return rows times L'^-1: on the CPU in place, and without the half that is zero."""
@@ -151,3 +160,15 @@ class _Basis:
         coefficients = product(self._inverse.T, weights)
         found: Coefficients = namespace(weights).ascontiguousarray(coefficients - coefficients.mean(axis=0))
         return found
+
+
+@dataclass(frozen=True)
+class _FeatureRows:
+    """Makes the features z of what the rows of the kernel are made of; see `RowSource`."""
+
+    kernel_rows: Callable[..., Iterator[tuple[slice, Features]]]
+    basis: _Basis
+
+    def __call__(self, *arrays: Array | None) -> Iterator[tuple[slice, Features]]:
+        for which, block in self.kernel_rows(*arrays):
+            yield which, self.basis.features(block)

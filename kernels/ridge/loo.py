@@ -27,6 +27,14 @@ class LooScore:
         self._squares += float(weights @ xp.square(residuals).mean(axis=1))
         self._weight += float(weights.sum())
 
+    def __add__(self, other: "LooScore") -> "LooScore":
+        """Return the score of these rows and, after them, the other's."""
+        total = LooScore(self._multilabel)
+        total._predicted = self._predicted + other._predicted
+        total._correct, total._squares = self._correct + other._correct, self._squares + other._squares
+        total._weight = self._weight + other._weight
+        return total
+
     @property
     def scores(self) -> Array:
         """The leave-one-out scores of all rows, float32 of shape (n, c)."""

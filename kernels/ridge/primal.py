@@ -1,18 +1,19 @@
 """The primal ridge, with alpha selected by leave-one-out from sums over the rows; see `ridge`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..array_types import Alphas, Array, RowWeights, Targets
+from ..array_types import Alphas, Array, FeatureSums, RowWeights, Solutions, Targets, TargetSums
 from ..arrays import namespace
 from ..blas import product
 from ..memory import Budget, block_length, blocks, memory_budget
-from ..row_blocks import RowBlocks
+from ..row_blocks import RowBlocks, RowSource
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
+from .passes import Share, here
 from .path import RidgePath, Scored, best_path
 from .solvers import CholeskySolver, EighSolver, Solver
 from .sums import RowSums
@@ -22,12 +23,13 @@ _LEAST_FREEDOM = 1e-12
 
 def primal_path(
     sums: RowSums,
-    rows: RowBlocks,
+    rows: RowSource,
     targets: Targets,
     alphas: ArrayLike | None = None,
     weights: Array | None = None,
     multilabel: bool = False,
     budget: Budget = None,
+    share: Share = here,
 ) -> RidgePath:
     """Solve the primal ridge for every alpha from sums over rows; leave-one-out streams the rows.
 
@@ -35,7 +37,7 @@ def primal_path(
     ----------
     sums : RowSums
         Sums of the same rows, targets and weights.
-    rows : callable
+    rows : RowSource
         Starts a pass over the rows, in blocks of shape (rows, k). The CPU needs one pass, a GPU one per
         alpha.
     targets : array of shape (n, c)
@@ -46,6 +48,8 @@ def primal_path(
         See `dual_path`.
     budget : int, str or None
         Memory for the solutions at the alphas that a pass over the rows scores; see `memory_budget`.
+    share : callable
+        Where passes over the rows are computed; see `passes`.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def primal_path(
     """
     checked_rows(len(targets))
     size = memory_budget(budget, targets)
-    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)), size)
+    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)), size, share)
     trace, n = namespace(targets).trace, len(targets)
     alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
     path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
@@ -69,8 +73,10 @@ def primal_path(
 class _Primal:
     """The centred system of the primal; see `ridge`."""
 
-    def __init__(self, sums: RowSums, rows: RowBlocks, targets: Targets, weights: RowWeights, budget: int) -> None:
-        self.budget = budget
+    def __init__(
+        self, sums: RowSums, rows: RowSource, targets: Targets, weights: RowWeights, budget: int, share: Share
+    ) -> None:
+        self.budget, self.share = budget, share
         self.rows, self.targets, self.weights = rows, targets, weights
         self.total = sums.weight
         self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
@@ -80,13 +86,10 @@ class _Primal:
         """Yield (index, leave-one-out score, solution) for every alpha whose system is not singular."""
         for chosen, solver in self._solvers(alphas, indices):
             solutions = solver.solve(self.cross[:, None])
+            work = _LeaveOneOut(self.total, self.means, self.target_means, solver, solutions, multilabel)
             scores = [LooScore(multilabel) for _ in chosen]
-            for which, block in self.rows():
-                deviations, weights = block - self.means, self.weights[which]
-                leverages = weights[:, None] * (1 / self.total + solver.quadratic_forms(deviations))
-                for column, score in enumerate(scores):
-                    errors = self.targets[which] - self.target_means - product(deviations, solutions[:, column])
-                    score.add(self.targets[which], errors / _freedom(leverages[:, column])[:, None], weights)
+            for part in self.share(work, self.rows, self.targets, self.weights):
+                scores = [total + score for total, score in zip(scores, part, strict=True)]
             for column, index in enumerate(chosen):
                 if scores[column].finite:
                     yield index, scores[column], solutions[:, column]
@@ -104,6 +107,28 @@ class _Primal:
                 yield [index], CholeskySolver(self.covariance, float(alphas[index]))
             except np.linalg.LinAlgError:
                 continue
+
+
+@dataclass(frozen=True)
+class _LeaveOneOut:
+    """Scores rows at some alphas; see `passes.Work`."""
+
+    total: float
+    means: FeatureSums
+    target_means: TargetSums
+    solver: Solver
+    solutions: Solutions
+    multilabel: bool
+
+    def __call__(self, rows: RowBlocks, targets: Targets, weights: RowWeights) -> list[LooScore]:
+        scores = [LooScore(self.multilabel) for _ in range(self.solutions.shape[1])]
+        for which, block in rows():
+            deviations = block - self.means
+            leverages = weights[which, None] * (1 / self.total + self.solver.quadratic_forms(deviations))
+            for column, score in enumerate(scores):
+                errors = targets[which] - self.target_means - product(deviations, self.solutions[:, column])
+                score.add(targets[which], errors / _freedom(leverages[:, column])[:, None], weights[which])
+        return scores
 
 
 def _freedom(leverages: Array) -> Array:

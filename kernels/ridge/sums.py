@@ -1,6 +1,9 @@
 """Sums over rows of speckle or other features, the additive sufficient statistics of the primal ridge."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 
 import numpy as np
 from scipy.linalg import get_blas_funcs
@@ -21,7 +24,8 @@ from ..arrays import namespace
 from ..blas import product
 from ..gram import gram
 from ..memory import Budget, block_length, blocks, memory_budget, rows_at_a_time
-from ..row_blocks import RowBlocks, signed
+from ..row_blocks import RowBlocks, RowSource, signed
+from .passes import Share, here
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,26 @@ class RowSums:
         for which in blocks(len(covariance), rows_at_a_time(covariance, 256)):
             covariance[which] -= self.sums[which, None] * means
         return covariance, self.crosses - self.sums[:, None] * (self.target_sums / self.weight)
+
+
+@dataclass(frozen=True)
+class _Summing:
+    """Sums rows of features of so many columns; see `passes.Work`."""
+
+    width: int
+
+    def __call__(self, rows: RowBlocks, targets: Targets, weights: RowWeights) -> RowSums:
+        return RowSums.of_features(rows, self.width, targets, weights)
+
+
+def sums_of(rows: RowSource, width: int, targets: Targets, weights: RowWeights, share: Share = here) -> RowSums:
+    """Return the sums of `RowSums.of_features` over rows, segment by segment."""
+    return total(share(_Summing(width), rows, targets, weights))
+
+
+def total(parts: Iterable[RowSums]) -> RowSums:
+    """Return the sums of all parts, of which there is one at least, in their order."""
+    return reduce(add, parts)
 
 
 class _Products:

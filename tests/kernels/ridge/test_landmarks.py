@@ -11,6 +11,7 @@ from aurevoir.kernels.projection import Hadamard
 from aurevoir.kernels.readout import fit_readout
 from aurevoir.kernels.ridge import dual_path, form, landmark_path, one_vs_rest
 from aurevoir.kernels.ridge.form import KERNELS, plan_ridge
+from aurevoir.kernels.row_blocks import RowSource
 
 N, M, CHANNELS, CLASSES = 90, 83, 12, 3
 every_kernel = pytest.mark.parametrize("kind", KERNELS)
@@ -35,7 +36,8 @@ def kernels(kind, p=25, n=N):
 
 
 def passes(across, length=32):
-    return lambda: ((which, across[which]) for which in blocks(len(across), length))
+    """A pass over rows that are held."""
+    return RowSource(lambda held: ((which, held[which]) for which in blocks(len(held), length)), (across,))
 
 
 def direct(kernel, across, targets, weights, alpha):

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from aurevoir.errors import DataError, UsageError
+from aurevoir.kernels.memory import blocks
 from aurevoir.kernels.ridge import default_alphas, dual_path, one_vs_rest, primal_path
 from aurevoir.kernels.ridge.solvers import CholeskySolver, EighSolver
 from aurevoir.kernels.ridge.sums import RowSums
+from aurevoir.kernels.row_blocks import RowSource
 
 quick = settings(deadline=None, max_examples=20, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -23,7 +25,7 @@ def problem(seed, n, k, classes=3):
 
 
 def passes(X, length=4):
-    return lambda: ((slice(i, i + length), X[i : i + length]) for i in range(0, len(X), length))
+    return RowSource(lambda held: ((which, held[which]) for which in blocks(len(held), length)), (X,))
 
 
 def row_sums(X, targets, weights=None):

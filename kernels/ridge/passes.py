@@ -1,0 +1,23 @@
+"""Passes over many rows in segments, whose results are added up in order, wherever they are computed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..array_types import RowWeights, Targets
+from ..memory import blocks
+from ..row_blocks import RowBlocks, RowSource
+
+SEGMENT = 1 << 14
+"""Rows whose results are computed alone, from zero, so that sums do not depend on where that is; whole blocks."""
+
+
+Work = Callable[[RowBlocks, Targets, RowWeights], Any]
+"""What a pass computes of a segment; it is pickled where segments are shared out."""
+Share = Callable[[Work, RowSource, Targets, RowWeights], Iterator[Any]]
+"""Yields the results of the segments, in order."""
+
+
+def here(work: Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
+    """Compute each segment in this process; see `Share`."""
+    for which in blocks(len(targets), SEGMENT):
+        yield work(rows[which], targets[which], weights[which])
