@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Seconds are computed from rates that are measured here in seconds, kept in the cache, or read from a file "
         "made on another machine. Building the engine and what else does not grow with the images is not counted. "
-        "`decode` and `engine` divide among workers; one of them solves the ridge."
+        "`decode`, `engine` and what the ridge does for each of many rows divide among workers; one of them solves it."
     )
     parser.add_argument(
         "--images",
@@ -295,6 +295,7 @@ def _rows(plans: Sequence[dict[str, Any]]) -> list[list[str]]:
         ("model folder", "disk", "model"),
         ("with a work folder", "disk", "work"),
         ("rows over the network", "network", "rows"),
+        ("ridge over the network", "network", "passes"),
     ):
         rows += sizes(title, [plan[part][key] for plan in plans])
     return [*rows, *sizes("image files", [plan["read"] for plan in plans])]

@@ -1,9 +1,21 @@
 """Matrix products with the same BLAS as LAPACK."""
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 
 from .array_types import Array
 from .arrays import namespace
+
+
+def blas_threads(count: int) -> AbstractContextManager[object]:
+    """Return a context in which products on the CPU use so many threads."""
+    # Only libraries that are loaded are limited.
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(count, user_api="blas")
+    return limits
 
 
 def product(left: Array, right: Array) -> Array:

@@ -47,9 +47,11 @@ from ..kernels.readout import (
 )
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED
+from ..kernels.ridge.passes import here
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
+from .clustered_rows import share_on
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import Pace, embed, embed_blocks
@@ -577,6 +579,7 @@ class Classifier:
             camera,
             watch,
             None if training.pooled is None else on_device(training.pooled, self.ridge_device),
+            here if (cluster := as_cluster(self.cluster)) is None else share_on(cluster),
         )
         return readout_on(readout, "cpu"), path_on_host(path)
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -25,13 +25,14 @@ from ..engine.runtimes import runtime
 from ..errors import AurevoirError, UsageError
 from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
+from ..kernels.memory import blocks
 from ..kernels.stopwatch import Stopwatch
 from ..progress import progress_bar
 from .computed import Outputs, computed
 
 STAGE = "cluster"
 """Of a stopwatch: the seconds of waiting for workers."""
-_VARIABLES = ("AUREVOIR_MEMORY",)
+VARIABLES = ("AUREVOIR_MEMORY",)
 """Of the driver, for its workers: what an image may take decides whether it is read."""
 _SHARD = 512
 """The most images of a shard, but where a batch is larger: seconds of a processor's work."""
@@ -115,18 +116,20 @@ def computed_on(
         # A worker sees its own GPU only.
         device = "cuda" if on_gpu else engine.device
         job = _Embedding(device, names, room.cpus, driver.sample)
-        environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         length = batch * max(1, min(_SHARD, len(images) // (_SHARDS * room.workers)) // batch)
         bar = progress_bar(total=len(images), desc=images.description, unit="img", show=images.description is not None)
         with bar, Pool(room, job, engine.to_bytes(), environment, driver) as pool:
             # Of its own: each wait is as long as a shard takes, and none is worth a line.
             waits = Stopwatch()
-            with closing(pool.results(len(images), length, batch)) as shards:
-                yield from _batches(_placed(waits.waiting(STAGE, _named(shards)), driver, bar), batch)
+            with closing(
+                pool.results(((s.start, s.stop) for s in blocks(len(images), length)), length, batch)
+            ) as shards:
+                yield from _batches(_placed(waits.waiting(STAGE, named(shards)), driver, bar), batch)
             watch.seconds[STAGE] = watch.seconds.get(STAGE, 0.0) + waits.seconds[STAGE]
 
 
-def _named(shards: Iterable[tuple[int, int, _Result]]) -> Iterator[tuple[int, int, _Result]]:
+def named(shards: Iterable[tuple[int, int, Any]]) -> Iterator[tuple[int, int, Any]]:
     """Yield shards; an error of Ray's own is one of the cluster."""
     try:
         yield from shards

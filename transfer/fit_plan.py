@@ -9,7 +9,9 @@ bytes those of `transfer.capacity`. Seconds are amounts of work over measured ra
     leave-one-out                   the choice of alpha
     compare                         the choice of a kernel, for ``auto``, on some of the rows
 
-What is constant is left out: building the engine, compiling kernels, starting processes.
+Passes over more rows than a segment divide among workers: all of the ridge but `solve` and `compare`, unless its form
+holds the system or the speckle of all rows. What is constant is left out: building the engine, compiling kernels,
+starting processes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,10 +26,11 @@ from ..kernels.random_matrix import hadamard_length
 from ..kernels.readout import AUTO, AUTO_POOLED
 from ..kernels.ridge.dual import HALVED_ROWS
 from ..kernels.ridge.form import KERNELS, POOLED, SUMS, RidgeForm
+from ..kernels.ridge.passes import SEGMENT
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
 from .rates import OF_IMAGES, Rates
-from .rows import fits_memory, row_bytes
+from .rows import Types, fits_memory, row_bytes
 
 STAGES = (*OF_IMAGES, "project", "gram", "statistics", "solve", "leave-one-out", "compare")
 
@@ -45,7 +48,8 @@ class Job:
     tested : bool
         Whether a fifth of the images is kept for a test, after which the model is fitted again to all.
     workers : int
-        Machines as the rates were measured on, which decode images and run the engine; one of them solves the ridge.
+        Machines as the rates were measured on, which decode images, run the engine and compute the ridge's passes over
+        more rows than a segment; one of them solves it.
     gpus : int, optional
         GPUs of all workers together; by default one a worker if the engine runs on one.
     """
@@ -102,7 +106,8 @@ class FitPlan:
     read : int
         Bytes of the image files.
     network : dict of int
-        Bytes from the workers to the one that solves (``rows``), and to the workers (``engine``).
+        Bytes from the workers to the one that solves (``rows``), and to the workers (``engine``); and of the ridge's
+        passes, rows to the workers and sums from them (``passes``).
     gpu_hours : float
         Of all GPUs while images are embedded.
     """
@@ -167,6 +172,7 @@ def plan_fit(job: Job, rates: Rates) -> FitPlan:
         network={
             "rows": job.images * row_bytes(types) if sent else 0,
             "engine": job.workers * rates.engine_bytes if sent else 0,
+            "passes": sum(_sent_for_passes(form, n, types, job) for form, n in zip(forms, job.rows, strict=True)),
         },
         gpu_hours=gpus * embedding / 3600,
     )
@@ -188,8 +194,9 @@ def _dearest(projection: str, channels: int | None) -> str:
 
 def _ridge_seconds(form: RidgeForm, n: int, kernel: str, job: Job, rates: Rates) -> Mapping[str, float]:
     """Return the seconds of the ridge of n rows by stage."""
+    whole = _divided(_solved(form, n, kernel, job.classes, rates), form, n, job)
     if not form.compared:
-        return _solved(form, n, kernel, job.classes, rates)
+        return whole
     channels = _channels(job, rates)
     kinds, rows = AUTO if channels is None else (*AUTO, *AUTO_POOLED), form.compared
     each = []
@@ -202,7 +209,31 @@ def _ridge_seconds(form: RidgeForm, n: int, kernel: str, job: Job, rates: Rates)
         each.append(found)
     if form.name == "dual" and rows == n:
         return _summed(each)
-    return {**_solved(form, n, kernel, job.classes, rates), "compare": sum(_summed(each).values())}
+    return {**whole, "compare": sum(_summed(each).values())}
+
+
+def _divided(seconds: Mapping[str, float], form: RidgeForm, n: int, job: Job) -> Mapping[str, float]:
+    """Return the seconds of a ridge whose passes over rows workers compute, each some segments."""
+    stages = (*form.passes, "project") if _shares_passes(form, n, job) else ()
+    return {stage: each / _sharers(n, job) if stage in stages else each for stage, each in seconds.items()}
+
+
+def _shares_passes(form: RidgeForm, n: int, job: Job) -> bool:
+    return bool(form.passes) and job.workers > 1 and n > SEGMENT
+
+
+def _sharers(n: int, job: Job) -> float:
+    """Return by how much workers make a pass over n rows faster: it takes as long as the most segments of one."""
+    segments = ceil(n / SEGMENT)
+    return segments / ceil(segments / job.workers)
+
+
+def _sent_for_passes(form: RidgeForm, n: int, types: Types, job: Job) -> int:
+    """Return the bytes of two passes: rows and targets, the landmarks' basis and eigenvectors, and matrices of sums."""
+    if not _shares_passes(form, n, job):
+        return 0
+    matrix = 8 * form.order**2
+    return 2 * n * (row_bytes(types) + job.classes) + matrix * (ceil(n / SEGMENT) + 3 * job.workers)
 
 
 def _summed(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

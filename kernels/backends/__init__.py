@@ -30,6 +30,13 @@ from ..random_matrix import Entries
 BACKENDS = ("reference", "numba", "triton")
 
 
+def limit_threads(count: int) -> None:
+    """Let compiled kernels that this thread calls on the CPU use at most so many threads."""
+    from numba import config, set_num_threads
+
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
+
+
 class Backend(Protocol):
     """Interface of all backends; see `reference` for the definition of each function."""
 

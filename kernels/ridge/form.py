@@ -28,6 +28,8 @@ COMPARED_ROWS = 4096
 """Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
 MOST_LANDMARKS, LEAST_LANDMARKS = 4096, 32
 """Landmarks at most, and what is refused as too few."""
+WHOLE = 64
+"""More landmarks than these are a multiple of them: BLAS then rounds alike with 1, 2, 4, 8 or 16 threads."""
 LANDMARK_BLOCK = 512
 """Rows whose kernel with the landmarks is held at a time, whatever the budget, so that sums do not depend on it."""
 _ALPHAS = 15
@@ -76,6 +78,13 @@ class RidgeForm:
     def holds_speckle(self) -> bool:
         """Whether the speckle of all rows is held, and not projected again for each pass over the rows."""
         return "speckle" in self.parts
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The stages of `operations` that are passes over rows, which a cluster's workers compute; see `passes`."""
+        if self.name == "dual" or self.holds_speckle:
+            return ()
+        return ("gram", "statistics", "leave-one-out")
 
     def describe(self) -> str:
         """Return the form in a few words."""
@@ -160,6 +169,7 @@ class _Planner:
         p = _largest(most, self.budget, lambda order: sum(self._landmark_parts(order).values()))
         if p < min(self.n, LEAST_LANDMARKS):
             self._refuse_landmarks(min(self.n, LEAST_LANDMARKS))
+        p = p // WHOLE * WHOLE or p
         # The sample is solved in the dual before the landmarks are.
         compared = _largest(min(self.n, COMPARED_ROWS), self.budget, lambda rows: sum(self.dual_parts(rows).values()))
         operations = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from aurevoir.errors import MissingPackageError
 from aurevoir.images.batches import ImageFiles
 from aurevoir.transfer.clustered import _Embedder, _Embedding
+from aurevoir.transfer.clustered_rows import _FIRST, _Pass
 
 
 class Flawed(_Embedding):
@@ -45,3 +46,24 @@ class FlawedEmbedder(_Embedder):
         if _has("blind"):
             return found._replace(unreadable={0: "no such file or directory"})
         return found
+
+
+class FlawedPass(_Pass):
+    """A pass over rows with the flaws that files name; what tells whether a worker is good is spared."""
+
+    def open(self, content):
+        opened = super().open(content)
+        return _OtherSums(**vars(self)) if _has("other-sums") else opened
+
+    def run(self, shard):
+        if len(shard.targets) >= _FIRST and shard is not self.sample:
+            died = Path(os.environ["AUREVOIR_FLAWS"]) / "died"
+            if _has("dies") or (_has("dies-once") and not died.exists()):
+                died.touch()
+                os._exit(1)
+        return super().run(shard)
+
+
+class _OtherSums(_Pass):
+    def first(self):
+        return "other sums"

@@ -158,12 +158,35 @@ def test_a_test_takes_a_fifth_and_a_second_ridge(rates):
     assert tested.seconds["gram"] == pytest.approx(whole.seconds["gram"] + part.seconds["gram"])
 
 
-def test_images_divide_among_workers_and_the_ridge_does_not(rates):
-    one, eight = (plan_fit(Job(images=10**6, workers=workers), rates) for workers in (1, 8))
+def test_images_and_passes_over_rows_divide_among_workers_and_the_solution_does_not(rates):
+    n, row = 64 * 16_384, 7840 + 4 * 1280
+    one, eight, most = (plan_fit(Job(images=n, workers=workers, tested=False), rates) for workers in (1, 8, 100))
     assert eight.embedding_seconds == one.embedding_seconds / 8
-    assert eight.seconds["gram"] == one.seconds["gram"]
-    assert one.network == {"rows": 0, "engine": 0}
-    assert eight.network == {"rows": 10**6 * (7840 + 4 * 1280), "engine": 8 * 2_400_000}
+    for stage in ("gram", "statistics", "leave-one-out"):
+        assert eight.seconds[stage] == pytest.approx(one.seconds[stage] / 8)
+        # Each worker has one segment, or none.
+        assert most.seconds[stage] == pytest.approx(one.seconds[stage] / 64)
+    assert {stage: eight.seconds[stage] for stage in ("solve", "compare")} == {
+        stage: one.seconds[stage] for stage in ("solve", "compare")
+    }
+    assert one.network == {"rows": 0, "engine": 0, "passes": 0}
+    passes = 2 * n * (row + 10) + 8 * 4096**2 * (64 + 3 * 8)
+    assert eight.network == {"rows": n * row, "engine": 8 * 2_400_000, "passes": passes}
+
+
+@pytest.mark.parametrize(
+    ("images", "options"), [(10_000, {}), (16_384, {"budget": "1GiB"}), (30_000, {"n_components": 9})]
+)
+def test_what_is_solved_at_once_does_not_divide(rates, images, options):
+    projection = "hadamard" if "n_components" in options else "none"
+    known = rates.with_rates(hadamard=RATE, speckle=RATE) if projection == "hadamard" else rates
+    one, eight = (
+        plan_fit(Job(images=images, workers=workers, tested=False, projection=projection, **options), known)
+        for workers in (1, 8)
+    )
+    same = {stage: seconds for stage, seconds in one.seconds.items() if stage not in ("decode", "engine")}
+    assert {stage: eight.seconds[stage] for stage in same} == same
+    assert eight.network["passes"] == 0
 
 
 def test_gpus_run_the_engine_while_processors_decode(rates):
