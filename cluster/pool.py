@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from .. import __version__
@@ -53,6 +54,28 @@ class _Task:
     stop: int = field(compare=False)
     tries: int = field(default=0, compare=False)
     suspect: bool = field(default=False, compare=False)
+
+
+class _Waiting:
+    """Shards that no worker has: those that were given back, which are the first ones, and then those to come."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._spans: Iterator[tuple[int, int]] = iter(spans)
+        self._tasks: list[_Task] = []
+
+    def first(self) -> _Task | None:
+        """Return the next shard, which stays here; None if there is none."""
+        if not self._tasks:
+            self._tasks = [_Task(*span) for span in islice(self._spans, 1)]
+        return self._tasks[0] if self._tasks else None
+
+    def pop(self) -> _Task:
+        """Take the one that `first` returns."""
+        return heappop(self._tasks)
+
+    def push(self, task: _Task) -> None:
+        """Give one back."""
+        heappush(self._tasks, task)
 
 
 @dataclass(eq=False)
@@ -106,12 +129,14 @@ class Pool:
     job : Job
     content : bytes
         Sent to each machine once.
-    environment : dict of str
-        Variables that a worker sets first.
+    environment : dict of str or None
+        Variables that a worker sets first, or removes.
     driver : Driver
     """
 
-    def __init__(self, room: Resources, job: Job, content: bytes, environment: dict[str, str], driver: Driver) -> None:
+    def __init__(
+        self, room: Resources, job: Job, content: bytes, environment: dict[str, str | None], driver: Driver
+    ) -> None:
         ray = self._ray = required_ray()
         self._driver, self._room = driver, room
         options = {"num_cpus": room.cpus, "num_gpus": room.gpus, "scheduling_strategy": "SPREAD"}
@@ -137,17 +162,22 @@ class Pool:
         self._running.append(_Running(actor, actor.open.remote(*self._given)))
 
     def _end(self, worker: _Running) -> None:
-        with suppress(Exception):
-            self._ray.kill(worker.actor)
+        # Where there is no connection any more, the workers are gone, and Ray would make a new one.
+        if self._ray.is_initialized():
+            with suppress(Exception):
+                self._ray.kill(worker.actor)
 
-    def results(self, n: int, length: int, batch: int) -> Generator[tuple[int, int, Any], None, None]:
-        """Yield start, end and result of shards of so many images, in order; together they are n images.
+    def results(
+        self, spans: Iterable[tuple[int, int]], length: int, batch: int
+    ) -> Generator[tuple[int, int, Any], None, None]:
+        """Yield start, end and result of shards of images, in order.
 
         Parameters
         ----------
-        n : int
+        spans : iterable of pairs of int
+            Start and end of each shard, which begins where the one before ends; taken as workers need them.
         length : int
-            Of a shard, a multiple of `batch`.
+            Of the longest shard, a multiple of `batch`.
         batch : int
             A shard is halved where a batch ends, if it is longer than one.
 
@@ -156,16 +186,17 @@ class Pool:
         AurevoirError
             If no worker can be used, or they end without finishing anything.
         """
-        waiting = [_Task(start, min(start + length, n)) for start in range(0, n, length)]
-        done: dict[int, tuple[int, Any]] = {}
+        waiting, done = _Waiting(spans), dict[int, tuple[int, Any]]()
         at, ahead, open_at = 0, _AHEAD * length * self._room.workers, time.monotonic()
         patience = _patience(length) * self._room.workers
-        while at < n:
+        while True:
             while at in done:
                 stop, result = done.pop(at)
                 yield at, stop, result
                 at = stop
             self._hand_out(waiting, at + ahead)
+            if not (done or any(worker.shards for worker in self._running) or waiting.first()):
+                return
             for worker in self._ready():
                 if worker.opening is not None:
                     self._opened(worker)
@@ -182,16 +213,16 @@ class Pool:
                     f"{self._losses} workers ended without finishing a shard; the last one {self._last}"
                 )
 
-    def _hand_out(self, waiting: list[_Task], limit: int) -> None:
+    def _hand_out(self, waiting: _Waiting, limit: int) -> None:
         """Give shards that begin before a limit to workers, the first ones first."""
         for depth in range(_QUEUE):
             for worker in self._running:
-                if worker.opening is not None or len(worker.shards) != depth or not waiting:
+                if worker.opening is not None or len(worker.shards) != depth or (task := waiting.first()) is None:
                     continue
                 # One that may end a worker is alone there: with it goes the answer of the one before.
-                alone = waiting[0].suspect or any(task.suspect for _, task in worker.shards)
-                if waiting[0].start < limit and not (depth and alone):
-                    task = heappop(waiting)
+                alone = task.suspect or any(other.suspect for _, other in worker.shards)
+                if task.start < limit and not (depth and alone):
+                    waiting.pop()
                     shard = self._driver.shard(task.start, task.stop)
                     worker.shards.append((worker.actor.run.remote(shard), task))
 
@@ -238,7 +269,7 @@ class Pool:
                 raise AurevoirError(f"no worker is left; the last one {worker.machine} cannot be used: {fault}")
             self._add()
 
-    def _finished(self, worker: _Running, waiting: list[_Task], batch: int) -> tuple[_Task | None, Any]:
+    def _finished(self, worker: _Running, waiting: _Waiting, batch: int) -> tuple[_Task | None, Any]:
         """Return the shard that a worker has finished, with its result; none if it has been lost."""
         ray = self._ray
         reference, task = worker.shards[0]
@@ -255,25 +286,25 @@ class Pool:
             task.tries += 1
             if task.tries >= TRIES:
                 raise AurevoirError(f"the worker {worker.machine} {why}")
-            heappush(waiting, task)
+            waiting.push(task)
             return None, None
         return task, result
 
-    def _lost(self, worker: _Running, error: Exception, waiting: list[_Task], batch: int) -> tuple[_Task | None, Any]:
+    def _lost(self, worker: _Running, error: Exception, waiting: _Waiting, batch: int) -> tuple[_Task | None, Any]:
         """Give back the shards of a worker that ended, of which it worked on the first, and start another."""
         self._last, self._losses = f"{worker.machine}: {_cause(error)}", self._losses + 1
         (_, task), *others = worker.shards
         for _, other in others:
-            heappush(waiting, other)
+            waiting.push(other)
         self._remove(worker)
         self._add()
         task.tries, task.suspect = task.tries + 1, True
         if task.tries < TRIES:
-            heappush(waiting, task)
+            waiting.push(task)
         elif (length := task.stop - task.start) > 1:
             half = length // 2 if length <= batch else -(-length // 2 // batch) * batch
-            heappush(waiting, _Task(task.start, task.start + half, suspect=True))
-            heappush(waiting, _Task(task.start + half, task.stop, suspect=True))
+            waiting.push(_Task(task.start, task.start + half, suspect=True))
+            waiting.push(_Task(task.start + half, task.stop, suspect=True))
         else:
             why = f"it ends the process that reads it, {TRIES} times; the last one {self._last}"
             return task, self._driver.unusable(task.start, why)

@@ -45,8 +45,8 @@ class Worker:
     def __init__(self) -> None:
         self._shards: Shards | None = None
 
-    def open(self, version: str, environment: dict[str, str], job: Job, content: bytes) -> Opened:
-        """Open a job; what fails is said, not raised."""
+    def open(self, version: str, environment: dict[str, str | None], job: Job, content: bytes) -> Opened:
+        """Open a job with variables as the driver has them, None for those that it lacks; what fails is said."""
         from .. import __version__
 
         machine = socket.gethostname()
@@ -54,7 +54,10 @@ class Worker:
             return Opened(
                 machine, f"it has aurevoir {__version__}, and the driver {version}: install one version", None
             )
-        os.environ.update(environment)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         try:
             self._shards = job.open(content)
             return Opened(machine, None, self._shards.first())
