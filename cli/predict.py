@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_rebuild, fraction, none_readable, positive, skipped_lines
+from .options import add_cluster_options, add_rebuild, cluster_of, fraction, none_readable, positive, skipped_lines
 from .text import name, shown
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--out", metavar="F.csv", help="write the CSV rows to this file as they come")
     form.add_argument("--resume", metavar="F.csv", help="the same, after the rows that an interrupted run has written")
     add_rebuild(parser)
+    add_cluster_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
     """Predict the label of each image: return all, or yield lines as they come, or write them to a file."""
+    from ..cluster.connection import connected
     from ..errors import UsageError
     from ..images.listing import image_paths, open_list
     from ..transfer.classifier import load
@@ -68,13 +70,16 @@ def run(args: argparse.Namespace) -> dict[str, Any] | Iterator[str]:
         raise UsageError("--by-class is of prediction sets; give --coverage too")
     given = getattr(args, "from")
     listed = None if given is None else open_list(given)
+    cluster = cluster_of(args)
     classifier = load(args.model, rebuild=args.rebuild)
+    classifier.cluster = cluster
     if args.top > 1 and classifier.multilabel_:
         raise UsageError("--top is of labels that exclude each other; of several an image, all that it has are printed")
     paths = image_paths(args.images, listed)
-    if target is not None:
-        return _written(args, classifier, paths, target)
-    return _collected(args, classifier, paths) if args.json else _lines(args, classifier, paths)
+    if target is None and not args.json:
+        return _lines(args, classifier, paths)
+    with connected(cluster):
+        return _collected(args, classifier, paths) if target is None else _written(args, classifier, paths, target)
 
 
 def _details(args: argparse.Namespace, classifier: "Classifier") -> "Details":
@@ -151,6 +156,7 @@ def _collected(args: argparse.Namespace, classifier: "Classifier", paths: Iterat
 
 def _lines(args: argparse.Namespace, classifier: "Classifier", paths: Iterator[Path]) -> Iterator[str]:
     """Yield the lines of blocks of images as they come; none if no image at all can be read."""
+    from ..cluster.connection import connected
     from ..transfer.csv_rows import csv_line, encoded
     from ..transfer.model import model_digest
     from ..transfer.prediction_file import columns, csv_lines, same_cells
@@ -172,7 +178,7 @@ def _lines(args: argparse.Namespace, classifier: "Classifier", paths: Iterator[P
             return shown(lines) if on_terminal else encoded(lines).decode("utf-8", "surrogateescape")
         return "".join(f"{line(each)}\n" for each in records)
 
-    with _Count(show=not on_terminal) as count:
+    with connected(cluster_of(args)), _Count(show=not on_terminal) as count:
         held: list[Record] = []
         for records in predictions(classifier, paths, details):
             count.add(records)

@@ -188,6 +188,14 @@ class Pool:
         AurevoirError
             If no worker can be used, or they end without finishing anything.
         """
+        try:
+            yield from self._results(spans, length, batch, ahead)
+        except self._ray.exceptions.RayError as error:
+            raise AurevoirError(f"the cluster failed: {str(error).strip().splitlines()[0]}; see its logs") from error
+
+    def _results(
+        self, spans: Iterable[tuple[int, int]], length: int, batch: int | None, ahead: int
+    ) -> Generator[tuple[int, int, Any], None, None]:
         waiting, done = _Waiting(spans), dict[int, tuple[int, Any]]()
         at, limit, open_at = 0, ahead * length * self._room.workers, time.monotonic()
         patience = _patience(length) * self._room.workers

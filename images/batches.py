@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
 from .decoded import Decoder
 
+T = TypeVar("T")
 Batch = tuple[np.ndarray, np.ndarray]
 """Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, channels)."""
 
@@ -115,22 +117,36 @@ class ImageStream:
 
     def batches(self, batch_size: int = 16) -> Iterator[Batch]:
         """Yield batches in the order of the paths; their indices count all files."""
-        kept: list[tuple[int, np.ndarray]] = []
-        files, end = 0, 0
         found = _decoded(self.paths, self.size, self.resize, self.channels, self.workers, 2 * batch_size)
         with closing(found):
-            for index, (path, pixels) in enumerate(found):
-                files = index + 1
-                if isinstance(pixels, UnreadableImageError):
-                    self._files.append((str(path), str(pixels) or "cannot be read"))
-                else:
-                    self._files.append((str(path), None))
-                    kept.append((index, pixels))
-                if len(kept) == batch_size or files - end == LONGEST_BATCH:
-                    yield self._stacked(kept)
-                    kept, end = [], files
-            if files > end:
+            for kept in self.gathered(found, batch_size):
                 yield self._stacked(kept)
+
+    def gathered(
+        self, found: Iterable[tuple[Path | str, T | UnreadableImageError]], batch_size: int
+    ) -> Iterator[list[tuple[int, T]]]:
+        """Yield by batches the index of each readable file, and what was made of it; `take` then has the files.
+
+        Parameters
+        ----------
+        found : iterable of pairs
+            Each of the paths, in their order, and what was made of the file or why it cannot be read.
+        batch_size : int
+        """
+        kept: list[tuple[int, T]] = []
+        files, end = 0, 0
+        for index, (path, made) in enumerate(found):
+            files = index + 1
+            if isinstance(made, UnreadableImageError):
+                self._files.append((str(path), str(made) or "cannot be read"))
+            else:
+                self._files.append((str(path), None))
+                kept.append((index, made))
+            if len(kept) == batch_size or files - end == LONGEST_BATCH:
+                yield kept
+                kept, end = [], files
+        if files > end:
+            yield kept
 
     def _stacked(self, kept: list[tuple[int, np.ndarray]]) -> Batch:
         return _stack(kept) if kept else (np.empty(0, "int64"), np.empty((0, *self.size, self.channels), "uint8"))

@@ -1,7 +1,7 @@
 """Engine, projection and ridge as one classifier; `estimator` makes a scikit-learn estimator of it."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from numbers import Real
@@ -1062,7 +1062,9 @@ class Classifier:
         """
         return ((indices, self.scores_of(values)) for indices, values in self.iter_values(images))
 
-    def iter_values(self, images: Images | ImageStream) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def iter_values(
+        self, images: Images | ImageStream
+    ) -> Generator[tuple[np.ndarray, dict[str, np.ndarray]], None, None]:
         """Yield indices as `iter_scores` does, and the outputs of the engine that `scores_of` takes."""
         self._check_fitted()
         engine, outputs, rows = self._required_engine(), self._read_outputs(), self.rows_at_once()

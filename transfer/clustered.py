@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +17,22 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from ..cluster.connection import connected, required_ray
-from ..cluster.pool import Pool, resources
+from ..cluster.connection import connected
+from ..cluster.pool import Pool, Resources, resources
 from ..cluster.spec import Cluster
 from ..engine.engine import Engine
 from ..engine.load import open_engine
 from ..engine.runtimes import runtime
-from ..errors import AurevoirError, UsageError
-from ..images.batches import ImageArray, ImageFiles, Images
+from ..errors import UsageError
+from ..images.batches import ImageArray, ImageFiles, Images, ImageStream
 from ..images.decode import UnreadableImageError, decode
-from ..kernels.memory import blocks
 from ..kernels.stopwatch import Stopwatch
 from ..progress import progress_bar
 from .computed import Outputs, computed
 
 STAGE = "cluster"
 """Of a stopwatch: the seconds of waiting for workers."""
-VARIABLES = ("AUREVOIR_MEMORY",)
+_VARIABLES = ("AUREVOIR_MEMORY",)
 """Of the driver, for its workers: what an image may take decides whether it is read."""
 _SHARD = 512
 """The most images of a shard, but where a batch is larger: seconds of a processor's work."""
@@ -108,33 +108,69 @@ def computed_on(
     AurevoirError
         If there is no such cluster, none of its workers can be used, or they cannot finish.
     """
-    names, batch = engine.checked_outputs(outputs), engine.batch_size
-    on_gpu = engine.device.startswith("cuda")
+    n, batch = len(images), engine.batch_size
     with connected(cluster):
-        room = resources(cluster, on_gpu)
+        room = resources(cluster, _on_gpu(engine))
+        driver = _Driver(engine, images, engine.checked_outputs(outputs), cluster.any_processor)
+        length = _length(n, room.workers, batch)
+        spans = ((start, min(start + length, n)) for start in range(0, n, length))
+        bar = progress_bar(total=n, desc=images.description, unit="img", show=images.description is not None)
+        # Of its own: each wait is as long as a shard takes, and none is worth a line.
+        waits = Stopwatch()
+        with bar, closing(_results(room, engine, driver, spans, length)) as shards:
+            yield from _batches(_placed(waits.waiting(STAGE, shards), driver, bar), batch)
+        watch.seconds[STAGE] = watch.seconds.get(STAGE, 0.0) + waits.seconds[STAGE]
+
+
+def streamed_on(
+    cluster: Cluster, engine: Engine, stream: ImageStream, outputs: Sequence[str]
+) -> Generator[Outputs, None, None]:
+    """Yield indices and outputs of the batches in which `ImageStream.batches` would yield the pixels.
+
+    Shards grow with the images so far. Paths are read, and results held, of some shards a worker; see `computed_on`.
+    """
+    batch, names = engine.batch_size, engine.checked_outputs(outputs)
+    paths = _Window(stream.paths)
+    if not paths.read(batch):
+        return
+    with connected(cluster):
+        room = resources(cluster, _on_gpu(engine))
+        images = ImageFiles(paths, stream.size, stream.resize, channels=stream.channels)
         driver = _Driver(engine, images, names, cluster.any_processor)
-        # A worker sees its own GPU only.
-        device = "cuda" if on_gpu else engine.device
-        job = _Embedding(device, names, room.cpus, driver.sample)
-        environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        length = batch * max(1, min(_SHARD, len(images) // (_SHARDS * room.workers)) // batch)
-        bar = progress_bar(total=len(images), desc=images.description, unit="img", show=images.description is not None)
-        with bar, Pool(room, job, engine.to_bytes(), environment, driver) as pool:
-            # Of its own: each wait is as long as a shard takes, and none is worth a line.
-            waits = Stopwatch()
-            with closing(
-                pool.results(((s.start, s.stop) for s in blocks(len(images), length)), length, batch)
-            ) as shards:
-                yield from _batches(_placed(waits.waiting(STAGE, named(shards)), driver, bar), batch)
-            watch.seconds[STAGE] = watch.seconds.get(STAGE, 0.0) + waits.seconds[STAGE]
+        spans, longest = _spans(paths, room.workers, batch), batch * max(1, _SHARD // batch)
+        types = {name: engine.output_types[name] for name in names}
+        with closing(_results(room, engine, driver, spans, longest)) as shards:
+            for kept in stream.gathered(_files(shards, driver, paths), batch):
+                indices = np.array([index for index, _ in kept], "int64")
+                # Of no image it still has the shape of its rows.
+                yield (
+                    indices,
+                    {
+                        name: np.array([row[name] for _, row in kept], dtype).reshape(len(kept), *shape)
+                        for name, (shape, dtype) in types.items()
+                    },
+                )
 
 
-def named(shards: Iterable[tuple[int, int, Any]]) -> Iterator[tuple[int, int, Any]]:
-    """Yield shards; an error of Ray's own is one of the cluster."""
-    try:
-        yield from shards
-    except required_ray().exceptions.RayError as error:
-        raise AurevoirError(f"the cluster failed: {str(error).strip().splitlines()[0]}; see its logs") from error
+def _on_gpu(engine: Engine) -> bool:
+    return engine.device.startswith("cuda")
+
+
+def _length(images: int, workers: int, batch: int) -> int:
+    """Return the images of a shard, where there are so many."""
+    return batch * max(1, min(_SHARD, images // (_SHARDS * workers)) // batch)
+
+
+def _results(
+    room: Resources, engine: Engine, driver: "_Driver", spans: Iterable[tuple[int, int]], length: int
+) -> Generator[tuple[int, int, _Result], None, None]:
+    """Yield start, end and result of shards, in order."""
+    # A worker sees its own GPU only.
+    device = "cuda" if _on_gpu(engine) else engine.device
+    job = _Embedding(device, driver.outputs, room.cpus, driver.sample)
+    environment = {name: os.environ.get(name) for name in _VARIABLES}
+    with Pool(room, job, engine.to_bytes(), environment, driver) as pool:
+        yield from pool.results(spans, length, engine.batch_size)
 
 
 def _placed(shards: Iterable[tuple[int, int, _Result]], driver: "_Driver", bar: tqdm) -> Iterator[Outputs]:
@@ -160,11 +196,59 @@ def _batches(parts: Iterable[Outputs], size: int) -> Iterator[Outputs]:
     yield from (each for each in held if len(each[0]))
 
 
+class _Window(Sequence[Path | str]):
+    """The paths of a stream that were read, and are not forgotten, by their indices among all."""
+
+    def __init__(self, paths: Iterable[Path | str]) -> None:
+        self._source, self._held, self._first = iter(paths), list[Path | str](), 0
+
+    def __len__(self) -> int:
+        return self._first + len(self._held)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return self._held[which.start - self._first : which.stop - self._first]
+        return self._held[which - self._first]
+
+    def read(self, end: int) -> int:
+        """Read the paths before an index; return the number of all that were read."""
+        self._held += islice(self._source, max(0, end - len(self)))
+        return len(self)
+
+    def forget(self, end: int) -> None:
+        """Let go of the paths before an index."""
+        del self._held[: end - self._first]
+        self._first = end
+
+
+def _spans(paths: _Window, workers: int, batch: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of shards, which are read as they are taken."""
+    start = 0
+    while (stop := min(paths.read(end := start + _length(start, workers, batch)), end)) > start:
+        yield start, stop
+        start = stop
+
+
+def _files(
+    shards: Iterable[tuple[int, int, _Result]], driver: "_Driver", paths: _Window
+) -> Iterator[tuple[Path | str, dict[str, np.ndarray] | UnreadableImageError]]:
+    """Yield the files of shards, each with its outputs or why it cannot be read."""
+    for start, stop, result in shards:
+        reasons, rows = driver.reasons(start, result), iter(range(len(result.indices)))
+        for place, path in enumerate(paths[start:stop]):
+            if place in reasons:
+                yield path, UnreadableImageError(reasons[place])
+            else:
+                row = next(rows)
+                yield path, {name: values[row] for name, values in result.values.items()}
+        paths.forget(stop)
+
+
 class _Driver:
     """What shares out the images, and knows what workers have to say; see `cluster.pool.Driver`."""
 
     def __init__(self, engine: Engine, images: Images, outputs: tuple[str, ...], any_processor: bool) -> None:
-        self._images, self._any_processor = images, any_processor
+        self._images, self.outputs, self._any_processor = images, outputs, any_processor
         self._types = {name: engine.output_types[name] for name in outputs}
         few = min(engine.batch_size, len(images))
         self.sample = self.shard(0, few)
@@ -216,8 +300,12 @@ class _Driver:
 
     def record(self, start: int, result: _Result) -> None:
         """Say of the images of a shard that cannot be read why."""
-        for place in sorted(result.unreadable):
-            self._images.skipped[str(self._path(start + place))] = self._reasons.pop(start + place)
+        for place, reason in self.reasons(start, result).items():
+            self._images.skipped[str(self._path(start + place))] = reason
+
+    def reasons(self, start: int, result: _Result) -> dict[int, str]:
+        """Return why images of a shard cannot be read, by their places in it; once for each shard."""
+        return {place: self._reasons.pop(start + place) for place in sorted(result.unreadable)}
 
     def _path(self, index: int) -> Path | str:
         assert isinstance(self._images, ImageFiles)

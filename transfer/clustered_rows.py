@@ -27,7 +27,6 @@ from ..kernels.memory import blocks
 from ..kernels.ridge import passes
 from ..kernels.row_blocks import RowSource
 from ..progress import progress_bar
-from .clustered import named
 
 _AHEAD = 2
 """Segments a worker that are out or kept before the first of them is done: a result may be a matrix of sums."""
@@ -122,7 +121,7 @@ def _shared(
             Pool(room, job, b"", {}, driver) as pool,
             closing(pool.results(spans, length, None, _AHEAD)) as segments,
         ):
-            for start, stop, result in named(segments):
+            for start, stop, result in segments:
                 bar.update(stop - start)
                 yield result
 

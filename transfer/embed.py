@@ -1,7 +1,7 @@
 """Run images through an engine in batches."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from ..engine.engine import Engine
 from ..images.batches import Images, ImageStream
 from ..kernels.memory import Budget
 from ..kernels.stopwatch import Stopwatch
-from .clustered import computed_on
+from .clustered import computed_on, streamed_on
 from .computed import Outputs, computed, runner
 from .kept_bits import KeptBits
 from .rows import Rows
@@ -127,7 +127,7 @@ def embed_blocks(
     outputs: Sequence[str],
     rows: int,
     cluster: Cluster | None = None,
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+) -> Generator[Outputs, None, None]:
     """Yield outputs of an engine as they come, in blocks of whole batches.
 
     Parameters
@@ -139,7 +139,7 @@ def embed_blocks(
     rows : int
         Readable images after which a block ends; it also ends with a batch that is not full.
     cluster : Cluster, optional
-        Whose workers compute them, but those of a stream.
+        Whose workers compute them; see `transfer.clustered`.
 
     Yields
     ------
@@ -147,20 +147,25 @@ def embed_blocks(
         As `embed` returns them; of no image for a batch of a stream in which none is readable.
     """
     held: list[Outputs] = []
-    for indices, values in _one_by_one(engine, images, outputs, cluster):
-        held.append((indices, values))
-        if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
-            yield _joined(held)
-            held = []
+    with closing(_one_by_one(engine, images, outputs, cluster)) as batches:
+        for indices, values in batches:
+            held.append((indices, values))
+            if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
+                yield _joined(held)
+                held = []
     if held:
         yield _joined(held)
 
 
 def _one_by_one(
     engine: Engine, images: Images | ImageStream, outputs: Sequence[str], cluster: Cluster | None
-) -> Iterator[Outputs]:
-    if cluster is not None and not isinstance(images, ImageStream):
-        yield from _computed(engine, images, outputs, Stopwatch(), cluster)
+) -> Generator[Outputs, None, None]:
+    if cluster is not None:
+        yield from (
+            streamed_on(cluster, engine, images, outputs)
+            if isinstance(images, ImageStream)
+            else _computed(engine, images, outputs, Stopwatch(), cluster)
+        )
         return
     run = runner(engine, outputs)
     # One call after another: whoever reads a block asks the images what became of the files so far.

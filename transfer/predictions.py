@@ -1,6 +1,7 @@
 """Predictions of images as they come: a record of each, in the order of the paths."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def predictions(
     classifier : OpticalClassifier
         Trained on images.
     paths : iterable of paths
-        Read as they are needed: no more than a block of images is held.
+        Read as they are needed: no more than a block of images is held, or with ``classifier.cluster`` some shards a
+        worker.
     details : Details, optional
 
     Yields
@@ -73,12 +75,13 @@ def predictions(
         If `details` asks for what the model does not have; see `OpticalClassifier.prediction_sets` and `familiarity`.
     """
     said, stream = _Said(classifier, details or Details()), classifier.image_stream(paths)
-    for _, values in classifier.iter_values(stream):
-        rows = iter(said.of(values))
-        yield [
-            {"path": path, **next(rows)} if error is None else {"path": path, "error": error}
-            for path, error in stream.take()
-        ]
+    with closing(classifier.iter_values(stream)) as blocks:
+        for _, values in blocks:
+            rows = iter(said.of(values))
+            yield [
+                {"path": path, **next(rows)} if error is None else {"path": path, "error": error}
+                for path, error in stream.take()
+            ]
 
 
 class _Said:

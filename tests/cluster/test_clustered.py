@@ -2,14 +2,18 @@
 
 import threading
 import time
+from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from aurevoir import Cluster, OpticalClassifier, build_engine
+from aurevoir.cli.main import main
 from aurevoir.cluster import pool
 from aurevoir.errors import AurevoirError, UsageError
-from aurevoir.images.batches import ImageArray, ImageFiles
+from aurevoir.images import batches
+from aurevoir.images.batches import ImageArray, ImageFiles, ImageStream
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.transfer import clustered
 from aurevoir.transfer.embed import embed, embed_blocks
@@ -59,6 +63,57 @@ def test_pixels_and_blocks_are_those_of_this_machine(machines, engine, pixels):
     for (indices, values), (own, others) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(indices, own)
         np.testing.assert_array_equal(values["bits"], others["bits"])
+
+
+@pytest.mark.parametrize("most", [1024, 10])
+def test_a_stream_has_the_batches_of_this_machine_and_is_read_as_it_is_needed(
+    machines, engine, paths, monkeypatch, most
+):
+    monkeypatch.setattr(batches, "LONGEST_BATCH", most)
+    monkeypatch.setattr(clustered, "_SHARDS", 1)
+    paths = [*paths[:60], *(["missing.png"] * 25), *paths[60:], *paths[:7]]
+
+    def given():
+        for self.read, path in enumerate(paths, 1):
+            yield path
+
+    self, found = SimpleNamespace(read=0, held=0), []
+    for cluster in (ONE, None):
+        stream, said = ImageStream(given(), engine.input_shape[:2]), []
+        for indices, values in embed_blocks(engine, stream, ["bits", "pooled"], 32, cluster):
+            said.append((indices, values["bits"], values["pooled"], stream.take()))
+        found.append(said)
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        same(one, other)
+    # Of shards that nobody has taken, no path is read.
+    with closing(embed_blocks(engine, ImageStream(given(), engine.input_shape[:2]), ["bits"], 16, ONE)) as blocks:
+        next(blocks)
+        assert self.read < len(paths)
+
+
+def test_a_stream_without_images_starts_no_worker(engine):
+    assert [*embed_blocks(engine, ImageStream([], engine.input_shape[:2]), ["bits"], 16, ONE)] == []
+
+
+def test_predictions_are_those_of_this_machine_byte_for_byte(
+    machines, tiny_onnx, class_folder, paths, tmp_path, capsysbinary
+):
+    OpticalClassifier(tiny_onnx, smoke=False).fit(class_folder).save(tmp_path / "model")
+    (tmp_path / "list").write_text("".join(f"{path}\n" for path in paths))
+    words = ["predict", str(tmp_path / "model"), str(class_folder), "--from", str(tmp_path / "list")]
+    on_cluster = ["--cluster", "auto", "--workers", "1"]
+    for form in ([], ["--json-lines", "--top", "2", "--coverage", "0.9"]):
+        printed = []
+        for where in (on_cluster, []):
+            assert main([*words, *form, *where]) == 0
+            printed.append(capsysbinary.readouterr().out)
+        assert printed[0] == printed[1] != b""
+    whole, begun = tmp_path / "whole.csv", tmp_path / "begun.csv"
+    assert main([*words, "--out", str(whole)]) == 0
+    begun.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    assert main([*words, "--resume", str(begun), *on_cluster]) == 0
+    assert begun.read_bytes() == whole.read_bytes()
 
 
 def test_the_model_is_that_of_this_machine_byte_for_byte(machines, tiny_onnx, class_folder, tmp_path):

@@ -32,7 +32,7 @@ def images():
 
 def fitted(images, projection, share=passes.here, budget="3MiB", weights=None):
     bits, labels, pooled = images
-    options = {"n_components": 40 if projection == "hadamard" else None, "weights": weights, "budget": budget}
+    options = {"n_components": 256 if projection == "hadamard" else None, "weights": weights, "budget": budget}
     return fit_readout(bits, M, labels, CLASSES, projection, pooled=pooled, share=share, **options)
 
 
@@ -42,7 +42,7 @@ def fitted(images, projection, share=passes.here, budget="3MiB", weights=None):
 def test_a_ridge_is_that_of_this_machine_to_the_last_bit(machines, images, monkeypatch, projection, weighted):
     monkeypatch.setattr("aurevoir.kernels.ridge.form.COMPARED_ROWS", 1000)
     weights = np.random.default_rng(1).uniform(0.5, 2, size=N) if weighted else None
-    budget = 130_000 if projection == "hadamard" else "3MiB"
+    budget = 2_800_000 if projection == "hadamard" else "3MiB"
     shared = []
 
     def share(*given):

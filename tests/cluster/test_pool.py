@@ -65,6 +65,10 @@ class FakeRay:
         pass
 
     @staticmethod
+    def is_initialized():
+        return True
+
+    @staticmethod
     def available_resources():
         return {}
 
@@ -87,11 +91,14 @@ class Driver:
         return why
 
 
+SPANS = [(start, min(start + 16, 500)) for start in range(0, 500, 16)]
+
+
 def results(monkeypatch, ray, workers):
     monkeypatch.setattr(pool, "required_ray", lambda: ray)
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
     with pool.Pool(pool.Resources(workers, 1, 0), None, b"", {}, Driver()) as made:
-        return [(start, stop) for start, stop, _ in made.results(500, 16, 16)]
+        return [(start, stop) for start, stop, _ in made.results(iter(SPANS), 16, 16)]
 
 
 def test_a_machine_that_starts_no_worker_does_not_end_what_others_do(monkeypatch):
@@ -100,7 +107,7 @@ def test_a_machine_that_starts_no_worker_does_not_end_what_others_do(monkeypatch
         AurevoirWarning, match="a worker is not used, it ends while it starts; .*No module named 'aurevoir'"
     ):
         found = results(monkeypatch, ray, 2)
-    assert found == [(start, min(start + 16, 500)) for start in range(0, 500, 16)]
+    assert found == SPANS
     assert ray.started == 2
 
 
