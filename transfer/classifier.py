@@ -51,7 +51,7 @@ from ..kernels.ridge.passes import here
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
-from .clustered_rows import share_on
+from .clustered_rows import share_on, shown
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import Pace, embed, embed_blocks
@@ -564,6 +564,7 @@ class Classifier:
         if camera is not None and isinstance(self.readout_, SpeckleReadout):
             # Of the projection that is kept, which by default depends on the number of images.
             components = self.readout_.projection.k
+        share = here if (cluster := as_cluster(self.cluster)) is None else share_on(cluster)
         readout, path = fit_readout(
             on_device(training.bits, self.ridge_device),
             m,
@@ -579,7 +580,7 @@ class Classifier:
             camera,
             watch,
             None if training.pooled is None else on_device(training.pooled, self.ridge_device),
-            here if (cluster := as_cluster(self.cluster)) is None else share_on(cluster),
+            shown(share) if self.verbose else share,
         )
         return readout_on(readout, "cpu"), path_on_host(path)
 

@@ -94,6 +94,20 @@ class _Driver:
         )
 
 
+def shown(share: passes.Share) -> passes.Share:
+    """Return what computes passes over rows as another does, with a bar for those of several segments."""
+
+    def watched(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
+        n = len(targets)
+        lengths = (which.stop - which.start for which in blocks(n, passes.SEGMENT))
+        with progress_bar(total=n, desc="ridge", unit="row", show=n > passes.SEGMENT) as bar:
+            for length, result in zip(lengths, share(work, rows, targets, weights), strict=True):
+                yield result
+                bar.update(length)
+
+    return watched
+
+
 def share_on(cluster: Cluster) -> passes.Share:
     """Return what computes passes over rows on a cluster's workers; those of one segment stay here."""
 
@@ -115,14 +129,11 @@ def _shared(
         job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), own.shard(0, min(n, _FIRST)))
         driver = own if cluster.any_processor else _Driver(rows, targets, weights, job.first())
         spans = ((which.start, which.stop) for which in blocks(n, length))
-        bar = progress_bar(total=n, desc="ridge on the cluster", unit="row")
         with (
-            bar,
             Pool(room, job, b"", {}, driver) as pool,
             closing(pool.results(spans, length, None, _AHEAD)) as segments,
         ):
-            for start, stop, result in segments:
-                bar.update(stop - start)
+            for _, _, result in segments:
                 yield result
 
 

@@ -172,7 +172,9 @@ def plan_fit(job: Job, rates: Rates) -> FitPlan:
         network={
             "rows": job.images * row_bytes(types) if sent else 0,
             "engine": job.workers * rates.engine_bytes if sent else 0,
-            "passes": sum(_sent_for_passes(form, n, types, job) for form, n in zip(forms, job.rows, strict=True)),
+            "passes": sum(
+                _sent_for_passes(form, n, _read_by(kernel, types), job) for form, n in zip(forms, job.rows, strict=True)
+            ),
         },
         gpu_hours=gpus * embedding / 3600,
     )
@@ -226,6 +228,12 @@ def _sharers(n: int, job: Job) -> float:
     """Return by how much workers make a pass over n rows faster: it takes as long as the most segments of one."""
     segments = ceil(n / SEGMENT)
     return segments / ceil(segments / job.workers)
+
+
+def _read_by(kernel: str, types: Types) -> Types:
+    """Return the outputs that a kernel or projection reads."""
+    read = [] if kernel in ("pooled", "rbf") else ["bits"]
+    return {name: types[name] for name in [*read, *(["pooled"] if kernel in POOLED else [])]}
 
 
 def _sent_for_passes(form: RidgeForm, n: int, types: Types, job: Job) -> int:
