@@ -47,11 +47,10 @@ from ..kernels.readout import (
 )
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED
-from ..kernels.ridge.passes import here
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
-from .clustered_rows import share_on, shown
+from .clustered_rows import sharing
 from .copies import Compared, find_copies, find_shared, reduced
 from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
 from .embed import Pace, embed, embed_blocks
@@ -564,24 +563,24 @@ class Classifier:
         if camera is not None and isinstance(self.readout_, SpeckleReadout):
             # Of the projection that is kept, which by default depends on the number of images.
             components = self.readout_.projection.k
-        share = here if (cluster := as_cluster(self.cluster)) is None else share_on(cluster)
-        readout, path = fit_readout(
-            on_device(training.bits, self.ridge_device),
-            m,
-            on_device(labels, self.ridge_device),
-            len(self.classes_),
-            opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
-            components,
-            self.alphas,
-            self._seed,
-            self.memory_budget,
-            on_device(weights, self.ridge_device),
-            search,
-            camera,
-            watch,
-            None if training.pooled is None else on_device(training.pooled, self.ridge_device),
-            shown(share) if self.verbose else share,
-        )
+        with sharing(as_cluster(self.cluster), len(training), self.verbose) as share:
+            readout, path = fit_readout(
+                on_device(training.bits, self.ridge_device),
+                m,
+                on_device(labels, self.ridge_device),
+                len(self.classes_),
+                opu_projector(projection, self.memory_budget) if projection in OPUS else projection,
+                components,
+                self.alphas,
+                self._seed,
+                self.memory_budget,
+                on_device(weights, self.ridge_device),
+                search,
+                camera,
+                watch,
+                None if training.pooled is None else on_device(training.pooled, self.ridge_device),
+                share,
+            )
         return readout_on(readout, "cpu"), path_on_host(path)
 
     def _set_path(self, path: RidgePath) -> None:

@@ -10,8 +10,9 @@ OpenBLAS rounds products of odd shapes by its number of threads. With multiples 
 
 import hashlib
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,47 +95,59 @@ class _Driver:
         )
 
 
-def shown(share: passes.Share) -> passes.Share:
-    """Return what computes passes over rows as another does, with a bar for those of several segments."""
+@contextmanager
+def sharing(cluster: Cluster | None, n: int, show: bool) -> Iterator[passes.Share]:
+    """Yield what computes passes over n rows, if they are several segments on a cluster's workers, or shows a bar.
 
-    def watched(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
-        n = len(targets)
-        lengths = (which.stop - which.start for which in blocks(n, passes.SEGMENT))
-        with progress_bar(total=n, desc="ridge", unit="row", show=n > passes.SEGMENT) as bar:
+    Parameters
+    ----------
+    cluster : Cluster or None
+    n : int
+    show : bool
+        Whether passes over several segments show a bar.
+    """
+    many = n > passes.SEGMENT
+    with connected(cluster if many else None):
+        share = passes.here if cluster is None or not many else share_on(cluster)
+        yield _shown(share) if show and many else share
+
+
+def share_on(cluster: Cluster) -> passes.Share:
+    """Return what computes passes over rows on a connected cluster; those of arrays on a GPU stay here."""
+
+    def share(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
+        where = partial(_shared, cluster) if isinstance(targets, np.ndarray) else passes.here
+        return where(work, rows, targets, weights)
+
+    return share
+
+
+def _shown(share: passes.Share) -> passes.Share:
+    def shown(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
+        lengths = [which.stop - which.start for which in blocks(len(targets), passes.SEGMENT)]
+        with progress_bar(total=len(targets), desc="ridge", unit="row") as bar:
             for length, result in zip(lengths, share(work, rows, targets, weights), strict=True):
                 yield result
                 bar.update(length)
 
-    return watched
-
-
-def share_on(cluster: Cluster) -> passes.Share:
-    """Return what computes passes over rows on a cluster's workers; those of one segment stay here."""
-
-    def share(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
-        if len(targets) <= passes.SEGMENT or not isinstance(targets, np.ndarray):
-            return passes.here(work, rows, targets, weights)
-        return _shared(cluster, work, rows, targets, weights)
-
-    return share
+    return shown
 
 
 def _shared(
     cluster: Cluster, work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights
 ) -> Generator[Any, None, None]:
     n, length = len(targets), passes.SEGMENT
+    room = resources(cluster, on_gpu=False)
     own = _Driver(rows, targets, weights, None)
-    with connected(cluster):
-        room = resources(cluster, on_gpu=False)
-        job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), own.shard(0, min(n, _FIRST)))
-        driver = own if cluster.any_processor else _Driver(rows, targets, weights, job.first())
-        spans = ((which.start, which.stop) for which in blocks(n, length))
-        with (
-            Pool(room, job, b"", {}, driver) as pool,
-            closing(pool.results(spans, length, None, _AHEAD)) as segments,
-        ):
-            for _, _, result in segments:
-                yield result
+    job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), own.shard(0, min(n, _FIRST)))
+    driver = own if cluster.any_processor else _Driver(rows, targets, weights, job.first())
+    spans = ((which.start, which.stop) for which in blocks(n, length))
+    with (
+        Pool(room, job, b"", {}, driver) as pool,
+        closing(pool.results(spans, length, None, _AHEAD)) as segments,
+    ):
+        for _, _, result in segments:
+            yield result
 
 
 def digest(result: Any) -> str:

@@ -9,7 +9,7 @@ from aurevoir.errors import AurevoirError
 from aurevoir.kernels.readout import fit_readout
 from aurevoir.kernels.ridge import passes
 from aurevoir.transfer import clustered_rows
-from aurevoir.transfer.clustered_rows import digest, share_on
+from aurevoir.transfer.clustered_rows import digest, share_on, sharing
 
 ONE = Cluster(workers=1)
 N, M, CHANNELS, CLASSES = 1300, 600, 12, 3
@@ -73,10 +73,18 @@ def test_a_worker_with_other_sums_is_refused(machines, images, flaw_of_passes):
         fitted(images, "none", share_on(ONE))
 
 
-def test_few_rows_stay_here(images, monkeypatch):
-    monkeypatch.setattr(passes, "SEGMENT", N)
-    monkeypatch.setattr(clustered_rows, "_shared", lambda *given: pytest.fail("a cluster was asked"))
-    fitted(images, "none", share_on(ONE))
+def test_few_rows_stay_here_and_ask_no_cluster():
+    with sharing(Cluster("127.0.0.1:1"), passes.SEGMENT, True) as share:
+        assert share is passes.here
+    with sharing(None, 10 * passes.SEGMENT, False) as share:
+        assert share is passes.here
+
+
+def test_passes_over_many_rows_show_a_bar(images, monkeypatch, capsys):
+    monkeypatch.setattr("aurevoir.progress.SLOW", 0)
+    with sharing(None, N, True) as share:
+        assert digest(fitted(images, "none", share)) == digest(fitted(images, "none"))
+    assert capsys.readouterr().err.count(f"ridge: {N}/{N} row") == 2
 
 
 @pytest.fixture
