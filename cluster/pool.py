@@ -110,6 +110,8 @@ def resources(cluster: Cluster, on_gpu: bool) -> Resources:
     # A machine's processors are divided among those of its workers that have a GPU.
     shares = [int(cpu if places is None else cpu / max(places, 1)) for cpu, places in rooms if places != 0 and cpu >= 1]
     cpus = cluster.cpus_per_worker or max(1, min([*shares, *([] if gpus else [_CPUS])], default=1))
+    if not any(cpu >= 1 for cpu, _ in rooms):
+        raise AurevoirError("the cluster has no machine with processors; add one with `ray start --address HEAD:PORT`")
     held = [int(cpu // cpus) if places is None else min(places, int(cpu // cpus)) for cpu, places in rooms]
     if not sum(held):
         each = f"{cpus} processors" + (f" and {gpus:g} GPUs" if gpus else "")

@@ -6,7 +6,7 @@ from ..contract import Cells
 
 def describe_settings() -> Cells:
     """Return the threads of each library in this process, and torch's memory layout in training."""
-    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_info
 
     pools = [{key: pool.get(key) for key in ("internal_api", "version", "num_threads")} for pool in threadpool_info()]
     if not installed("torch"):

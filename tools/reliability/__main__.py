@@ -25,6 +25,7 @@ EXPERIMENTS = (
     "readers",
     "disks",
     "processes",
+    "clusters",
     "mutations",
     "kernels",
     "memory",
