@@ -116,6 +116,18 @@ def test_predictions_are_those_of_this_machine_byte_for_byte(
     assert begun.read_bytes() == whole.read_bytes()
 
 
+def test_a_review_is_that_of_this_machine(machines, tiny_onnx, class_folder, tmp_path, capsys):
+    words = ["review", str(class_folder), "--test", str(class_folder), "--backbone", str(tiny_onnx), "--json"]
+    printed = []
+    for where in (["--cluster", "auto", "--workers", "1"], []):
+        assert main([*words, *where]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
+    OpticalClassifier(tiny_onnx, smoke=False).fit(class_folder).save(tmp_path / "model")
+    assert main(["review", str(tmp_path / "model"), "--cluster", "auto"]) == 2
+    assert "--cluster has no effect with a model and no test images: nothing is embedded" in capsys.readouterr().err
+
+
 def test_the_model_is_that_of_this_machine_byte_for_byte(machines, tiny_onnx, class_folder, tmp_path):
     for name, cluster in (("cluster", Cluster(workers=1)), ("alone", None)):
         fitted = OpticalClassifier(tiny_onnx, smoke=False, cluster=cluster).fit(class_folder)
