@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +68,38 @@ def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folde
         f"aurevoir fit: error: the Ray cluster at {address} cannot be reached: connection refused; check the address, "
         "or start one with `ray start --head`"
     ]
+
+
+def test_the_connection_ends_with_the_last_block_that_uses_it(monkeypatch):
+    said, initialized = [], [False]
+
+    def start(address, options):
+        said.append(f"to {address}")
+        initialized[0] = True
+
+    def shutdown():
+        said.append("ends")
+        initialized[0] = False
+
+    ray = SimpleNamespace(is_initialized=lambda: initialized[0], shutdown=shutdown)
+    monkeypatch.setattr(connection, "required_ray", lambda: ray)
+    monkeypatch.setattr(connection, "_session", lambda address: nullcontext({}))
+    monkeypatch.setattr(connection, "_start", start)
+    first, second = connected(Cluster("local")), connected(Cluster("local"))
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(UsageError, match="cluster 'auto' cannot be used while this process uses 'local'"):
+        connected(Cluster("auto")).__enter__()
+    first.__exit__(None, None, None)
+    assert said == ["to local"]
+    second.__exit__(None, None, None)
+    assert said == ["to local", "ends"]
+    with connected(Cluster("auto")):
+        assert said[2:] == ["to auto"]
+    initialized[0] = True
+    with connected(Cluster("auto")):
+        pass
+    assert said[2:] == ["to auto", "ends"]
 
 
 def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):
