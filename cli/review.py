@@ -5,7 +5,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .options import add_engine_options, add_rebuild, engine_arguments, positive, refuse_unused, skipped_lines
+from .options import (
+    add_cluster_options,
+    add_engine_options,
+    add_rebuild,
+    cluster_of,
+    engine_arguments,
+    positive,
+    refuse_unused,
+    skipped_lines,
+)
 from .outputs import check_outputs, refuse_inside, save
 from .text import name
 
@@ -49,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_rebuild(parser)
     _add_training(parser)
+    add_cluster_options(parser)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +72,15 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Review the training images of a model, and write the table and the page."""
+    from ..cluster.connection import connected
     from .review_page import review_page
 
     outputs = {"csv": "a review", "html": "a report"}
     check_outputs(args, outputs, [args.data, args.test])
-    classifier = _classifier(args)
-    found = classifier.review(args.test)
+    trains = _trains(args)
+    with connected(cluster_of(args)):
+        classifier = _trained(args) if trains else _loaded(args)
+        found = classifier.review(args.test)
     result: dict[str, Any] = {**found.lists(), "images": len(found.images), "classes": classifier.classes_.tolist()}
     result |= {"test_images": None if args.test is None else len(found.tested), "skipped": dict(found.skipped)}
     result["shown"] = args.top or _SHOWN
@@ -85,25 +98,40 @@ def _write(path: str, content: Callable[[], bytes]) -> None:
     write_atomically(path, content())
 
 
-def _classifier(args: argparse.Namespace) -> "Classifier":
-    """Load the model, or train one on the data."""
+def _trains(args: argparse.Namespace) -> bool:
+    """Return whether a classifier is trained first; refuse options that have no effect."""
     from pathlib import Path
 
-    from ..transfer.classifier import Classifier, load
     from ..transfer.model_schema import MODEL
 
     if (Path(args.data) / MODEL).is_file():
         refuse_unused(
             args, ("backbone", "engine", "seed", *engine_arguments(args)), "a model, which is trained", _add_training
         )
+        if args.test is None:
+            refuse_unused(args, ["cluster"], "a model and no test images: nothing is embedded", add_cluster_options)
         for option in filter(lambda option: getattr(args, option), ("csv", "html")):
             refuse_inside(f"--{option}", getattr(args, option), args.data)
-        return load(args.data, rebuild=args.rebuild)
+        return False
     refuse_unused(args, ["rebuild"], "images, of which the engine is built", add_rebuild)
     if args.engine is not None:
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", _add_training)
+    return True
+
+
+def _loaded(args: argparse.Namespace) -> "Classifier":
+    from ..transfer.classifier import load
+
+    classifier = load(args.data, rebuild=args.rebuild)
+    classifier.cluster = cluster_of(args)
+    return classifier
+
+
+def _trained(args: argparse.Namespace) -> "Classifier":
+    from ..transfer.classifier import Classifier
+
     options = {"engine": args.engine, "random_state": args.seed, "verbose": True, **engine_arguments(args)}
-    return Classifier(args.backbone, **options).fit(args.data)
+    return Classifier(args.backbone, **options, cluster=cluster_of(args)).fit(args.data)
 
 
 def _table(found: "Review") -> bytes:

@@ -10,12 +10,12 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..children import run_child
-from ..errors import AurevoirError, MissingPackageError
+from ..errors import AurevoirError, MissingPackageError, UsageError
 from .spec import AUTO, LOCAL, Cluster
 
 _ANSWER = 30
@@ -48,31 +48,64 @@ def required_ray() -> Any:
     return ray
 
 
+class _Connection:
+    """The connection of this process, which ends with the last block that needs it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.address = threading.Lock(), 0, ""
+        self.ends = ExitStack()
+
+
+_OWN = _Connection()
+
+
 @contextmanager
 def connected(cluster: Cluster | None) -> Iterator[None]:
-    """Be connected to a cluster; one of this machine is started, and ends with the block.
+    """Be connected to a cluster; one of this machine is started, and ends with the last block that is open.
 
     Parameters
     ----------
     cluster : Cluster or None
-        None connects to nothing. A process that is connected stays so.
+        None connects to nothing. A process that was connected otherwise stays so.
 
     Raises
     ------
     MissingPackageError
         If Ray is not installed.
+    UsageError
+        If another cluster is in use by an open block: a process has one connection.
     AurevoirError
         If no cluster answers.
     """
-    if cluster is None or required_ray().is_initialized():
+    if cluster is None or not _entered(cluster.address):
         yield
         return
-    with _session(cluster.address) as options:
-        _start(cluster.address, options)
-        try:
-            yield
-        finally:
-            required_ray().shutdown()
+    try:
+        yield
+    finally:
+        with _OWN.lock:
+            _OWN.users -= 1
+            if not _OWN.users:
+                _OWN.ends.close()
+
+
+def _entered(address: str) -> bool:
+    """Count one more user of the connection, which is made for the first; return False where it is not ours."""
+    with _OWN.lock:
+        if _OWN.users and address != _OWN.address:
+            raise UsageError(
+                f"cluster {address!r} cannot be used while this process uses {_OWN.address!r}; end that work first, or "
+                "name the same cluster"
+            )
+        if not _OWN.users:
+            if required_ray().is_initialized():
+                return False
+            with ExitStack() as stack:
+                _start(address, stack.enter_context(_session(address)))
+                stack.callback(required_ray().shutdown)
+                _OWN.ends, _OWN.address = stack.pop_all(), address
+        _OWN.users += 1
+        return True
 
 
 @contextmanager

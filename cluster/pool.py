@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -26,6 +26,8 @@ _START = 300
 """Seconds that there may be no worker which has started."""
 _STARTS = 3
 """Workers that end in a row while they start, before the fit ends."""
+_PASSING = (OSError, MemoryError)
+"""Errors that a machine may have and another not: the worker is taken for lost."""
 _CPUS = 4
 """Processors of a worker, unless its machine has fewer."""
 
@@ -102,7 +104,7 @@ def resources(cluster: Cluster, on_gpu: bool) -> Resources:
     Raises
     ------
     AurevoirError
-        If no machine of it has as much.
+        If no machine of it has as much, or they have no room for so many workers.
     """
     nodes = [node["Resources"] for node in required_ray().nodes() if node["Alive"]]
     gpus = (1.0 if cluster.gpus_per_worker is None else cluster.gpus_per_worker) if on_gpu else 0.0
@@ -112,14 +114,28 @@ def resources(cluster: Cluster, on_gpu: bool) -> Resources:
     cpus = cluster.cpus_per_worker or max(1, min([*shares, *([] if gpus else [_CPUS])], default=1))
     if not any(cpu >= 1 for cpu, _ in rooms):
         raise AurevoirError("the cluster has no machine with processors; add one with `ray start --address HEAD:PORT`")
-    held = [int(cpu // cpus) if places is None else min(places, int(cpu // cpus)) for cpu, places in rooms]
-    if not sum(held):
+    wanted = cluster.workers or 1
+    while cluster.cpus_per_worker is None and cpus > 1 and _held(rooms, cpus) < wanted:
+        cpus -= 1
+    if (held := _held(rooms, cpus)) < wanted:
         each = f"{cpus} processors" + (f" and {gpus:g} GPUs" if gpus else "")
+        if not held:
+            raise AurevoirError(
+                f"no machine of the cluster has the {each} of one worker; give fewer (cpus_per_worker, "
+                "gpus_per_worker), or start larger machines"
+            )
+        there = f"{sum(cpu for cpu, _ in rooms):g} processors"
+        there += f" and {sum(node.get('GPU', 0) for node in nodes):g} GPUs" if gpus else ""
         raise AurevoirError(
-            f"no machine of the cluster has the {each} of one worker; give fewer (cpus_per_worker, gpus_per_worker), "
-            "or start larger machines"
+            f"workers {wanted:,d} are more than the cluster has room for: {held:,d} with {each} each, of {there} in "
+            f"{len(nodes)} machines; give fewer, or add machines first"
         )
-    return Resources(cluster.workers or sum(held), cpus, gpus)
+    return Resources(cluster.workers or held, cpus, gpus)
+
+
+def _held(rooms: Sequence[tuple[float, int | None]], cpus: int) -> int:
+    """Return the workers for which machines have room, by the processors of each and the places on its GPUs."""
+    return sum(int(cpu // cpus) if places is None else min(places, int(cpu // cpus)) for cpu, places in rooms)
 
 
 class Pool:
@@ -289,8 +305,10 @@ class Pool:
             result = ray.get(reference)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
-            if isinstance(cause, AurevoirError):
-                raise AurevoirError(f"the worker {worker.machine}: {cause}") from None
+            # An error is no lost process: what another machine would raise too is not tried again.
+            if isinstance(cause, Exception) and not isinstance(cause, (*_PASSING, ray.exceptions.RayError)):
+                kind = "" if isinstance(cause, AurevoirError) else f"{type(cause).__name__}: "
+                raise AurevoirError(f"the worker {worker.machine}: {kind}{cause}") from None
             return self._lost(worker, error, waiting, batch)
         worker.shards.popleft()
         self._losses = 0

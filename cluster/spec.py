@@ -24,7 +24,8 @@ class Cluster:
     workers : int, optional
         Processes that embed images; by default as many as the machines of the cluster hold.
     cpus_per_worker : int, optional
-        Processors of each; by default up to 4, or of an engine on a GPU a GPU's part of its machine's.
+        Processors of each; by default up to 4, or of an engine on a GPU a GPU's part of its machine's, or as few as
+        so many workers need.
     gpus_per_worker : float, optional
         GPUs of each, or its part of one; by default 1 for an engine that runs on a GPU. For others it has no effect.
     any_processor : bool

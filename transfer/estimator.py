@@ -75,7 +75,8 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
         inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
     cluster : Cluster or str, optional
         Whose workers embed images, in `fit` and after it: ``auto``, ``local``, HOST:PORT or a `Cluster`. All else is
-        done here, and the model is the one of this machine alone. By default images are embedded here.
+        done here, and the model is the one of this machine alone where the runtime gives an image the same bits in
+        every batch, as OpenVINO does. By default images are embedded here.
 
     Attributes
     ----------

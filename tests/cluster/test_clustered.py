@@ -17,6 +17,7 @@ from aurevoir.images.batches import ImageArray, ImageFiles, ImageStream
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.transfer import clustered
 from aurevoir.transfer.embed import embed, embed_blocks
+from aurevoir.transfer.embedded_shards import EmbeddedShards
 
 ONE = Cluster(workers=1)
 
@@ -103,17 +104,38 @@ def test_predictions_are_those_of_this_machine_byte_for_byte(
     (tmp_path / "list").write_text("".join(f"{path}\n" for path in paths))
     words = ["predict", str(tmp_path / "model"), str(class_folder), "--from", str(tmp_path / "list")]
     on_cluster = ["--cluster", "auto", "--workers", "1"]
-    for form in ([], ["--json-lines", "--top", "2", "--coverage", "0.9"]):
-        printed = []
-        for where in (on_cluster, []):
-            assert main([*words, *form, *where]) == 0
-            printed.append(capsysbinary.readouterr().out)
-        assert printed[0] == printed[1] != b""
+    printed = []
+    for where in (on_cluster, []):
+        assert main([*words, *where]) == 0
+        printed.append(capsysbinary.readouterr().out)
+    assert printed[0] == printed[1] != b""
+    words += ["--top", "2", "--coverage", "0.9"]
     whole, begun = tmp_path / "whole.csv", tmp_path / "begun.csv"
     assert main([*words, "--out", str(whole)]) == 0
-    begun.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    begun.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
     assert main([*words, "--resume", str(begun), *on_cluster]) == 0
     assert begun.read_bytes() == whole.read_bytes()
+
+
+def test_shards_in_a_folder_are_those_of_this_machine(machines, engine, paths, tmp_path):
+    for name, cluster in (("cluster", ONE), ("alone", None)):
+        images = ImageFiles(paths, engine.input_shape[:2])
+        with EmbeddedShards(tmp_path / name, engine, images, "bits", 48) as shards:
+            assert [*shards.write(cluster)] == [48, 48, 48, 2]
+    files = [{each.name: each.read_bytes() for each in (tmp_path / name).iterdir()} for name in ("cluster", "alone")]
+    assert files[0] == files[1]
+
+
+def test_a_review_is_that_of_this_machine(machines, tiny_onnx, class_folder, tmp_path, capsys):
+    words = ["review", str(class_folder), "--test", str(class_folder), "--backbone", str(tiny_onnx), "--json"]
+    printed = []
+    for where in (["--cluster", "auto", "--workers", "1"], []):
+        assert main([*words, *where]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
+    OpticalClassifier(tiny_onnx, smoke=False).fit(class_folder).save(tmp_path / "model")
+    assert main(["review", str(tmp_path / "model"), "--cluster", "auto"]) == 2
+    assert "--cluster has no effect with a model and no test images: nothing is embedded" in capsys.readouterr().err
 
 
 def test_the_model_is_that_of_this_machine_byte_for_byte(machines, tiny_onnx, class_folder, tmp_path):
@@ -131,11 +153,13 @@ def test_a_lost_worker_loses_no_shard_and_counts_none_twice(flaw, engine, paths)
 
 
 def test_an_image_that_ends_its_workers_is_unreadable(flaw, engine, paths, monkeypatch):
+    # That each is tried twice, test_pool shows without starting so many.
+    monkeypatch.setattr(pool, "TRIES", 1)
     monkeypatch.setattr(clustered, "_SHARD", 16)
     paths = paths[:80]
     killer = paths[45] = paths[45].rename(paths[45].with_name("kills.png"))
     *found, skipped = embedded(engine, paths, ONE)
-    assert "ends the process that reads it, 2 times" in skipped.pop(str(killer))
+    assert "ends the process that reads it, 1 times" in skipped.pop(str(killer))
     killer.write_text("no image")
     *expected, reasons = embedded(engine, paths)
     del reasons[str(killer)]
@@ -145,8 +169,16 @@ def test_an_image_that_ends_its_workers_is_unreadable(flaw, engine, paths, monke
 def test_workers_that_finish_nothing_end_the_work(flaw, engine, paths, monkeypatch):
     monkeypatch.setattr(pool, "_patience", lambda length: 2)
     for index in range(16, len(paths)):
-        paths[index] = paths[index].rename(paths[index].with_name(f"fails{index}.png"))
-    with pytest.raises(AurevoirError, match=r"workers ended without finishing a shard; .*the runtime failed"):
+        paths[index] = paths[index].rename(paths[index].with_name(f"kills{index}.png"))
+    with pytest.raises(
+        AurevoirError, match=r"workers ended without finishing a shard; the last one on .*actor is dead"
+    ):
+        embedded(engine, paths, ONE)
+
+
+def test_an_error_of_a_worker_ends_the_work(flaw, engine, paths):
+    paths[40] = paths[40].rename(paths[40].with_name("fails.png"))
+    with pytest.raises(AurevoirError, match=r"^the worker on .*: RuntimeError: the runtime failed$"):
         embedded(engine, paths, ONE)
 
 

@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +68,38 @@ def test_an_address_where_nothing_listens_is_refused_before_the_work(class_folde
         f"aurevoir fit: error: the Ray cluster at {address} cannot be reached: connection refused; check the address, "
         "or start one with `ray start --head`"
     ]
+
+
+def test_the_connection_ends_with_the_last_block_that_uses_it(monkeypatch):
+    said, initialized = [], [False]
+
+    def start(address, options):
+        said.append(f"to {address}")
+        initialized[0] = True
+
+    def shutdown():
+        said.append("ends")
+        initialized[0] = False
+
+    ray = SimpleNamespace(is_initialized=lambda: initialized[0], shutdown=shutdown)
+    monkeypatch.setattr(connection, "required_ray", lambda: ray)
+    monkeypatch.setattr(connection, "_session", lambda address: nullcontext({}))
+    monkeypatch.setattr(connection, "_start", start)
+    first, second = connected(Cluster("local")), connected(Cluster("local"))
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(UsageError, match="cluster 'auto' cannot be used while this process uses 'local'"):
+        connected(Cluster("auto")).__enter__()
+    first.__exit__(None, None, None)
+    assert said == ["to local"]
+    second.__exit__(None, None, None)
+    assert said == ["to local", "ends"]
+    with connected(Cluster("auto")):
+        assert said[2:] == ["to auto"]
+    initialized[0] = True
+    with connected(Cluster("auto")):
+        pass
+    assert said[2:] == ["to auto", "ends"]
 
 
 def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):
@@ -150,8 +184,6 @@ def test_the_two_commands_of_the_page(root, tiny_onnx, class_folder, tmp_path, m
             out, err = capsys.readouterr()
             assert code == 0, err
             assert json.loads(out)["timings"]["cluster"] > 0
-            assert main([*fit[1 : fit.index("--cluster")], "--out", "alone", *own]) == 0
-            assert _files("model") == _files("alone")
             assert main(["evaluate", "model", "photos", "--cluster", "auto", "--json"]) == 0
             capsys.readouterr()
         finally:
@@ -186,8 +218,7 @@ def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(tiny_onnx, tmp_path, s
     again = _aurevoir(clustered, scratch)
     _, err = again.communicate(timeout=300)
     assert (again.returncode, err) == (0, ""), err
-    alone = _aurevoir([*words, "--out", tmp_path / "alone"], scratch)
-    assert alone.wait(300) == 0
+    assert main([*map(str, words), "--out", str(tmp_path / "alone")]) == 0
     assert _files(tmp_path / "model") == _files(tmp_path / "alone")
     assert _processes(str(scratch)) == []
     assert [*scratch.glob("*ray*")] == []

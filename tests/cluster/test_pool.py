@@ -1,16 +1,23 @@
 """What a pool does with machines that are lost or cannot start a worker, told by a stand-in for Ray."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 
+from aurevoir import Cluster, __version__
 from aurevoir.cluster import pool
-from aurevoir.cluster.worker import Opened
+from aurevoir.cluster.worker import Opened, Worker
 from aurevoir.errors import AurevoirError, AurevoirWarning
 
 
 class RayError(Exception):
     pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause):
+        self.cause = cause
 
 
 class Later:
@@ -40,7 +47,11 @@ class FakeRay:
         }.get(kind, Later(Opened("a machine", None, None)))
 
         def run(shard):
-            return Later(error=RayError("The actor is dead")) if kind == "dies" else Later(shard)
+            start, stop = shard
+            if kind == "dies" or (kind == "dies-of-45" and start <= 45 < stop):
+                return Later(error=RayError("The actor is dead"))
+            error = {"raises": ValueError("no such layer"), "has-no-disk": OSError("disk")}.get(kind)
+            return Later(shard) if error is None else Later(error=RayTaskError(error))
 
         return SimpleNamespace(open=_asked(lambda *given: opened), run=_asked(run))
 
@@ -99,6 +110,62 @@ def results(monkeypatch, ray, workers):
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
     with pool.Pool(pool.Resources(workers, 1, 0), None, b"", {}, Driver()) as made:
         return [(start, stop) for start, stop, _ in made.results(iter(SPANS), 16, 16)]
+
+
+def test_an_image_that_ends_its_workers_is_found(monkeypatch):
+    ray = FakeRay("dies-of-45")
+    found = results(monkeypatch, ray, 2)
+    assert found[0] == (0, 16)
+    assert found[-1] == (496, 500)
+    assert (45, 46) in found
+    assert [start for start, _ in found[1:]] == [stop for _, stop in found[:-1]]
+    # Twice each: 16, 8, 4, 2 images, and that one.
+    assert ray.started == 2 + 10
+
+
+def test_an_error_in_a_worker_is_no_lost_process_and_is_not_tried_again(monkeypatch):
+    ray = FakeRay("raises")
+    with pytest.raises(AurevoirError, match="^the worker on a machine: ValueError: no such layer$"):
+        results(monkeypatch, ray, 1)
+    assert ray.started == 1
+
+
+def test_an_error_that_only_one_machine_may_have_is_tried_elsewhere(monkeypatch):
+    ray = FakeRay("has-no-disk", "good")
+    assert results(monkeypatch, ray, 1) == SPANS
+    assert ray.started == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "machines", "found"),
+    [
+        ({}, [{"CPU": 8}, {"CPU": 2}], (5, 2, 0)),
+        ({"workers": 3}, [{"CPU": 4}], (3, 1, 0)),
+        ({"workers": 3}, [{"CPU": 12}, {}], (3, 4, 0)),
+        ({"workers": 5}, [{"CPU": 4}], "workers 5 .* room for: 4 with 1 processors each, of 4 processors in 1 mach"),
+        ({"workers": 3, "cpus_per_worker": 2}, [{"CPU": 3}] * 2, "room for: 2 with 2 processors each, of 6 processors"),
+        ({"workers": 3, "gpus_per_worker": 0.5}, [{"CPU": 8, "GPU": 1}], "2 with .* and 0.5 GPUs each, .* and 1 GPUs"),
+    ],
+)
+def test_workers_are_as_many_as_machines_have_room_for(monkeypatch, given, machines, found):
+    nodes = [{"Alive": True, "Resources": each} for each in machines] + [{"Alive": False, "Resources": {"CPU": 99}}]
+    monkeypatch.setattr(pool, "required_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
+    cluster, on_gpu = Cluster(**given), "gpus_per_worker" in given
+    if isinstance(found, tuple):
+        assert pool.resources(cluster, on_gpu) == found
+        return
+    with pytest.raises(AurevoirError, match=found):
+        pool.resources(cluster, on_gpu)
+
+
+def test_a_worker_has_the_variables_of_the_driver_and_lacks_what_that_lacks(monkeypatch):
+    monkeypatch.setenv("AUREVOIR_MEMORY", "1KiB")
+    seen = []
+    shards = SimpleNamespace(first=lambda: None)
+    job = SimpleNamespace(open=lambda content: (seen.append(os.environ.get("AUREVOIR_MEMORY")), shards)[1])
+    for value in ("2GiB", None):
+        assert Worker().open(__version__, {"AUREVOIR_MEMORY": value}, job, b"").fault is None
+    assert seen == ["2GiB", None]
 
 
 def test_a_machine_that_starts_no_worker_does_not_end_what_others_do(monkeypatch):

@@ -173,3 +173,15 @@ def test_bits_of_images(engine_file, class_folder, tmp_path):
     assert np.load(out)["features"].dtype == "float32"
     assert main(["embed", str(engine_file), str(class_folder), "--out", str(out), "--pooled"]) == 0
     assert (np.load(out)["pooled"].dtype, np.load(out)["pooled"].shape) == ("float32", (30, 4))
+    folder = tmp_path / "shards"
+    assert main(["embed", str(engine_file), str(class_folder), "--out", f"{folder}/", "--shard-rows", "16"]) == 0
+    index = json.loads((folder / "index.json").read_text())
+    assert index.pop("schema") == "aurevoir-embedding/1"
+    assert {"engine", "runtime", "device", "batch_size", "output", "m", "rows", "images", "shards"} == set(index)
+    assert [(each["file"], each["start"], each["stop"], each["rows"]) for each in index["shards"]] == [
+        ("shard-000000.npz", 0, 16, 16),
+        ("shard-000001.npz", 16, 30, 14),
+    ]
+    for each in index["shards"]:
+        assert sha256((folder / each["file"]).read_bytes()) == each["sha256"]
+        assert set(np.load(folder / each["file"])) == {"paths", "m", "bits", "skipped", "reasons"}
