@@ -4,7 +4,6 @@ A signature is a JSON file: `SIGNATURE` in a model folder, and a file with the s
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import AurevoirError, MissingPackageError, UsageError
-from .files import file_digest
+from .files import file_digest, read_file
 from .saving import replacing_only, write_atomically
+from .schema import DIGEST, mapping, parse_object, record, refusing, require_version, text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,6 +28,14 @@ PASSWORD = "AUREVOIR_KEY_PASSWORD"
 # Keys take hundreds of bytes and signatures about a hundred for each file.
 _LONGEST = 2**20
 _FILE = "."
+_SIGNED = record(
+    {
+        "schema": text(),
+        "key": DIGEST,
+        "files": mapping(DIGEST, "digest"),
+        "signature": text(88, "[A-Za-z0-9+/]{86}==", "the base64 of the 64 bytes of a signature"),
+    }
+)
 
 
 def signature_path(path: Path | str) -> Path:
@@ -152,18 +160,11 @@ def _read(source: Path) -> tuple[dict[str, Any], bytes]:
     """Return what a signature file says was signed, and the signature."""
     if not source.is_file():
         raise AurevoirError(f"{source} is missing: there is no signature; get it, or sign with `aurevoir sign`")
-    try:
-        content = json.loads(_bounded(source))
-        signature = base64.b64decode(content.pop("signature"), validate=True)
-        schema, files = content["schema"], content["files"]
-        texts = [content["key"], schema, *files, *files.values()]
-        if not all(isinstance(text, str) for text in texts) or set(content) != {"schema", "key", "files"}:
-            raise ValueError("it has other fields")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise AurevoirError(f"{source} is not a signature ({' '.join(str(error).split())}); get it again") from None
-    if schema != SCHEMA:
-        raise AurevoirError(f"{source} is of schema {schema!r}; this version reads {SCHEMA!r}; update aurevoir")
-    return content, signature
+    with refusing(f"{source} is not a signature: it", "get it again"):
+        content = parse_object(read_file(source, _LONGEST, "signature", "get it again"))
+        require_version(content.get("schema"), (SCHEMA,))
+        _SIGNED(content, "")
+    return content, base64.b64decode(content.pop("signature"))
 
 
 def _bounded(path: Path) -> bytes:

@@ -138,12 +138,22 @@ def take_tiles(chosen: dict[Work, Tile], tune: Callable[[], None], of: Sequence[
     store : Store or None
     """
     key = key_of("tiles", *of)
-    if store is not None and (entry := store.get(KIND, key)) is not None:
-        chosen.update((Work(*work), Tile(*tile)) for work, tile in json.loads(entry))
+    if store is not None and (entry := store.get(KIND, key)) is not None and (kept := _unpacked(entry)) is not None:
+        chosen.update(kept)
         return
     tune()
     if store is not None:
         store.put(KIND, key, json.dumps(list(chosen.items())).encode())
+
+
+def _unpacked(entry: bytes) -> dict[Work, Tile] | None:
+    """Return the tiles of an entry, each one that would be tried; None where it holds anything else."""
+    try:
+        pairs = [(Work(*work), Tile(*tile)) for work, tile in json.loads(entry)]
+        # Not what was read: 64.0 and 64 are equal.
+        return {work: next(each for each in tiles_for(work) if each == tile) for work, tile in pairs}
+    except Exception:  # as many kinds as there are values that are no work
+        return None
 
 
 KIND = "tiles"
