@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ def verify(path: Path | str, key: Path | str) -> dict[str, Any]:
         As for `sign`.
     """
     public, source = _public_key(Path(key)), signature_path(path)
-    digests = _digests(Path(path))
+    names = _named(Path(path))
     signed, signature = _read(source)
     if signed["key"] != _fingerprint(public):
         raise AurevoirError(
@@ -115,6 +115,9 @@ def verify(path: Path | str, key: Path | str) -> dict[str, Any]:
         raise AurevoirError(
             f"{source} is not a signature by {key}, or was changed; get it again from its signer"
         ) from None
+    # No file is read that nobody signed.
+    _compare(path, dict.fromkeys(names), dict.fromkeys(signed["files"]))
+    digests = _digests(Path(path))
     _compare(path, digests, signed["files"])
     return {"signature": str(source), "key": signed["key"], "files": digests}
 
@@ -126,13 +129,18 @@ def _message(signed: dict[str, Any]) -> bytes:
 
 def _digests(path: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a model folder but its signature, or of an engine file, named ``.``."""
+    return {name: file_digest(path if name == _FILE else path / name) for name in _named(path)}
+
+
+def _named(path: Path) -> list[str]:
+    """Return the names of what is signed."""
     if not path.is_dir():
         if not path.is_file():
             raise UsageError(f"{path} is no file or folder; give an engine file or a model folder")
-        return {_FILE: file_digest(path)}
+        return [_FILE]
     if not (path / "model.json").is_file():
         raise UsageError(f"{path} is not a model folder (no model.json); give an engine file or a model folder")
-    return {name: file_digest(path / name) for name in sorted(_names(path)) if name != SIGNATURE}
+    return sorted(name for name in _names(path) if name != SIGNATURE)
 
 
 def _names(folder: Path, prefix: str = "") -> Iterator[str]:
@@ -146,9 +154,9 @@ def _names(folder: Path, prefix: str = "") -> Iterator[str]:
                 raise AurevoirError(f"{entry.path} is a link or a special file, which cannot be signed; remove it")
 
 
-def _compare(path: Path | str, found: dict[str, str], signed: dict[str, str]) -> None:
+def _compare(path: Path | str, found: Mapping[str, str | None], signed: Mapping[str, str | None]) -> None:
     for name in sorted({*found, *signed}):
-        if found.get(name) != signed.get(name):
+        if name not in found or name not in signed or found[name] != signed[name]:
             how = "was removed" if name not in found else "was added" if name not in signed else "was changed"
             where = path if name == _FILE else Path(path) / name
             raise AurevoirError(

@@ -173,7 +173,7 @@ def test_a_table_none_of_whose_files_exists_says_where_they_were_looked_for(fold
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
-        ("t.csv", "x\0y.jpg,cat", "the path in line 5 of .* holds a null character"),
+        ("t.csv", "x\0y.jpg,cat", "t.csv holds a null character in line 5"),
         ("t.jsonl", '{"path": "x\\u0000y.jpg", "label": "cat"}', "the path in line 5 of .* holds a null character"),
         ("t.jsonl", '{"path": "a.jpg", "label": NaN}', "1 of 5 rows of .* have no label, the first in line 5"),
         ("t.jsonl", '{"path": "a.jpg", "label": "cat", "label": "dog"}', "the name 'label' is repeated in an object"),

@@ -94,6 +94,8 @@ def _by_row(work: Work) -> bool:
     return work.taps == 9 and work.everywhere
 
 
+_MOST = 2**40
+"""Places of a batch, at most."""
 _FULL = 132
 """Programs that fill an H100."""
 
@@ -150,6 +152,8 @@ def _unpacked(entry: bytes) -> dict[Work, Tile] | None:
     """Return the tiles of an entry, each one that would be tried; None where it holds anything else."""
     try:
         pairs = [(Work(*work), Tile(*tile)) for work, tile in json.loads(entry)]
+        if not all(type(each) is int and 1 <= each <= _MOST for work, _ in pairs for each in work[:4]):
+            return None
         # Not what was read: 64.0 and 64 are equal.
         return {work: next(each for each in tiles_for(work) if each == tile) for work, tile in pairs}
     except Exception:  # as many kinds as there are values that are no work
