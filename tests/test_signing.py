@@ -102,6 +102,14 @@ def test_what_was_changed_is_refused(keys, model, change, message):
         signing.verify(model, keys / "pem.pub")
 
 
+def test_nothing_is_read_that_nobody_signed(keys, model):
+    signing.sign(model, keys / "pem")
+    with (model / "hole").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(AurevoirError, match="hole was added"):
+        signing.verify(model, keys / "pem.pub")
+
+
 @pytest.mark.parametrize("field", ["files", "key", "schema", "signature"])
 def test_every_field_of_a_signature_counts(keys, model, field):
     signing.sign(model, keys / "pem")
