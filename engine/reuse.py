@@ -151,8 +151,19 @@ def unpack_graph(entry: bytes) -> Exported:
         name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
     }
     made = Exported(graph=parsed(graph, _SOURCE), **values)
-    check_graph(graph, _manifest(made), _SOURCE)
+    _manifest(made)
     return made
+
+
+def check_unpacked(made: Exported) -> None:
+    """Check the graph of an entry as that of an engine file, before an engine is made of it; see `check_graph`.
+
+    Raises
+    ------
+    AurevoirError
+        If it is refused.
+    """
+    check_graph(made.graph.SerializeToString(), _manifest(made), _SOURCE)
 
 
 def _manifest(made: Exported) -> Manifest:

@@ -282,9 +282,11 @@ def _refit(photo: Path) -> Read:
 def _read_graph(entry: bytes, folder: Path) -> None:
     from aurevoir.engine.assemble import assemble
     from aurevoir.engine.load import open_engine
-    from aurevoir.engine.reuse import unpack_graph
+    from aurevoir.engine.reuse import check_unpacked, unpack_graph
 
-    open_engine(assemble(unpack_graph(entry), "fp32", "openvino").to_bytes(), "engine")
+    made = unpack_graph(entry)
+    check_unpacked(made)
+    open_engine(assemble(made, "fp32", "openvino").to_bytes(), "engine")
 
 
 def _read_kept(entry: bytes, folder: Path) -> None:
@@ -483,7 +485,8 @@ def _training(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
             shape = random.choice(((n, 0), (n, 4), (n, 7), (n,), (n, 1, 1), (0, 3)))
             arrays[name] = np.full(shape, random.choice((0.0, 1.0, 3e38, -1e-40)), "float32")
             continue
-        array = arrays[name]
+        if not (array := arrays[name]).size:
+            continue
         which = slice(random.randrange(array.size + 1), None) if random.random() < 0.5 else random.randrange(array.size)
         odd = (0, 1, 2, 255) if array.dtype != "float64" else (1e-320, 1e-200, 1e200, 1.7e308, 1.0)
         array.reshape(-1)[which] = random.choice(odd)
