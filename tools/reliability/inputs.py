@@ -245,7 +245,7 @@ def _kept_bits(m: Material) -> Mutate:
     n, random_bits = len(_photos(m)), np.random.default_rng(0)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _photos(m)]
     described = json.dumps({"start": 0, "stop": n, "digests": digests, "skipped": []}).encode()
-    arrays = {
+    arrays: dict[str, Any] = {
         "indices": np.arange(n),
         "bits": random_bits.integers(0, 255, (n, 25), dtype="uint8"),
         "pooled": np.ones((n, 4), "float32"),
