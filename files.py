@@ -57,6 +57,10 @@ def read_file(path: Path | str, limit: int, what: str, remedy: str, folder: int 
     return data
 
 
+LARGEST_HASHED = 1 << 30
+"""Bytes of a file beyond which its size, times and inode stand for its content, which may be a hole of any size."""
+
+
 @contextmanager
 def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
     """Open a folder, so that all that is read in it is of one folder, whatever takes its place meanwhile.

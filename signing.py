@@ -4,17 +4,17 @@ A signature is a JSON file: `SIGNATURE` in a model folder, and a file with the s
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import AurevoirError, MissingPackageError, UsageError
-from .files import file_digest
+from .files import file_digest, read_file
 from .saving import replacing_only, write_atomically
+from .schema import DIGEST, mapping, parse_object, record, refusing, require_version, text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,6 +28,14 @@ PASSWORD = "AUREVOIR_KEY_PASSWORD"
 # Keys take hundreds of bytes and signatures about a hundred for each file.
 _LONGEST = 2**20
 _FILE = "."
+_SIGNED = record(
+    {
+        "schema": text(),
+        "key": DIGEST,
+        "files": mapping(DIGEST, "digest"),
+        "signature": text(88, "[A-Za-z0-9+/]{86}==", "the base64 of the 64 bytes of a signature"),
+    }
+)
 
 
 def signature_path(path: Path | str) -> Path:
@@ -92,7 +100,7 @@ def verify(path: Path | str, key: Path | str) -> dict[str, Any]:
         As for `sign`.
     """
     public, source = _public_key(Path(key)), signature_path(path)
-    digests = _digests(Path(path))
+    names = _named(Path(path))
     signed, signature = _read(source)
     if signed["key"] != _fingerprint(public):
         raise AurevoirError(
@@ -107,6 +115,9 @@ def verify(path: Path | str, key: Path | str) -> dict[str, Any]:
         raise AurevoirError(
             f"{source} is not a signature by {key}, or was changed; get it again from its signer"
         ) from None
+    # No file is read that nobody signed.
+    _compare(path, dict.fromkeys(names), dict.fromkeys(signed["files"]))
+    digests = _digests(Path(path))
     _compare(path, digests, signed["files"])
     return {"signature": str(source), "key": signed["key"], "files": digests}
 
@@ -118,13 +129,18 @@ def _message(signed: dict[str, Any]) -> bytes:
 
 def _digests(path: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a model folder but its signature, or of an engine file, named ``.``."""
+    return {name: file_digest(path if name == _FILE else path / name) for name in _named(path)}
+
+
+def _named(path: Path) -> list[str]:
+    """Return the names of what is signed."""
     if not path.is_dir():
         if not path.is_file():
             raise UsageError(f"{path} is no file or folder; give an engine file or a model folder")
-        return {_FILE: file_digest(path)}
+        return [_FILE]
     if not (path / "model.json").is_file():
         raise UsageError(f"{path} is not a model folder (no model.json); give an engine file or a model folder")
-    return {name: file_digest(path / name) for name in sorted(_names(path)) if name != SIGNATURE}
+    return sorted(name for name in _names(path) if name != SIGNATURE)
 
 
 def _names(folder: Path, prefix: str = "") -> Iterator[str]:
@@ -138,9 +154,9 @@ def _names(folder: Path, prefix: str = "") -> Iterator[str]:
                 raise AurevoirError(f"{entry.path} is a link or a special file, which cannot be signed; remove it")
 
 
-def _compare(path: Path | str, found: dict[str, str], signed: dict[str, str]) -> None:
+def _compare(path: Path | str, found: Mapping[str, str | None], signed: Mapping[str, str | None]) -> None:
     for name in sorted({*found, *signed}):
-        if found.get(name) != signed.get(name):
+        if name not in found or name not in signed or found[name] != signed[name]:
             how = "was removed" if name not in found else "was added" if name not in signed else "was changed"
             where = path if name == _FILE else Path(path) / name
             raise AurevoirError(
@@ -152,18 +168,11 @@ def _read(source: Path) -> tuple[dict[str, Any], bytes]:
     """Return what a signature file says was signed, and the signature."""
     if not source.is_file():
         raise AurevoirError(f"{source} is missing: there is no signature; get it, or sign with `aurevoir sign`")
-    try:
-        content = json.loads(_bounded(source))
-        signature = base64.b64decode(content.pop("signature"), validate=True)
-        schema, files = content["schema"], content["files"]
-        texts = [content["key"], schema, *files, *files.values()]
-        if not all(isinstance(text, str) for text in texts) or set(content) != {"schema", "key", "files"}:
-            raise ValueError("it has other fields")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise AurevoirError(f"{source} is not a signature ({' '.join(str(error).split())}); get it again") from None
-    if schema != SCHEMA:
-        raise AurevoirError(f"{source} is of schema {schema!r}; this version reads {SCHEMA!r}; update aurevoir")
-    return content, signature
+    with refusing(f"{source} is not a signature: it", "get it again"):
+        content = parse_object(read_file(source, _LONGEST, "signature", "get it again"))
+        require_version(content.get("schema"), (SCHEMA,))
+        _SIGNED(content, "")
+    return content, base64.b64decode(content.pop("signature"))
 
 
 def _bounded(path: Path) -> bytes:

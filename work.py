@@ -26,6 +26,7 @@ from .saving import explained, require_file_target, write_atomically
 
 SCHEMA = "aurevoir-work/1"
 _MARKER = "work.json"
+_LONGEST_MARKER = 4096
 _OURS = re.compile(r"([a-z]+)-([0-9a-f]{32})(-[0-9]{6})?\.(kept|engine)")
 _LARGEST = LARGEST + (1 << 20)
 """Bytes of a file of what was kept: an engine is the largest."""
@@ -138,8 +139,8 @@ def check_work(folder: Path | str) -> None:
     try:
         if not path.exists() or not any(path.iterdir()):
             return
-        schema = json.loads((path / _MARKER).read_bytes()[:4096])["schema"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        schema = json.loads(read_file(path / _MARKER, _LONGEST_MARKER, "marker", "delete it"))["schema"]
+    except (AurevoirError, OSError, ValueError, TypeError, KeyError, RecursionError):
         schema = None
     if schema != SCHEMA:
         raise UsageError(f"{folder} holds something and is not a work folder; give an empty folder, or a new name")

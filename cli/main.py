@@ -51,6 +51,7 @@ COMMANDS = {
 
 _VERBOSE = ("build", "calibrate", "fit", "sweep", "bench")
 TRACEBACK = "AUREVOIR_TRACEBACK"
+_LONGEST_MESSAGE = 4000
 """Environment variable that lets unexpected exceptions through, with their traceback."""
 
 
@@ -194,14 +195,15 @@ def _show_notes(program: str) -> None:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
         if issubclass(category, AurevoirWarning):
-            _say(f"{program}: note: {one_line(str(message))}")
+            _say(f"{program}: note: {one_line(_cut(str(message)))}")
         else:
             original(one_line(str(message)), category, *where, **options)
 
     original = warnings.showwarning
     warnings.showwarning = show
     warnings.simplefilter("always", AurevoirWarning)
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # What is odd in a file that it decodes, such as its EXIF data.
+    warnings.filterwarnings("ignore", module="PIL[.]")
 
 
 def _show_logs(verbose: bool) -> None:
@@ -250,8 +252,14 @@ def _say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+def _cut(message: str) -> str:
+    """Return a message without its middle where names that it quotes have no end."""
+    half = _LONGEST_MESSAGE // 2
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
+
+
 def _failed(program: str, message: object, code: int = 1) -> int:
-    _say(f"{program}: error: {one_line(str(message))}")
+    _say(f"{program}: error: {one_line(_cut(str(message)))}")
     return code
 
 

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BudgetError, UsageError
+from ..errors import AurevoirError, BudgetError, UsageError
 from ..saving import write_atomically
 from .options import CUT, DATA, above_zero, pixels, positive, refuse_unused
 from .outputs import check_outputs, save
@@ -186,8 +186,11 @@ def _measured(args: argparse.Namespace, paths: Sequence[Path]) -> "Rates":
         key = key_of(SCHEMA, engine.digest(), engine.runtime, engine.device, args.projection, images_part(files))
         kept = cache.get("rates", key) if cache and not args.measure else None
         if cache and kept is not None:
-            cache.say("the rates of this machine")
-            return Rates.from_json(kept, "an entry of the cache")
+            # What holds none is measured again.
+            with suppress(AurevoirError):
+                rates = Rates.from_json(kept, "an entry of the cache")
+                cache.say("the rates of this machine")
+                return rates
         rates = measure_rates(engine, files, what, args.projection, True)
     if cache:
         cache.put("rates", key, rates.to_json().encode())

@@ -12,9 +12,6 @@ from .text import name
 if TYPE_CHECKING:
     from ..transfer.classifier import Classifier
 
-_LARGEST = 1 << 30
-"""Bytes of a list."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -133,13 +130,17 @@ def _label(classifier: "Classifier", given: str, path: str) -> Any:
 
 def _read(path: str) -> list[dict[str, str]]:
     """Return the rows of a table with a column path, or of a file of a path a line."""
-    from ..files import read_file
+    from ..errors import DataError
+    from ..images.tables import read_text
 
-    text = read_file(path, _LARGEST, "the list", "give a path a line").decode("utf-8-sig", "surrogateescape")
-    header = next(csv.reader(io.StringIO(text, newline="")), [])
-    if "path" in header:
-        rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
-        return [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows if row["path"]]
+    text = read_text(path, "the list", "give a path a line")
+    try:
+        header = next(csv.reader(io.StringIO(text, newline="")), [])
+        if "path" in header:
+            rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
+            return [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows if row["path"]]
+    except csv.Error as error:
+        raise DataError(f"the list {path} is not a table: {error}; give a path a line") from None
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [{"path": line} for line in lines if line.strip()]
 

@@ -38,6 +38,7 @@ from .float_graph import Exported, export_backbone, export_cuts
 from .narrow_weights import cost_of_narrow_weights
 from .preprocessing import Normalization, Preprocessing, from_data, resolve
 from .reuse import (
+    check_unpacked,
     graph_part,
     images_part,
     network_part,
@@ -330,7 +331,9 @@ class EngineBuilder:
     def exported(self) -> Exported:
         """The float graph."""
         if (kept := self._kept_graph) is not None:
-            return kept
+            with suppress(AurevoirError), self._stages("build"):
+                check_unpacked(kept)
+                return kept
         key = self._graph_key()
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):

@@ -5,10 +5,12 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from onnx import ModelProto, TensorProto, helper
 
 from ..errors import AurevoirError
+from ..files import LARGEST_HASHED
 from .graph_check import LARGEST, tensors
 
 
@@ -42,7 +44,7 @@ def load_external_data(model: ModelProto, path: Path) -> None:
 
 
 def external_digests(model: ModelProto, path: Path) -> list[str]:
-    """Return the name and SHA-256 of each file beside an ONNX file that holds weights of its model.
+    """Return the name and SHA-256 of each file beside an ONNX file that holds weights; see `content_digest`.
 
     Raises
     ------
@@ -54,12 +56,20 @@ def external_digests(model: ModelProto, path: Path) -> list[str]:
         location = _entries(tensor).get("location", "")
         if location not in found:
             with os.fdopen(_opened(location, path, tensor), "rb") as file:
-                found[location] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[location] = _digest(file)
     return [f"{digest} {location}" for location, digest in sorted(found.items())]
 
 
 def _outside(model: ModelProto) -> list[TensorProto]:
     return [tensor for tensor in tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def _digest(file: BinaryIO) -> str:
+    status = os.fstat(file.fileno())
+    if status.st_size > LARGEST_HASHED:
+        signed = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return hashlib.sha256(repr(signed).encode()).hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:

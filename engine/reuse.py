@@ -17,7 +17,6 @@ import onnx
 
 from ..calibration.graph.edit import digest
 from ..calibration.table import CalibrationTable, pixels_digest
-from ..errors import AurevoirError
 from ..files import read_file
 from ..images.archives import content_digests
 from ..schema import array, mapping, number, parse_object, record, refusing, text, whole
@@ -27,8 +26,9 @@ from .backbones.base import Backbone
 from .engine import Engine
 from .external_data import external_digests
 from .float_graph import Exported
-from .graph_check import LARGEST
+from .graph_check import LARGEST, check_graph, parsed
 from .load import open_engine
+from .manifest import Manifest, read_manifest
 from .preprocessing import Normalization, Preprocessing
 from .spec import NetworkSpec
 
@@ -150,10 +150,28 @@ def unpack_graph(entry: bytes) -> Exported:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
     }
-    try:
-        return Exported(graph=onnx.load_from_string(graph), **values)
-    except Exception as error:  # protobuf's errors have no common base class
-        raise AurevoirError(f"{_SOURCE} holds no graph: {error}") from None
+    made = Exported(graph=parsed(graph, _SOURCE), **values)
+    _manifest(made)
+    return made
+
+
+def check_unpacked(made: Exported) -> None:
+    """Check the graph of an entry as that of an engine file, before an engine is made of it; see `check_graph`.
+
+    Raises
+    ------
+    AurevoirError
+        If it is refused.
+    """
+    check_graph(made.graph.SerializeToString(), _manifest(made), _SOURCE)
+
+
+def _manifest(made: Exported) -> Manifest:
+    """Return the manifest of a float graph's engine, checked."""
+    about = {name: value for name, value in _described(made).items() if name != "size"}
+    about |= {"graph": "0" * 64, "precision": "fp32", "runtime": "onnxruntime", "runtime_version": ""}
+    given = Manifest(**about, input_shape=made.input_shape)
+    return read_manifest(given.to_json({}), _SOURCE)[0]
 
 
 def pack_engine(engine: Engine) -> bytes:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import AurevoirWarning, DataError
+from ..files import LARGEST_HASHED
 
 ENDING = ".tar"
 _THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
@@ -210,9 +211,12 @@ def open_file(path: Path | str) -> BinaryIO:
 def content_digest(path: Path | str) -> str:
     """Return the SHA-256 of the bytes of a file or member, as hexadecimal digits.
 
-    One whose signature is what it was when it was last read is not read again.
+    One whose signature is what it was when it was last read is not read again, and of one of more than
+    `files.LARGEST_HASHED` bytes it is the signature's.
     """
     signed = signature(path)
+    if signed[0] > LARGEST_HASHED:
+        return hashlib.sha256(repr(signed).encode()).hexdigest()
     known = _DIGESTS.get(str(path))
     if known is not None and known[0] == signed:
         return known[1]

@@ -25,6 +25,8 @@ _UNSAFE = {
     "IPTC": "it holds an image of another format",
     "WMF": "it is a program that draws",
 }
+_LONGEST_SIDE = 1 << 24
+"""Of an image of longer rows Pillow says that memory has run out."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -180,6 +182,8 @@ def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Fit, m
 
 def _affordable(image: Image.Image, whole: tuple[int, int]) -> int:
     """Return the bytes that decoding an opened image takes, or raise UnreadableImageError if they are too many."""
+    if max(whole) > _LONGEST_SIDE:
+        raise UnreadableImageError(f"its {whole[0]} x {whole[1]} pixels are more in a row than Pillow decodes; crop it")
     size, budget = needed(image, whole), memory_budget()
     if size > budget:
         raise UnreadableImageError(

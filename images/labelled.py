@@ -25,6 +25,7 @@ from .sources import (
     is_hidden,
     iter_files,
     nested,
+    note_alike,
     split_kind,
     test_part,
     warn,
@@ -222,6 +223,7 @@ def _checked(source: Path, rows: list[Row], by_folder: bool = False) -> _Listed:
     # Of a column of labels without semicolons, a cell that is empty says no more than one of a column of one label.
     several = any(row.several for row in rows) and (() in sets or any(len(each) > 1 for each in merged.values()))
     _check_labelled(source, rows, sets, several)
+    note_alike(source, dict.fromkeys(label for labels in sets for label in labels or ()))
     kinds = _kinds(source, rows, by_folder)
     weights = [_weight(row, source) for row in rows]
     label_of: Any = (lambda index: merged[rows[index].path]) if several else (lambda index: (sets[index] or ("",))[0])
@@ -336,7 +338,7 @@ def _weight(row: Row, source: Path) -> float:
         return 1.0
     try:
         found = math.nan if isinstance(row.weight, bool) else float(row.weight)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not 0 <= found < math.inf:
         given, place = str(row.weight)[:40], place_of(source, row.line)

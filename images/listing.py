@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from .labelled import images_at
 
 STDIN = "-"
@@ -56,9 +56,14 @@ def open_list(path: Path | str) -> BinaryIO:
 
 
 def _lines(file: BinaryIO) -> Iterator[Path]:
-    """Yield the paths of a list; what is beyond the longest path is passed over, and empty lines are."""
+    """Yield the paths of a list; what is beyond the longest path is passed over, and empty lines are.
+
+    Raises DataError if it is in UTF-16.
+    """
     begins, first = True, True
     while piece := file.readline(_LONGEST_LINE):
+        if first and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError("the list of paths is in UTF-16; save it in UTF-8")
         # Editors on Windows begin a list with the mark of UTF-8.
         line = (piece.removeprefix(codecs.BOM_UTF8) if first else piece).removesuffix(b"\n").removesuffix(b"\r")
         first = False

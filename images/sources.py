@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -304,7 +305,7 @@ def _labelled(root: Path) -> LabelledPaths:
             "or give a CSV file of path and label"
         )
     labels = [_label(entry.name) for entry in classes]
-    _note_names(root, labels)
+    note_alike(root, labels)
     listed = [list_files(entry) for entry in classes]
     for entry, files in zip(classes, listed, strict=True):
         if not files:
@@ -320,15 +321,19 @@ def _label(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
-def _note_names(root: Path, labels: list[str]) -> None:
+def note_alike(source: Path, labels: Iterable[str]) -> None:
+    """Warn of classes whose names look the same."""
     alike: dict[str, list[str]] = {}
     for label in labels:
-        alike.setdefault(label.strip().casefold(), []).append(label)
+        alike.setdefault(unicodedata.normalize("NFC", label.strip().casefold()), []).append(label)
     for names in alike.values():
         if len(names) > 1:
-            shown = ", ".join(map(repr, names))
+            # Where they are printed alike, ASCII tells them apart.
+            printed = {unicodedata.normalize("NFC", each) for each in names}
+            shown = ", ".join(map(repr if len(printed) == len(names) else ascii, names))
             warn(
-                f"the classes {shown} in {root} differ only in case or spaces; merge the folders if they are one class"
+                f"the classes {shown} in {source} differ only in case, spaces or the form of letters; give them one "
+                "name if they are one class"
             )
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -23,6 +24,8 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 _LARGEST = 1 << 30
 """Bytes of a table: ten million images."""
 _LONGEST_HEADER = 1 << 16
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""Bytes that are not UTF-8, as Python escapes them."""
 _DELIMITERS = (",", "\t", ";", "|")
 _PATHS = {"path", "file", "filename", "filepath", "image", "images", "imagepath", "imagename", "img", "imgpath"}
 _PATHS |= {"imagefile", "imagefilename"}
@@ -82,10 +85,50 @@ def read_table(table: Path, labelled: bool = True) -> list[Row]:
     DataError
         If the file is no such table, or a row has no path.
     """
+    text = read_text(table, "the table", "give a table of paths and labels")
     try:
-        return list(_json_rows(table) if table.suffix.lower() in _JSON else _delimited_rows(table, labelled))
+        found = list(
+            _json_rows(table, text) if table.suffix.lower() in _JSON else _delimited_rows(table, text, labelled)
+        )
     except RecursionError:
         raise DataError(f"{table} is nested too deeply; give an object with path and label a line") from None
+    if _NOT_UTF8.search(text):
+        _note_bytes(table, found)
+    return found
+
+
+def read_text(path: Path | str, what: str, remedy: str) -> str:
+    """Return the text of a list or table: UTF-8, of which other bytes are escaped, or UTF-16 behind its mark.
+
+    Raises
+    ------
+    UsageError
+        If it is no file that can be read.
+    DataError
+        If it holds null characters, as UTF-16 without a mark does.
+    """
+    data = read_file(path, _LARGEST, what, remedy)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16", "replace")
+    else:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise DataError(f"{what} {path} holds a null character in line {line}; save it as text in UTF-8")
+    return text
+
+
+def _note_bytes(table: Path, rows: list[Row]) -> None:
+    """Warn of what is no UTF-8, but for names of files that are there."""
+    for row in rows:
+        if _NOT_UTF8.search(str(row.label)) or (_NOT_UTF8.search(str(row.path)) and not exists(row.path)):
+            warnings.warn(
+                f"line {row.line} of {table} is not in UTF-8, and its bytes are taken as they are; if it is not meant "
+                "so, save the table in UTF-8",
+                AurevoirWarning,
+                stacklevel=2,
+            )
+            return
 
 
 def is_metadata(table: Path) -> bool:
@@ -132,21 +175,16 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
         raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
     stripped = name.strip()
     found = table.parent / stripped
-    if stripped == name and "\\" not in name:
+    if stripped == name and "\\" not in name and name.isascii():
         return found
-    tried = (table.parent / name, found, table.parent / stripped.replace("\\", "/"))
+    # Archives from macOS have names in the decomposed form, and most tables in the composed one.
+    forms = [stripped.replace("\\", "/"), *(unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))]
+    tried = (table.parent / name, found, *(table.parent / each for each in forms))
     return next((each for each in tried if exists(each)), found)
 
 
-def _read(table: Path) -> str:
-    data = read_file(table, _LARGEST, "the table", "give a table of paths and labels")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-
-
-def _json_rows(table: Path) -> Iterator[Row]:
-    for line, item in _json_objects(table, _read(table)):
+def _json_rows(table: Path, text: str) -> Iterator[Row]:
+    for line, item in _json_objects(table, text):
         if not isinstance(item, dict):
             raise DataError(f"line {line} of {table} is not an object with path and label")
         name = _columns(tuple(item)).path
@@ -207,8 +245,8 @@ def _columns(names: tuple[str, ...]) -> _Columns:
     return _Columns(first(_PATHS), label, several, first(_SPLITS), first(_WEIGHTS))
 
 
-def _delimited_rows(table: Path, labelled: bool) -> Iterator[Row]:
-    lines = _read(table).replace("\r\n", "\n").replace("\r", "\n")
+def _delimited_rows(table: Path, text: str, labelled: bool) -> Iterator[Row]:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
     if not lines.strip():
         return
     rows = _split_rows(table, lines, labelled)

@@ -92,13 +92,21 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(keys, model, m
         (lambda folder: (folder / signing.SIGNATURE).unlink(), "signature.json is missing"),
         (lambda folder: (folder / signing.SIGNATURE).write_text("{}"), "signature.json is not a signature"),
         (lambda folder: (folder / signing.SIGNATURE).write_text("[" * 10**5), "signature.json is not a signature"),
-        (lambda folder: (folder / signing.SIGNATURE).write_bytes(bytes(2**20 + 1)), "longer than 1048576 bytes"),
+        (lambda folder: (folder / signing.SIGNATURE).write_bytes(bytes(2**20 + 1)), "holds 1,048,577 bytes"),
     ],
 )
 def test_what_was_changed_is_refused(keys, model, change, message):
     signing.sign(model, keys / "pem")
     change(model)
     with pytest.raises(AurevoirError, match=message):
+        signing.verify(model, keys / "pem.pub")
+
+
+def test_nothing_is_read_that_nobody_signed(keys, model):
+    signing.sign(model, keys / "pem")
+    with (model / "hole").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(AurevoirError, match="hole was added"):
         signing.verify(model, keys / "pem.pub")
 
 

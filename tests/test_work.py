@@ -61,13 +61,17 @@ def test_a_changed_or_cut_file_is_as_if_it_were_not_there(tmp_path):
             assert work.get("table", key_of(1)) is None
 
 
-def test_a_pipe_in_place_of_what_was_kept_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_what_was_kept_is_not_waited_for_nor_a_hole_read(tmp_path):
     with Work(tmp_path / "w") as work:
         work.put("bits", "k" * 64, b"content", 0)
         (kept,) = (tmp_path / "w").glob("*.kept")
         kept.unlink()
         os.mkfifo(kept)
         assert work.get("bits", "k" * 64, 0) is None
+    with (tmp_path / "w" / "work.json").open("wb") as marker:
+        marker.truncate(1 << 40)
+    with pytest.raises(UsageError, match="is not a work folder"), Work(tmp_path / "w"):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -68,6 +68,8 @@ def mapped_arrays(descriptor: int, size: int) -> dict[str, np.ndarray]:
         (first, last), shape = _offsets(entry), entry.get("shape")
         dtype = _TYPES.get(str(entry.get("dtype")))
         counts = isinstance(shape, list) and all(type(each) is int and 0 <= each <= size for each in shape)
+        # No array has more dimensions, and NumPy takes so many and no more.
+        counts = counts and len(shape) <= 2
         follows = start + first == end and start + last <= size
         if not (counts and dtype and follows and last - first == prod(shape) * np.dtype(dtype).itemsize):
             raise MalformedError(f"is not a safetensors file (array {shown(name)} is strange)")

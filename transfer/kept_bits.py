@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from ..images.archives import content_digests, signature
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
 from ..kept import key_of
+from ..schema import MalformedError, array, parse_object, record, text, whole
 from ..work import Work
+from .arrays_file import checked_arrays
 
 BLOCK = 512
 """The least number of readable images of a block, but the last. It ends where a batch does: the same images are in a
 batch whether or not a fit was interrupted, and so have the same bits."""
+
+_DESCRIBED = record({"start": whole(), "stop": whole(), "digests": array(text()), "skipped": array(whole())})
 
 _Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
 """Indices of images, and an engine's outputs of them by name."""
@@ -112,23 +116,27 @@ class KeptBits:
         content = self._work.get(self._kind, self._key, self._number)
         if content is None or self._start == len(self._images):
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            described, indices = json.loads(arrays["described"].tobytes()), arrays["indices"]
-            values = {name: arrays[name] for name in self._types}
-        stop, last = described["stop"], len(self._images)
+        try:
+            described, indices, values = _unpacked(content, self._types)
+        except Exception:  # NumPy's and zipfile's, of each broken archive another
+            return None
+        start, stop, skipped, last = self._start, described["stop"], described["skipped"], len(self._images)
         # The last batch of fewer images would be fuller with the images that have come after it.
         whole = stop == last or (stop < last and len(indices) % self._batch == 0)
-        if described["start"] != self._start or not whole:
+        if described["start"] != start or not whole:
             return None
-        if _digests(self._images, self._start, stop) != described["digests"] or self._can_be_read(described["skipped"]):
+        if not np.array_equal(indices, np.setdiff1d(np.arange(start, stop), skipped)):
+            return None
+        if _digests(self._images, start, stop) != described["digests"] or self._can_be_read(skipped):
             return None
         return indices, values, stop
 
     def _can_be_read(self, skipped: list[int]) -> bool:
         """Return whether a file that was skipped can be read now; if none can, record why."""
         images, reasons = self._images, {}
+        if not isinstance(images, ImageFiles):
+            return bool(skipped)
         for index in skipped:
-            assert isinstance(images, ImageFiles)
             path = images.paths[index]
             try:
                 decode(path, images.size, images.resize, images.channels)
@@ -138,6 +146,22 @@ class KeptBits:
                 return True
         images.skipped.update(reasons)
         return False
+
+
+def _unpacked(content: bytes, types: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
+    """Return what describes a block, its indices and its values; what is none raises an error of any type."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        if any(each.compress_type or each.file_size > len(content) for each in arrays.zip.infolist()):
+            raise MalformedError("is compressed")
+        described = parse_object(arrays["described"].tobytes())
+        _DESCRIBED(described, "")
+        indices, values = arrays["indices"], {name: arrays[name] for name in types}
+    checked_arrays(
+        {"indices": indices, **values},
+        {"indices": ("int64", indices.shape[:1])}
+        | {name: (str(np.dtype(dtype)), (len(indices), *shape)) for name, (shape, dtype) in types.items()},
+    )
+    return described, indices, values
 
 
 def _signatures(images: Images, start: int, stop: int) -> np.ndarray:

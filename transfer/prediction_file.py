@@ -218,17 +218,18 @@ class PredictionFile:
 
 def _rows(file: BinaryIO, path: Path | str) -> Iterator[tuple[int, list[str]]]:
     """Yield the end and the cells of each whole row of a CSV file."""
-    end, held = 0, b""
+    end, held, quoted = 0, bytearray(), False
     while piece := file.readline(_LONGEST_ROW):
         held += piece
+        quoted ^= piece.count(b'"') % 2 == 1
         if len(held) >= _LONGEST_ROW:
             raise DataError(f"{path} is not a CSV file of predictions: a row is too long; give another name")
-        if not piece.endswith(b"\n") or held.count(b'"') % 2:
+        if quoted or not piece.endswith(b"\n"):
             continue
         end += len(held)
         try:
             cells = next(csv.reader([held.decode("utf-8", "surrogateescape")]), [])
         except csv.Error as error:
             raise DataError(f"{path} is not a CSV file of predictions: {error}; give another name") from None
-        held = b""
+        held.clear()
         yield end, cells

@@ -338,6 +338,8 @@ def test_a_file_of_something_else_is_refused_and_stays(call, model, listed, phot
         ([model, "--from", listed[0]], b"name,age\nme,3\n", "has the columns name, age, and these options write"),
         ([model, "--from", listed[0]], b"my notes", "is not a CSV file of predictions"),
         ([model, "--from", listed[0]], bytes(3_000_000), "a row is too long"),
+        # Each line is looked at once.
+        ([model, "--from", listed[0]], b'"' + b"\n" * 3_000_000, "a row is too long"),
         ([model, "--from", listed[0]], b"".join([*lines[:9], b"a,b\n", *lines[10:]]), f"row 9 of {path} is damaged"),
     ):
         path.write_bytes(content)

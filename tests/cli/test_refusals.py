@@ -415,6 +415,11 @@ def test_a_closed_stdout_is_an_error(tiny_onnx):
     assert (done.returncode, done.stderr) == (1, "aurevoir cuts: error: stdout is closed; nothing was printed\n")
 
 
+def test_a_message_without_end_is_cut(refused):
+    _, err = refused("predict", "x" * 100_000, "y.png")
+    assert len(err) < 5000
+
+
 def test_abbreviated_options_are_refused_with_the_whole_name(capsys):
     with pytest.raises(SystemExit) as left:
         main(["fit", "photos", "--backbon", "x.onnx", "--out", "model"])

@@ -138,7 +138,7 @@ def test_images_are_added_and_what_is_not_there_is_said(call, class_folder, tiny
     labelled = class_folders(class_folder)
     OpticalClassifier(tiny_onnx, smoke=False).fit(class_folder).save(tmp_path / "model")
     listed = tmp_path / "list.txt"
-    listed.write_text(f"{labelled.paths[4]}\n{labelled.paths[17]}\r\nnone.png\n\n")
+    listed.write_text(f"{labelled.paths[4]}\n{labelled.paths[17]}\r\nnone.png\n\n", "utf-16")
     more = tmp_path / "more.csv"
     more.write_text(f"path,label,weight\n{labelled.paths[4]},red,3\n")
     arguments = ["--remove", listed, "--add", more, "--out", tmp_path / "new"]
@@ -172,6 +172,8 @@ def small(tmp_path_factory, tiny_onnx):
     (folder / "empty.txt").write_text("\n")
     (folder / "plain.txt").write_text(f"{folder}/photos/a/1.png\n")
     (folder / "all.txt").write_text("".join(f"{folder}/photos/a/{number}.png\n" for number in range(4)))
+    (folder / "nul.txt").write_bytes(b"photos/a/1.png\n\0\n")
+    (folder / "open.csv").write_text('path\n"' + "x" * 200_000)
     (folder / "strange.csv").write_text(f"path,label\n{folder}/photos/a/1.png,c\n")
     return folder
 
@@ -191,6 +193,8 @@ def small(tmp_path_factory, tiny_onnx):
         ("refit {0}/model --out {0}/new --remove {0}/none.txt", "none of the 1 images in --remove"),
         ("refit {0}/model --out {0}/new --remove {0}/empty.txt", "names no image"),
         ("refit {0}/model --out {0}/new --remove {0}/nothing.txt", "nothing.txt"),
+        ("refit {0}/model --out {0}/new --remove {0}/nul.txt", "nul.txt holds a null character in line 2; save it"),
+        ("refit {0}/model --out {0}/new --remove {0}/open.csv", "open.csv is not a table: field larger than"),
         ("refit {0}/model --out {0}/new --remove {0}/all.txt", "no training image of class a would be left"),
         ("refit {0}/model --out {0}/new --relabel {0}/plain.txt", "has no column suggested or label"),
         ("refit {0}/model --out {0}/new --relabel {0}/strange.csv", "label 'c' in --relabel"),

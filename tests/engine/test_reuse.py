@@ -15,6 +15,7 @@ from aurevoir import OpticalClassifier, build_engine
 from aurevoir.cache import user_cache, without_cache
 from aurevoir.cli.main import main
 from aurevoir.engine import build
+from aurevoir.engine.reuse import check_unpacked, unpack_graph
 from aurevoir.errors import AurevoirError
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.kept import environment
@@ -158,7 +159,14 @@ def test_a_damaged_entry_is_made_again(network, photos, stages, cache):
         assert stages["assemble"]
     # One that is whole, and holds no engine.
     kept = user_cache()
-    for kind, content in (("engine", b'{"built": 1}\nx'), ("graph", b"x"), ("table", b"{}")):
+    (entry,) = (cache / "graph").iterdir()
+    head, _, graph = kept.get("graph", entry.name).partition(b"\n")
+    model = onnx.load_from_string(graph)
+    model.graph.node[0].op_type = "Loop"
+    strange = head + b"\n" + model.SerializeToString()
+    with pytest.raises(AurevoirError, match="the graph of an entry of the cache holds the operator Loop"):
+        check_unpacked(unpack_graph(strange))
+    for kind, content in (("engine", b'{"built": 1}\nx'), ("graph", strange), ("table", b"{}")):
         for path in (cache / kind).iterdir():
             kept.put(kind, path.name, content)
     assert build_engine(network, calibration=photos, **INT8, smoke=False).to_bytes() == first.to_bytes()

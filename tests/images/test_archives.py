@@ -175,6 +175,15 @@ def test_a_member_has_the_digest_of_its_bytes_and_a_signature_that_changes_with_
     assert conflicting_labels([*paths, shard / "a.jpg"], ["x", "y", "z"]) == [(tmp_path / "a.jpg", shard / "a.jpg")]
 
 
+def test_a_hole_of_any_size_is_not_read_for_its_digest(tmp_path):
+    found = []
+    for size in (1 << 40, (1 << 40) + 1):
+        with (tmp_path / "hole").open("wb") as file:
+            file.truncate(size)
+        found.append(content_digest(tmp_path / "hole"))
+    assert len(set(found)) == 2
+
+
 def test_a_file_is_read_once_for_its_digest_until_it_changes(tmp_path, monkeypatch):
     read, original = [], archives.open_file
     monkeypatch.setattr(archives, "open_file", lambda path: (read.append(path), original(path))[1])

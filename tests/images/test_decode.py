@@ -236,6 +236,17 @@ def test_a_photograph_shrunk_to_a_half_keeps_its_detail(tmp_path):
     assert np.abs(decode(path, (120, 180)) - plain).mean() < 4
 
 
+def test_a_row_that_pillow_has_no_memory_for_is_the_file_s_fault(tmp_path):
+    path, rows = tmp_path / "long.png", zlib.compress(b"")
+    kinds = ((b"IHDR", struct.pack(">IIBBBBB", 10**8, 1, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in kinds
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(UnreadableImageError, match="100000000 x 1 pixels are more in a row than Pillow decodes"):
+        decode(path, (28, 28))
+
+
 def test_a_large_image_within_the_limit_is_read(tmp_path):
     path = tmp_path / "large.png"
     path.write_bytes(png(5000, 4000))

@@ -1,6 +1,8 @@
 """Tables of paths and labels, as spreadsheets, scripts and other systems write them."""
 
 import json
+import os
+import unicodedata
 import warnings
 
 import pytest
@@ -53,6 +55,35 @@ def test_columns_are_found_by_their_names_or_by_what_is_a_file(folder):
     assert read(folder / "t.csv") == expected(folder)
     (folder / "u.csv").write_text("".join(f"{label},{name}\n" for name, label in ROWS))
     assert read(folder / "u.csv") == expected(folder)
+
+
+def test_bytes_that_are_not_utf8_are_noted_unless_they_name_a_file(folder):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (folder / name).touch()
+    (folder / "t.csv").write_bytes(b"caf\xe9.jpg,cat\na.jpg,dog\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(folder / "t.csv") == [("cat", folder / name), ("dog", folder / "a.jpg")]
+    for row in (b"b.jpg,caf\xe9\n", b"no\xe9.jpg,cat\n"):
+        (folder / "t.csv").write_bytes(b"a.jpg,dog\n" + row)
+        with pytest.warns(AurevoirWarning, match="line 2 of .*t.csv is not in UTF-8"):
+            read(folder / "t.csv")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_whatever_the_form_of_its_letters(folder, forms):
+    there, given = (unicodedata.normalize(form, "caf\u00e9.jpg") for form in forms)
+    (folder / there).touch()
+    (folder / "t.csv").write_text(f"{given},cat\na.jpg,dog\n", "utf-8")
+    assert read(folder / "t.csv") == [("cat", folder / there), ("dog", folder / "a.jpg")]
+
+
+def test_labels_that_look_the_same_are_noted(folder):
+    (folder / "t.csv").write_text("a.jpg,caf\u00e9\nb.jpg,cafe\u0301\n", "utf-8")
+    with pytest.warns(
+        AurevoirWarning, match=r"classes 'caf\\xe9', 'cafe\\u0301' in .*t.csv differ only in case, spaces"
+    ):
+        read(folder / "t.csv")
 
 
 def test_quotes_spaces_and_lines_that_are_empty(folder):
@@ -173,8 +204,13 @@ def test_a_table_none_of_whose_files_exists_says_where_they_were_looked_for(fold
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
-        ("t.csv", "x\0y.jpg,cat", "the path in line 5 of .* holds a null character"),
+        ("t.csv", "x\0y.jpg,cat", "t.csv holds a null character in line 5"),
         ("t.jsonl", '{"path": "x\\u0000y.jpg", "label": "cat"}', "the path in line 5 of .* holds a null character"),
+        (
+            "t.jsonl",
+            f'{{"path": "a.jpg", "label": "cat", "weight": 1{"0" * 400}}}',
+            "the weight in line 5 of .* is '100",
+        ),
         ("t.jsonl", '{"path": "a.jpg", "label": NaN}', "1 of 5 rows of .* have no label, the first in line 5"),
         ("t.jsonl", '{"path": "a.jpg", "label": "cat", "label": "dog"}', "the name 'label' is repeated in an object"),
     ],

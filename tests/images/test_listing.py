@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aurevoir.errors import UsageError
+from aurevoir.errors import DataError, UsageError
 from aurevoir.images.listing import image_paths, open_list
 
 
@@ -56,6 +56,11 @@ def test_folders_of_a_list_stand_for_their_files(tmp_path):
 )
 def test_lines_are_paths(content, names):
     assert [os.fsencode(path) for path in image_paths([], io.BytesIO(content))] == names
+
+
+def test_a_list_in_utf16_is_refused():
+    with pytest.raises(DataError, match="is in UTF-16"):
+        list(image_paths([], io.BytesIO("a.png\n".encode("utf-16"))))
 
 
 def test_a_list_that_cannot_be_read_is_refused(tmp_path):

@@ -60,6 +60,7 @@ def _with(content, change):
     [
         (lambda each: each["bits"].update(shape=[7, 4]), "array 'bits' is strange"),
         (lambda each: each["bits"].update(shape=[-7, -3]), "array 'bits' is strange"),
+        (lambda each: each["bits"].update(shape=[7, 3, *[1] * 100]), "array 'bits' is strange"),
         (lambda each: each["bits"].update(shape=7), "array 'bits' is strange"),
         (lambda each: each["bits"].update(dtype="Q8"), "array 'bits' is strange"),
         (lambda each: each["weights"].update(data_offsets=[8, 64]), "array 'weights' is strange"),

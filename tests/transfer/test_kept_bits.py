@@ -1,5 +1,6 @@
 """A fit that is interrupted anywhere and run again gives the model of one without interruption, byte for byte."""
 
+import io
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from aurevoir.images import batches
 from aurevoir.images.batches import ImageArray, ImageFiles
 from aurevoir.images.decode import UnreadableImageError
 from aurevoir.images.procedural import write_class_folders
+from aurevoir.kept import sealed, unsealed
 from aurevoir.transfer import kept_bits
 from aurevoir.transfer.embed import embed
 from aurevoir.transfer.kept_bits import KeptBits
@@ -128,6 +130,37 @@ def test_a_changed_image_is_never_mixed_with_old_bits(change, paths, tmp_path):
     _same(found, _embedded(_Engine(), ImageFiles(paths, (24, 24)), None))
     assert engine.seen
     assert change not in ("content", "added", "removed") or engine.seen < len(found[0])
+
+
+def _changed(content, **arrays):
+    with np.load(io.BytesIO(content)) as found:
+        arrays = {**found, **arrays}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-30],
+        lambda content: _changed(content, described=np.frombuffer(b"[" * 100_000, "uint8")),
+        lambda content: _changed(content, described=np.frombuffer(b'{"start": 0}', "uint8")),
+        lambda content: _changed(content, bits=np.zeros((6, 3), "uint8")),
+        lambda content: _changed(content, pooled=np.zeros((6, 3), "float64")),
+        lambda content: _changed(content, indices=np.arange(6) - 1),
+        lambda content: _changed(content, indices=np.array("x")),
+    ],
+)
+def test_a_block_that_is_whole_and_none_is_not_taken_over(paths, tmp_path, change):
+    images, work, engine = ImageFiles(paths, (24, 24)), tmp_path / "work", _Engine()
+    expected = _embedded(engine, images, work)
+    (first,) = work.glob("*-000000.kept")
+    first.write_bytes(sealed(change(unsealed(first.read_bytes()))))
+    engine = _Engine()
+    _same(_embedded(engine, images, work), expected)
+    assert engine.seen
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -25,6 +25,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from . import inputs
+from .changes import NUMBERS, changed_bytes, changed_json
 from .common import Plan, Tally, timed
 from .material import Material, preload
 from .nursery import Nursery
@@ -76,7 +78,10 @@ def _worker(tally: Tally, plan: Plan, name: str, mutate: Mutate, read: Read, whi
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _work(writer, plan, name, mutate, read, which, ends)
+        try:
+            _work(writer, plan, name, mutate, read, which, ends)
+        finally:
+            os._exit(1)
     os.close(writer)
     buffer, current, since, hung = b"", which.start, time.monotonic(), False
     while True:
@@ -99,6 +104,8 @@ def _worker(tally: Tally, plan: Plan, name: str, mutate: Mutate, read: Read, whi
         died = signal.Signals(os.WTERMSIG(status)).name
         tally.add("hangs" if hung else "crashes", f"{name} {current}" + ("" if hung else f": {died}"))
         return current + 1
+    if status:
+        raise RuntimeError(f"{name} {current} could not be made")
     return current
 
 
@@ -181,22 +188,28 @@ def _readers(m: Material) -> dict[str, tuple[float, Mutate, Read]]:
     m.table  # noqa: B018
     table, cache, network = m.table.read_bytes(), m.cache.read_bytes(), m.network.read_bytes()
     result, page = _result(), _result()
+    graph, kept = _kept(m)
     found: dict[str, tuple[float, Mutate, Read]] = {
         "engine archives": (10, lambda r: _archive(r, r.choice(engines)), _read_engine),
         "engine graphs": (6, lambda r: _part(r, r.choice(engines), "model.onnx", _onnx), _read_engine),
-        "manifests": (10, lambda r: _part(r, r.choice(engines), "manifest.json", _json), _read_engine),
-        "tables in engines": (5, lambda r: _part(r, engines[1], "calibration.json", _json), _read_engine),
+        "manifests": (10, lambda r: _part(r, r.choice(engines), "manifest.json", changed_json), _read_engine),
+        "tables in engines": (5, lambda r: _part(r, engines[1], "calibration.json", changed_json), _read_engine),
         "model.json": (10, lambda r: _model_json(r, r.choice(models)), _read_model),
         "readout.safetensors": (10, lambda r: _arrays(r, r.choice(models), "readout.safetensors"), _read_model),
         "training.safetensors": (8, lambda r: _arrays(r, r.choice(models), "training.safetensors"), _read_training),
-        "calibration tables": (10, lambda r: _json(r, table), _read_table),
-        "TensorRT caches": (10, lambda r: _bytes(r, cache), _read_cache),
-        "compared results": (8, lambda r: (_json(r, result), result), _compare),
-        "reports": (2, lambda r: _json(r, page), _report),
+        "large training.safetensors": (4, lambda r: _arrays(r, r.choice(models), "training.safetensors"), _read_mapped),
+        "training images": (3, lambda r: _training(r, r.choice(models)), _refit(m.photo)),
+        "graphs in the cache": (3, _cached(graph), _read_graph),
+        "engines in the cache": (3, _cached(kept), _read_kept),
+        "calibration tables": (10, lambda r: changed_json(r, table), _read_table),
+        "TensorRT caches": (10, lambda r: changed_bytes(r, cache), _read_cache),
+        "compared results": (8, lambda r: (changed_json(r, result), result), _compare),
+        "reports": (2, lambda r: changed_json(r, page), _report),
         "ONNX networks": (8, lambda r: _onnx(r, network), _read_onnx),
         "images": (10, _mutated_image(), _read_image),
         "label tables": (6, _label_table, _read_labels),
     }
+    found |= inputs.readers(m)
     with contextlib.suppress(ImportError):
         weights = _weights()
         found["weights"] = (5, lambda r: _weights_file(r, weights), _read_weights)
@@ -241,6 +254,45 @@ def _read_training(files: dict[str, bytes], folder: Path) -> None:
 
     _read_model(files, folder)
     load(folder).training_  # noqa: B018
+
+
+def _read_mapped(files: dict[str, bytes], folder: Path) -> None:
+    """Read a file as one that takes more than its share of the memory budget."""
+    import_module("aurevoir.transfer.model").__dict__["SHARE"] = 1 << 60
+    _read_training(files, folder)
+
+
+def _refit(photo: Path) -> Read:
+    """Return what uses the training images of a model: for familiarity and sets, and to fit it again without one."""
+
+    def read(files: dict[str, bytes], folder: Path) -> None:
+        from aurevoir.transfer.classifier import load
+
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        classifier = load(folder)
+        classifier.familiarity([photo])
+        classifier.prediction_sets([photo])
+        classifier.refit(remove=[0])
+        classifier.save(folder)
+
+    return read
+
+
+def _read_graph(entry: bytes, folder: Path) -> None:
+    from aurevoir.engine.assemble import assemble
+    from aurevoir.engine.load import open_engine
+    from aurevoir.engine.reuse import check_unpacked, unpack_graph
+
+    made = unpack_graph(entry)
+    check_unpacked(made)
+    open_engine(assemble(made, "fp32", "openvino").to_bytes(), "engine")
+
+
+def _read_kept(entry: bytes, folder: Path) -> None:
+    from aurevoir.engine.reuse import unpack_engine
+
+    unpack_engine(entry, None)
 
 
 def _read_table(data: bytes, folder: Path) -> None:
@@ -310,112 +362,6 @@ def _read_weights(file: tuple[str, bytes], folder: Path) -> None:
 
 # What mutates.
 
-_NUMBERS = (0, -1, 1, 2, 127, 128, 255, 256, 2**31 - 1, 2**31, -(2**31), 2**32, 2**33, 2**62, 2**63 - 1, 2**64)
-
-
-def _bytes(random: Random, data: bytes) -> bytes:
-    """Change bytes: single bits, runs, integers, pieces cut out, doubled or moved, an end cut off."""
-    found = bytearray(data)
-    for _ in range(random.choice((1, 1, 1, 2, 4, 16))):
-        at = random.randrange(len(found) + 1)
-        size = random.choice((1, 2, 4, 8, 64, 1000))
-        kind = random.randrange(7)
-        if kind == 0 and at < len(found):
-            found[at] ^= 1 << random.randrange(8)
-        elif kind == 1:
-            found[at : at + size] = random.randbytes(size)
-        elif kind == 2:
-            found[at : at + 8] = struct.pack("<Q", random.choice(_NUMBERS) & (2**64 - 1))[: random.choice((2, 4, 8))]
-        elif kind == 3:
-            del found[at : at + size]
-        elif kind == 4:
-            found[at:at] = found[at : at + size]
-        elif kind == 5:
-            found[at:at] = random.randbytes(size)
-        elif random.random() < 0.3:
-            del found[at:]
-    return bytes(found)
-
-
-def _json(random: Random, data: bytes) -> bytes:
-    """Change a JSON document: values, keys, lengths, depth; now and then its bytes."""
-    if random.random() < 0.15:
-        return _bytes(random, data)
-    document = json.loads(data)
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        document = _changed(random, document)
-    return json.dumps(document).encode() if random.random() < 0.99 else _deep(random)
-
-
-def _deep(random: Random) -> bytes:
-    depth = random.choice((100, 990, 1100, 100_000))
-    return random.choice((b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth))
-
-
-def _changed(random: Random, value: Any) -> Any:
-    """Change one place of a document, or all of it."""
-    if isinstance(value, dict) and value and random.random() < 0.9:
-        key = random.choice(list(value))
-        if random.random() < 0.75:
-            return value | {key: _changed(random, value[key])}
-        return _other_keys(random, value, key)
-    if isinstance(value, list) and value and random.random() < 0.8:
-        at = random.randrange(len(value))
-        if random.random() < 0.6:
-            return [*value[:at], _changed(random, value[at]), *value[at + 1 :]]
-        return random.choice(
-            (value[:at], value[:at] + value[at + 1 :], [*value, value[at]], value * 3, value[::-1], [])
-        )
-    return _value(random, value)
-
-
-def _other_keys(random: Random, value: dict[str, Any], key: str) -> dict[str, Any]:
-    rest = {name: each for name, each in value.items() if name != key}
-    other = random.choice(list(value))
-    return random.choice(
-        (
-            rest,
-            value | {_text(random): value[key]},
-            rest | {_text(random): value[key]},
-            value | {other: value[key]},
-            value | {key: value},
-            {},
-        )
-    )
-
-
-def _text(random: Random) -> str:
-    odd = ("", "\ud800", "\x1b[31m", "\n", "../../x", "/etc/passwd", "a" * 5000, "\0", "schema", "é", "%s{0}", "nan")
-    return random.choice(odd)
-
-
-def _value(random: Random, value: Any) -> Any:
-    if isinstance(value, str) and value and random.random() < 0.5:
-        at = random.randrange(len(value))
-        return random.choice(
-            (value[:at], value + _text(random), value[:at] + chr(random.randrange(1, 300)) + value[at:])
-        )
-    if isinstance(value, int | float) and not isinstance(value, bool) and random.random() < 0.4:
-        with contextlib.suppress(OverflowError):
-            return random.choice((value + 1, value - 1, -value, value * 2, value / 2, value * 1e9, float(value)))
-    odd: tuple[Any, ...] = (
-        None,
-        True,
-        False,
-        10**400,
-        1e308,
-        5e-324,
-        -0.0,
-        float("nan"),
-        float("inf"),
-        float("-inf"),
-        [],
-        {},
-        [[]],
-    )
-    more = ([None], {"": None}, 0.5, 1.5, "0", "1", "int8", "<U100000000", "|O8", "<U3")
-    return random.choice((*odd, *more, _text(random), random.choice(_NUMBERS)))
-
 
 def _pack(parts: dict[str, bytes]) -> bytes:
     from aurevoir.archive import pack
@@ -449,7 +395,7 @@ def _archive(random: Random, parts: dict[str, bytes]) -> bytes:
     body = _pack(parts)[:-64]
     # The directory, at the end, says where all is.
     at = len(body) - random.choice((200, 400, len(body)))
-    body = body[:at] + _bytes(random, body[at:])
+    body = body[:at] + changed_bytes(random, body[at:])
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
@@ -473,12 +419,35 @@ def _stored(random: Random, parts: dict[str, bytes]) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
+def _kept(m: Material) -> tuple[bytes, bytes]:
+    """Return entries of the cache: a graph, and an engine."""
+    from aurevoir.engine.backbone import open_backbone
+    from aurevoir.engine.float_graph import export_backbone
+    from aurevoir.engine.load import read_engine
+    from aurevoir.engine.reuse import pack_engine, pack_graph
+
+    return pack_graph(export_backbone(open_backbone(m.network))), pack_engine(read_engine(m.int8))
+
+
+def _cached(entry: bytes) -> Mutate:
+    """Return what mutates an entry: the line of JSON before its content, or that."""
+    head, _, content = entry.partition(b"\n")
+    of_graph = not content.startswith(b"PK")
+
+    def mutate(random: Random) -> bytes:
+        if random.random() < 0.5:
+            return changed_json(random, head) + b"\n" + content
+        return head + b"\n" + (_onnx(random, content) if of_graph else changed_bytes(random, content))
+
+    return mutate
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _model_json(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
-    return files | {"model.json": _json(random, files["model.json"])}
+    return files | {"model.json": changed_json(random, files["model.json"])}
 
 
 def _arrays(random: Random, files: dict[str, bytes], name: str) -> dict[str, bytes]:
@@ -486,8 +455,8 @@ def _arrays(random: Random, files: dict[str, bytes], name: str) -> dict[str, byt
     data = files[name]
     length = int.from_bytes(data[:8], "little")
     if random.random() < 0.6:
-        header = _json(random, data[8 : 8 + length])
-        declared = len(header) if random.random() < 0.95 else random.choice(_NUMBERS) & (2**64 - 1)
+        header = changed_json(random, data[8 : 8 + length])
+        declared = len(header) if random.random() < 0.95 else random.choice(NUMBERS) & (2**64 - 1)
         data = declared.to_bytes(8, "little") + header + data[8 + length :]
     elif random.random() < 0.5:
         at = 8 + length
@@ -495,16 +464,42 @@ def _arrays(random: Random, files: dict[str, bytes], name: str) -> dict[str, byt
         at += 8 * random.randrange(max(1, (len(data) - at) // 8))
         data = data[:at] + odd + data[at + 8 :]
     else:
-        data = _bytes(random, data)
+        data = changed_bytes(random, data)
     model = json.loads(files["model.json"])
     model["files"][name] = hashlib.sha256(data).hexdigest()
     return files | {name: data, "model.json": json.dumps(model).encode()}
 
 
+def _training(random: Random, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Change the arrays of the training images; header and digest are right."""
+    import numpy as np
+    from safetensors.numpy import load
+
+    from aurevoir.transfer.arrays_file import ArraysFile
+
+    arrays = {name: array.copy() for name, array in load(files["training.safetensors"]).items()}
+    n = len(arrays["weights"])
+    for _ in range(random.choice((1, 1, 2))):
+        name = random.choice((*arrays, "pooled"))
+        if name == "pooled" or random.random() < 0.2:
+            shape = random.choice(((n, 0), (n, 4), (n, 7), (n,), (n, 1, 1), (0, 3)))
+            arrays[name] = np.full(shape, random.choice((0.0, 1.0, 3e38, -1e-40)), "float32")
+            continue
+        if not (array := arrays[name]).size:
+            continue
+        which = slice(random.randrange(array.size + 1), None) if random.random() < 0.5 else random.randrange(array.size)
+        odd = (0, 1, 2, 255) if array.dtype != "float64" else (1e-320, 1e-200, 1e200, 1.7e308, 1.0)
+        array.reshape(-1)[which] = random.choice(odd)
+    data = b"".join(map(bytes, ArraysFile(arrays)))
+    model = json.loads(files["model.json"])
+    model["files"]["training.safetensors"] = hashlib.sha256(data).hexdigest()
+    return files | {"training.safetensors": data, "model.json": json.dumps(model).encode()}
+
+
 def _onnx(random: Random, data: bytes) -> bytes:
     """Change a graph: attributes, shapes, types, names, operators; now and then its bytes."""
     if random.random() < 0.4:
-        return _bytes(random, data)
+        return changed_bytes(random, data)
     import onnx
 
     model = onnx.load_from_string(data)
@@ -552,7 +547,7 @@ def _tensor(random: Random, model: Any) -> None:
     elif kind == 1:
         tensor.data_type = random.choice((*range(24), 99))
     elif kind == 2:
-        tensor.raw_data = _bytes(random, tensor.raw_data)
+        tensor.raw_data = changed_bytes(random, tensor.raw_data)
     else:
         tensor.data_location = 1
         entry = tensor.external_data.add()
@@ -588,7 +583,7 @@ def _whole(random: Random, model: Any) -> None:
 
 
 def _int64(random: Random) -> int:
-    return min(2**63 - 1, random.choice((*_NUMBERS, 3, 7, 1000, 10**6, -(2**63))))
+    return min(2**63 - 1, random.choice((*NUMBERS, 3, 7, 1000, 10**6, -(2**63))))
 
 
 def _result() -> bytes:
@@ -630,7 +625,7 @@ def _mutated_image() -> Mutate:
         with contextlib.suppress(OSError, KeyError):
             pixels.save(buffer, kind)
             found.append(buffer.getvalue())
-    return lambda random: _png_size(random) if random.random() < 0.05 else _bytes(random, random.choice(found))
+    return lambda random: _png_size(random) if random.random() < 0.05 else changed_bytes(random, random.choice(found))
 
 
 def _png_size(random: Random) -> bytes:
@@ -655,8 +650,8 @@ def _label_table(random: Random) -> tuple[str, bytes]:
     name = random.choice(("t.csv", "t.tsv", "t.txt", "t.json", "t.jsonl"))
     data = (lines if ".json" in name else text).encode(random.choice(("utf-8", "utf-16", "utf-8-sig")))
     if name == "t.json":
-        data = _json(random, json.dumps([json.loads(line) for line in lines.split("\n")]).encode())
-    return name, data if random.random() < 0.3 and name == "t.json" else _bytes(random, data)
+        data = changed_json(random, json.dumps([json.loads(line) for line in lines.split("\n")]).encode())
+    return name, data if random.random() < 0.3 and name == "t.json" else changed_bytes(random, data)
 
 
 def _weights() -> dict[str, bytes]:
@@ -676,4 +671,4 @@ def _weights() -> dict[str, bytes]:
 def _weights_file(random: Random, weights: dict[str, bytes]) -> tuple[str, bytes]:
     name = random.choice(list(weights))
     data = weights[name]
-    return name, _json(random, data) if name.endswith(".json") else _bytes(random, data)
+    return name, changed_json(random, data) if name.endswith(".json") else changed_bytes(random, data)

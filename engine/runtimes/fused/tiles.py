@@ -94,6 +94,8 @@ def _by_row(work: Work) -> bool:
     return work.taps == 9 and work.everywhere
 
 
+_MOST = 2**40
+"""Places of a batch, at most."""
 _FULL = 132
 """Programs that fill an H100."""
 
@@ -138,12 +140,24 @@ def take_tiles(chosen: dict[Work, Tile], tune: Callable[[], None], of: Sequence[
     store : Store or None
     """
     key = key_of("tiles", *of)
-    if store is not None and (entry := store.get(KIND, key)) is not None:
-        chosen.update((Work(*work), Tile(*tile)) for work, tile in json.loads(entry))
+    if store is not None and (entry := store.get(KIND, key)) is not None and (kept := _unpacked(entry)) is not None:
+        chosen.update(kept)
         return
     tune()
     if store is not None:
         store.put(KIND, key, json.dumps(list(chosen.items())).encode())
+
+
+def _unpacked(entry: bytes) -> dict[Work, Tile] | None:
+    """Return the tiles of an entry, each one that would be tried; None where it holds anything else."""
+    try:
+        pairs = [(Work(*work), Tile(*tile)) for work, tile in json.loads(entry)]
+        if not all(type(each) is int and 1 <= each <= _MOST for work, _ in pairs for each in work[:4]):
+            return None
+        # Not what was read: 64.0 and 64 are equal.
+        return {work: next(each for each in tiles_for(work) if each == tile) for work, tile in pairs}
+    except Exception:  # as many kinds as there are values that are no work
+        return None
 
 
 KIND = "tiles"

@@ -1,5 +1,6 @@
 """Fused networks: their plans, their kernels in Triton's interpreter in a child process, and compiled for GPUs."""
 
+import json
 import os
 import re
 import subprocess
@@ -234,6 +235,17 @@ def test_tiles_are_timed_once_for_a_graph_and_gpu(tmp_path):
         taken(of, store)
     taken(["graph", "a GPU"], None)
     assert timed == [["graph", "a GPU"], ["graph", "another GPU"], ["another graph", "a GPU"], ["graph", "a GPU"]]
+    for strange in (
+        b"[",
+        b"[[[1], [2]]]",
+        json.dumps([[work._replace(places=-1), tile]]).encode(),
+        json.dumps([[work, tile._replace(rows=7)]]).encode(),
+    ):
+        for each in store.entries():
+            store.put("tiles", each.path.name, strange)
+        timed.clear()
+        taken(["graph", "a GPU"], store)
+        assert timed == [["graph", "a GPU"]]
 
 
 @parent
