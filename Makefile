@@ -12,20 +12,23 @@ demo: $(READY)
 browser:
 	@tools/browser.sh
 
-# Two processes, each with whole files: much of the suite waits for children and for single threads.
+# Two processes, each with whole files: much of the suite waits for children and for single threads. Threads of BLAS and torch
+# that have no processor of their own spin.
+TEST = OMP_NUM_THREADS=1 $(1)/bin/pytest --numprocesses 2 --dist loadfile
+
 test: $(READY) browser
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(call TEST,.venv)
 
 # The newest releases that pyproject.toml allows, found anew each time. lightonml comes apart: see the extra `opu`.
 test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/pip install --quiet --editable '.[dev]'
 	.venv-newest/bin/pip install --quiet --no-deps lightonml==1.4.3
-	.venv-newest/bin/pytest
+	$(call TEST,.venv-newest)
 
 # The oldest releases that pyproject.toml allows, on the oldest Python.
 test-oldest: .venv-oldest/.ready
-	.venv-oldest/bin/pytest
+	$(call TEST,.venv-oldest)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -20,6 +20,7 @@ array_checks.install()
 from aurevoir.cache import cache_folder  # noqa: E402
 from aurevoir.cli.bench import describe  # noqa: E402
 from aurevoir.cli.main import main  # noqa: E402
+from aurevoir.engine import child  # noqa: E402
 from aurevoir.engine.runtimes import has_nvidia_driver  # noqa: E402
 
 # In CI the examples are the same every time; elsewhere each run looks further.
@@ -55,6 +56,22 @@ def own_cache(tmp_path_factory):
         patch.setenv("AUREVOIR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("AUREVOIR_CACHE_SIZE", "0")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_child(own_cache):
+    """One process runs what builds try in a child: one for each build would import the runtimes anew, for seconds."""
+    with child.lasting_child(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aurevoir.transfer.classifier.end_child", lambda: None)
+        yield
+
+
+@pytest.fixture
+def own_children():
+    """Builds start children as they do for users."""
+    token = child._LASTING.set(None)
+    yield
+    child._LASTING.reset(token)
 
 
 @pytest.fixture

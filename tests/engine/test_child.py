@@ -14,6 +14,8 @@ from aurevoir.engine.child import in_child, lasting_child
 from aurevoir.engine.smoke import first_inference
 from aurevoir.errors import AurevoirError
 
+pytestmark = pytest.mark.usefixtures("own_children")
+
 TASKS = r"""
 import os, signal, sys, time
 from aurevoir.errors import AurevoirError

@@ -26,14 +26,19 @@ def engine(tiny_onnx):
     return build_engine(tiny_onnx, smoke=False)
 
 
-def _harmed(monkeypatch, tmp_path, body, what="e.Engine.run"):
+@pytest.fixture
+def harm(own_children, monkeypatch, tmp_path):
     """Let every interpreter that starts from here on do `body` when it first infers, or calls `what`."""
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import os, signal, sys, time\nimport aurevoir.engine.engine as e\n"
-        "import aurevoir.engine.runtimes.on_openvino as openvino\n"
-        f"sound = {what}\ndef harm(*arguments):\n    {body}\n{what} = harm\n"
-    )
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def harmed(body, what="e.Engine.run"):
+        (tmp_path / "sitecustomize.py").write_text(
+            f"import os, signal, sys, time\nimport aurevoir.engine.engine as e\n"
+            "import aurevoir.engine.runtimes.on_openvino as openvino\n"
+            f"sound = {what}\ndef harm(*arguments):\n    {body}\n{what} = harm\n"
+        )
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    return harmed
 
 
 def test_a_sound_engine_passes(engine):
@@ -49,14 +54,14 @@ def test_a_sound_engine_passes(engine):
         ("sys.exit(7)", "fails in its first inference: exit code 7"),
     ],
 )
-def test_a_crash_is_an_error_that_names_it(engine, monkeypatch, tmp_path, body, message):
-    _harmed(monkeypatch, tmp_path, body)
+def test_a_crash_is_an_error_that_names_it(engine, harm, body, message):
+    harm(body)
     with pytest.raises(AurevoirError, match=message):
         first_inference(engine)
 
 
-def test_a_hang_is_given_up(engine, monkeypatch, tmp_path):
-    _harmed(monkeypatch, tmp_path, "time.sleep(60)")
+def test_a_hang_is_given_up(engine, monkeypatch, harm):
+    harm("time.sleep(60)")
     monkeypatch.setattr(smoking, "TIMEOUT", 3)
     with pytest.raises(AurevoirError, match="no first inference within 3 s"):
         first_inference(engine)
@@ -126,24 +131,20 @@ def test_an_int8_engine_far_from_its_float_graph_is_refused(tiny_onnx, pixels):
         first_inference(_changed(sound, _negated), builder.exported.graph, pixels)
 
 
-def test_a_runtime_that_computes_otherwise_than_another_is_refused(engine, monkeypatch, tmp_path):
-    _harmed(
-        monkeypatch,
-        tmp_path,
-        "return {name: 1.02 * found for name, found in sound(*arguments).items()}",
-    )
+def test_a_runtime_that_computes_otherwise_than_another_is_refused(engine, harm):
+    harm("return {name: 1.02 * found for name, found in sound(*arguments).items()}")
     with pytest.raises(AurevoirError, match=r"fp32 on openvino .* float graph on onnxruntime by 0.02 of"):
         first_inference(engine)
 
 
-def test_what_a_runtime_computes_otherwise_in_fp32_is_not_hidden_by_int8(tiny_onnx, pixels, monkeypatch, tmp_path):
+def test_what_a_runtime_computes_otherwise_in_fp32_is_not_hidden_by_int8(tiny_onnx, pixels, harm):
     builder = EngineBuilder(NetworkSpec(backbone=tiny_onnx), CalibrationSpec(data=pixels))
     engine = builder.build(EngineSpec(precision="int8", runtime="openvino", smoke=False, measure=False))
     body = (
         "run = openvino.compile_model(openvino.read(arguments[0]), *arguments[1:]); "
         "return (lambda images: [1.05 * each for each in run(images)]) if arguments[1] == 'fp32' else run"
     )
-    _harmed(monkeypatch, tmp_path, body, "openvino.compile")
+    harm(body, "openvino.compile")
     with pytest.raises(AurevoirError, match=r"int8 on openvino .* in fp32 differ .* onnxruntime by 0.05 of"):
         first_inference(engine, builder.exported.graph, pixels)
 
@@ -167,8 +168,8 @@ def test_images_are_drawn_for_any_shape():
         assert not np.array_equal(drawn[0], drawn[1])
 
 
-def test_a_build_that_crashes_leaves_no_file(tiny_onnx, monkeypatch, tmp_path):
-    _harmed(monkeypatch, tmp_path, "os.abort()")
+def test_a_build_that_crashes_leaves_no_file(tiny_onnx, tmp_path, harm):
+    harm("os.abort()")
     with pytest.raises(AurevoirError, match="SIGABRT"):
         build_engine(tiny_onnx, out=tmp_path / "e.engine")
     assert not (tmp_path / "e.engine").exists()
@@ -181,8 +182,8 @@ def test_a_build_that_crashes_leaves_no_file(tiny_onnx, monkeypatch, tmp_path):
         ("e.Engine.bits", r"timing int8 on openvino and \w+ on openvino crashes in its first inference \(SIGFPE\)"),
     ],
 )
-def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, monkeypatch, tmp_path, what, message):
-    _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGFPE)", what)
+def test_a_crash_in_calibration_or_timing_is_an_error(tiny_onnx, pixels, what, message, harm):
+    harm("os.kill(os.getpid(), signal.SIGFPE)", what)
     with pytest.raises(AurevoirError, match=message):
         build_engine(tiny_onnx, precision="int8", runtime="openvino", calibration=pixels)
 
@@ -194,12 +195,12 @@ def test_what_ran_in_a_child_process_here_is_not_run_in_one_again(engine, tmp_pa
     assert is_known(engine.digest())
 
 
-def test_a_crash_of_several_cuts_at_once_is_an_error(staged_onnx, monkeypatch, tmp_path):
+def test_a_crash_of_several_cuts_at_once_is_an_error(staged_onnx, harm):
     builders = EngineBuilder(NetworkSpec(backbone=staged_onnx)).at_cuts(
         [cut.name for cut in cut_candidates(open_backbone(staged_onnx), 3)]
     )
     spec = EngineSpec(runtime="openvino")
     assert len(draft_cuts(builders, spec)[0]) == 3
-    _harmed(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)", "openvino.compile")
+    harm("os.kill(os.getpid(), signal.SIGSEGV)", "openvino.compile")
     with pytest.raises(AurevoirError, match=r"fp32 at several cuts on openvino crashes .* \(SIGSEGV\)"):
         draft_cuts(builders, spec)
