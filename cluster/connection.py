@@ -20,7 +20,7 @@ from .spec import AUTO, LOCAL, Cluster
 
 _ANSWER = 30
 """Seconds in which a cluster has to answer."""
-_STORE, _LEAST_STORE = 1 << 29, 100 << 20
+_STORE, _LEAST_STORE = 1 << 31, 100 << 20
 """Bytes of the object store of a cluster of this machine, and the least that Ray takes."""
 _LONGEST = 28
 """Characters of a temporary folder in which the names of Ray's sockets are short enough for the system."""

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -98,6 +98,27 @@ class Resources(NamedTuple):
     gpus: float
 
 
+@contextmanager
+def _ray_errors() -> Iterator[None]:
+    """Raise an error of Ray's own as one of the cluster."""
+    try:
+        yield
+    except required_ray().exceptions.RayError as error:
+        raise AurevoirError(f"the cluster failed: {str(error).strip().splitlines()[0]}; see its logs") from error
+
+
+def _machines() -> list[dict[str, float]]:
+    """Return what the machines of the connected cluster have."""
+    with _ray_errors():
+        return [node["Resources"] for node in required_ray().nodes() if node["Alive"]]
+
+
+def least_processors() -> int:
+    """Return the processors of the smallest machine of the connected cluster, as a power of two; 1 if none has any."""
+    smallest = min((int(node["CPU"]) for node in _machines() if node.get("CPU", 0) >= 1), default=1)
+    return 1 << (smallest.bit_length() - 1)
+
+
 def resources(cluster: Cluster, on_gpu: bool) -> Resources:
     """Return what workers of the connected cluster get.
 
@@ -106,7 +127,7 @@ def resources(cluster: Cluster, on_gpu: bool) -> Resources:
     AurevoirError
         If no machine of it has as much, or they have no room for so many workers.
     """
-    nodes = [node["Resources"] for node in required_ray().nodes() if node["Alive"]]
+    nodes = _machines()
     gpus = (1.0 if cluster.gpus_per_worker is None else cluster.gpus_per_worker) if on_gpu else 0.0
     rooms = [(node.get("CPU", 0), int(node.get("GPU", 0) / gpus) if gpus else None) for node in nodes]
     # A machine's processors are divided among those of its workers that have a GPU.
@@ -159,7 +180,8 @@ class Pool:
         self._driver, self._room = driver, room
         options = {"num_cpus": room.cpus, "num_gpus": room.gpus, "scheduling_strategy": "SPREAD"}
         self._class = ray.remote(**options)(Worker)
-        self._given = __version__, environment, ray.put(job), ray.put(content)
+        with _ray_errors():
+            self._given = __version__, environment, ray.put(job), ray.put(content)
         self._running: list[_Running] = []
         self._accepted = False
         self._failed_starts = self._losses = 0
@@ -206,10 +228,8 @@ class Pool:
         AurevoirError
             If no worker can be used, or they end without finishing anything.
         """
-        try:
+        with _ray_errors():
             yield from self._results(spans, length, batch, ahead)
-        except self._ray.exceptions.RayError as error:
-            raise AurevoirError(f"the cluster failed: {str(error).strip().splitlines()[0]}; see its logs") from error
 
     def _results(
         self, spans: Iterable[tuple[int, int]], length: int, batch: int | None, ahead: int

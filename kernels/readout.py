@@ -613,7 +613,8 @@ def _pooled_readout(standardize: Standardization, weights: Weights, intercept: I
 def _fit_landmarks(kind: str, data: _Data, landmarks: Array, ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
     bits, pooled, weights = data.bits[landmarks], data.pooled_of(landmarks), ridge.shares(data.bits)[landmarks]
     kernel = TrainingKernel(kind, bits, pooled, weights, data.budget, data.standardize)
-    rows = RowSource(_KernelRows(kernel), (data.bits, data.pooled if kind in POOLED else None))
+    read = None if kind in ("pooled", "rbf") else data.bits, data.pooled if kind in POOLED else None
+    rows = RowSource(_KernelRows(kernel), read)
     path = ridge.on_landmarks(kernel.gram(), rows, data.budget, timer)
     kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardize)
     kernels.sizes = kernel.sizes
@@ -626,9 +627,10 @@ class _KernelRows:
 
     kernel: TrainingKernel
 
-    def __call__(self, bits: Bits, pooled: ChannelMeans | None) -> Iterator[tuple[slice, Features]]:
-        for which in blocks(len(bits), LANDMARK_BLOCK):
-            yield which, self.kernel.rows(bits[which], None if pooled is None else pooled[which])
+    def __call__(self, bits: Bits | None, pooled: ChannelMeans | None) -> Iterator[tuple[slice, Features]]:
+        (n,) = {len(each) for each in (bits, pooled) if each is not None}
+        for which in blocks(n, LANDMARK_BLOCK):
+            yield which, self.kernel.rows(*(None if each is None else each[which] for each in (bits, pooled)))
 
 
 def _fit_speckle(

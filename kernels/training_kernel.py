@@ -97,8 +97,11 @@ class TrainingKernel:
             total += kernel
         return total
 
-    def rows(self, bits: Bits, pooled: ChannelMeans | None) -> SimilarityRows:
-        """Return the kernel between images and the training images, float64 of shape (images, n), after `gram`."""
+    def rows(self, bits: Bits | None, pooled: ChannelMeans | None) -> SimilarityRows:
+        """Return the kernel between images and the training images, float64 of shape (images, n), after `gram`.
+
+        What a kernel does not read, bits or pooled features, may be None.
+        """
         return sum(self._part(part, bits, pooled) / size for part, size in self._parts())  # type: ignore[return-value]
 
     def own(self, bits: Bits, pooled: ChannelMeans | None) -> SelfSimilarities:
@@ -108,8 +111,9 @@ class TrainingKernel:
     def _parts(self) -> list[tuple[str, float]]:
         return [(part, self.sizes.get(part, 1.0)) for part in SUMS.get(self.kind, (self.kind,))]
 
-    def _part(self, kind: str, bits: Bits, pooled: ChannelMeans | None) -> SimilarityRows:
+    def _part(self, kind: str, bits: Bits | None, pooled: ChannelMeans | None) -> SimilarityRows:
         if kind in ("none", "exact"):
+            assert bits is not None
             counts = overlap(bits, None if bits is self.bits else self.bits, self.budget)
             if kind == "exact":
                 counts = exact_kernel(counts, popcount(bits), self._norms, out=counts)

@@ -563,7 +563,7 @@ class Classifier:
         if camera is not None and isinstance(self.readout_, SpeckleReadout):
             # Of the projection that is kept, which by default depends on the number of images.
             components = self.readout_.projection.k
-        with sharing(as_cluster(self.cluster), len(training), self.verbose) as share:
+        with sharing(as_cluster(self.cluster), len(training), self.verbose, self.memory_budget) as share:
             readout, path = fit_readout(
                 on_device(training.bits, self.ridge_device),
                 m,

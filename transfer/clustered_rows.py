@@ -10,21 +10,20 @@ OpenBLAS rounds products of odd shapes by its number of threads. With multiples 
 
 import hashlib
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..cluster.connection import connected
-from ..cluster.pool import Pool, resources
+from ..cluster.pool import Pool, Resources, least_processors, resources
 from ..cluster.spec import Cluster
 from ..errors import AurevoirError
 from ..kernels.array_types import RowWeights, Targets
 from ..kernels.backends import limit_threads
 from ..kernels.blas import blas_threads
-from ..kernels.memory import blocks
+from ..kernels.memory import Budget, blocks, memory_budget
 from ..kernels.ridge import passes
 from ..kernels.row_blocks import RowSource
 from ..progress import progress_bar
@@ -71,7 +70,7 @@ class _Driver:
     rows: RowSource
     targets: Targets
     weights: RowWeights
-    own: str | None
+    own: str | None = None
 
     def shard(self, start: int, stop: int) -> _Segment:
         which = slice(start, stop)
@@ -81,7 +80,7 @@ class _Driver:
         if self.own in (None, first):
             return None
         return (
-            f"its sums over the first {min(_FIRST, len(self.targets))} rows differ from the driver's; use processors "
+            f"its results of the first {min(_FIRST, len(self.targets))} rows differ from the driver's; use processors "
             "of one kind and one version of NumPy and SciPy, or allow any_processor"
         )
 
@@ -89,37 +88,38 @@ class _Driver:
         return None
 
     def unusable(self, index: int, why: str) -> Any:
+        stop = min(index + passes.SEGMENT, len(self.targets))
         raise AurevoirError(
-            f"rows from {index:,d} cannot be summed on the cluster: a worker ended on them, {why}; give workers more "
-            "memory, or continue without the cluster"
+            f"workers end on rows {index:,d} to {stop:,d} of the ridge: {why}; each may take the memory budget "
+            "(--memory), so lower it, or fit without the cluster: with a work folder nothing is embedded again"
         )
 
 
 @contextmanager
-def sharing(cluster: Cluster | None, n: int, show: bool) -> Iterator[passes.Share]:
-    """Yield what computes passes over n rows, if they are several segments on a cluster's workers, or shows a bar.
+def sharing(cluster: Cluster | None, n: int, show: bool, budget: Budget = None) -> Iterator[passes.Share]:
+    """Yield what computes passes over n rows: here, or if they are several segments on a cluster's workers.
 
     Parameters
     ----------
     cluster : Cluster or None
+        Connected to when it is needed: not by arrays on a GPU, or a ridge without such passes.
     n : int
     show : bool
         Whether passes over several segments show a bar.
+    budget : int, str or None
+        Bounds the results that are kept until their turn comes; see `memory_budget`.
     """
     many = n > passes.SEGMENT
-    with connected(cluster if many else None):
-        share = passes.here if cluster is None or not many else share_on(cluster)
+    with ExitStack() as connections:
+
+        def shared(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
+            if cluster is None or not isinstance(targets, np.ndarray):
+                return passes.here(work, rows, targets, weights)
+            connections.enter_context(connected(cluster))
+            return _shared(cluster, memory_budget(budget), work, rows, targets, weights)
+
+        share = shared if many else passes.here
         yield _shown(share) if show and many else share
-
-
-def share_on(cluster: Cluster) -> passes.Share:
-    """Return what computes passes over rows on a connected cluster; those of arrays on a GPU stay here."""
-
-    def share(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
-        where = partial(_shared, cluster) if isinstance(targets, np.ndarray) else passes.here
-        return where(work, rows, targets, weights)
-
-    return share
 
 
 def _shown(share: passes.Share) -> passes.Share:
@@ -134,20 +134,38 @@ def _shown(share: passes.Share) -> passes.Share:
 
 
 def _shared(
-    cluster: Cluster, work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights
+    cluster: Cluster, budget: int, work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights
 ) -> Generator[Any, None, None]:
     n, length = len(targets), passes.SEGMENT
-    room = resources(cluster, on_gpu=False)
-    own = _Driver(rows, targets, weights, None)
-    job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), own.shard(0, min(n, _FIRST)))
-    driver = own if cluster.any_processor else _Driver(rows, targets, weights, job.first())
+    driver = _Driver(rows, targets, weights)
+    room = _room(cluster)
+    job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), driver.shard(0, min(n, _FIRST)))
+    own = job.run(job.sample)
+    room, ahead = _bounded(room, sum(map(len, _numbers(own))), budget)
+    if not cluster.any_processor:
+        driver = replace(driver, own=digest(own))
+    del own
     spans = ((which.start, which.stop) for which in blocks(n, length))
     with (
         Pool(room, job, b"", {}, driver) as pool,
-        closing(pool.results(spans, length, None, _AHEAD)) as segments,
+        closing(pool.results(spans, length, None, ahead)) as segments,
     ):
         for _, _, result in segments:
             yield result
+
+
+def _room(cluster: Cluster) -> Resources:
+    """Return one worker a machine, of all its processors, or fewer if asked for: each may take the whole budget."""
+    cpus = cluster.cpus_per_worker or least_processors()
+    room = resources(replace(cluster, workers=None, cpus_per_worker=cpus), on_gpu=False)
+    return room._replace(workers=min(room.workers, cluster.workers or room.workers))
+
+
+def _bounded(room: Resources, size: int, budget: int) -> tuple[Resources, int]:
+    """Return workers, and segments of each that may be out, such that results of so many bytes fit half of a budget."""
+    most = max(1, budget // 2 // max(1, size))
+    workers = min(room.workers, most)
+    return room._replace(workers=workers), min(_AHEAD, most // workers)
 
 
 def digest(result: Any) -> str:

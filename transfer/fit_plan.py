@@ -25,7 +25,7 @@ from ..kernels.memory import Budget, memory_budget
 from ..kernels.random_matrix import hadamard_length
 from ..kernels.readout import AUTO, AUTO_POOLED
 from ..kernels.ridge.dual import HALVED_ROWS
-from ..kernels.ridge.form import KERNELS, POOLED, SUMS, RidgeForm
+from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, SUMS, RidgeForm, alphas_of_a_pass
 from ..kernels.ridge.passes import SEGMENT
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
@@ -237,11 +237,14 @@ def _read_by(kernel: str, types: Types) -> Types:
 
 
 def _sent_for_passes(form: RidgeForm, n: int, types: Types, job: Job) -> int:
-    """Return the bytes of two passes: rows and targets, the landmarks' basis and eigenvectors, and matrices of sums."""
+    """Return the bytes of the passes: rows, targets and weights, landmarks' basis, eigenvectors, sums and scores."""
     if not _shares_passes(form, n, job):
         return 0
     matrix = 8 * form.order**2
-    return 2 * n * (row_bytes(types) + job.classes) + matrix * (ceil(n / SEGMENT) + 3 * job.workers)
+    of_scores = ceil(ALPHAS / alphas_of_a_pass(ALPHAS, form.order, n, job.classes, memory_budget(job.budget)))
+    sent = (1 + of_scores) * n * (row_bytes(types) + job.classes + 8)
+    jobs = job.workers * matrix * ((1 + of_scores if form.name == "landmarks" else 0) + of_scores)
+    return sent + jobs + ceil(n / SEGMENT) * matrix + 4 * ALPHAS * n * job.classes
 
 
 def _summed(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

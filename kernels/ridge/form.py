@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...errors import BudgetError
-from ..memory import Budget, format_bytes, memory_budget
+from ..memory import Budget, block_length, format_bytes, memory_budget
 from .dual import HALVED_ROWS
 
 FormName = Literal["dual", "primal", "landmarks"]
@@ -32,7 +32,8 @@ WHOLE = 64
 """More landmarks than these are a multiple of them: BLAS then rounds alike with 1, 2, 4, 8 or 16 threads."""
 LANDMARK_BLOCK = 512
 """Rows whose kernel with the landmarks is held at a time, whatever the budget, so that sums do not depend on it."""
-_ALPHAS = 15
+ALPHAS = 15
+"""Those that are tried by default."""
 # Centring, refining and squaring read the dual's system from memory: in the time of so many products an entry.
 _PASSES = 3000
 # What is left of the budget is for blocks of speckle.
@@ -143,6 +144,11 @@ def plan_ridge(
     return planner.of_kernel(projection == "auto")
 
 
+def alphas_of_a_pass(alphas: int, order: int, n: int, classes: int, budget: int) -> int:
+    """Return how many alphas a pass over n rows scores, whose scores and solutions take a quarter of the budget."""
+    return block_length(classes * (3 * 8 * order + 4 * n), budget // 4, alphas)
+
+
 def require_dual(n: int, classes: int, budget: int, on_gpu: bool, remedy: str) -> None:
     """Raise BudgetError, which ends in the remedy, if the dual of n rows does not fit the budget."""
     planner = _Planner(n, 0, classes, budget, on_gpu)
@@ -176,7 +182,7 @@ class _Planner:
             "gram": 2 * self.n * p * self.m,
             "statistics": self.n * p * p,
             "solve": 10 * p**3,
-            "leave-one-out": self.n * p * (3 * p // 2 + _ALPHAS * (1 + self.classes)),
+            "leave-one-out": self.n * p * (3 * p // 2 + ALPHAS * (1 + self.classes)),
         }
         reason = (
             f"the system of all {self.n:,d} rows takes {format_bytes(needed)} and the memory budget is "
@@ -210,7 +216,7 @@ class _Planner:
         operations = {
             "statistics": self.n * k * k // 2,
             "solve": 9 * k**3,
-            "leave-one-out": self.n * k * (k + _ALPHAS * (1 + self.classes)),
+            "leave-one-out": self.n * k * (k + ALPHAS * (1 + self.classes)),
         }
         if components is not None:
             # The products of speckle are of integers, and exact.
@@ -262,7 +268,7 @@ class _Planner:
         # Few rows: one eigendecomposition for all alphas. Many: a factor of all rows for each of three alphas or more,
         # and of fewer to choose where to begin, which are counted as five.
         solve = 9 * self.n**3 if self.n < HALVED_ROWS else 5 * self.n**3 // 3
-        each = _PASSES + 2 * _ALPHAS * self.classes
+        each = _PASSES + 2 * ALPHAS * self.classes
         return {"gram": self.n * self.n * width // 2, "solve": solve + each * self.n**2}
 
     def require(self, parts: Mapping[str, int], what: str, remedy: str | None = None) -> None:

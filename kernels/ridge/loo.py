@@ -27,13 +27,12 @@ class LooScore:
         self._squares += float(weights @ xp.square(residuals).mean(axis=1))
         self._weight += float(weights.sum())
 
-    def __add__(self, other: "LooScore") -> "LooScore":
-        """Return the score of these rows and, after them, the other's."""
-        total = LooScore(self._multilabel)
-        total._predicted = self._predicted + other._predicted
-        total._correct, total._squares = self._correct + other._correct, self._squares + other._squares
-        total._weight = self._weight + other._weight
-        return total
+    def extend(self, other: "LooScore") -> None:
+        """Add the rows of another score after these. Its arrays are copied: they may be another process'."""
+        self._predicted.append(other.scores)
+        self._correct += other._correct
+        self._squares += other._squares
+        self._weight += other._weight
 
     @property
     def scores(self) -> Array:

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 from ..array_types import Alphas, Array, FeatureSums, RowWeights, Solutions, Targets, TargetSums
 from ..arrays import namespace
 from ..blas import product
-from ..memory import Budget, block_length, blocks, memory_budget
+from ..memory import Budget, blocks, memory_budget
 from ..row_blocks import RowBlocks, RowSource
+from .form import alphas_of_a_pass
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
 from .passes import Share, here
@@ -89,7 +90,8 @@ class _Primal:
             work = _LeaveOneOut(self.total, self.means, self.target_means, solver, solutions, multilabel)
             scores = [LooScore(multilabel) for _ in chosen]
             for part in self.share(work, self.rows, self.targets, self.weights):
-                scores = [total + score for total, score in zip(scores, part, strict=True)]
+                for score, of_segment in zip(scores, part, strict=True):
+                    score.extend(of_segment)
             for column, index in enumerate(chosen):
                 if scores[column].finite:
                     yield index, scores[column], solutions[:, column]
@@ -98,8 +100,8 @@ class _Primal:
         if namespace(self.covariance) is np:
             solver = EighSolver(self.covariance, alphas[list(indices)])
             # Usually all alphas at once, in one pass over the rows.
-            size = 3 * self.cross.nbytes + 4 * self.targets.size
-            for part in blocks(len(indices), block_length(size, self.budget // 4, len(indices))):
+            (n, classes), count = self.targets.shape, len(indices)
+            for part in blocks(count, alphas_of_a_pass(count, len(self.covariance), n, classes, self.budget)):
                 yield indices[part], solver.only(part)
             return
         for index in indices:

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import reduce
-from operator import add
 
 import numpy as np
 from scipy.linalg import get_blas_funcs
@@ -166,7 +164,13 @@ def sums_of(rows: RowSource, width: int, targets: Targets, weights: RowWeights, 
 
 def total(parts: Iterable[RowSums]) -> RowSums:
     """Return the sums of all parts, of which there is one at least, in their order."""
-    return reduce(add, parts)
+    remaining = iter(parts)
+    found = next(remaining)
+    # What a loop's variable or `reduce` would still hold while the next part is made, is a third matrix.
+    while (part := next(remaining, None)) is not None:
+        found = found + part
+        del part
+    return found
 
 
 class _Products:

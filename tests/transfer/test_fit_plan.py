@@ -170,7 +170,8 @@ def test_images_and_passes_over_rows_divide_among_workers_and_the_solution_does_
         stage: one.seconds[stage] for stage in ("solve", "compare")
     }
     assert one.network == {"rows": 0, "engine": 0, "passes": 0}
-    passes = 2 * n * (row + 10) + 8 * 4096**2 * (64 + 3 * 8)
+    # Rows, targets and weights twice; 64 matrices of sums, three for each worker; scores of 10 classes at 15 alphas.
+    passes = 2 * n * (row + 10 + 8) + 8 * 4096**2 * (64 + 3 * 8) + n * 4 * 10 * 15
     assert eight.network == {"rows": n * row, "engine": 8 * 2_400_000, "passes": passes}
 
 

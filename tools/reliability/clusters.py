@@ -19,7 +19,7 @@ from .material import Material
 
 TIMES = 20
 LIMIT = 300.0
-IMAGES, SIDE = 700, 24
+IMAGES, SIDE = 1500, 24
 _SETTLED = 15.0
 """Seconds in which everything that a command started must have ended."""
 _HEALTH = '{"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}'
@@ -28,10 +28,11 @@ _HEALTH = '{"health_check_period_ms": 500, "health_check_failure_threshold": 3, 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fit with a cluster: its command, the seconds that it takes, and the model that it must give."""
+    """A fit: its command, its seconds with a cluster, those of them after its first worker, and the model it gives."""
 
     words: list[str]
     seconds: float
+    working: float
     model: dict[str, bytes]
 
 
@@ -39,28 +40,37 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     """Kill processes of clusters, and compare what is fitted."""
     if find_spec("ray") is None:
         return []
-    words = ["fit", str(_photos(plan)), "--backbone", str(material.network), "--no-test", "--quiet"]
-    place = plan.place("alone")
-    alone = _undisturbed([*words, "--out", str(place / "model")])
-    fit = _Fit(words, alone.seconds, tree(place / "model"))
+    words = ["fit", str(_photos(plan)), "--backbone", str(material.network), "--projection", "none", "--no-test", "--quiet"]
+    alone = plan.place("alone") / "model"
+    _required(spawned(_command([*words, "--out", str(alone)]), os.environ, LIMIT))
+    with _short_folder() as folder:
+        watched = _Watched([*words, *_local(folder)], folder)
+        _required(watched.ended(lambda: False, 0.0))
+        fit = _Fit(words, watched.seconds, watched.seconds - watched.first_worker, tree(alone))
     tallies = []
     for what, trial in (
-        ("SIGKILL of a worker of a cluster at a random moment of fit", _end_worker),
+        ("SIGKILL of a worker of a cluster at a random moment of its work", _end_worker),
         ("SIGKILL of fit on a cluster at a random moment, and again with its work folder", _end_driver),
     ):
         tally = Tally(what)
         for _ in plan.trials(TIMES, among=3 - len(tallies)):
-            with _short_folder() as folder:
-                trial(tally, fit, plan, folder)
+            while True:
+                with _short_folder() as folder:
+                    if trial(tally, fit, plan, folder):
+                        break
         tallies.append(tally)
-    tally = Tally("SIGKILL of a machine of a cluster at a random moment of fit")
+    tally = Tally("SIGKILL of a machine of a cluster at a random moment of its work")
     with _short_folder() as folder, _cluster(folder) as address:
         machines = [_machine(address), _machine(address)]
         _wait_for(fit, folder, address)
         for _ in plan.trials(TIMES):
-            _end_machine(tally, fit, plan, folder, address, machines[0].pid)
+            while not _end_machine(tally, fit, plan, folder, address, machines[0].pid):
+                pass
             # The other one is there for what comes next.
+            machines[0].wait()
             machines = [machines[1], _machine(address)]
+        _kill_tree(machines[1].pid)
+        _kill_tree(machines[0].pid)
     return timed([*tallies, tally])
 
 
@@ -72,11 +82,13 @@ def _photos(plan: Plan) -> Path:
     return folder
 
 
-def _undisturbed(words: list[str]) -> Ended:
-    done = spawned(_command(words), os.environ, LIMIT)
+def _required(done: Ended) -> None:
     if done.code or done.died or done.hung:
-        raise RuntimeError(f"{' '.join(words)} fails undisturbed: {done.err}")
-    return done
+        raise RuntimeError(f"a fit fails undisturbed: {done.err}")
+
+
+def _local(folder: Path) -> list[str]:
+    return ["--cluster", "local", "--workers", "1", "--out", str(folder / "model")]
 
 
 def _command(words: list[str]) -> list[str]:
@@ -91,62 +103,81 @@ def _short_folder() -> Iterator[Path]:
         yield folder
     finally:
         for pid in _mentioning(folder):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill(pid)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end_worker(tally: Tally, fit: _Fit, plan: Plan, folder: Path) -> None:
+def _end_worker(tally: Tally, fit: _Fit, plan: Plan, folder: Path) -> bool:
+    """Kill the worker of a fit; return whether it was killed before the fit ended."""
+    watched = _Watched([*fit.words, *_local(folder)], folder)
+    after = plan.random.uniform(0, fit.working)
+    done = watched.ended(lambda: any([_kill(pid) for pid in _workers(folder)]), after)
+    if watched.disturbed:
+        _judge(tally, f"worker killed {after:.2f} s after its start", done, fit, folder)
+    return watched.disturbed
+
+
+def _end_driver(tally: Tally, fit: _Fit, plan: Plan, folder: Path) -> bool:
+    """Kill a fit, and run it again with its work folder."""
     after = plan.random.uniform(0, fit.seconds)
-    options = ["--cluster", "local", "--workers", "1", "--out", str(folder / "model")]
-    done = _disturbed([*fit.words, *options], folder, lambda: _kill_worker(folder), after)
-    _judge(tally, f"worker killed after {after:.2f} s", done, fit, folder)
-
-
-def _end_driver(tally: Tally, fit: _Fit, plan: Plan, folder: Path) -> None:
-    # Starting a cluster and its worker takes longer than all of the fit.
-    after = plan.random.uniform(0, 3 * fit.seconds)
-    options = ["--cluster", "local", "--workers", "1", "--work", str(folder / "work"), "--out", str(folder / "model")]
-    words, environment = _command([*fit.words, *options]), os.environ | {"TMPDIR": str(folder)}
+    words = _command([*fit.words, *_local(folder), "--work", str(folder / "work")])
+    environment = os.environ | {"TMPDIR": str(folder)}
     spawned(words, environment, LIMIT, Fault(signal.SIGKILL, after))
     done = spawned(words, environment, LIMIT)
     _judge(tally, f"driver killed after {after:.2f} s", done, fit, folder)
+    return True
 
 
 def _wait_for(fit: _Fit, folder: Path, address: str) -> None:
     """Wait until a cluster has a machine that fits."""
     ends = time.monotonic() + LIMIT
     words = _command([*fit.words, "--cluster", address, "--out", str(folder / "model")])
-    while spawned(words, os.environ, LIMIT).code and time.monotonic() < ends:
+    while (done := spawned(words, os.environ, LIMIT)).code:
+        if time.monotonic() > ends:
+            raise RuntimeError(f"no machine of a cluster starts: {done.err}")
         time.sleep(1)
 
 
-def _end_machine(tally: Tally, fit: _Fit, plan: Plan, folder: Path, address: str, machine: int) -> None:
-    after = plan.random.uniform(0, 2 * fit.seconds)
+def _end_machine(tally: Tally, fit: _Fit, plan: Plan, folder: Path, address: str, machine: int) -> bool:
+    """Kill a machine of a fit; return whether that was before the fit ended."""
+    after = plan.random.uniform(0, fit.working)
     shutil.rmtree(folder / "model", ignore_errors=True)
-    options = ["--cluster", address, "--out", str(folder / "model")]
-    done = _disturbed([*fit.words, *options], folder, lambda: _kill_tree(machine), after)
-    _judge(tally, f"machine killed after {after:.2f} s", done, fit, folder, alone=False)
+    watched = _Watched([*fit.words, "--cluster", address, "--out", str(folder / "model")], folder)
+    done = watched.ended(lambda: _kill_tree(machine), after)
+    if watched.disturbed:
+        _judge(tally, f"machine killed {after:.2f} s after the first worker's start", done, fit, folder, alone=False)
+    return watched.disturbed
 
 
-def _disturbed(words: list[str], folder: Path, fault: Callable[[], bool], after: float) -> Ended:
-    """Run a command, and do something to its surroundings, as soon after a moment as it succeeds."""
-    began, done, hung = time.monotonic(), False, False
-    with tempfile.TemporaryFile() as err:
-        environment = os.environ | {"TMPDIR": str(folder)}
-        with subprocess.Popen(_command(words), stdout=subprocess.DEVNULL, stderr=err, env=environment) as process:
-            while process.poll() is None:
-                spent = time.monotonic() - began
-                if spent > LIMIT:
-                    hung = True
-                    process.kill()
-                if not done and spent > after:
-                    done = fault()
-                time.sleep(0.01)
-        err.seek(0)
-        text = err.read().decode(errors="replace")
-    code = process.returncode
-    return Ended(max(code, 0), max(-code, 0), hung, text, "", 0.0, time.monotonic() - began)
+class _Watched:
+    """A fit with a cluster in a folder, something of which is disturbed some time after its first worker is there."""
+
+    def __init__(self, words: list[str], folder: Path) -> None:
+        self._words, self._folder = _command(words), folder
+        self.seconds = self.first_worker = 0.0
+        self.disturbed = False
+
+    def ended(self, fault: Callable[[], bool], after: float) -> Ended:
+        """Run it, with a fault that returns whether it happened, and say how it ended."""
+        began, hung = time.monotonic(), False
+        with tempfile.TemporaryFile() as err:
+            environment = os.environ | {"TMPDIR": str(self._folder)}
+            with subprocess.Popen(self._words, stdout=subprocess.DEVNULL, stderr=err, env=environment) as process:
+                while process.poll() is None:
+                    spent = time.monotonic() - began
+                    if spent > LIMIT:
+                        hung = True
+                        process.kill()
+                    if not self.first_worker and _workers(self._folder):
+                        self.first_worker = spent
+                    if self.first_worker and not self.disturbed and spent > self.first_worker + after:
+                        self.disturbed = fault()
+                    time.sleep(0.02)
+            err.seek(0)
+            text = err.read().decode(errors="replace")
+        self.seconds = time.monotonic() - began
+        code = process.returncode
+        return Ended(max(code, 0), max(-code, 0), hung, text, "", 0.0, self.seconds)
 
 
 def _judge(tally: Tally, name: str, done: Ended, fit: _Fit, folder: Path, alone: bool = True) -> None:
@@ -182,25 +213,26 @@ def _parent(pid: int) -> int:
     return 0
 
 
-def _kill_worker(folder: Path) -> bool:
-    """Kill a worker of the cluster in a folder; return whether there was one."""
+def _workers(folder: Path) -> list[int]:
+    """Return the workers of the clusters in a folder."""
     daemons = set(_mentioning(folder))
-    for pid, command in _commands():
-        if command.startswith("ray::Worker") and _parent(pid) in daemons:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            return True
+    return [pid for pid, command in _commands() if command.startswith("ray::Worker") and _parent(pid) in daemons]
+
+
+def _kill(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
     return False
 
 
 def _kill_tree(pid: int) -> bool:
     """Kill a process and all that it has started, from the first on."""
     children = [each for each, _ in _commands() if _parent(each) == pid]
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    killed = _kill(pid)
     for each in children:
         _kill_tree(each)
-    return True
+    return killed
 
 
 @contextmanager
