@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts processes and memory as Linux shows them")
 
-from aurevoir.tools.reliability import common, environments, mutations  # noqa: E402
+from aurevoir.tools.reliability import changes, common, environments, mutations  # noqa: E402
 from aurevoir.tools.reliability.__main__ import EXPERIMENTS, RESULT, _with  # noqa: E402
 from aurevoir.tools.reliability.material import Material  # noqa: E402
 from aurevoir.tools.reliability.nursery import Nursery  # noqa: E402
@@ -123,8 +123,8 @@ def test_mutations_follow_from_their_seed_and_differ():
     from random import Random
 
     document = json.dumps({"a": [1, 2.5, "x"], "b": {"c": None}}).encode()
-    made = [mutations._json(Random(f"{seed}"), document) for seed in range(200)]
-    assert made == [mutations._json(Random(f"{seed}"), document) for seed in range(200)]
+    made = [changes.changed_json(Random(f"{seed}"), document) for seed in range(200)]
+    assert made == [changes.changed_json(Random(f"{seed}"), document) for seed in range(200)]
     assert len(set(made)) > 100
     assert sum(each == document for each in made) < 20
 
