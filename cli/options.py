@@ -96,7 +96,7 @@ def add_engine_options(parser: argparse.ArgumentParser, cut: str = CUT) -> None:
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the cluster that embeds images."""
+    """Add the options of the cluster."""
     group = parser.add_argument_group("cluster")
     group.add_argument(
         "--cluster",
@@ -116,7 +116,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--any-processor",
         action="store_true",
-        help="take workers whose processors or versions give other bits too: the model depends on which embedded what",
+        help="take workers whose processors or versions give other bits too: the result depends on which computed what",
     )
 
 

@@ -13,7 +13,7 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster that embeds images, and how many workers it gets.
+    """A Ray cluster that embeds images and computes passes over their rows, and how many workers it gets.
 
     Parameters
     ----------
@@ -22,7 +22,8 @@ class Cluster:
         ``local`` one of this machine alone, which lasts as long as it is needed; or HOST:PORT. A process that is
         connected to a cluster uses that one.
     workers : int, optional
-        Processes that embed images; by default as many as the machines of the cluster hold.
+        Processes that embed images; by default as many as the machines of the cluster hold. Passes over rows have
+        one a machine, of all its processors, and no more than these.
     cpus_per_worker : int, optional
         Processors of each; by default up to 4, or of an engine on a GPU a GPU's part of its machine's, or as few as
         so many workers need.
@@ -30,7 +31,8 @@ class Cluster:
         GPUs of each, or its part of one; by default 1 for an engine that runs on a GPU. For others it has no effect.
     any_processor : bool
         Whether to take workers whose first images have other bits or channel means than here, or which have other
-        versions of the runtime or Pillow: then the model depends on which worker embedded which image.
+        versions of the runtime or Pillow, or which sum rows otherwise: then the model depends on which worker
+        computed what.
 
     Raises
     ------

@@ -74,9 +74,10 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
         images, about 512 at a time. A fit that was interrupted, run again, takes over what is there of the same
         inputs, and gives the same model. See the documentation of ``aurevoir fit --work``.
     cluster : Cluster or str, optional
-        Whose workers embed images, in `fit` and after it: ``auto``, ``local``, HOST:PORT or a `Cluster`. All else is
-        done here, and the model is the one of this machine alone where the runtime gives an image the same bits in
-        every batch, as OpenVINO does. By default images are embedded here.
+        Whose workers embed images, in `fit` and after it, and compute the ridge's passes over more than 16,384 of them:
+        ``auto``, ``local``, HOST:PORT or a `Cluster`. All else is done here, and the model is the one of this machine
+        alone where the runtime gives an image the same bits in every batch, as OpenVINO does. By default all is done
+        here.
 
     Attributes
     ----------

@@ -40,7 +40,8 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     """Kill processes of clusters, and compare what is fitted."""
     if find_spec("ray") is None:
         return []
-    words = ["fit", str(_photos(plan)), "--backbone", str(material.network), "--projection", "none", "--no-test", "--quiet"]
+    options = ["--projection", "none", "--no-test", "--quiet"]
+    words = ["fit", str(_photos(plan)), "--backbone", str(material.network), *options]
     alone = plan.place("alone") / "model"
     _required(spawned(_command([*words, "--out", str(alone)]), os.environ, LIMIT))
     with _short_folder() as folder:
