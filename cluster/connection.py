@@ -52,7 +52,8 @@ class _Connection:
     """The connection of this process, which ends with the last block that needs it."""
 
     def __init__(self) -> None:
-        self.lock, self.users, self.address = threading.Lock(), 0, ""
+        # A block of this thread that was abandoned may be collected, and so end, while the thread holds the lock.
+        self.lock, self.users, self.address = threading.RLock(), 0, ""
         self.ends = ExitStack()
 
 

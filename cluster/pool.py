@@ -327,8 +327,9 @@ class Pool:
             cause = getattr(error, "cause", None)
             # An error is no lost process: what another machine would raise too is not tried again.
             if isinstance(cause, Exception) and not isinstance(cause, (*_PASSING, ray.exceptions.RayError)):
-                kind = "" if isinstance(cause, AurevoirError) else f"{type(cause).__name__}: "
-                raise AurevoirError(f"the worker {worker.machine}: {kind}{cause}") from None
+                own = isinstance(cause, AurevoirError)
+                said = " ".join(str(cause).split()) if own else f"{type(cause).__name__}: {_cause(error)}"
+                raise AurevoirError(f"the worker {worker.machine}: {said}") from None
             return self._lost(worker, error, waiting, batch)
         worker.shards.popleft()
         self._losses = 0

@@ -266,7 +266,9 @@ class _Driver:
         own, versions = self._own
         for index, reason in first.result.unreadable.items():
             if index not in own.unreadable:
-                return f"it cannot read {self._path(index)}, which the driver reads: {reason}"
+                # Of a stream the first paths are forgotten before a worker that replaces another opens.
+                assert isinstance(self.sample, ImageFiles)
+                return f"it cannot read {self.sample.paths[index]}, which the driver reads: {reason}"
         if self._any_processor:
             return None
         for name, version in versions.items():

@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from ..cluster.spec import Cluster
 from ..engine.engine import Engine
 from ..errors import AurevoirError, UsageError
 from ..files import read_file
-from ..images.archives import signature
 from ..images.batches import ImageFiles
 from ..saving import PREFIX, explained, write_atomically
 from ..schema import LONGEST, array, one_of, parse_object, record, refusing, require_version, text, whole
 from .embed import embed_blocks
+from .kept_bits import can_be_read, signatures
 from .rows import row_bytes
 
 SCHEMA = "aurevoir-embedding/1"
@@ -38,6 +38,8 @@ _SHARD = re.compile(r"shard-\d{6}\.npz")
 _BLOCK = 1 << 24
 """Bytes that are written at a time."""
 _MOST = 2**63 - 1
+_CHANGED = -2
+"""In place of the size and times of a file that changed while its rows were computed: none has them."""
 _DIGEST = text(pattern="[0-9a-f]{64}", wanted="64 hexadecimal digits")
 _FIELDS = record(
     {
@@ -113,6 +115,7 @@ class EmbeddedShards:
             "rows": self._rows,
         }
         self._entries: list[dict[str, Any]] = []
+        self._signatures = np.empty((0, 4), "int64")
         self._lock = -1
         self.done = self.taken_over = 0
 
@@ -134,7 +137,9 @@ class EmbeddedShards:
             # Where nothing can be locked, one process at a time is up to the user.
             pass
         try:
-            self._entries = self._taken_over(self._found())
+            self._signatures = signatures(self._images, 0, len(self._images))
+            with explained(self._folder):
+                self._entries = self._taken_over(self._found())
         except BaseException:
             self.__exit__()
             raise
@@ -184,20 +189,20 @@ class EmbeddedShards:
                     if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                         return entries[:number]
                 with np.load(path, allow_pickle=False) as arrays:
-                    skipped = dict(zip(arrays["skipped"].tolist(), arrays["reasons"].tolist(), strict=True))
+                    skipped = {*arrays["skipped"].tolist()}
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 return entries[:number]
-            self._images.skipped.update(skipped)
+            paths = self._images.paths
+            if can_be_read(self._images, (i for i in range(at, entry["stop"]) if str(paths[i]) in skipped)):
+                return entries[:number]
             at = entry["stop"]
         return entries
 
     def _described(self, start: int, stop: int) -> str:
-        """Return the digest of the paths, sizes and times of some images."""
+        """Return the digest of the paths, sizes and times of some images, as they were at first."""
         found = hashlib.sha256()
-        for path in self._images.paths[start:stop]:
-            size = time = -1
-            with suppress(OSError, ValueError):
-                size, time, *_ = signature(path)
+        signed = self._signatures[start:stop].tolist()
+        for path, (size, time, *_) in zip(self._images.paths[start:stop], signed, strict=True):
             found.update(os.fsencode(str(path)) + f"\0{size} {time}\0".encode())
         return found.hexdigest()
 
@@ -224,9 +229,10 @@ class EmbeddedShards:
             yield self._add(start, last, np.empty(0, "int64"), np.empty((0, *shape), dtype))
         self._write_index()
         listed = {each["file"] for each in self._entries}
-        for path in self._folder.iterdir():
-            if _SHARD.fullmatch(path.name) and path.name not in listed:
-                path.unlink()
+        with explained(self._folder):
+            for path in self._folder.iterdir():
+                if _SHARD.fullmatch(path.name) and path.name not in listed:
+                    path.unlink()
 
     def _add(self, start: int, stop: int, indices: np.ndarray, values: np.ndarray) -> int:
         paths, readable = self._images.paths, set(indices.tolist())
@@ -245,7 +251,9 @@ class EmbeddedShards:
                 digest.update(part)
                 yield part
 
-        described = self._described(start, stop)
+        # The rows of a file that was changed meanwhile may be those of either content.
+        changed = (signatures(self._images, start, stop) != self._signatures[start:stop]).any(axis=1)
+        self._signatures[start:stop][changed] = _CHANGED
         write_atomically(self._folder / name, parts())
         self._entries.append(
             {
@@ -254,7 +262,7 @@ class EmbeddedShards:
                 "stop": stop,
                 "rows": len(indices),
                 "sha256": digest.hexdigest(),
-                "images": described,
+                "images": self._described(start, stop),
             }
         )
         self.done += len(indices)

@@ -25,7 +25,7 @@ from ..kernels.memory import Budget, memory_budget
 from ..kernels.random_matrix import hadamard_length
 from ..kernels.readout import AUTO, AUTO_POOLED
 from ..kernels.ridge.dual import HALVED_ROWS
-from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, SUMS, RidgeForm, alphas_of_a_pass
+from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, SUMS, RidgeForm
 from ..kernels.ridge.passes import SEGMENT
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
@@ -216,12 +216,12 @@ def _ridge_seconds(form: RidgeForm, n: int, kernel: str, job: Job, rates: Rates)
 
 def _divided(seconds: Mapping[str, float], form: RidgeForm, n: int, job: Job) -> Mapping[str, float]:
     """Return the seconds of a ridge whose passes over rows workers compute, each some segments."""
-    stages = (*form.passes, "project") if _shares_passes(form, n, job) else ()
+    stages = (*form.shared_stages, "project") if _shares_passes(form, n, job) else ()
     return {stage: each / _sharers(n, job) if stage in stages else each for stage, each in seconds.items()}
 
 
 def _shares_passes(form: RidgeForm, n: int, job: Job) -> bool:
-    return bool(form.passes) and job.workers > 1 and n > SEGMENT
+    return bool(form.shared_stages) and job.workers > 1 and n > SEGMENT
 
 
 def _sharers(n: int, job: Job) -> float:
@@ -241,9 +241,8 @@ def _sent_for_passes(form: RidgeForm, n: int, types: Types, job: Job) -> int:
     if not _shares_passes(form, n, job):
         return 0
     matrix = 8 * form.order**2
-    of_scores = ceil(ALPHAS / alphas_of_a_pass(ALPHAS, form.order, n, job.classes, memory_budget(job.budget)))
-    sent = (1 + of_scores) * n * (row_bytes(types) + job.classes + 8)
-    jobs = job.workers * matrix * ((1 + of_scores if form.name == "landmarks" else 0) + of_scores)
+    sent = form.row_passes * n * (row_bytes(types) + job.classes + 8)
+    jobs = job.workers * matrix * ((form.row_passes if form.name == "landmarks" else 0) + form.row_passes - 1)
     return sent + jobs + ceil(n / SEGMENT) * matrix + 4 * ALPHAS * n * job.classes
 
 
@@ -270,8 +269,8 @@ def _solved(form: RidgeForm, n: int, kernel: str, classes: int, rates: Rates) ->
         operations.pop("gram", None)
     found = {stage: count / _rate(known, unit[stage], kernel) for stage, count in operations.items()}
     if form.name != "primal" and set(parts) & {"rbf", "pooled"}:
-        # A kernel row is computed once, or on landmarks in each of two passes over the rows.
-        pairs = n * n if form.name == "dual" else 2 * n * form.order
+        # A kernel row is computed once, or on landmarks in each pass over the rows.
+        pairs = n * n if form.name == "dual" else form.row_passes * n * form.order
         found["gram"] = (
             found.get("gram", 0.0) + pairs * rates.channels / known["channels" if "rbf" in parts else "float64"]
         )
@@ -281,7 +280,7 @@ def _solved(form: RidgeForm, n: int, kernel: str, classes: int, rates: Rates) ->
     if form.components is not None:
         length = hadamard_length(rates.features)
         values = n * ceil(form.components / length) * length * log2(length)
-        found["project"] = (1 if form.holds_speckle else 2) * values / _rate(known, "hadamard", kernel)
+        found["project"] = (1 if form.holds_speckle else form.row_passes) * values / _rate(known, "hadamard", kernel)
     return found
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class KeptBits:
         self._batch = engine.batch_size
         built = hashlib.sha256(engine.to_bytes()).hexdigest()
         self._key = key_of(built, engine.runtime, engine.device, engine.batch_size, *outputs)
-        self._signatures = _signatures(images, 0, len(images))
+        self._signatures = signatures(images, 0, len(images))
         self.folder = work.folder
         self._number, self._start = 0, 0
         self._pending: list[_Outputs] = []
@@ -101,7 +101,7 @@ class KeptBits:
         self._pending, self._start, self._number = [], stop, number + 1
         digests = _digests(self._images, start, stop)
         # The bits of a file that was changed meanwhile may be those of another content than its digest.
-        if (_signatures(self._images, start, stop) != self._signatures[start:stop]).any():
+        if (signatures(self._images, start, stop) != self._signatures[start:stop]).any():
             return
         missing = sorted({*range(start, stop)} - set(indices.tolist()))
         described = {"start": start, "stop": stop, "digests": digests, "skipped": missing}
@@ -127,25 +127,11 @@ class KeptBits:
             return None
         if not np.array_equal(indices, np.setdiff1d(np.arange(start, stop), skipped)):
             return None
-        if _digests(self._images, start, stop) != described["digests"] or self._can_be_read(skipped):
+        if _digests(self._images, start, stop) != described["digests"]:
+            return None
+        if skipped and (not isinstance(self._images, ImageFiles) or can_be_read(self._images, skipped)):
             return None
         return indices, values, stop
-
-    def _can_be_read(self, skipped: list[int]) -> bool:
-        """Return whether a file that was skipped can be read now; if none can, record why."""
-        images, reasons = self._images, {}
-        if not isinstance(images, ImageFiles):
-            return bool(skipped)
-        for index in skipped:
-            path = images.paths[index]
-            try:
-                decode(path, images.size, images.resize, images.channels)
-            except UnreadableImageError as error:
-                reasons[str(path)] = str(error)
-            else:
-                return True
-        images.skipped.update(reasons)
-        return False
 
 
 def _unpacked(content: bytes, types: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
@@ -164,7 +150,22 @@ def _unpacked(content: bytes, types: Mapping[str, Any]) -> tuple[dict[str, Any],
     return described, indices, values
 
 
-def _signatures(images: Images, start: int, stop: int) -> np.ndarray:
+def can_be_read(images: ImageFiles, skipped: Iterable[int]) -> bool:
+    """Return whether a file that was skipped can be read now; if none can, record why."""
+    reasons = {}
+    for index in skipped:
+        path = images.paths[index]
+        try:
+            decode(path, images.size, images.resize, images.channels)
+        except UnreadableImageError as error:
+            reasons[str(path)] = str(error)
+        else:
+            return True
+    images.skipped.update(reasons)
+    return False
+
+
+def signatures(images: Images, start: int, stop: int) -> np.ndarray:
     """Return size, times and inode of files, of which one changes with every write; of pixels nothing."""
     if not isinstance(images, ImageFiles):
         return np.zeros((stop - start, 0), "int64")

@@ -60,6 +60,8 @@ class RidgeForm:
         component; of floats in ``statistics``, the sums over rows, in ``solve``, and in ``leave-one-out``.
     reason : str
         Why it is this form.
+    row_passes : int
+        Over rows that are not held: one for sums, and those that score alphas on the CPU.
     """
 
     name: FormName
@@ -69,6 +71,7 @@ class RidgeForm:
     parts: Mapping[str, int] = field(default_factory=dict)
     operations: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
+    row_passes: int = 1
 
     @property
     def bytes(self) -> int:
@@ -81,7 +84,7 @@ class RidgeForm:
         return "speckle" in self.parts
 
     @property
-    def passes(self) -> tuple[str, ...]:
+    def shared_stages(self) -> tuple[str, ...]:
         """The stages of `operations` that are passes over rows, which a cluster's workers compute; see `passes`."""
         if self.name == "dual" or self.holds_speckle:
             return ()
@@ -144,9 +147,24 @@ def plan_ridge(
     return planner.of_kernel(projection == "auto")
 
 
-def alphas_of_a_pass(alphas: int, order: int, n: int, classes: int, budget: int) -> int:
-    """Return how many alphas a pass over n rows scores, whose scores and solutions take a quarter of the budget."""
-    return block_length(classes * (3 * 8 * order + 4 * n), budget // 4, alphas)
+def plan_leave_one_out(alphas: int, order: int, n: int, classes: int, budget: int) -> tuple[int, bool]:
+    """Plan the passes over n rows that score alphas, such that what they hold takes a quarter of the budget.
+
+    Returns
+    -------
+    at_once : int
+        The alphas of a pass, whose solutions are held.
+    keeps_scores : bool
+        Whether the scores of all alphas are held; otherwise one more pass is for those of the best.
+    """
+    solutions, scores = 3 * 8 * order * classes, 4 * n * classes
+    return block_length(solutions, budget // 4, alphas), alphas * (solutions + scores) <= budget // 4
+
+
+def scoring_passes(order: int, n: int, classes: int, budget: int) -> int:
+    """Return how many passes over n rows score `ALPHAS` alphas on the CPU."""
+    at_once, keeps_scores = plan_leave_one_out(ALPHAS, order, n, classes, budget)
+    return -(-ALPHAS // at_once) + (not keeps_scores)
 
 
 def require_dual(n: int, classes: int, budget: int, on_gpu: bool, remedy: str) -> None:
@@ -178,11 +196,12 @@ class _Planner:
         p = p // WHOLE * WHOLE or p
         # The sample is solved in the dual before the landmarks are.
         compared = _largest(min(self.n, COMPARED_ROWS), self.budget, lambda rows: sum(self.dual_parts(rows).values()))
+        scoring = scoring_passes(p, self.n, self.classes, self.budget)
         operations = {
-            "gram": 2 * self.n * p * self.m,
+            "gram": (1 + scoring) * self.n * p * self.m,
             "statistics": self.n * p * p,
             "solve": 10 * p**3,
-            "leave-one-out": self.n * p * (3 * p // 2 + ALPHAS * (1 + self.classes)),
+            "leave-one-out": self.n * p * (scoring * 3 * p // 2 + ALPHAS * (1 + self.classes)),
         }
         reason = (
             f"the system of all {self.n:,d} rows takes {format_bytes(needed)} and the memory budget is "
@@ -190,7 +209,7 @@ class _Planner:
             + ("the most that are taken" if p == MOST_LANDMARKS else "as many as fit")
         )
         compared = compared if compare else 0
-        return RidgeForm("landmarks", p, None, compared, self._landmark_parts(p), operations, reason)
+        return RidgeForm("landmarks", p, None, compared, self._landmark_parts(p), operations, reason, 1 + scoring)
 
     def of_speckle(self, k: int | None) -> RidgeForm:
         if k is None:
@@ -213,17 +232,18 @@ class _Planner:
         else:
             remedy = f"lower n_components to at most {most}, or use projection='auto'"
         self.require(parts, f"the {k} x {k} ridge system of {self.n} rows and {self.classes} classes", remedy)
+        scoring = scoring_passes(k, self.n, self.classes, self.budget)
         operations = {
             "statistics": self.n * k * k // 2,
             "solve": 9 * k**3,
-            "leave-one-out": self.n * k * (k + ALPHAS * (1 + self.classes)),
+            "leave-one-out": self.n * k * (scoring * k + ALPHAS * (1 + self.classes)),
         }
         if components is not None:
             # The products of speckle are of integers, and exact.
             operations = {"gram": 8 * operations.pop("statistics"), **operations}
         what = "pooled features" if components is None else "components"
         reason = f"{self.n:,d} rows outnumber {k:,d} {what}, whose system holds all of them exactly"
-        return RidgeForm("primal", k, components, 0, parts, operations, reason)
+        return RidgeForm("primal", k, components, 0, parts, operations, reason, 1 + scoring)
 
     def _fitting_components(self) -> int:
         """Return m / 2 if its system fits or rows do not outnumber what does, and otherwise what does."""

@@ -57,8 +57,7 @@ def landmark_path(
     rows : RowSource
         Starts a pass over the kernel between all rows and the landmarks, in blocks of shape (rows, p), float64. The
         sums over the rows of a segment are added up in this order, and those of the segments in theirs. The CPU needs
-        two passes, or more where the scores of all alphas do not fit a quarter of the budget; a GPU one per alpha and
-        one.
+        one pass and those of `primal_path`; so does a GPU.
     targets : array of shape (n, c)
         Blocks of rows become float64.
     alphas : array of shape (a,), optional

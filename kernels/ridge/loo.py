@@ -7,10 +7,10 @@ from ..arrays import namespace
 
 
 class LooScore:
-    """Leave-one-out accuracy and error at one alpha, accumulated over blocks of rows."""
+    """Leave-one-out accuracy and error at one alpha, accumulated over blocks of rows, and their scores if they are kept."""
 
-    def __init__(self, multilabel: bool) -> None:
-        self._multilabel = multilabel
+    def __init__(self, multilabel: bool, keeps_scores: bool = True) -> None:
+        self._multilabel, self._keeps_scores = multilabel, keeps_scores
         self._correct = self._squares = self._weight = 0.0
         self._predicted: list[Array] = []
 
@@ -18,7 +18,8 @@ class LooScore:
         """Add rows with leave-one-out residuals of shape (rows, c)."""
         xp = namespace(residuals)
         predicted = targets - residuals
-        self._predicted.append(predicted.astype("float32"))
+        if self._keeps_scores:
+            self._predicted.append(predicted.astype("float32"))
         if self._multilabel:
             correct = ((predicted > 0) == (targets > 0)).mean(axis=1)
         else:
@@ -29,14 +30,17 @@ class LooScore:
 
     def extend(self, other: "LooScore") -> None:
         """Add the rows of another score after these. Its arrays are copied: they may be another process'."""
-        self._predicted.append(other.scores)
+        if other.scores is not None:
+            self._predicted.append(other.scores)
         self._correct += other._correct
         self._squares += other._squares
         self._weight += other._weight
 
     @property
-    def scores(self) -> Array:
-        """The leave-one-out scores of all rows, float32 of shape (n, c)."""
+    def scores(self) -> Array | None:
+        """The leave-one-out scores of all rows, float32 of shape (n, c), if they are kept."""
+        if not self._keeps_scores:
+            return None
         return namespace(self._predicted[0]).concatenate(self._predicted)
 
     @property

@@ -1,7 +1,8 @@
 """The primal ridge, with alpha selected by leave-one-out from sums over the rows; see `ridge`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +12,7 @@ from ..arrays import namespace
 from ..blas import product
 from ..memory import Budget, blocks, memory_budget
 from ..row_blocks import RowBlocks, RowSource
-from .form import alphas_of_a_pass
+from .form import plan_leave_one_out
 from .inputs import checked_alphas, checked_rows, checked_weights, spread
 from .loo import LooScore
 from .passes import Share, here
@@ -39,8 +40,8 @@ def primal_path(
     sums : RowSums
         Sums of the same rows, targets and weights.
     rows : RowSource
-        Starts a pass over the rows, in blocks of shape (rows, k). The CPU needs one pass, a GPU one per
-        alpha.
+        Starts a pass over the rows, in blocks of shape (rows, k). The CPU needs one pass, two where the scores of all
+        alphas do not fit a quarter of the budget, and more where their solutions do not; a GPU one per alpha.
     targets : array of shape (n, c)
         Blocks of rows become float64.
     alphas : array of shape (a,), optional
@@ -64,31 +65,37 @@ def primal_path(
     """
     checked_rows(len(targets))
     size = memory_budget(budget, targets)
-    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)), size, share)
+    system = _Primal(sums, rows, targets, checked_weights(weights, len(targets), namespace(targets)), share)
     trace, n = namespace(targets).trace, len(targets)
     alphas = checked_alphas(alphas, spread(trace(system.covariance) / n, trace(sums.products) / n))
-    path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
+    at_once, keeps = plan_leave_one_out(len(alphas), len(sums.sums), n, targets.shape[1], size)
+    path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel, at_once, keeps))
+    if path.loo_scores is None:
+        ((_, score, _),) = system.leave_one_out(alphas, range(path.best, path.best + 1), multilabel)
+        path = replace(path, loo_scores=score.scores)
     return replace(path, intercept=system.target_means - product(system.means, path.coefficients))
 
 
 class _Primal:
     """The centred system of the primal; see `ridge`."""
 
-    def __init__(
-        self, sums: RowSums, rows: RowSource, targets: Targets, weights: RowWeights, budget: int, share: Share
-    ) -> None:
-        self.budget, self.share = budget, share
+    def __init__(self, sums: RowSums, rows: RowSource, targets: Targets, weights: RowWeights, share: Share) -> None:
+        self.share = share
+        self.spectral: EighSolver | None = None
         self.rows, self.targets, self.weights = rows, targets, weights
         self.total = sums.weight
         self.means, self.target_means = sums.sums / self.total, sums.target_sums / self.total
         self.covariance, self.cross = sums.centred()
 
-    def leave_one_out(self, alphas: Alphas, indices: Sequence[int], multilabel: bool) -> Iterator[Scored]:
+    def leave_one_out(
+        self, alphas: Alphas, indices: range, multilabel: bool, at_once: int = 1, keeps_scores: bool = True
+    ) -> Iterator[Scored]:
         """Yield (index, leave-one-out score, solution) for every alpha whose system is not singular."""
-        for chosen, solver in self._solvers(alphas, indices):
+        for chosen, solver in self._solvers(alphas, indices, at_once):
             solutions = solver.solve(self.cross[:, None])
-            work = _LeaveOneOut(self.total, self.means, self.target_means, solver, solutions, multilabel)
-            scores = [LooScore(multilabel) for _ in chosen]
+            made = partial(LooScore, multilabel, keeps_scores or len(chosen) == 1)
+            work = _LeaveOneOut(self.total, self.means, self.target_means, solver, solutions, made)
+            scores = [made() for _ in chosen]
             for part in self.share(work, self.rows, self.targets, self.weights):
                 for score, of_segment in zip(scores, part, strict=True):
                     score.extend(of_segment)
@@ -96,17 +103,16 @@ class _Primal:
                 if scores[column].finite:
                     yield index, scores[column], solutions[:, column]
 
-    def _solvers(self, alphas: Alphas, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], Solver]]:
+    def _solvers(self, alphas: Alphas, indices: range, at_once: int) -> Iterator[tuple[range, Solver]]:
         if namespace(self.covariance) is np:
-            solver = EighSolver(self.covariance, alphas[list(indices)])
-            # Usually all alphas at once, in one pass over the rows.
-            (n, classes), count = self.targets.shape, len(indices)
-            for part in blocks(count, alphas_of_a_pass(count, len(self.covariance), n, classes, self.budget)):
-                yield indices[part], solver.only(part)
+            self.spectral = self.spectral or EighSolver(self.covariance, alphas)
+            for part in blocks(len(indices), at_once):
+                chosen = indices[part]
+                yield chosen, self.spectral.only(slice(chosen.start, chosen.stop))
             return
         for index in indices:
             try:
-                yield [index], CholeskySolver(self.covariance, float(alphas[index]))
+                yield range(index, index + 1), CholeskySolver(self.covariance, float(alphas[index]))
             except np.linalg.LinAlgError:
                 continue
 
@@ -120,10 +126,10 @@ class _LeaveOneOut:
     target_means: TargetSums
     solver: Solver
     solutions: Solutions
-    multilabel: bool
+    made: Callable[[], LooScore]
 
     def __call__(self, rows: RowBlocks, targets: Targets, weights: RowWeights) -> list[LooScore]:
-        scores = [LooScore(self.multilabel) for _ in range(self.solutions.shape[1])]
+        scores = [self.made() for _ in range(self.solutions.shape[1])]
         for which, block in rows():
             deviations = block - self.means
             leverages = weights[which, None] * (1 / self.total + self.solver.quadratic_forms(deviations))

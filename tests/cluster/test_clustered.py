@@ -198,6 +198,17 @@ def test_a_worker_that_cannot_be_used_is_named(flaw, engine, paths, name, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_worker_that_comes_after_the_first_paths_of_a_stream_are_forgotten_is_told_them(engine, paths):
+    window = clustered._Window(paths)
+    window.read(40)
+    driver = clustered._Driver(engine, ImageFiles(window, engine.input_shape[:2]), ("bits",), False)
+    window.forget(32)
+    blind = clustered._Result(np.empty(0, "int64"), {}, {3: "no image", 5: "no such file"})
+    assert driver.refusal(clustered._First(blind, {})) == (
+        f"it cannot read {paths[5]}, which the driver reads: no such file"
+    )
+
+
 def test_workers_of_any_processor_are_taken_on_request(flaw, engine, paths):
     flaw("other-signs")
     found = embedded(engine, paths, Cluster(workers=1, any_processor=True))

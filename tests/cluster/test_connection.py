@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -100,6 +101,30 @@ def test_the_connection_ends_with_the_last_block_that_uses_it(monkeypatch):
     with connected(Cluster("auto")):
         pass
     assert said[2:] == ["to auto", "ends"]
+
+
+def test_a_block_that_is_collected_while_its_thread_holds_the_lock_ends(monkeypatch):
+    ray = SimpleNamespace(is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(connection, "_OWN", connection._Connection())
+    monkeypatch.setattr(connection, "required_ray", lambda: ray)
+    monkeypatch.setattr(connection, "_session", lambda address: nullcontext({}))
+    monkeypatch.setattr(connection, "_start", lambda address, options: None)
+
+    def abandon():
+        def scores():
+            with connected(Cluster("local")):
+                yield
+
+        abandoned = scores()
+        next(abandoned)
+        with connection._OWN.lock:
+            del abandoned
+
+    thread = threading.Thread(target=abandon, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert connection._OWN.users == 0
 
 
 def test_what_listens_and_is_no_cluster_is_given_up(monkeypatch):

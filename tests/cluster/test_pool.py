@@ -50,7 +50,9 @@ class FakeRay:
             start, stop = shard
             if kind == "dies" or (kind == "dies-of-45" and start <= 45 < stop):
                 return Later(error=RayError("The actor is dead"))
-            error = {"raises": ValueError("no such layer"), "has-no-disk": OSError("disk")}.get(kind)
+            error = {"raises": ValueError("from core.cpp:90:\nno such layer\n"), "has-no-disk": OSError("disk")}.get(
+                kind
+            )
             return Later(shard) if error is None else Later(error=RayTaskError(error))
 
         return SimpleNamespace(open=_asked(lambda *given: opened), run=_asked(run))

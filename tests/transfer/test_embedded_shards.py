@@ -1,5 +1,6 @@
 """Folders of shards: what an interrupted run has written is continued, and is what one run writes."""
 
+import errno
 import json
 import os
 from contextlib import closing
@@ -10,8 +11,9 @@ import pytest
 
 from aurevoir import build_engine
 from aurevoir.cli.main import main
-from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.errors import AurevoirError, SaveError, UsageError
 from aurevoir.images.batches import ImageFiles
+from aurevoir.images.decode import UnreadableImageError, decode
 from aurevoir.images.procedural import write_class_folders
 from aurevoir.transfer.embed import embed
 from aurevoir.transfer.embedded_shards import INDEX, EmbeddedShards
@@ -31,9 +33,9 @@ def paths(tmp_path):
     return [*found, tmp_path / "missing.png"]
 
 
-def written(folder, engine, paths, rows=32, output="bits", most=None):
+def written(folder, engine, paths, rows=32, output="bits", most=None, decoder=None):
     """Write a folder, no more than some shards of it; return how many rows were taken over, and what was skipped."""
-    images = ImageFiles(paths, engine.input_shape[:2])
+    images = ImageFiles(paths, engine.input_shape[:2], decoder=decoder)
     with EmbeddedShards(folder, engine, images, output, rows) as shards, closing(shards.write()) as blocks:
         assert sum(islice(blocks, most)) == shards.done - shards.taken_over
         return shards.taken_over, images.skipped
@@ -94,6 +96,54 @@ def test_what_has_changed_is_computed_again(engine, paths, tmp_path, happens):
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("preserved", [False, True])
+def test_rows_of_a_file_that_changes_meanwhile_are_not_taken_over(engine, paths, tmp_path, preserved):
+    old, new = (paths[index].read_bytes() for index in (50, 0))
+    length = max(len(old), len(new))
+    paths[50].write_bytes(old.ljust(length, b"\0"))
+    status = paths[50].stat()
+
+    def changing(path, *how):
+        pixels = decode(path, *how)
+        if path == paths[50]:
+            path.write_bytes(new.ljust(length, b"\0"))
+            os.utime(path, ns=(0, status.st_mtime_ns if preserved else 0))
+        return pixels
+
+    written(tmp_path / "out", engine, paths, decoder=changing)
+    assert written(tmp_path / "out", engine, paths)[0] == 32
+    written(tmp_path / "whole", engine, paths)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_an_image_that_could_not_be_read_for_a_while_is_read_again(engine, paths, tmp_path):
+    def failing(path, *how):
+        if path == paths[50]:
+            raise UnreadableImageError("more than the memory budget")
+        return decode(path, *how)
+
+    _, skipped = written(tmp_path / "out", engine, paths, decoder=failing)
+    assert skipped[str(paths[50])] == "more than the memory budget"
+    assert written(tmp_path / "out", engine, paths)[0] == 32
+    written(tmp_path / "whole", engine, paths)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_listed_or_cleared_is_named(engine, paths, tmp_path, monkeypatch):
+    (tmp_path / "out" / "shard-000009.npz").mkdir(parents=True)
+    with pytest.raises(SaveError, match=r"out cannot be written: .*; choose another path"):
+        written(tmp_path / "out", engine, paths[:5])
+    for name in ("iterdir", "exists"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), name, _refused)
+            with pytest.raises(SaveError, match=r"new cannot be written: permission denied; choose another path"):
+                written(tmp_path / "new", engine, paths)
+
+
+def _refused(path):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def test_of_fewer_images_no_shard_is_left_over(engine, paths, tmp_path):
     written(tmp_path / "out", engine, paths)
     written(tmp_path / "out", engine, paths[:30])
@@ -135,7 +185,8 @@ def test_the_command(engine, paths, tmp_path, capsys):
     words = ["embed", str(tmp_path / "e.engine"), str(tmp_path / "photos"), "--out"]
     assert main([*words, f"{tmp_path / 'out'}/", "--shard-rows", "16", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert (first["images"], first["new"], len(first["skipped"])) == (first["images"], first["images"], 3)
+    readable = sum(path.is_file() for path in (tmp_path / "photos").rglob("*")) - 3
+    assert (first["images"], first["new"], len(first["skipped"])) == (readable, readable, 3)
     assert len([*(tmp_path / "out").glob("shard-*")]) == first["shards"] > 2
     assert main([*words, str(tmp_path / "out"), "--shard-rows", "16"]) == 0
     printed = capsys.readouterr()
