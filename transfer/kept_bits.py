@@ -125,9 +125,8 @@ class KeptBits:
         whole = stop == last or (stop < last and len(indices) % self._batch == 0)
         if described["start"] != start or not whole:
             return None
-        if not np.array_equal(indices, np.setdiff1d(np.arange(start, stop), skipped)):
-            return None
-        if _digests(self._images, start, stop) != described["digests"]:
+        known = np.array_equal(indices, np.setdiff1d(np.arange(start, stop), skipped))
+        if not known or _digests(self._images, start, stop) != described["digests"]:
             return None
         if skipped and (not isinstance(self._images, ImageFiles) or can_be_read(self._images, skipped)):
             return None

@@ -7,7 +7,7 @@ from ..arrays import namespace
 
 
 class LooScore:
-    """Leave-one-out accuracy and error at one alpha, accumulated over blocks of rows, and their scores if they are kept."""
+    """Leave-one-out accuracy and error at one alpha, accumulated over blocks of rows, and scores if they are kept."""
 
     def __init__(self, multilabel: bool, keeps_scores: bool = True) -> None:
         self._multilabel, self._keeps_scores = multilabel, keeps_scores
