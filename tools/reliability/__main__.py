@@ -30,6 +30,8 @@ EXPERIMENTS = (
     "kernels",
     "memory",
 )
+SHORT_EXPERIMENTS = tuple(each for each in EXPERIMENTS if each != "clusters")
+"""Those that the test suite runs; Ray takes seconds to start, and the suite has tests of its own of clusters."""
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "reliability.json"
 SHORT, SECONDS = 0.002, 3600.0
 """The share of the full counts that the suite tries, and the seconds of an experiment by default."""
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The record of engines that were checked: of these runs, not of the user.
         os.environ["AUREVOIR_CACHE"] = str(Path(place) / "cache")
         material = Material(Path(place)).all()
-        for name in args.only or EXPERIMENTS:
+        for name in args.only or (SHORT_EXPERIMENTS if args.short else EXPERIMENTS):
             rows, more = _run(name, material, args)
             faults += sum(row[kind] for row in rows for kind in ("lost", "crashes", "hangs", "foreign", "left"))
             _report(rows)
@@ -70,7 +72,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seconds", type=float, default=SECONDS, help="at most so long each experiment, once a few trials are through"
     )
     parser.add_argument("--share", type=float, default=1.0, help="share of the full counts (default: 1)")
-    parser.add_argument("--short", action="store_true", help="what the test suite runs: some trials of each kind")
+    parser.add_argument(
+        "--short", action="store_true", help="what the test suite runs: some trials of each kind but clusters"
+    )
     parser.add_argument("--rows", default="", metavar="TEXT", help="of mutations, only readers named so")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--out", type=Path, help="result file; rows of other experiments in it stay")

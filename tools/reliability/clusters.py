@@ -48,7 +48,7 @@ def run(material: Material, plan: Plan) -> list[Tally]:
         watched = _Watched([*words, *_local(folder)], folder)
         _required(watched.ended(lambda: False, 0.0))
         fit = _Fit(words, watched.seconds, watched.seconds - watched.first_worker, tree(alone))
-    tallies = []
+    tallies: list[Tally] = []
     for what, trial in (
         ("SIGKILL of a worker of a cluster at a random moment of its work", _end_worker),
         ("SIGKILL of fit on a cluster at a random moment, and again with its work folder", _end_driver),
@@ -79,7 +79,11 @@ def _photos(plan: Plan) -> Path:
     from aurevoir.images.procedural import write_class_folders
 
     folder = plan.place("photos") / "photos"
-    forked(lambda: write_class_folders(folder, IMAGES // 10, SIDE, 0) and 0)
+
+    def write() -> None:
+        write_class_folders(folder, IMAGES // 10, SIDE, 0)
+
+    forked(write)
     return folder
 
 
