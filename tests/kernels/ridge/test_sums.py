@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import astuple
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from aurevoir.errors import DataError
 from aurevoir.kernels.ridge import one_vs_rest, primal_path
-from aurevoir.kernels.ridge.sums import RowSums
+from aurevoir.kernels.ridge.sums import RowSums, total
 from aurevoir.kernels.row_blocks import speckle_rows
 
 quick = settings(deadline=None, max_examples=20, database=None)
@@ -75,3 +76,21 @@ def test_merged_statistics_solve_as_those_of_all_rows():
     a = primal_path(merged, speckle_rows(speckle), targets)
     b = primal_path(RowSums.of(speckle, targets), speckle_rows(speckle), targets)
     np.testing.assert_array_equal(a.coefficients, b.coefficients)
+
+
+def test_while_a_part_is_made_only_the_sum_of_the_others_is_held():
+    made, alive = [], []
+
+    def parts():
+        for seed in range(4):
+            alive.append(sum(part() is not None for part in made))
+            part = RowSums.of(*rows(seed, 10, 8))
+            made.append(weakref.ref(part))
+            yield part
+            del part
+
+    found = total(parts())
+    # The first one is the sum until the second has been added.
+    assert alive == [0, 1, 0, 0]
+    first, *others = (RowSums.of(*rows(seed, 10, 8)) for seed in range(4))
+    equal(found, sum(others, first))
