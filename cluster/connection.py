@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,8 @@ _STORE, _LEAST_STORE = 1 << 31, 100 << 20
 """Bytes of the object store of a cluster of this machine, and the least that Ray takes."""
 _LONGEST = 28
 """Characters of a temporary folder in which the names of Ray's sockets are short enough for the system."""
+_ENDING = 5
+"""Seconds in which killed processes have to be gone."""
 _PREFIX, _LOCK, _INNER = "aurevoir-ray-", "lock", "r"
 
 
@@ -131,11 +134,31 @@ def _session(address: str) -> Iterator[dict[str, Any]]:
 
 
 def _remove_left(parent: Path) -> None:
-    """Delete the folders that killed processes have left."""
+    """Delete the folders that killed processes have left, and end what of Ray has outlived them there."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError), (folder / _LOCK).open("rb+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _end_processes(folder)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_processes(folder: Path) -> None:
+    """Kill the processes that were started with a folder: Ray's agents stay if their daemon ends while they start."""
+    ends = time.monotonic() + _ENDING
+    while (left := _started_with(folder)) and time.monotonic() < ends:
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _started_with(folder: Path) -> list[int]:
+    found, name = [], os.fsencode(folder)
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if name in command.read_bytes():
+                found.append(int(command.parent.name))
+    return found
 
 
 def _store() -> int:

@@ -259,3 +259,14 @@ def test_workers_import_nothing_from_the_current_folder_and_the_session_is_this_
         (given := Path(options["_temp_dir"])).chmod(0o777)
         assert stat.S_IMODE(given.parent.stat().st_mode) == 0o700
     assert not given.parent.exists()
+
+
+def test_what_outlived_a_killed_fit_is_ended_by_the_next_one(tmp_path):
+    folder = tmp_path / f"{connection._PREFIX}x"
+    folder.mkdir()
+    (folder / connection._LOCK).touch()
+    agent = [sys.executable, "-c", "import time; time.sleep(60)", f"--log-dir={folder}/r/logs"]
+    with subprocess.Popen(agent) as process:
+        connection._remove_left(tmp_path)
+        assert process.wait(10) == -signal.SIGKILL
+    assert not folder.exists()

@@ -28,7 +28,7 @@ _HEALTH = '{"health_check_period_ms": 500, "health_check_failure_threshold": 3, 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fit: its command, its seconds with a cluster, those of them after its first worker, and the model it gives."""
+    """A fit: its command, its seconds with a cluster, those of them in which a worker runs, and the model it gives."""
 
     words: list[str]
     seconds: float
@@ -47,7 +47,7 @@ def run(material: Material, plan: Plan) -> list[Tally]:
     with _short_folder() as folder:
         watched = _Watched([*words, *_local(folder)], folder)
         _required(watched.ended(lambda: False, 0.0))
-        fit = _Fit(words, watched.seconds, watched.seconds - watched.first_worker, tree(alone))
+        fit = _Fit(words, watched.seconds, watched.last_worker - watched.first_worker, tree(alone))
     tallies: list[Tally] = []
     for what, trial in (
         ("SIGKILL of a worker of a cluster at a random moment of its work", _end_worker),
@@ -159,7 +159,7 @@ class _Watched:
 
     def __init__(self, words: list[str], folder: Path) -> None:
         self._words, self._folder = _command(words), folder
-        self.seconds = self.first_worker = 0.0
+        self.seconds = self.first_worker = self.last_worker = 0.0
         self.disturbed = False
 
     def ended(self, fault: Callable[[], bool], after: float) -> Ended:
@@ -173,8 +173,8 @@ class _Watched:
                     if spent > LIMIT:
                         hung = True
                         process.kill()
-                    if not self.first_worker and _workers(self._folder):
-                        self.first_worker = spent
+                    if _workers(self._folder):
+                        self.first_worker, self.last_worker = self.first_worker or spent, spent
                     if self.first_worker and not self.disturbed and spent > self.first_worker + after:
                         self.disturbed = fault()
                     time.sleep(0.02)
