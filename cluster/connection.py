@@ -134,30 +134,36 @@ def _session(address: str) -> Iterator[dict[str, Any]]:
 
 
 def _remove_left(parent: Path) -> None:
-    """Delete the folders that killed processes have left, and end what of Ray has outlived them there."""
+    """Delete this user's folders that killed processes have left, and end what of Ray has outlived them there."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError), (folder / _LOCK).open("rb+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Anybody may make such a folder where temporary files are.
+            if folder.lstat().st_uid != os.geteuid():
+                continue
             _end_processes(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_processes(folder: Path) -> None:
-    """Kill the processes that were started with a folder: Ray's agents stay if their daemon ends while they start."""
+    """Kill Ray's processes of a session in a folder: its agents stay if their daemon ends while they start."""
     ends = time.monotonic() + _ENDING
-    while (left := _started_with(folder)) and time.monotonic() < ends:
+    while (left := _ray_processes(folder)) and time.monotonic() < ends:
         for pid in left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
 
 
-def _started_with(folder: Path) -> list[int]:
-    found, name = [], os.fsencode(folder)
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
+def _ray_processes(folder: Path) -> list[int]:
+    """Return the processes whose program is of Ray's package, and that were started with a path in a folder."""
+    found, inside = [], os.fsencode(folder / _INNER)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if name in command.read_bytes():
-                found.append(int(command.parent.name))
+            command = path.read_bytes()
+            # With what ends a name: another session's may begin as this one does.
+            if b"/ray/" in command and any(inside + end in command for end in (b"/", b"\0")):
+                found.append(int(path.parent.name))
     return found
 
 

@@ -261,12 +261,35 @@ def test_workers_import_nothing_from_the_current_folder_and_the_session_is_this_
     assert not given.parent.exists()
 
 
-def test_what_outlived_a_killed_fit_is_ended_by_the_next_one(tmp_path):
-    folder = tmp_path / f"{connection._PREFIX}x"
+def _left(parent, name):
+    """A folder that a killed process has left."""
+    folder = parent / f"{connection._PREFIX}{name}"
     folder.mkdir()
     (folder / connection._LOCK).touch()
-    agent = [sys.executable, "-c", "import time; time.sleep(60)", f"--log-dir={folder}/r/logs"]
-    with subprocess.Popen(agent) as process:
-        connection._remove_left(tmp_path)
-        assert process.wait(10) == -signal.SIGKILL
+    return folder
+
+
+def test_what_outlived_a_killed_fit_is_ended_by_the_next_one_and_nothing_else(tmp_path):
+    folder = _left(tmp_path, "x")
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    logs = f"--log-dir={folder}/{connection._INNER}/session/logs"
+    with (
+        subprocess.Popen([*sleep, "/packages/ray/agent.py", logs]) as agent,
+        subprocess.Popen([*sleep, logs]) as reader,
+        subprocess.Popen([*sleep, "/packages/ray/agent.py", logs.replace(str(folder), f"{folder}y")]) as other,
+    ):
+        try:
+            connection._remove_left(tmp_path)
+            assert agent.wait(10) == -signal.SIGKILL
+            assert (reader.poll(), other.poll()) == (None, None)
+        finally:
+            for each in (agent, reader, other):
+                each.kill()
     assert not folder.exists()
+
+
+def test_folders_of_others_stay(tmp_path, monkeypatch):
+    folder = _left(tmp_path, "x")
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    connection._remove_left(tmp_path)
+    assert folder.exists()
