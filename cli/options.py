@@ -16,7 +16,7 @@ _INT8_OPTIONS = ("method", "activation_dtype", "placement", "prefer_faster")
 CUT = "where to truncate the network (see `aurevoir cuts`)"
 DATA = (
     "a folder of class folders; a CSV or JSON-lines file of path and label, or metadata.csv beside its images; "
-    "or WebDataset tar files: one, a folder of them, or 'shard-{000..009}.tar'"
+    "or WebDataset tar files: one, a folder of them, or 'shard-{000..009}.tar'; or the URL of any, as s3://bucket/photos"
 )
 MIN_ACCURACY = " (of several labels an image, the share of images with all of them right)"
 

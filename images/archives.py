@@ -18,12 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from ..errors import AurevoirWarning, DataError
 from ..files import LARGEST_HASHED
+from . import remote
+from .remote import is_remote, path_of
 
 ENDING = ".tar"
 _THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
@@ -55,13 +57,15 @@ class Member:
     @property
     def path(self) -> Path:
         """The path by which it is given and shown."""
-        return Path(self.archive, self.name)
+        return path_of(self.archive) / self.name
 
     def __str__(self) -> str:
         return f"{self.archive}/{self.name}"
 
     def open(self) -> BinaryIO:
         """Return its bytes as a file that can be sought, and is independent of all others."""
+        if is_remote(self.archive):
+            return io.BytesIO(remote.read(self.archive, self.offset, self.offset + self.size))
         descriptor = os.open(self.archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         return io.BufferedReader(_Window(descriptor, self.offset, self.size))
 
@@ -129,7 +133,13 @@ class _Index:
         return Member(archive, name, int(self.offsets[at]), int(self.sizes[at]))
 
 
-_Key = tuple[str, int, int, int]
+class _Key(NamedTuple):
+    archive: str
+    size: int
+    version: int
+    inode: int
+
+
 _INDICES: OrderedDict[_Key, _Index] = OrderedDict()
 _LOCK = threading.RLock()
 _DIGESTS: dict[str, tuple[tuple[int, int, int, int], str]] = {}
@@ -144,7 +154,7 @@ if hasattr(os, "register_at_fork"):
 
 def is_archive(path: Path | str) -> bool:
     """Return whether a path is a file that ends in ``.tar``."""
-    return str(path).lower().endswith(ENDING) and os.path.isfile(path)  # noqa: PTH113
+    return str(path).lower().endswith(ENDING) and _is_regular(path)
 
 
 def members(archive: Path | str) -> list[Member]:
@@ -158,10 +168,10 @@ def members(archive: Path | str) -> list[Member]:
         If it cannot be read, is compressed or damaged.
     """
     with _LOCK:
-        status = _status(str(archive))
+        key = _key(str(archive))
         outside: list[str] = []
-        found = {member.name: member for member in _scanned(str(archive), status.st_size, outside)}
-        _keep(_key(str(archive), status), _Index.of(found.values()))
+        found = {member.name: member for member in _scanned(str(archive), key.size, outside)}
+        _keep(key, _Index.of(found.values()))
     if outside:
         warnings.warn(
             f"{len(outside)} files of {archive} have names that lead out of it, first {outside[0]!r}, and are left out",
@@ -192,20 +202,22 @@ def member_of(path: Path | str) -> Member | None:
 def is_file(path: Path | str) -> bool:
     """Return whether a path is a file, or a member of an archive."""
     try:
-        return os.path.isfile(path) or member_of(path) is not None  # noqa: PTH113
+        # Of a file in an archive a server would be asked in vain.
+        return member_of(path) is not None or _is_regular(path)
     except DataError:
         return False
 
 
 def exists(path: Path | str) -> bool:
     """Return whether there is a file, folder, link or member of an archive of this path."""
-    return os.path.lexists(path) or is_file(path)
+    return is_file(path) or (remote.exists(path) if is_remote(path) else os.path.lexists(path))
 
 
 def open_file(path: Path | str) -> BinaryIO:
     """Open a file, or a member of an archive, for reading."""
-    member = member_of(path)
-    return Path(path).open("rb") if member is None else member.open()
+    if (member := member_of(path)) is not None:
+        return member.open()
+    return io.BytesIO(remote.read(path)) if is_remote(path) else Path(path).open("rb")
 
 
 def content_digest(path: Path | str) -> str:
@@ -246,7 +258,11 @@ def _content_or_fault(path: Path | str) -> str:
 def signature(path: Path | str) -> tuple[int, int, int, int]:
     """Return size, times and inode of a file, of which one changes with every write; for a member, of its archive."""
     member = member_of(path)
-    status = Path(path if member is None else member.archive).stat()
+    file = path if member is None else member.archive
+    if is_remote(file):
+        found = remote.status(file)
+        return (found.size if member is None else member.size, found.version, 0, 0)
+    status = Path(file).stat()
     size = status.st_size if member is None else member.size
     return (size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -254,16 +270,15 @@ def signature(path: Path | str) -> tuple[int, int, int, int]:
 def _split(path: str) -> tuple[str, str] | None:
     """Return the archive that a path leads through, and the name there."""
     for match in _THROUGH.finditer(path):
-        if os.path.isfile(archive := path[: match.end() - 1]):  # noqa: PTH113
+        if _is_regular(archive := path[: match.end() - 1]):
             return archive, path[match.end() :].lstrip("/")
     return None
 
 
 def _index(archive: str) -> _Index:
     with _LOCK:
-        status = _status(archive)
-        key = _key(archive, status)
-        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive, status.st_size)}.values())
+        key = _key(archive)
+        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive, key.size)}.values())
         _keep(key, index)
         return index
 
@@ -275,24 +290,33 @@ def _keep(key: _Key, index: _Index) -> None:
         _INDICES.popitem(last=False)
 
 
-def _key(archive: str, status: os.stat_result) -> _Key:
-    return (archive, status.st_size, status.st_mtime_ns, status.st_ino)
+def _is_regular(path: Path | str) -> bool:
+    return remote.is_file(path) if is_remote(path) else os.path.isfile(path)  # noqa: PTH113
 
 
-def _status(archive: str) -> os.stat_result:
+def _key(archive: str) -> _Key:
+    """Return what tells an archive from another of the same path."""
     try:
-        status = os.stat(archive)  # noqa: PTH116
+        if is_remote(archive):
+            found = remote.status(archive)
+            regular, key = found.is_file, _Key(archive, found.size, found.version, 0)
+        else:
+            status = os.stat(archive)  # noqa: PTH116
+            regular = stat.S_ISREG(status.st_mode)
+            key = _Key(archive, status.st_size, status.st_mtime_ns, status.st_ino)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{archive} cannot be read: {getattr(error, 'strerror', None) or error}; check it") from None
-    if not stat.S_ISREG(status.st_mode):
+    if not regular:
         raise DataError(f"{archive} is not a file; give a tar archive")
-    return status
+    return key
 
 
 def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Iterator[Member]:
     """Yield the regular files; the names of those that would lie outside the archive are added to a list."""
     try:
-        with Path(archive).open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
+        with _opened(archive) as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
             last = -1
             while (info := tar.next()) is not None:
                 tar.members = []
@@ -317,6 +341,10 @@ def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Itera
         ) from None
     except OSError as error:
         raise DataError(f"{archive} cannot be read: {(error.strerror or str(error)).lower()}; check it") from None
+
+
+def _opened(archive: str) -> BinaryIO:
+    return remote.open_blocks(archive) if is_remote(archive) else Path(archive).open("rb")
 
 
 def _is_inside(name: PurePosixPath) -> bool:

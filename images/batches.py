@@ -18,6 +18,7 @@ import numpy as np
 from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
 from .decoded import Decoder
+from .remote import REQUESTS, is_remote
 
 T = TypeVar("T")
 Batch = tuple[np.ndarray, np.ndarray]
@@ -168,9 +169,14 @@ def _decoded(
 ) -> Generator[tuple[Path | str, np.ndarray | UnreadableImageError], None, None]:
     """Yield files in the order of the paths, decoded by threads that are at most so many files ahead."""
     pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+    # Neither starts a thread before it has something to do.
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as here,
+        ThreadPoolExecutor(REQUESTS, thread_name_prefix="remote") as waiting,
+    ):
         try:
             for path in paths:
+                pool = waiting if is_remote(path) else here
                 pending.append((path, pool.submit(decoder or decode, path, size, resize, channels)))
                 if len(pending) > ahead:
                     yield _finished(*pending.popleft())

@@ -10,10 +10,11 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import AurevoirError, BudgetError, DataError, UsageError
+from ..errors import AurevoirError, BudgetError, DataError, MissingPackageError, UsageError
 from ..kernels.memory import format_bytes, memory_budget
 from .archives import is_archive, member_of, members, open_file
 from .budget import memory_for, needed
+from .remote import is_remote, path_of, status
 from .signatures import describe, is_heif, is_png, without_text
 
 Resize = Literal["stretch", "crop"]
@@ -91,10 +92,10 @@ def decode(path: Path | str, size: tuple[int, int], resize: Fit = "stretch", cha
         If memory runs out, which says nothing about the file.
     """
     try:
-        _check_file(Path(path))
+        _check_file(path_of(path))
         pixels = _decode(path, size, resize, "L" if channels == 1 else "RGB")
         return pixels if pixels.ndim == 3 else pixels[..., None]
-    except UnreadableImageError:
+    except (UnreadableImageError, MissingPackageError):
         raise
     except MemoryError:
         remedy = "free some, or lower the budget (AUREVOIR_MEMORY)"
@@ -123,6 +124,8 @@ def _check_file(path: Path) -> None:
 
 def _length(path: Path) -> int:
     """Return the bytes of a file, which must be a regular one."""
+    if is_remote(path):
+        return _length_at(path)
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -133,6 +136,16 @@ def _length(path: Path) -> int:
         kinds = {stat.S_IFDIR: _folder(path), stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UnreadableImageError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
     return status.st_size
+
+
+def _length_at(url: Path) -> int:
+    try:
+        found = status(url)
+    except FileNotFoundError:
+        raise UnreadableImageError("does not exist (FileNotFoundError)") from None
+    if not found.is_file:
+        raise UnreadableImageError("a folder, not a file")
+    return found.size
 
 
 def _folder(path: Path) -> str:

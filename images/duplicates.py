@@ -3,11 +3,13 @@
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
 from ..errors import DataError
 from .archives import content_digest, is_file, open_file, signature
+from .remote import REQUESTS, is_remote
 from .sources import Label
 
 _ENDS = 8192
@@ -50,14 +52,25 @@ def same_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _groups(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> Iterator[list[Path]]:
     groups: dict[Hashable, list[Path]] = {}
-    for path in paths:
-        try:
-            value = key(path)
-        except (OSError, DataError):
-            continue
+    for path, value in zip(paths, _keys(paths, key), strict=True):
         if value is not None:
             groups.setdefault(value, []).append(path)
     yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _keys(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[Hashable]:
+    """Return the key of each file, None of one that cannot be read."""
+
+    def found(path: Path) -> Hashable:
+        try:
+            return key(path)
+        except (OSError, DataError):
+            return None
+
+    if not any(map(is_remote, paths)):
+        return list(map(found, paths))
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return list(pool.map(found, paths))
 
 
 def _size(path: Path) -> int | None:

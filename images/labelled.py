@@ -13,7 +13,9 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .archives import exists, is_archive
-from .shards import image_members, named_archives, read_shards
+from .remote import is_remote, path_of
+from .remote_folders import images_at_url, rows_at_url
+from .shards import members_of, named_archives, read_shards
 from .sources import (
     Label,
     LabelledPaths,
@@ -30,7 +32,7 @@ from .sources import (
     test_part,
     warn,
 )
-from .tables import METADATA, TABLES, Row, is_metadata, place_of, read_table
+from .tables import LISTS, METADATA, TABLES, Row, is_metadata, place_of, read_table
 
 _SHOWN = 3
 _KINDS = ("train", "val", "test")
@@ -66,7 +68,7 @@ def labelled_images(data: Path | str, part: Part = "train") -> LabelledPaths:
     DataError
         If a table or an archive cannot be read, or an image has no label.
     """
-    source = _source(Path(data))
+    source = _source(path_of(data))
     return source.part(part) if isinstance(source, _Listed) else _of_folders(Path(data), source, part)
 
 
@@ -75,7 +77,7 @@ def labelled_parts(data: Path | str) -> tuple[LabelledPaths, LabelledPaths | Non
 
     See `labelled_images`; a note on stderr says what is tested on.
     """
-    source = _source(Path(data))
+    source = _source(path_of(data))
     if isinstance(source, _Listed):
         return source.part("train"), source.part("test") if source.has_parts else None
     test = test_part(source)
@@ -103,34 +105,24 @@ def images_at(image: Path | str, keep_missing: bool = False) -> Iterator[Path]:
         Whether a path that does not exist, and an archive that cannot be read, is yielded, to be reported where it is
         read; else it raises UsageError or DataError.
     """
-    path = Path(image)
+    path = path_of(image)
+    if is_remote(path):
+        yield from images_at_url(path, keep_missing)
+        return
     # Path.is_dir raises OSError for a name that is too long.
     files = iter_files(path) if (is_folder := os.path.isdir(path)) else iter(())  # noqa: PTH112
     first = list(islice(files, 1))
     archives = _archives_under(path) if is_folder and not first else named_archives(path)
-    if path.suffix.lower() in _LISTS and os.path.isfile(path):  # noqa: PTH113
+    if path.suffix.lower() in LISTS and os.path.isfile(path):  # noqa: PTH113
         yield from dict.fromkeys(row.path for row in read_table(path, labelled=False))
     elif is_folder or archives:
         yield from chain(first, files)
         for archive in archives:
-            yield from _members_of(archive, keep_missing)
+            yield from members_of(archive, keep_missing)
     elif keep_missing or exists(path):
         yield path
     else:
         raise UsageError(f"{path} does not exist; check the path")
-
-
-def _members_of(archive: Path, keep_broken: bool) -> Iterator[Path]:
-    try:
-        yield from [member.path for member in image_members(archive)]
-    except DataError:
-        if not keep_broken:
-            raise
-        # Reading it says why.
-        yield archive
-
-
-_LISTS = frozenset(TABLES) - {".txt", ".lst"}
 
 
 def _archives_under(folder: Path) -> list[Path]:
@@ -185,14 +177,10 @@ class _Listed:
 
 def _source(path: Path) -> _Listed | Mapping[str, Path]:
     """Return the rows of a table or of archives; for class folders the folders of their parts, of which may be none."""
+    if is_remote(path):
+        return _checked(*rows_at_url(path))
     if path.is_dir():
-        folders = nested(path)
-        if table := next(filter(None, map(_metadata, folders)), None):
-            return _checked(table, read_table(table), by_folder=True)
-        if splits := find_splits(path):
-            return splits
-        archives = archives_in(folders[-1])
-        return _checked(path, read_shards(archives)) if archives else {}
+        return _source_in(path)
     if archives := named_archives(path):
         return _checked(path, read_shards(archives))
     if not path.is_file():
@@ -203,6 +191,16 @@ def _source(path: Path) -> _Listed | Mapping[str, Path]:
         known = ", ".join(TABLES)
         raise UsageError(f"{path} is neither a folder nor a table of paths and labels ({known}) nor a .tar archive")
     return _checked(path, read_table(path))
+
+
+def _source_in(folder: Path) -> _Listed | Mapping[str, Path]:
+    folders = nested(folder)
+    if table := next(filter(None, map(_metadata, folders)), None):
+        return _checked(table, read_table(table), by_folder=True)
+    if splits := find_splits(folder):
+        return splits
+    archives = archives_in(folders[-1])
+    return _checked(folder, read_shards(archives)) if archives else {}
 
 
 def _of_folders(folder: Path, splits: Mapping[str, Path], part: Part) -> LabelledPaths:

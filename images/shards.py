@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .archives import ENDING, Member, is_archive, members
+from .remote import is_remote, path_of
 from .sources import is_document, is_hidden, split_kind, split_named, warn
 from .tables import Row, parsed_object, sample_of
 
@@ -34,15 +35,15 @@ def named_archives(pattern: Path | str) -> list[Path]:
         If an archive of a pattern is missing, or the pattern names too many.
     """
     if is_archive(pattern):
-        return [Path(pattern)]
+        return [path_of(pattern)]
     text = str(pattern)
     if not text.lower().endswith(ENDING) or not _BRACES.search(text):
         return []
     found = _expanded(text)
     for each in found:
-        if not is_archive(each):
+        if not is_remote(each) and not is_archive(each):
             raise UsageError(f"{each}, of the pattern {text}, is no file; check the numbers of the pattern")
-    return list(map(Path, found))
+    return list(map(path_of, found))
 
 
 def _expanded(text: str) -> list[str]:
@@ -72,6 +73,17 @@ def _choices(piece: str, text: str) -> list[str]:
 def image_members(archive: Path | str) -> Iterator[Member]:
     """Yield the members of an archive that may be images, in its order; see `list_files`."""
     return (member for member in members(archive) if not _is_other(member.name))
+
+
+def members_of(archive: Path, keep_broken: bool) -> Iterator[Path]:
+    """Yield the paths of these; of an archive that cannot be read its own, if it is to be kept, else it raises."""
+    try:
+        yield from [member.path for member in image_members(archive)]
+    except DataError:
+        if not keep_broken:
+            raise
+        # Reading it says why.
+        yield archive
 
 
 def _is_other(name: str) -> bool:
@@ -158,6 +170,17 @@ def _by_folder(archives: Sequence[Path]) -> list[Row]:
         for archive in archives
         for each in image_members(archive)
     ]
+    return rows_by_folder(rows)
+
+
+def rows_by_folder(rows: list[tuple[Row, tuple[str, ...]]]) -> list[Row]:
+    """Return rows labelled by folders.
+
+    Parameters
+    ----------
+    rows : list of (row, tuple of str)
+        The names on the way to each image, of which the last is its own.
+    """
     depth = 0
     while len({parts[depth] for _, parts in rows}) == 1 and all(len(parts) > depth + 2 for _, parts in rows):
         depth += 1

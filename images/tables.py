@@ -11,14 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import AurevoirWarning, DataError
+from ..errors import AurevoirWarning, DataError, UsageError
 from ..files import read_file
 from ..schema import first_repeated
-from .archives import exists, is_file
+from .archives import exists, is_file, open_file
+from .remote import is_remote, is_url, path_of, read, status
 
 _JSON, _DELIMITED = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt", ".lst")
 TABLES = (*_DELIMITED, *_JSON)
 """Endings of tables of paths and labels."""
+LISTS = frozenset(TABLES) - {".txt", ".lst"}
+"""Of these, the endings of lists of images that have no labels."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Names of tables beside the images that they label, as Hugging Face's imagefolder has them."""
 _LARGEST = 1 << 30
@@ -107,7 +110,7 @@ def read_text(path: Path | str, what: str, remedy: str) -> str:
     DataError
         If it holds null characters, as UTF-16 without a mark does.
     """
-    data = read_file(path, _LARGEST, what, remedy)
+    data = _read_at(path) if is_remote(path) else read_file(path, _LARGEST, what, remedy)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = data.decode("utf-16", "replace")
     else:
@@ -116,6 +119,15 @@ def read_text(path: Path | str, what: str, remedy: str) -> str:
         line = text.count("\n", 0, at) + 1
         raise DataError(f"{what} {path} holds a null character in line {line}; save it as text in UTF-8")
     return text
+
+
+def _read_at(url: Path | str) -> bytes:
+    try:
+        if (size := status(url).size) > _LARGEST:
+            raise DataError(f"{url} holds {size:,d} bytes, and at most {_LARGEST:,d} are read; split it")
+        return read(url)
+    except OSError as error:
+        raise UsageError(f"{url} cannot be read ({type(error).__name__}); check the address and your access") from None
 
 
 def _note_bytes(table: Path, rows: list[Row]) -> None:
@@ -133,7 +145,7 @@ def _note_bytes(table: Path, rows: list[Row]) -> None:
 
 def is_metadata(table: Path) -> bool:
     """Return whether a table labels the files beside it: whether it has the columns ``file_name`` and a label."""
-    with table.open("rb") as file:
+    with open_file(table) as file:
         line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
     try:
         names = list(json.loads(line)) if table.suffix == ".jsonl" else next(csv.reader([line]), [])
@@ -174,8 +186,14 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
     if "\0" in name:
         raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
     stripped = name.strip()
+    if is_url(stripped):
+        return path_of(stripped)
+    if is_remote(table) and stripped.startswith("/"):
+        raise DataError(
+            f"line {line} of {table} names {stripped}, a path of one machine; give paths relative to the table"
+        )
     found = table.parent / stripped
-    if stripped == name and "\\" not in name and name.isascii():
+    if is_remote(table) or (stripped == name and "\\" not in name and name.isascii()):
         return found
     # Archives from macOS have names in the decomposed form, and most tables in the composed one.
     forms = [stripped.replace("\\", "/"), *(unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))]

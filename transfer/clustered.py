@@ -26,6 +26,7 @@ from ..engine.runtimes import runtime
 from ..errors import UsageError
 from ..images.batches import ImageArray, ImageFiles, Images, ImageStream
 from ..images.decode import UnreadableImageError, decode
+from ..images.remote import path_of
 from ..kernels.stopwatch import Stopwatch
 from ..progress import progress_bar
 from .computed import Outputs, computed
@@ -259,7 +260,7 @@ class _Driver:
         images = self._images
         if isinstance(images, ImageArray):
             return ImageArray(images.pixels[start:stop])
-        paths = [Path(path).absolute() for path in images.paths[start:stop]]
+        paths = [path_of(path).absolute() for path in images.paths[start:stop]]
         return ImageFiles(paths, images.size, images.resize, channels=images.channels)
 
     def refusal(self, first: _First) -> str | None:

@@ -12,10 +12,12 @@ import numpy as np
 from scipy.sparse import issparse
 
 from ..errors import DataError, UsageError
+from ..images.archives import is_file
 from ..images.batches import ImageArray, ImageFiles, Images
 from ..images.decode import Resize
 from ..images.decoded import Decoder
 from ..images.labelled import labelled_images, list_images
+from ..images.remote import path_of
 from ..images.tables import TABLES
 
 _CHANNELS = (1, 3, 4)
@@ -30,7 +32,7 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
         If `y` is None and `X` is not a folder, or either is invalid.
     """
     if is_path(X) and y is None:
-        found = labelled_images(Path(X))
+        found = labelled_images(path_of(X))
         return found.paths, _sets(found.labels) if found.multilabel else np.asarray(found.labels)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
@@ -64,7 +66,7 @@ def as_inputs(X: Any) -> Any:
         If they are neither; the message says what to change.
     """
     if is_path(X):
-        return _at_path(Path(X))
+        return _at_path(path_of(X))
     _refuse_containers(X)
     if hasattr(X, "columns"):
         return _from_frame(X)
@@ -79,7 +81,7 @@ def as_inputs(X: Any) -> Any:
 
 
 def _at_path(path: Path) -> list[Path]:
-    if path.suffix.lower() in TABLES and path.is_file():
+    if path.suffix.lower() in TABLES and is_file(path):
         return list(labelled_images(path).paths)
     return list(_not_empty(list_images([path], keep_missing=True)))
 
@@ -154,7 +156,7 @@ def _as_paths(X: Any) -> list[Path | str]:
     for index, value in enumerate(_not_empty(X)):
         if not is_path(value) or value == "":
             raise UsageError(f"X[{index}] is {_shown(value)} among paths; give the path of an image in its place")
-    return [value if isinstance(value, str | Path) else Path(value) for value in X]
+    return [value if isinstance(value, str) else path_of(value) for value in X]
 
 
 def _as_pixels(array: np.ndarray, X: Any) -> np.ndarray:

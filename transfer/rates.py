@@ -14,7 +14,7 @@ import numpy as np
 from ..engine.engine import Engine
 from ..errors import DataError
 from ..files import read_file
-from ..images.archives import member_of
+from ..images.archives import signature
 from ..images.batches import ImageArray, ImageFiles, collect
 from ..kernels.bits import packed_length
 from ..kernels.gram import gram
@@ -284,8 +284,7 @@ def _rate(run: Callable[[], object], amount: float) -> float:
 
 
 def _size(path: Path) -> int:
-    member = member_of(path)
-    return path.stat().st_size if member is None else member.size
+    return signature(path)[0]
 
 
 def _machine(device: str) -> str:

@@ -7,12 +7,14 @@ import tarfile
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from tar_files import pack
 
 from aurevoir.calibration.table import pixels_digest
 from aurevoir.cli.main import main
 from aurevoir.engine.load import load_engine
 from aurevoir.engine.sample import calibration_sample, sample_images
+from aurevoir.images import remote
 from aurevoir.images.sources import class_folders
 
 
@@ -72,12 +74,23 @@ def forms(folder, place):
         for path, label, part in rows:
             tar.add(path, f"photos/{part}/{label}/{path.name}")
     pattern = place / "shards" / "{train,test}-{000..001}.tar"
-    return [place / "t.csv", place / "t.jsonl", hugging, place / "shards", place / "folders.tar", pattern]
+    MemoryFileSystem().put(str(place), f"/{place.name}", recursive=True)
+    urls = [f"memory://{place.name}/{each}" for each in ("hugging", "shards", "folders.tar")]
+    return [place / "t.csv", place / "t.jsonl", hugging, place / "shards", place / "folders.tar", pattern, *urls]
 
 
-def test_every_form_of_the_same_images_gives_the_same_model(run, class_folder, engine, tmp_path):
+@pytest.fixture
+def emptied():
+    """Empty fsspec's store of this process after a test."""
+    yield
+    MemoryFileSystem.store.clear()
+    remote._KNOWN.clear()
+
+
+def test_every_form_of_the_same_images_gives_the_same_model(run, class_folder, engine, tmp_path, emptied):
     found = []
-    for number, data in enumerate(forms(class_folder, tmp_path)):
+    (tmp_path / "forms").mkdir()
+    for number, data in enumerate(forms(class_folder, tmp_path / "forms")):
         result, err = run("fit", data, "--engine", engine, "--out", tmp_path / f"m{number}", "--projection", "none")
         assert (result["train_images"], result["test_images"], result["skipped"]) == (24, 6, {})
         assert re.search("testing on|using test", err)

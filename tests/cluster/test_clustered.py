@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from http_files import served
 
 from aurevoir import Cluster, OpticalClassifier, build_engine
 from aurevoir.cli.main import main
@@ -143,6 +144,18 @@ def test_the_model_is_that_of_this_machine_byte_for_byte(machines, tiny_onnx, cl
         fitted = OpticalClassifier(tiny_onnx, smoke=False, cluster=cluster).fit(class_folder)
         fitted.save(tmp_path / name)
         assert ("cluster" in fitted.timings_) == (cluster is not None)
+    files = {each.name: each.read_bytes() for each in (tmp_path / "alone").iterdir()}
+    assert {each.name: each.read_bytes() for each in (tmp_path / "cluster").iterdir()} == files
+
+
+def test_images_at_urls_are_read_by_the_workers(machines, tiny_onnx, class_folder, tmp_path):
+    pytest.importorskip("aiohttp")
+    with served(class_folder.parent) as server:
+        names = [f"{path.parent.name}/{path.name}" for path in sorted(class_folder.glob("*/*.png"))]
+        (tmp_path / "t.csv").write_text("".join(f"{server.url}/photos/{name},{name[:3]}\n" for name in names))
+        for name, cluster in (("cluster", Cluster(workers=1)), ("alone", None)):
+            fitted = OpticalClassifier(tiny_onnx, smoke=False, cluster=cluster).fit(tmp_path / "t.csv")
+            fitted.save(tmp_path / name)
     files = {each.name: each.read_bytes() for each in (tmp_path / "alone").iterdir()}
     assert {each.name: each.read_bytes() for each in (tmp_path / "cluster").iterdir()} == files
 

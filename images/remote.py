@@ -1,0 +1,226 @@
+"""Files at URLs that fsspec reads, such as ``s3://bucket/cats/1.jpg``, as paths like those of local files.
+
+A file at a URL is taken not to change while a process runs.
+"""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path, PosixPath
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+from ..errors import DataError, MissingPackageError, UsageError
+
+T = TypeVar("T")
+
+REQUESTS = 32
+"""Files that are asked for at once: threads that wait for a server take no processor."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://.", re.IGNORECASE)
+_LOCAL = ("file", "local")
+_WAITS = (0.5, 2.0)
+"""Seconds before what failed is asked for once more."""
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_TAGS = (
+    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "generation"),
+    *("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created"),
+)
+"""What file systems call that by which a content differs from the one before it."""
+_BLOCK = 1 << 20
+_MOST = 1 << 17
+
+
+class Status(NamedTuple):
+    """What a server says of a file or folder.
+
+    Attributes
+    ----------
+    is_file : bool
+    size : int
+        Bytes of the file.
+    version : int
+        Another one for another content, where the server tells them apart.
+    """
+
+    is_file: bool
+    size: int
+    version: int
+
+
+_KNOWN: dict[str, Status] = {}
+
+
+class RemotePath(PosixPath):
+    """The path of a file or folder at a URL. Its text is the URL."""
+
+    def __str__(self) -> str:
+        scheme, _, rest = super().__str__().partition(":/")
+        return f"{scheme}://{rest}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def is_absolute(self) -> bool:
+        """Return True: no URL is relative to a folder of this machine."""
+        return True
+
+    def absolute(self) -> "RemotePath":
+        """Return the path itself."""
+        return self
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL rather than the path of a local file."""
+    return _URL.match(text) is not None
+
+
+def is_remote(path: Path | str) -> bool:
+    """Return whether a path leads to a URL."""
+    return isinstance(path, RemotePath) or (isinstance(path, str) and is_url(path))
+
+
+def path_of(path: "os.PathLike[str] | str") -> Path:
+    """Return a path; of a URL a `RemotePath`.
+
+    Raises
+    ------
+    UsageError
+        If it is the URL of a local file, or of one inside another, or has empty names, which no path can hold.
+    """
+    if isinstance(path, Path) or not (match := _URL.match(os.fspath(path))):
+        return path if isinstance(path, Path) else Path(path)
+    text = os.fspath(path)
+    if match[1].lower() in _LOCAL:
+        raise UsageError(f"{text} is on this machine; give its path without {match[1]}://")
+    if "::" in text:
+        raise UsageError(f"{text} is a file inside another; unpack it, or give a tar archive")
+    found = RemotePath(text)
+    if str(found) != text.rstrip("/"):
+        raise UsageError(f"{text} has an empty or dotted name between its slashes; rename the folder")
+    return found
+
+
+def status(path: Path | str) -> Status:
+    """Return what is known of a file or folder.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        As the server answers.
+    DataError
+        If the server cannot be asked.
+    """
+    url = str(path)
+    if (known := _KNOWN.get(url)) is None:
+        known = _keep(url, _asked(url, lambda files, name: files.info(name)))
+    return known
+
+
+def exists(path: Path | str) -> bool:
+    """Return whether there is a file or folder."""
+    try:
+        return bool(status(path))
+    except (OSError, DataError):
+        return False
+
+
+def is_file(path: Path | str) -> bool:
+    """Return whether there is a file."""
+    return exists(path) and status(path).is_file
+
+
+def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
+    """Return the bytes of a file, or those of a part of it; errors are those of `status`."""
+    url = str(path)
+    if stop is None:
+        return cast("bytes", _asked(url, lambda files, name: files.cat_file(name)))
+    found = cast("bytes", _asked(url, lambda files, name: files.cat_file(name, start=start, end=stop)))
+    if len(found) != stop - start:
+        raise DataError(f"{url} cannot be read in parts: its server sends {len(found):,d} bytes for {stop - start:,d}")
+    return found
+
+
+def open_blocks(path: Path | str) -> BinaryIO:
+    """Open a file that is read from its beginning to its end, in large blocks; errors are those of `status`."""
+    url = str(path)
+    return cast("BinaryIO", _asked(url, lambda files, name: files.open(name, "rb", block_size=_BLOCK)))
+
+
+def files_under(folder: Path | str) -> list[Path]:
+    """Return the files under a folder, sorted by name; errors are those of `status`."""
+    url = str(folder)
+
+    def find(files: Any, name: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = files.find(name, detail=True)
+        return {url + each[len(name) :]: info for each, info in found.items() if each.startswith(f"{name}/")}
+
+    paths = list[Path]()
+    for each, info in _asked(url, find).items():
+        paths.append(path_of(each))
+        if info.get("size") is not None:
+            _keep(str(paths[-1]), info)
+    return sorted(paths)
+
+
+def _keep(url: str, info: dict[str, Any]) -> Status:
+    """Keep what a server says of a file."""
+    is_file = info.get("type") != "directory"
+    if is_file and info.get("size") is None:
+        raise DataError(f"{url} cannot be read: its server does not say how many bytes it has; copy it here")
+    tags = repr([info[each] for each in _TAGS if info.get(each) is not None])
+    version = int.from_bytes(hashlib.sha256(tags.encode()).digest()[:7], "big")
+    if len(_KNOWN) >= _MOST:
+        _KNOWN.clear()
+    _KNOWN[url] = Status(is_file, int(info["size"] or 0) if is_file else 0, version)
+    return _KNOWN[url]
+
+
+def _asked(url: str, ask: Callable[[Any, str], T]) -> T:
+    """Return the answer of a file system, which is asked again if it fails otherwise than by saying no."""
+    for wait in (*_WAITS, None):
+        try:
+            files, name = _file_system(url)
+            return ask(files, name)
+        except (*_FINAL, MissingPackageError, UsageError):
+            raise
+        except Exception as error:  # of each package that fsspec calls another
+            if wait is None:
+                why = f"{type(error).__name__}: {error}"
+                raise DataError(
+                    f"{url} cannot be read ({why}); check the address, the network and your access"
+                ) from None
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its name there."""
+    scheme, _, rest = url.partition("://")
+    files = _shared(f"{scheme}://{rest.partition('/')[0]}", os.getpid())
+    if not files.async_impl:
+        # Each thread has one of its own.
+        return cast("tuple[Any, str]", _fsspec().url_to_fs(url))
+    return files, files._strip_protocol(url)
+
+
+@lru_cache(64)
+def _shared(server: str, _process: int) -> Any:
+    """Return the file system that all threads of a process may ask at once."""
+    try:
+        return _fsspec().url_to_fs(server)[0]
+    except ImportError as error:
+        raise MissingPackageError(f"{server} needs a package that is not installed: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"{server} cannot be read: {error}; check what stands before ://") from None
+
+
+def _fsspec() -> Any:
+    try:
+        from fsspec import core
+    except ImportError:
+        raise MissingPackageError(
+            "URLs need fsspec, which is not installed; install it with: pip install 'aurevoir[remote]'"
+        ) from None
+    return core
