@@ -177,7 +177,7 @@ class Pool:
         self, room: Resources, job: Job, content: bytes, environment: dict[str, str | None], driver: Driver
     ) -> None:
         ray = self._ray = required_ray()
-        self._driver, self._room = driver, room
+        self._driver, self._room, self._name = driver, room, job.name
         options = {"num_cpus": room.cpus, "num_gpus": room.gpus, "scheduling_strategy": "SPREAD"}
         self._class = ray.remote(**options)(Worker)
         with _ray_errors():
@@ -199,7 +199,8 @@ class Pool:
 
     def _add(self) -> None:
         actor = self._class.remote()
-        self._running.append(_Running(actor, actor.open.remote(*self._given)))
+        opening = actor.open.options(name=f"{self._name}: open").remote(*self._given)
+        self._running.append(_Running(actor, opening))
 
     def _end(self, worker: _Running) -> None:
         # Where there is no connection any more, the workers are gone, and Ray would make a new one.
@@ -272,7 +273,8 @@ class Pool:
                 if task.start < limit and not (depth and alone):
                     waiting.pop()
                     shard = self._driver.shard(task.start, task.stop)
-                    worker.shards.append((worker.actor.run.remote(shard), task))
+                    run = worker.actor.run.options(name=f"{self._name}: {task.start}-{task.stop - 1}")
+                    worker.shards.append((run.remote(shard), task))
 
     def _ready(self) -> list[_Running]:
         """Wait for a moment, and return the workers that have something to say."""

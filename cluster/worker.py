@@ -6,7 +6,17 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Job(Protocol):
-    """What workers do; it is pickled."""
+    """What workers do; it is pickled.
+
+    Attributes
+    ----------
+    name : str
+        Of its tasks in Ray's state and dashboard, before the numbers of the images.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name."""
 
     def open(self, content: bytes) -> "Shards":
         """Return what works on shards, with what is sent to each machine once."""

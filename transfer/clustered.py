@@ -65,6 +65,10 @@ class _Embedding:
     threads: int
     sample: Images
 
+    @property
+    def name(self) -> str:
+        return "embed"
+
     def open(self, content: bytes) -> "_Embedder":
         # What crashes here ends this worker alone, so nothing is tried in a process of its own first.
         engine = open_engine(content, "the engine of the fit", self.device, trusted=True)

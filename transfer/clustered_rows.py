@@ -51,6 +51,10 @@ class _Pass:
     threads: int
     sample: _Segment
 
+    @property
+    def name(self) -> str:
+        return "sums of the ridge"
+
     def open(self, content: bytes) -> "_Pass":
         limit_threads(self.threads)
         return self

@@ -33,7 +33,7 @@ class FakeRay:
     exceptions = SimpleNamespace(RayError=RayError)
 
     def __init__(self, *kinds):
-        self.kinds, self.started, self.seconds = list(kinds), 0, 0.0
+        self.kinds, self.started, self.seconds, self.names = list(kinds), 0, 0.0, []
 
     def remote(self, **options):
         return lambda actor: SimpleNamespace(remote=self._start)
@@ -55,7 +55,14 @@ class FakeRay:
             )
             return Later(shard) if error is None else Later(error=RayTaskError(error))
 
-        return SimpleNamespace(open=_asked(lambda *given: opened), run=_asked(run))
+        return SimpleNamespace(open=self._asked(lambda *given: opened), run=self._asked(run))
+
+    def _asked(self, function):
+        def options(name):
+            self.names.append(name)
+            return SimpleNamespace(remote=function)
+
+        return SimpleNamespace(options=options)
 
     def wait(self, asked, num_returns, timeout):
         ready = [each for each in asked if not each.never]
@@ -86,10 +93,6 @@ class FakeRay:
         return {}
 
 
-def _asked(function):
-    return SimpleNamespace(remote=function)
-
-
 class Driver:
     def shard(self, start, stop):
         return start, stop
@@ -110,7 +113,7 @@ SPANS = [(start, min(start + 16, 500)) for start in range(0, 500, 16)]
 def results(monkeypatch, ray, workers):
     monkeypatch.setattr(pool, "required_ray", lambda: ray)
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
-    with pool.Pool(pool.Resources(workers, 1, 0), None, b"", {}, Driver()) as made:
+    with pool.Pool(pool.Resources(workers, 1, 0), SimpleNamespace(name="embed"), b"", {}, Driver()) as made:
         return [(start, stop) for start, stop, _ in made.results(iter(SPANS), 16, 16)]
 
 
@@ -123,6 +126,13 @@ def test_an_image_that_ends_its_workers_is_found(monkeypatch):
     assert [start for start, _ in found[1:]] == [stop for _, stop in found[:-1]]
     # Twice each: 16, 8, 4, 2 images, and that one.
     assert ray.started == 2 + 10
+
+
+def test_tasks_are_named_by_what_they_do_and_their_images(monkeypatch):
+    ray = FakeRay("works")
+    results(monkeypatch, ray, 2)
+    assert ray.names[:3] == ["embed: open", "embed: open", "embed: 0-15"]
+    assert ray.names[-1] == "embed: 496-499"
 
 
 def test_an_error_in_a_worker_is_no_lost_process_and_is_not_tried_again(monkeypatch):
