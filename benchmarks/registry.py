@@ -19,6 +19,7 @@ SUITES = {
     "threads": "one engine under many threads: outputs and memory",
     "startup": "how long each command takes to print its help",
     "time-to-model": "seconds from a folder to a tested model, as whole processes, compared with scripts",
+    "cluster": "a fit on the workers of a local cluster, compared with one process on equal cores: seconds and memory",
     "table1": "accuracy, seconds by stage and megabytes by precision and runtime, as the post's Table 1",
     "depth": "accuracy and training time over the depth of the cut, and of backprop, as the post's Figures 5 and 6",
     "gpu": "everything that needs an NVIDIA GPU: tests, the post's size, networks, from photographs to a classifier",

@@ -6,12 +6,9 @@ reverse order in every second repeat.
 
 import argparse
 import json
-import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -19,17 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from ...engine.backbones.base import Backbone
 from ...engine.timing import ratios
 from ...errors import MissingPackageError, UsageError
-from ...images.sources import LabelledPaths, class_folders
+from ...images.sources import class_folders
 from ...progress import progress_bar
-from ...transfer.evaluate import TEST_SHARE, split
+from ...transfer.evaluate import split
 from ..contract import Benchmark, Cells, Json, Result, Row, Spread
 from ..harness.datasets import folder_name
 from ..harness.engines import open_network
+from ..harness.repeated import repeated
 from ..harness.scaling import Series
 from ..harness.whole_process import Finished, run_whole
 from ..reporting.figures import draw_scaling, figure, sound
@@ -97,7 +93,7 @@ def run(args: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as scratch, progress_bar(total=total, desc="time to model", unit="run") as bar:
         given = _Run(args, backbone, Path(scratch))
         for count in args.images:
-            with _repeated(parts, count, given.scratch) as data:
+            with repeated(parts, count, given.scratch) as data:
                 rows += _measure(given, data, count, bar)
     return Result(
         "time-to-model",
@@ -112,39 +108,6 @@ def run(args: argparse.Namespace) -> Result:
             "repeats": args.repeats,
         },
     )
-
-
-@contextmanager
-def _repeated(parts: Sequence[LabelledPaths], count: int, scratch: Path) -> Iterator[Path]:
-    """Yield a folder of ``train`` and ``test``, which have no file in common, with `count` images in all.
-
-    Names are hard links, since symbolic ones to one file count once, or copies where files cannot be linked.
-    """
-    tested = round(TEST_SHARE * count)
-    folder = scratch / f"images-{count}"
-    for part, name, images in zip(parts, ("train", "test"), (count - tested, tested), strict=True):
-        if images < len(part.names):
-            raise UsageError(f"--images {count} are too few for {len(part.names)} classes; give more")
-        for index, row in zip(range(images), _in_turn(part), strict=False):
-            source = part.paths[row]
-            target = folder / name / str(part.labels[row]) / f"{index:07d}{source.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source.resolve(), target)
-            except OSError:
-                shutil.copyfile(source, target)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def _in_turn(part: LabelledPaths) -> Iterator[int]:
-    """Yield the rows of images without end: an image of each class in turn, in random order."""
-    labels = np.array(part.labels)
-    rows = [np.random.default_rng(0).permutation(np.flatnonzero(labels == name)) for name in part.names]
-    turn = 0
-    while True:
-        yield from (int(own[turn % len(own)]) for own in rows)
-        turn += 1
 
 
 def _measure(given: _Run, data: Path, count: int, bar: Any) -> list[Row]:
