@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from ...children import run_child
 from ...errors import AurevoirError
+from ..contract import Cells
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,25 @@ def run_whole(command: Sequence[str], environment: Mapping[str, str] | None = No
         raise AurevoirError(f"{' '.join(command[1:4])} failed: {lines[-1]}")
     printed, _, measured = ran.stdout.rstrip("\n").rpartition("\n")
     return Finished(json.loads(printed), **json.loads(measured))
+
+
+def fit_cells(found: Sequence[Finished]) -> Cells:
+    """Return what a row says of processes of ``aurevoir fit --json``, or of scripts that print some of it."""
+    last = found[-1].printed
+    cells = {
+        "seconds": median(each.seconds for each in found),
+        "all_seconds": [each.seconds for each in found],
+        "accuracy": last["accuracy"],
+        "peak_megabytes": max(each.megabytes for each in found),
+        "precision": last["precision"],
+    }
+    if "timings" not in last:
+        return cells
+    stages = {name: median(each.printed["timings"][name] for each in found) for name in last["timings"]}
+    stages["test"] = median(each.printed["test_seconds"] for each in found)
+    if last["refit"]:
+        stages["refit"] = median(each.printed["refit"]["seconds"] for each in found)
+    return cells | {"stages": stages, "train_images": last["train_images"], "test_images": last["test_images"]}
 
 
 def _main(command: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from threading import Event, Thread
 from typing import Any
 
@@ -20,11 +19,11 @@ from ...files import file_digest
 from ...images.sources import class_folders
 from ...progress import progress_bar
 from ...transfer.evaluate import split
-from ..contract import Benchmark, Cells, Json, Result, Row, Spread
+from ..contract import Benchmark, Json, Result, Row, Spread
 from ..harness.datasets import folder_name
 from ..harness.repeated import repeated
 from ..harness.scaling import Series
-from ..harness.whole_process import Finished, run_whole
+from ..harness.whole_process import Finished, fit_cells, run_whole
 from ..reporting.figures import draw_scaling, figure, sound
 from ..reporting.text import aligned, markdown_table
 
@@ -111,7 +110,7 @@ def _measure(
             bar.update()
     for number, row in rows.items():
         if row.error is None:
-            row.note(**_cells(found[number]))
+            row.note(**fit_cells(found[number].processes), worker_megabytes=found[number].worker_megabytes)
             row.note(same_model=found[number].digests == found[0].digests and len(found[0].digests) == 1)
             if rows[0].error is None:
                 row.note(times_alone=ratios(rows[0]["all_seconds"], row["all_seconds"]))
@@ -159,20 +158,6 @@ def _workers_megabytes() -> Iterator[float]:
             if (folder / "cmdline").read_bytes().startswith(_TITLES):
                 [line] = [line for line in (folder / "status").read_text().splitlines() if line.startswith("VmHWM")]
                 yield int(line.split()[1]) * 1024 / 1e6
-
-
-def _cells(found: _Found) -> Cells:
-    last = found.processes[-1].printed
-    stages = {name: median(each.printed["timings"][name] for each in found.processes) for name in last["timings"]}
-    stages["test"] = median(each.printed["test_seconds"] for each in found.processes)
-    return {
-        "seconds": median(each.seconds for each in found.processes),
-        "all_seconds": [each.seconds for each in found.processes],
-        "accuracy": last["accuracy"],
-        "peak_megabytes": max(each.megabytes for each in found.processes),
-        "worker_megabytes": found.worker_megabytes,
-        "stages": stages,
-    }
 
 
 _HEADER = ["seconds", "times one process", "memory of a worker, MB", "of the driver, MB", "the same model"]

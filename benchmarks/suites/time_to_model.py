@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ...engine.backbones.base import Backbone
@@ -22,12 +21,12 @@ from ...errors import MissingPackageError, UsageError
 from ...images.sources import class_folders
 from ...progress import progress_bar
 from ...transfer.evaluate import split
-from ..contract import Benchmark, Cells, Json, Result, Row, Spread
+from ..contract import Benchmark, Json, Result, Row, Spread
 from ..harness.datasets import folder_name
 from ..harness.engines import open_network
 from ..harness.repeated import repeated
 from ..harness.scaling import Series
-from ..harness.whole_process import Finished, run_whole
+from ..harness.whole_process import Finished, fit_cells, run_whole
 from ..reporting.figures import draw_scaling, figure, sound
 from ..reporting.text import aligned, markdown_table
 
@@ -123,7 +122,7 @@ def _measure(given: _Run, data: Path, count: int, bar: Any) -> list[Row]:
             bar.update()
     for name, row in rows.items():
         if row.error is None:
-            row.note(**_cells(found[name]))
+            row.note(**fit_cells(found[name]))
     _compare(list(rows.values()))
     return list(rows.values())
 
@@ -158,24 +157,6 @@ def _script(name: str, given: _Run, data: Path) -> Finished:
     if (way == "torch") == given.is_file:
         raise UsageError("needs a network by name" if given.is_file else "needs an ONNX file as the backbone")
     return run_whole([sys.executable, "-m", "aurevoir.benchmarks.rivals.naive", way, given.job(data)])
-
-
-def _cells(found: Sequence[Finished]) -> Cells:
-    last = found[-1].printed
-    cells = {
-        "seconds": median(each.seconds for each in found),
-        "all_seconds": [each.seconds for each in found],
-        "accuracy": last["accuracy"],
-        "peak_megabytes": max(each.megabytes for each in found),
-        "precision": last["precision"],
-    }
-    if "timings" not in last:
-        return cells
-    stages = {name: median(each.printed["timings"][name] for each in found) for name in last["timings"]}
-    stages["test"] = median(each.printed["test_seconds"] for each in found)
-    if last["refit"]:
-        stages["refit"] = median(each.printed["refit"]["seconds"] for each in found)
-    return cells | {"stages": stages, "train_images": last["train_images"], "test_images": last["test_images"]}
 
 
 def _compare(rows: Sequence[Row]) -> None:

@@ -30,7 +30,8 @@ def test_other_models_and_failures_are_told(bench, tiny_onnx, class_folder, monk
     def fit(args, data, engine, workers, cores, found):
         if workers == 1:
             raise AurevoirError("no worker is left")
-        printed = {"accuracy": 1.0, "timings": {"engine": 1.0}, "test_seconds": 1.0}
+        printed = {"accuracy": 1.0, "precision": "fp32", "timings": {"engine": 1.0}, "test_seconds": 1.0, "refit": None}
+        printed |= {"train_images": 32, "test_images": 8}
         found.processes.append(cluster.Finished(printed, 2.0, 1.0))
         found.digests.add((f"model of {workers}",))
 
