@@ -14,7 +14,7 @@ from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.sample import sample_images
 from aurevoir.images.batches import ImageArray, ImageFiles, collect
 from aurevoir.images.sources import class_folders
-from aurevoir.kernels.readout import fit_readout
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.transfer.embed import embed_bits
 from aurevoir.transfer.evaluate import split
 

@@ -33,18 +33,10 @@ from ..kernels.backends.numba.ahead import Kernel, compile_ahead
 from ..kernels.bits import pack_signs
 from ..kernels.camera import Camera
 from ..kernels.familiarity import Familiarity, Neighbours
+from ..kernels.fitting import fit_readout, kernel_paths
 from ..kernels.memory import block_length, blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
-from ..kernels.readout import (
-    PROJECTIONS,
-    Readout,
-    SpeckleReadout,
-    fit_readout,
-    kernel_paths,
-    path_on_host,
-    readout_on,
-    rows_of_call,
-)
+from ..kernels.readout import PROJECTIONS, Readout, SpeckleReadout, path_on_host, readout_on, rows_of_call
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED
 from ..kernels.stopwatch import Stopwatch

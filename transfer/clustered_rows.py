@@ -92,7 +92,7 @@ class _Driver:
         return None
 
     def unusable(self, index: int, why: str) -> Any:
-        stop = min(index + passes.SEGMENT, len(self.targets))
+        stop = min(index + passes.segment(len(self.targets)), len(self.targets))
         raise AurevoirError(
             f"workers end on rows {index:,d} to {stop:,d} of the ridge: {why}; each may take the memory budget "
             "(--memory), so lower it, or fit without the cluster: with a work folder nothing is embedded again"
@@ -128,7 +128,7 @@ def sharing(cluster: Cluster | None, n: int, show: bool, budget: Budget = None) 
 
 def _shown(share: passes.Share) -> passes.Share:
     def shown(work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
-        lengths = [which.stop - which.start for which in blocks(len(targets), passes.SEGMENT)]
+        lengths = [which.stop - which.start for which in blocks(len(targets), passes.segment(len(targets)))]
         with progress_bar(total=len(targets), desc="ridge", unit="row") as bar:
             for length, result in zip(lengths, share(work, rows, targets, weights), strict=True):
                 yield result
@@ -140,7 +140,7 @@ def _shown(share: passes.Share) -> passes.Share:
 def _shared(
     cluster: Cluster, budget: int, work: passes.Work, rows: RowSource, targets: Targets, weights: RowWeights
 ) -> Generator[Any, None, None]:
-    n, length = len(targets), passes.SEGMENT
+    n, length = len(targets), passes.segment(len(targets))
     driver = _Driver(rows, targets, weights)
     room = _room(cluster)
     job = _Pass(work, rows.make, 1 << (room.cpus.bit_length() - 1), driver.shard(0, min(n, _FIRST)))

@@ -20,8 +20,8 @@ from ..engine.timing import alternate
 from ..errors import DataError
 from ..images.decoded import DecodedImages
 from ..images.sources import LabelledPaths
+from ..kernels.fitting import fit_readout
 from ..kernels.memory import Budget
-from ..kernels.readout import fit_readout
 from ..kernels.ridge import RidgePath
 from ..kernels.stopwatch import Stopwatch
 from ..progress import progress_bar

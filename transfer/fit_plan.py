@@ -21,12 +21,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..images.decoded import SHARE as PIXELS_SHARE
+from ..kernels.fitting import AUTO, AUTO_POOLED
 from ..kernels.memory import Budget, memory_budget
 from ..kernels.random_matrix import hadamard_length
-from ..kernels.readout import AUTO, AUTO_POOLED
 from ..kernels.ridge.dual import HALVED_ROWS
 from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, SUMS, RidgeForm
-from ..kernels.ridge.passes import SEGMENT
+from ..kernels.ridge.passes import SEGMENT, segment
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
 from .rates import OF_IMAGES, Rates
@@ -226,7 +226,7 @@ def _shares_passes(form: RidgeForm, n: int, job: Job) -> bool:
 
 def _sharers(n: int, job: Job) -> float:
     """Return by how much workers make a pass over n rows faster: it takes as long as the most segments of one."""
-    segments = ceil(n / SEGMENT)
+    segments = ceil(n / segment(n))
     return segments / ceil(segments / job.workers)
 
 
@@ -243,7 +243,7 @@ def _sent_for_passes(form: RidgeForm, n: int, types: Types, job: Job) -> int:
     matrix = 8 * form.order**2
     sent = form.row_passes * n * (row_bytes(types) + job.classes + 8)
     jobs = job.workers * matrix * ((form.row_passes if form.name == "landmarks" else 0) + form.row_passes - 1)
-    return sent + jobs + ceil(n / SEGMENT) * matrix + 4 * ALPHAS * n * job.classes
+    return sent + jobs + ceil(n / segment(n)) * matrix + 4 * ALPHAS * n * job.classes
 
 
 def _summed(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -8,8 +8,9 @@ import numpy as np
 from ...engine.engine import Engine
 from ...images.batches import ImageFiles
 from ...images.sources import class_folders
+from ...kernels.fitting import fit_readout
 from ...kernels.memory import Budget
-from ...kernels.readout import Projector, fit_readout
+from ...kernels.readout import Projector
 from ...transfer.embed import embed_bits
 from ..contract import Cells
 from .datasets import folder_name

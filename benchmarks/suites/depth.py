@@ -20,7 +20,7 @@ from ...engine.runtimes import narrowest_float, precisions_on
 from ...errors import UsageError
 from ...images.batches import ImageArray
 from ...kernels.arrays import on_device, on_host
-from ...kernels.readout import fit_readout
+from ...kernels.fitting import fit_readout
 from ...kernels.stopwatch import Stopwatch
 from ...progress import progress_bar
 from ...transfer.embed import embed_bits

@@ -21,7 +21,7 @@ from ...errors import AurevoirError
 from ...images.batches import ImageArray
 from ...kernels.arrays import on_device, on_host
 from ...kernels.bits import agreement
-from ...kernels.readout import fit_readout
+from ...kernels.fitting import fit_readout
 from ...kernels.stopwatch import Stopwatch
 from ...progress import progress_bar
 from ...transfer.embed import embed_bits

@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 import aurevoir
 from aurevoir.images.batches import ImageArray, ImageFiles, Images
 from aurevoir.images.sources import class_folders
-from aurevoir.kernels.readout import fit_readout
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.transfer.embed import embed
 
 PENALTIES = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}

@@ -26,9 +26,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestNeighbors
 
 from aurevoir.kernels.familiarity import Neighbours
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.pooled import standardization
 from aurevoir.kernels.probability import fit_temperature, probabilities
-from aurevoir.kernels.readout import fit_readout
 from aurevoir.transfer.prediction_sets import PredictionSets
 from aurevoir.transfer.training import Training
 

@@ -38,8 +38,8 @@ import aurevoir
 from aurevoir.engine.feature_map import feature_map
 from aurevoir.images.batches import ImageFiles
 from aurevoir.images.sources import class_folders
+from aurevoir.kernels.fitting import fit_readout, kernel_paths
 from aurevoir.kernels.probability import fit_temperature, probabilities
-from aurevoir.kernels.readout import fit_readout, kernel_paths
 from aurevoir.transfer.copies import Compared, find_copies, reduced
 from aurevoir.transfer.embed import embed
 from aurevoir.transfer.review import POOLED_KERNELS, averaged, suspicion

@@ -108,14 +108,14 @@ def plan_ridge(
     budget: Budget = None,
     on_gpu: bool = False,
 ) -> RidgeForm:
-    """Plan the ridge of `readout.fit_readout`, which solves it in this form.
+    """Plan the ridge of `fitting.fit_readout`, which solves it in this form.
 
     Parameters
     ----------
     n, m, classes : int
         Numbers of rows, features and classes.
     projection : str or callable
-        As in `readout.fit_readout`; all names but ``auto`` and `KERNELS` are of speckle.
+        As in `fitting.fit_readout`; all names but ``auto`` and `KERNELS` are of speckle.
     n_components : int, optional
         Outputs of a projection. By default m / 2, or as many as the budget holds if rows outnumber them.
     channels : int, optional

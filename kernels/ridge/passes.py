@@ -8,7 +8,9 @@ from ..memory import blocks
 from ..row_blocks import RowBlocks, RowSource
 
 SEGMENT = 1 << 14
-"""Rows whose results are computed alone, from zero, so that sums do not depend on where that is; whole blocks."""
+"""Rows whose results are computed alone, from zero, so that sums do not depend on where that is, at most."""
+_SEGMENTS, _WHOLE = 8, 512
+"""Segments that many rows have at least, so that workers can share them, and what their lengths are multiples of."""
 
 
 Work = Callable[[RowBlocks, Targets, RowWeights], Any]
@@ -17,7 +19,12 @@ Share = Callable[[Work, RowSource, Targets, RowWeights], Iterator[Any]]
 """Yields the results of the segments, in order."""
 
 
+def segment(n: int) -> int:
+    """Return the rows of a segment of n rows; of up to `SEGMENT` there is only one."""
+    return SEGMENT if n <= SEGMENT else min(SEGMENT, _WHOLE * -(-n // (_SEGMENTS * _WHOLE)))
+
+
 def here(work: Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:
     """Compute each segment in this process; see `Share`."""
-    for which in blocks(len(targets), SEGMENT):
+    for which in blocks(len(targets), segment(len(targets))):
         yield work(rows[which], targets[which], weights[which])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from aurevoir.cli.main import main
 from aurevoir.cli.sweep import describe
-from aurevoir.kernels.readout import AUTO, AUTO_POOLED
+from aurevoir.kernels.fitting import AUTO, AUTO_POOLED
 
 
 def test_a_sweep_has_a_row_for_each_cut_and_precision(staged_onnx, class_folder, tmp_path, capsys):

@@ -12,8 +12,8 @@ from aurevoir.cluster.pool import Resources
 from aurevoir.errors import AurevoirError
 from aurevoir.kernels.backends import limit_threads
 from aurevoir.kernels.camera import NoisyCamera
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.projection import Hadamard, Projection
-from aurevoir.kernels.readout import fit_readout
 from aurevoir.kernels.ridge import passes
 from aurevoir.transfer import clustered_rows
 from aurevoir.transfer.clustered_rows import digest, sharing
@@ -143,6 +143,23 @@ def test_threads_of_compiled_kernels_are_limited():
     limit_threads(1)
     assert numba.get_num_threads() == 1
     numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n", "length", "segments"),
+    [
+        (100, 16_384, 1),
+        (16_384, 16_384, 1),
+        (16_385, 2560, 7),
+        (18_800, 2560, 8),
+        (131_073, 16_384, 9),
+        (10**6, 16_384, 62),
+    ],
+)
+def test_many_rows_have_segments_for_several_workers(monkeypatch, n, length, segments):
+    monkeypatch.undo()
+    assert passes.segment(n) == length
+    assert -(-n // length) == segments
 
 
 def test_few_rows_stay_here_and_ask_no_cluster(no_cluster):

@@ -7,8 +7,9 @@ import pytest
 from aurevoir.errors import BudgetError, DataError
 from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
+from aurevoir.kernels.fitting import fit_readout, kernel_paths
 from aurevoir.kernels.memory import DEFAULT_BUDGET, memory_budget
-from aurevoir.kernels.readout import PROJECTIONS, fit_readout, kernel_paths, path_on_host, readout_on
+from aurevoir.kernels.readout import PROJECTIONS, path_on_host, readout_on
 from aurevoir.kernels.ridge import dual, dual_path, inverse_factor, one_vs_rest
 from aurevoir.kernels.ridge.form import POOLED
 from aurevoir.kernels.ridge.solvers import CholeskySolver, refine

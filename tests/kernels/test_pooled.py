@@ -10,9 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from aurevoir.errors import UsageError
 from aurevoir.kernels.bits import pack_signs, unpack
+from aurevoir.kernels.fitting import AUTO, AUTO_POOLED, fit_readout
 from aurevoir.kernels.memory import format_bytes
 from aurevoir.kernels.pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
-from aurevoir.kernels.readout import AUTO, AUTO_POOLED, fit_readout
 from aurevoir.kernels.ridge import dual_path, form, one_vs_rest
 from aurevoir.kernels.ridge.form import POOLED
 

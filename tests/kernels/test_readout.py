@@ -12,6 +12,7 @@ from aurevoir.kernels.arrays import on_device, on_host
 from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera
 from aurevoir.kernels.exact_kernel import exact_kernel
+from aurevoir.kernels.fitting import fit_readout, kernel_paths
 from aurevoir.kernels.gram import gram, overlap
 from aurevoir.kernels.projection import Dense, DenseSigns, Hadamard
 from aurevoir.kernels.readout import (
@@ -21,8 +22,6 @@ from aurevoir.kernels.readout import (
     RadialReadout,
     SpeckleReadout,
     SumReadout,
-    fit_readout,
-    kernel_paths,
     readout_on,
     rows_of_call,
 )

@@ -14,8 +14,8 @@ from aurevoir import OpticalClassifier, load
 from aurevoir.errors import AurevoirError, BudgetError, MissingPackageError, UsageError
 from aurevoir.kernels.bits import pack_signs, unpack
 from aurevoir.kernels.camera import Camera
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.projection import expose_sample, project
-from aurevoir.kernels.readout import fit_readout
 from aurevoir.transfer.opu import Opu, SimulatedOpu
 
 

@@ -20,7 +20,7 @@ from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import UsageError
 from aurevoir.images.batches import ImageFiles, collect
 from aurevoir.images.sources import class_folders
-from aurevoir.kernels.readout import fit_readout
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.transfer import readout_graph
 from aurevoir.transfer.whole import classifier_engine
 

@@ -13,7 +13,7 @@ from ....engine.engine import Engine
 from ....images.batches import ImageFiles, collect
 from ....images.sources import class_folders
 from ....kernels.arrays import on_device, on_host
-from ....kernels.readout import fit_readout
+from ....kernels.fitting import fit_readout
 from ....kernels.stopwatch import Stopwatch
 from ....transfer.embed import embed_bits
 from ....transfer.evaluate import split

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from ....kernels.arrays import on_device, on_host
-from ....kernels.readout import fit_readout
+from ....kernels.fitting import fit_readout
 from ....kernels.stopwatch import Stopwatch
 from ...contract import Cells, Row
 

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from ....kernels.readout import fit_readout
+from ....kernels.fitting import fit_readout
 from ...contract import Cells, Row
 from ...harness.synthetic_bits import generated_bits
 from .fit import CLASSES, TEST_ROWS, fit_and_predict

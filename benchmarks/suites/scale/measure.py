@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from ....kernels.readout import fit_readout, sampled_rows
+from ....kernels.fitting import fit_readout, sampled_rows
 from ....kernels.ridge import RidgePath, one_vs_rest
 from ....kernels.ridge.form import KERNELS, plan_ridge
 from ....kernels.stopwatch import Stopwatch

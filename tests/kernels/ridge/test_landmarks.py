@@ -6,9 +6,9 @@ from cupy_fake import modules
 from threadpoolctl import threadpool_limits
 
 from aurevoir.kernels import training_kernel
+from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.memory import blocks, format_bytes
 from aurevoir.kernels.projection import Hadamard
-from aurevoir.kernels.readout import fit_readout
 from aurevoir.kernels.ridge import dual_path, form, landmark_path, one_vs_rest
 from aurevoir.kernels.ridge.form import KERNELS, plan_ridge
 from aurevoir.kernels.row_blocks import RowSource
