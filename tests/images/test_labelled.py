@@ -322,15 +322,14 @@ def test_labels_of_one_an_image_are_a_class_each(folder):
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_a_table_beside_images_labels_them(folder, name):
+def test_a_table_beside_images_labels_them(folder, tmp_path_factory, name):
     rows = [{"file_name": each, "label": label, "text": "a, b"} for each, label in ROWS]
     if name.endswith("csv"):
         (folder / name).write_text("text,file_name,label\n" + "".join(f'"a, b","{n}",{label}\n' for n, label in ROWS))
     else:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read(folder) == expected(folder)
-    outer = folder.parent / f"outer-{folder.name}"
-    outer.mkdir()
+    outer = tmp_path_factory.mktemp("outer")
     folder.rename(outer / "inner")
     assert read(outer) == expected(outer / "inner")
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,10 @@ REFUSES = {
     "torch": {"Celu", "ConvTranspose", "MaxPool, indices", "Resize"},
 }
 """What a runtime may refuse some of."""
+
+# OpenVINO reads it since 2026.4; before, the refusal is OpenVINO's own, which names no node.
+if tuple(map(int, openvino.__version__.split(".")[:2])) < (2026, 4):
+    REFUSES["openvino"].add("LpPool")
 
 POOLS = ("AveragePool", "LpPool", "MaxPool")
 
@@ -885,7 +890,7 @@ def by_runtime(runtime, model, made, name):
         message = str(error)
         assert name in REFUSES[runtime], message
         assert made.kind in message
-        assert "node" in message
+        assert "node" in message or "operations: LpPool" in message
         assert "\n" not in message
         assert any(f"'{other}'" in message.rpartition(";")[2] for other in RUNTIMES if other != runtime)
         return None
