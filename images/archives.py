@@ -9,7 +9,6 @@ import io
 import os
 import re
 import stat
-import tarfile
 import threading
 import time
 import warnings
@@ -24,14 +23,12 @@ import numpy as np
 
 from ..errors import AurevoirWarning, DataError
 from ..files import LARGEST_HASHED
+from .tar_headers import TarError, tar_files
 
 ENDING = ".tar"
 _THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
-_LONGEST_HEADER = 1 << 20
-"""Bytes that a header may ask to be read: of names and of pax records."""
 _MOST = 1 << 24
 """Files in the indices that are kept, of 24 bytes each."""
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +94,6 @@ class _Window(io.RawIOBase):
         super().close()
 
 
-class _Headers:
-    """An archive as tarfile reads its headers, of which none can ask for more than `_LONGEST_HEADER` bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.tell, self.seek = file, file.tell, file.seek
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,d} bytes")
-        return self._file.read(size)
-
-
 @dataclass(frozen=True)
 class _Index:
     """Where the files of an archive are, by the hashes of their names, which are sorted."""
@@ -160,7 +145,7 @@ def members(archive: Path | str) -> list[Member]:
     with _LOCK:
         status = _status(str(archive))
         outside: list[str] = []
-        found = {member.name: member for member in _scanned(str(archive), status.st_size, outside)}
+        found = {member.name: member for member in _scanned(str(archive), outside)}
         _keep(_key(str(archive), status), _Index.of(found.values()))
     if outside:
         warnings.warn(
@@ -263,7 +248,7 @@ def _index(archive: str) -> _Index:
     with _LOCK:
         status = _status(archive)
         key = _key(archive, status)
-        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive, status.st_size)}.values())
+        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive)}.values())
         _keep(key, index)
         return index
 
@@ -289,29 +274,16 @@ def _status(archive: str) -> os.stat_result:
     return status
 
 
-def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Iterator[Member]:
+def _scanned(archive: str, outside: list[str] | None = None) -> Iterator[Member]:
     """Yield the regular files; the names of those that would lie outside the archive are added to a list."""
     try:
-        with Path(archive).open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
-            last = -1
-            while (info := tar.next()) is not None:
-                tar.members = []
-                if info.offset <= last or info.size < 0:
-                    raise tarfile.ReadError(f"a file of {info.size:,d} bytes at byte {info.offset:,d} of {size:,d}")
-                last = info.offset
-                name = PurePosixPath(info.name)
-                plain = info.type in _PLAIN and not info.issparse()
-                if plain and not _is_inside(name) and outside is not None:
-                    outside.append(info.name[:200])
-                if plain and _is_inside(name):
-                    if info.offset_data + info.size > size:
-                        raise tarfile.ReadError(f"{name} ends behind its {size:,d} bytes")
-                    yield Member(archive, str(name), info.offset_data, info.size)
-            # tarfile takes what is no header for the end.
-            file.seek(tar.offset)
-            if any(file.read(tarfile.BLOCKSIZE)):
-                raise tarfile.ReadError(f"no header at byte {tar.offset:,d}")
-    except (tarfile.TarError, ValueError, RecursionError, EOFError) as error:
+        with Path(archive).open("rb", buffering=0) as file:
+            for given, offset, size in tar_files(file.fileno()):
+                if (name := _inside(given)) is not None:
+                    yield Member(archive, name, offset, size)
+                elif outside is not None:
+                    outside.append(given[:200])
+    except TarError as error:
         raise DataError(
             f"{archive} is not an uncompressed tar archive, or it is damaged ({error}); pack it again with `tar cf`"
         ) from None
@@ -319,5 +291,7 @@ def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Itera
         raise DataError(f"{archive} cannot be read: {(error.strerror or str(error)).lower()}; check it") from None
 
 
-def _is_inside(name: PurePosixPath) -> bool:
-    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in str(name)
+def _inside(name: str) -> str | None:
+    """Return a name without what leads nowhere, or None if it leads out of the archive."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if not parts or name.startswith("/") or ".." in parts or "\0" in name else "/".join(parts)
