@@ -9,14 +9,15 @@ import io
 import os
 import re
 import stat
-import tarfile
 import threading
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -26,14 +27,12 @@ from ..errors import AurevoirWarning, DataError
 from ..files import LARGEST_HASHED
 from . import remote
 from .remote import is_remote, path_of
+from .tar_headers import ReadAt, TarError, tar_files
 
 ENDING = ".tar"
 _THROUGH = re.compile(r"\.tar/", re.IGNORECASE)
-_LONGEST_HEADER = 1 << 20
-"""Bytes that a header may ask to be read: of names and of pax records."""
 _MOST = 1 << 24
 """Files in the indices that are kept, of 24 bytes each."""
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +98,6 @@ class _Window(io.RawIOBase):
         if not self.closed:
             os.close(self._descriptor)
         super().close()
-
-
-class _Headers:
-    """An archive as tarfile reads its headers, of which none can ask for more than `_LONGEST_HEADER` bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.tell, self.seek = file, file.tell, file.seek
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,d} bytes")
-        return self._file.read(size)
 
 
 @dataclass(frozen=True)
@@ -316,26 +303,13 @@ def _key(archive: str) -> _Key:
 def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Iterator[Member]:
     """Yield the regular files; the names of those that would lie outside the archive are added to a list."""
     try:
-        with _opened(archive) as file, tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
-            last = -1
-            while (info := tar.next()) is not None:
-                tar.members = []
-                if info.offset <= last or info.size < 0:
-                    raise tarfile.ReadError(f"a file of {info.size:,d} bytes at byte {info.offset:,d} of {size:,d}")
-                last = info.offset
-                name = PurePosixPath(info.name)
-                plain = info.type in _PLAIN and not info.issparse()
-                if plain and not _is_inside(name) and outside is not None:
-                    outside.append(info.name[:200])
-                if plain and _is_inside(name):
-                    if info.offset_data + info.size > size:
-                        raise tarfile.ReadError(f"{name} ends behind its {size:,d} bytes")
-                    yield Member(archive, str(name), info.offset_data, info.size)
-            # tarfile takes what is no header for the end.
-            file.seek(tar.offset)
-            if any(file.read(tarfile.BLOCKSIZE)):
-                raise tarfile.ReadError(f"no header at byte {tar.offset:,d}")
-    except (tarfile.TarError, ValueError, RecursionError, EOFError) as error:
+        with _reading(archive) as read_at:
+            for given, offset, length in tar_files(read_at, size):
+                if (name := _inside(given)) is not None:
+                    yield Member(archive, name, offset, length)
+                elif outside is not None:
+                    outside.append(given[:200])
+    except TarError as error:
         raise DataError(
             f"{archive} is not an uncompressed tar archive, or it is damaged ({error}); pack it again with `tar cf`"
         ) from None
@@ -343,9 +317,23 @@ def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Itera
         raise DataError(f"{archive} cannot be read: {(error.strerror or str(error)).lower()}; check it") from None
 
 
-def _opened(archive: str) -> BinaryIO:
-    return remote.open_blocks(archive) if is_remote(archive) else Path(archive).open("rb")
+@contextmanager
+def _reading(archive: str) -> Iterator[ReadAt]:
+    """Yield what reads so many bytes from a place on."""
+    if not is_remote(archive):
+        with Path(archive).open("rb", buffering=0) as file:
+            yield partial(os.pread, file.fileno())
+        return
+    with remote.open_blocks(archive) as blocks:
+
+        def read_at(size: int, place: int) -> bytes:
+            blocks.seek(place)
+            return blocks.read(size)
+
+        yield read_at
 
 
-def _is_inside(name: PurePosixPath) -> bool:
-    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in str(name)
+def _inside(name: str) -> str | None:
+    """Return a name without what leads nowhere, or None if it leads out of the archive."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if not parts or name.startswith("/") or ".." in parts or "\0" in name else "/".join(parts)

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import AurevoirError, BudgetError, DataError, MissingPackageError, UsageError
 from ..kernels.memory import format_bytes, memory_budget
 from .archives import is_archive, member_of, members, open_file
+from .bombs import refuse_bomb
 from .budget import memory_for, needed
 from .remote import is_remote, path_of, status
 from .signatures import describe, is_heif, is_png, without_text
@@ -23,6 +24,7 @@ Fit = Resize | Literal["contain"]
 _UNSAFE = {
     "EPS": "it is a program that Ghostscript would run",
     "FITS": "it may unfold to any size",
+    "JPEG2000": "a few bytes of it may take minutes and gigabytes",
     "IPTC": "it holds an image of another format",
     "WMF": "it is a program that draws",
 }
@@ -69,7 +71,8 @@ def decode(path: Path | str, size: tuple[int, int], resize: Fit = "stretch", cha
         HEIC where pillow-heif is installed; only the first frame is
         used. EXIF rotation is applied, transparency is composited on white, 12-bit, 16-bit and CMYK
         pixels are converted to 8-bit RGB; ICC profiles are not applied. What is not a regular file,
-        such as a FIFO, is not opened, and what Pillow would hand to another program, such as EPS, not decoded.
+        such as a FIFO, is not opened, and what Pillow would hand to another program, such as EPS, not decoded,
+        nor JPEG 2000 and other files of few bytes that may take minutes.
         Threads decode at once what the memory budget holds together.
     size : (height, width)
     resize : {"stretch", "crop", "contain"}
@@ -170,6 +173,7 @@ def _decode(path: Path | str, size: tuple[int, int], resize: Fit, mode: str) -> 
 
 def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Fit, mode: str) -> np.ndarray:
     height, width = size
+    refuse_bomb(file)
     with _opened(file) as image:
         if why := _UNSAFE.get(image.format or ""):
             raise UnreadableImageError(f"images of format {image.format} are not decoded: {why}; convert it to PNG")

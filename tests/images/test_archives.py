@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tar_files import header, pack
+from tar_files import header, pack, records, summed
 
 from aurevoir.errors import AurevoirError, AurevoirWarning, DataError
 from aurevoir.images import archives
@@ -117,11 +117,14 @@ def test_what_ends_in_tar_and_is_no_archive_of_files(tmp_path):
     [
         (lambda content: b"", "empty file"),
         (lambda content: b"\x1f\x8b" + content, "not an uncompressed tar archive"),
-        (lambda content: content[:1500], "unexpected end of data"),
+        (lambda content: content[:1500], "ends behind the archive"),
         (lambda content: content[:3072] + b"x" * 512 + content[3584:], "no header at byte"),
         (lambda content: content[:300], "truncated header"),
-        (lambda content: content[:1000], "ends behind its"),
-        (lambda content: content[:1636], "no header at byte"),
+        (lambda content: content[:1000], "ends behind the archive"),
+        (lambda content: content[:1636], "truncated header"),
+        (lambda content: content[:124] + b"\xff" * 12 + content[136:], "no header at byte"),
+        (lambda content: summed(content[:124] + b"\xff" * 12 + content[136:512]) + content[512:], "no size in"),
+        (lambda content: summed(content[:124] + b"12x4\0".ljust(12) + content[136:512]) + content[512:], "no size in"),
     ],
 )
 def test_a_damaged_archive_is_refused_in_one_line(tmp_path, spoil, message):
@@ -147,6 +150,52 @@ def test_headers_that_ask_for_more_than_they_may_are_refused_before_it_is_read(t
     refused(header(size=1 << 41))
     refused(header(size=-512), size=1 << 20)
     refused(*[header(size=0, kind=tarfile.GNUTYPE_LONGNAME)] * 3000, size=1 << 22)
+
+
+def test_records_are_taken_whole_or_refused(tmp_path):
+    def found(data, kind=tarfile.XHDTYPE, name="a"):
+        shard = pack(tmp_path / "s.tar", (header("pax", len(data), kind), data), (name, b"abc"))
+        return [(each.name, each.size) for each in members(shard)]
+
+    assert found(records(path="ü/" * 90 + "b", size="3", mtime="nan") + bytes(9)) == [("ü/" * 90 + "b", 3)]
+    assert found(records(path="b"), tarfile.XGLTYPE) == [("a", 3)]
+    assert found(b"b\0c", tarfile.GNUTYPE_LONGNAME) == [("b", 3)]
+    assert found(b"b", tarfile.GNUTYPE_LONGLINK) == [("a", 3)]
+    assert found(b"", name="folder/") == []
+    assert found(records(**{"GNU.sparse.major": "1"})) == []
+    # What searches these for its end takes minutes.
+    for damaged in (b"9" * 1_000_000, b"0 a=b\n", b"6 ab\n\n", b"5 a=b\n", b"99 a=b\n", b" 6 a=b\n", b"a=b\n"):
+        with pytest.raises(DataError, match="no record at byte 512"):
+            found(damaged)
+    for size in ("-512", "nan", "1e3", "9" * 5000, ""):
+        with pytest.raises(DataError, match="no size in the records before byte"):
+            found(records(size=size))
+    with pytest.raises(DataError, match="ends behind the archive"):
+        found(records(size="9" * 19))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_files_are_those_that_tarfile_finds(tmp_path, form):
+    random = np.random.default_rng(0)
+    names = [f"d{'d' * int(random.integers(60))}/{'é' * int(random.integers(30))}{index}" for index in range(40)]
+    entries = [(name, random.bytes(int(random.choice([0, 1, 511, 512, 513, 3000])))) for name in names]
+    shard = pack(tmp_path / "s.tar", *entries, (header("link", 0, tarfile.SYMTYPE, linkname="x"), b""), form=form)
+    with tarfile.open(shard) as tar:
+        wanted = [(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
+    assert [(each.name, each.offset, each.size) for each in members(shard)] == wanted
+
+
+def test_blocks_of_a_map_of_holes_are_passed_over(tmp_path):
+    old = bytearray(header("holes", 3, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    old[482] = 1
+    more = [bytes(504) + bytes([follows]) + bytes(7) for follows in (1, 0)]
+    pack(tmp_path / "s.tar", ("a", b"abc"))
+    content = summed(bytes(old)) + b"".join(more) + b"xyz".ljust(512, b"\0") + (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(content)
+    assert [each.name for each in members(tmp_path / "s.tar")] == ["a"]
+    (tmp_path / "s.tar").write_bytes(content[:1024])
+    with pytest.raises(DataError, match="ends behind the archive"):
+        members(tmp_path / "s.tar")
 
 
 def test_a_changed_archive_is_read_anew_and_indices_that_are_not_used_are_dropped(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_twelve_bits_span_black_to_white(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "a.pgm", (8, 8))[..., 1], RAMP >> 4)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jp2"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bits_span_black_to_white(tmp_path, name):
     Image.fromarray(RAMP * 16).save(tmp_path / name)
     np.testing.assert_array_equal(decode(tmp_path / name, (8, 8))[..., 0], RAMP >> 4)

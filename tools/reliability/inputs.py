@@ -76,6 +76,8 @@ def _tar_of(m: Material) -> Mutate:
     archives = [_tar(files, kind) for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
 
     def mutate(random: Random) -> bytes:
+        if random.random() < 0.1:
+            return _announced(random) + random.choice(archives)
         data = bytearray(random.choice(archives))
         if random.random() < 0.4:
             return changed_bytes(random, bytes(data))
@@ -85,6 +87,16 @@ def _tar_of(m: Material) -> Mutate:
         return bytes(data)
 
     return mutate
+
+
+def _announced(random: Random) -> bytes:
+    """Return headers that say something of the file behind them, or of all: chains of them, and long runs."""
+    info = tarfile.TarInfo("header")
+    size = random.choice((0, 6, 300, 4000, 1_000_000))
+    piece = random.choice((b"9", b"n", b"6 a=b\n", b"17 path=../../x\n", b"13 size=-512\n", b"0 a=b\n", b"\0"))
+    info.size, info.type = size, random.choice((b"L", b"K", b"x", b"X", b"g", b"S"))
+    block = info.tobuf(tarfile.GNU_FORMAT) + (piece * size)[:size].ljust(-(-size // 512) * 512, b"\0")
+    return block * (random.choice((1, 2, 30, 3000)) if size < 10_000 else 1)
 
 
 def _sample(number: int, photo: bytes) -> dict[str, bytes]:

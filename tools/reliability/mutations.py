@@ -625,7 +625,24 @@ def _mutated_image() -> Mutate:
         with contextlib.suppress(OSError, KeyError):
             pixels.save(buffer, kind)
             found.append(buffer.getvalue())
-    return lambda random: _png_size(random) if random.random() < 0.05 else changed_bytes(random, random.choice(found))
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG", progressive=True)
+    progressive = buffer.getvalue()
+
+    def mutate(random: Random) -> bytes:
+        kind = random.random()
+        if kind < 0.05:
+            return _png_size(random)
+        return _scans(random, progressive) if kind < 0.08 else changed_bytes(random, random.choice(found))
+
+    return mutate
+
+
+def _scans(random: Random, jpeg: bytes) -> bytes:
+    """Return a progressive JPEG of any size with more scans, of ten bytes each."""
+    at = jpeg.index(b"\xff\xc2") + 5
+    size = struct.pack(">HH", *(random.choice((31, 4000, 13_000, 65_535)) for _ in range(2)))
+    return jpeg[:at] + size + jpeg[at + 4 : -2] + b"\xff\xda\0\x08\1\1\0\1\x3f\x10" * random.choice((1, 300, 10**6))
 
 
 def _png_size(random: Random) -> bytes:
