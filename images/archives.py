@@ -211,7 +211,12 @@ def is_file(path: Path | str) -> bool:
 
 def exists(path: Path | str) -> bool:
     """Return whether there is a file, folder, link or member of an archive of this path."""
-    return is_file(path) or (remote.exists(path) if is_remote(path) else os.path.lexists(path))
+    try:
+        if member_of(path) is not None:
+            return True
+    except DataError:
+        return False
+    return remote.exists(path) if is_remote(path) else os.path.lexists(path)
 
 
 def open_file(path: Path | str) -> BinaryIO:
