@@ -51,8 +51,10 @@ COMMANDS = {
 
 _VERBOSE = ("build", "calibrate", "fit", "sweep", "bench")
 TRACEBACK = "AUREVOIR_TRACEBACK"
-_LONGEST_MESSAGE = 4000
 """Environment variable that lets unexpected exceptions through, with their traceback."""
+_LONGEST_MESSAGE = 4000
+_HERE = ("out", "report", "csv", "html", "plot", "resume", "from", "work", "rates", "trace", "cache", "onnx")
+"""Options whose files are of this machine, where a URL would be taken for a folder of its name."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -187,6 +189,8 @@ def _parsed(arguments: list[str], command: str | None, name: str | None) -> argp
     for option, value in vars(args).items():
         if value == "" or (isinstance(value, list) and "" in value):
             raise UsageError(f"{option.replace('_', '-')} is an empty text; give a value")
+        if option in _HERE and isinstance(value, str) and "://" in value:
+            raise UsageError(f"{option} {value} is a URL, and only images are read from there; give a path")
     return args
 
 

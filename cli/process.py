@@ -81,6 +81,9 @@ def _end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
         return
+    # Threads that wait for a server are waited for.
+    if (remote := sys.modules.get(f"{__package__.rpartition('.')[0]}.images.remote")) is not None:
+        remote.give_up()
     # What is interrupted while it is made fails in its finalizer as well, and Python would print that.
     sys.unraisablehook = lambda _: None
     raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)

@@ -26,7 +26,8 @@ import numpy as np
 from ..errors import AurevoirWarning, DataError
 from ..files import LARGEST_HASHED
 from . import remote
-from .remote import is_remote, path_of
+from .budget import memory_for_file
+from .remote import REQUESTS, is_remote, path_of
 from .tar_headers import ReadAt, TarError, tar_files
 
 ENDING = ".tar"
@@ -197,7 +198,12 @@ def is_file(path: Path | str) -> bool:
 
 def exists(path: Path | str) -> bool:
     """Return whether there is a file, folder, link or member of an archive of this path."""
-    return is_file(path) or (remote.exists(path) if is_remote(path) else os.path.lexists(path))
+    try:
+        if member_of(path) is not None:
+            return True
+    except DataError:
+        return False
+    return remote.exists(path) if is_remote(path) else os.path.lexists(path)
 
 
 def open_file(path: Path | str) -> BinaryIO:
@@ -205,6 +211,22 @@ def open_file(path: Path | str) -> BinaryIO:
     if (member := member_of(path)) is not None:
         return member.open()
     return io.BytesIO(remote.read(path)) if is_remote(path) else Path(path).open("rb")
+
+
+def tail(path: Path | str, length: int) -> bytes:
+    """Return the last bytes of a file or member; no more are asked of a server that can send parts."""
+    member = member_of(path)
+    if is_remote(path):
+        file, start = (str(path), 0) if member is None else (member.archive, member.offset)
+        end = start + signature(path)[0]
+        try:
+            return remote.read(file, max(start, end - length), end)
+        except DataError:
+            if member is not None:
+                raise
+    with open_file(path) as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
+        return opened.read(length)
 
 
 def content_digest(path: Path | str) -> str:
@@ -219,7 +241,7 @@ def content_digest(path: Path | str) -> str:
     known = _DIGESTS.get(str(path))
     if known is not None and known[0] == signed:
         return known[1]
-    with open_file(path) as file:
+    with memory_for_file(signed[0] if is_remote(path) else 0), open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     # What was written just now may be written again before the file system's clock moves on.
     if time.time_ns() - max(signed[1:3]) > _SETTLED and signature(path) == signed:
@@ -231,7 +253,8 @@ def content_digest(path: Path | str) -> str:
 
 def content_digests(paths: Sequence[Path | str], workers: int | None = None) -> list[str]:
     """Return the digest of each of many files; of one that cannot be read, what it is instead."""
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    at_once = REQUESTS if any(map(is_remote, paths)) else workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(_content_or_fault, paths))
 
 

@@ -167,7 +167,10 @@ def _decoded(
     ahead: int,
     decoder: Decoder | None = None,
 ) -> Generator[tuple[Path | str, np.ndarray | UnreadableImageError], None, None]:
-    """Yield files in the order of the paths, decoded by threads that are at most so many files ahead."""
+    """Yield files in the order of the paths, decoded by threads that are at most so many files ahead.
+
+    Of files at URLs as many as are asked for at once.
+    """
     pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
     # Neither starts a thread before it has something to do.
     with (
@@ -176,9 +179,10 @@ def _decoded(
     ):
         try:
             for path in paths:
-                pool = waiting if is_remote(path) else here
+                there = is_remote(path)
+                pool = waiting if there else here
                 pending.append((path, pool.submit(decoder or decode, path, size, resize, channels)))
-                if len(pending) > ahead:
+                while len(pending) > (max(ahead, REQUESTS) if there else ahead):
                     yield _finished(*pending.popleft())
             while pending:
                 yield _finished(*pending.popleft())

@@ -67,14 +67,27 @@ class _Shared:
                 self._changed.notify_all()
 
 
-_SHARED = _Shared()
+_SHARED, _FILES = _Shared(), _Shared()
+_SHARE_OF_FILES = 4
+"""Files that were sent whole take at most this part of the memory budget together."""
 if hasattr(os, "register_at_fork"):
     # What other threads had taken is not given back in a child.
-    os.register_at_fork(after_in_child=_SHARED.__init__)  # type: ignore[misc]
+    for _each in (_SHARED, _FILES):
+        os.register_at_fork(after_in_child=_each.__init__)  # type: ignore[misc]
 
 
 @contextmanager
 def memory_for(size: int) -> Iterator[None]:
     """Wait until so many bytes are free of the memory budget, or none is taken, and take them for a block."""
     with _SHARED.take(size, memory_budget()):
+        yield
+
+
+@contextmanager
+def memory_for_file(size: int) -> Iterator[None]:
+    """Wait until a file of so many bytes fits beside the others that were sent whole, or there is none, and hold it.
+
+    Within the block `memory_for` may be asked for its pixels, and never the other way round.
+    """
+    with _FILES.take(size, memory_budget() // _SHARE_OF_FILES):
         yield

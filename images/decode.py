@@ -14,7 +14,7 @@ from ..errors import AurevoirError, BudgetError, DataError, MissingPackageError,
 from ..kernels.memory import format_bytes, memory_budget
 from .archives import is_archive, member_of, members, open_file
 from .bombs import refuse_bomb
-from .budget import memory_for, needed
+from .budget import memory_for, memory_for_file, needed
 from .remote import is_remote, path_of, status
 from .signatures import describe, is_heif, is_png, without_text
 
@@ -30,6 +30,8 @@ _UNSAFE = {
 }
 _LONGEST_SIDE = 1 << 24
 """Of an image of longer rows Pillow says that memory has run out."""
+_HEAD = 512
+"""Bytes that say what is no image."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -95,19 +97,18 @@ def decode(path: Path | str, size: tuple[int, int], resize: Fit = "stretch", cha
         If memory runs out, which says nothing about the file.
     """
     try:
-        _check_file(path_of(path))
-        pixels = _decode(path, size, resize, "L" if channels == 1 else "RGB")
+        length = _checked_length(path_of(path))
+        with memory_for_file(length if is_remote(path) else 0):
+            pixels = _decode(path, size, resize, "L" if channels == 1 else "RGB")
         return pixels if pixels.ndim == 3 else pixels[..., None]
     except (UnreadableImageError, MissingPackageError):
         raise
     except MemoryError:
         remedy = "free some, or lower the budget (AUREVOIR_MEMORY)"
         raise BudgetError(f"not enough memory to decode {path}; {remedy}") from None
-    except UnidentifiedImageError:
-        raise UnreadableImageError(_unidentified(path)) from None
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"more pixels than Pillow decodes safely: {error}; shrink the image") from None
-    except DataError as error:
+    except (DataError, UsageError) as error:
         raise UnreadableImageError(str(error)) from None
     except OSError as error:
         reason = error.strerror.lower() if error.strerror else f"{type(error).__name__}: {error}"
@@ -116,13 +117,15 @@ def decode(path: Path | str, size: tuple[int, int], resize: Fit = "stretch", cha
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
-def _check_file(path: Path) -> None:
+def _checked_length(path: Path) -> int:
+    """Return the bytes of a file or member, of which memory must hold as many."""
     member = member_of(path)
     size = _length(path) if member is None else member.size
     if size == 0:
         raise UnreadableImageError("the file is empty")
     if size > memory_budget():
         raise UnreadableImageError(f"the file has {format_bytes(size)}, more than the memory budget")
+    return size
 
 
 def _length(path: Path) -> int:
@@ -163,6 +166,9 @@ def _decode(path: Path | str, size: tuple[int, int], resize: Fit, mode: str) -> 
     with open_file(path) as file:
         try:
             return _decode_file(file, size, resize, mode)
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise UnreadableImageError(_unidentified(path, file.read(_HEAD))) from None
         except ValueError:
             # Pillow refuses PNGs whose comments or profile are larger than a limit of its own.
             file.seek(0)
@@ -235,14 +241,12 @@ def _has_heif() -> bool:
     return True
 
 
-def _unidentified(path: Path | str) -> str:
+def _unidentified(path: Path | str, head: bytes) -> str:
     if is_archive(path):
         try:
             members(path)
         except DataError as error:
             return str(error)
-    with open_file(path) as file:
-        head = file.read(512)
     kind = "a damaged HEIC image" if is_heif(head) and _has_heif() else describe(head)
     return "not an image that Pillow can identify" + (f": {kind}" if kind else "")
 

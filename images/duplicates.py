@@ -1,18 +1,19 @@
 """Find files of the same content."""
 
 import hashlib
-import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
 from ..errors import DataError
-from .archives import content_digest, is_file, open_file, signature
+from .archives import content_digest, is_file, signature, tail
 from .remote import REQUESTS, is_remote
 from .sources import Label
 
-_ENDS = 8192
+_END = 8192
+_AT_ONCE = 4096
+"""Files that threads are given at a time: what waits for one takes memory."""
 
 
 def shared_files(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -43,10 +44,10 @@ def conflicting_labels(paths: Sequence[Path], labels: Sequence[Label]) -> list[t
 def same_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield the groups of two or more paths whose files have the same content; unreadable files are in no group.
 
-    Only files of the same size are read: first their ends, and if these agree, all.
+    Only files of the same size are read: first the end, and if it agrees, all.
     """
     for alike in _groups(paths, _size):
-        for similar in _groups(alike, _ends):
+        for similar in _groups(alike, _end):
             yield from _groups(similar, content_digest)
 
 
@@ -70,15 +71,13 @@ def _keys(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[Hashab
     if not any(map(is_remote, paths)):
         return list(map(found, paths))
     with ThreadPoolExecutor(REQUESTS) as pool:
-        return list(pool.map(found, paths))
+        starts = range(0, len(paths), _AT_ONCE)
+        return [each for start in starts for each in pool.map(found, paths[start : start + _AT_ONCE])]
 
 
 def _size(path: Path) -> int | None:
     return (signature(path)[0] or None) if is_file(path) else None
 
 
-def _ends(path: Path) -> bytes:
-    with open_file(path) as file:
-        head, size = file.read(_ENDS), file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _ENDS))
-        return hashlib.sha256(head + file.read(_ENDS)).digest()
+def _end(path: Path) -> bytes:
+    return hashlib.sha256(tail(path, _END)).digest()

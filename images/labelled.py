@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .archives import exists, is_archive
-from .remote import is_remote, path_of
+from .remote import REQUESTS, check_access, is_remote, path_of
 from .remote_folders import images_at_url, rows_at_url
 from .shards import members_of, named_archives, read_shards
 from .sources import (
@@ -35,6 +36,8 @@ from .sources import (
 from .tables import LISTS, METADATA, TABLES, Row, is_metadata, place_of, read_table
 
 _SHOWN = 3
+_TRIED = 1024
+"""Files at URLs of which one must be there; of more, reading tells."""
 _KINDS = ("train", "val", "test")
 
 
@@ -264,11 +267,23 @@ def _check_labelled(source: Path, rows: list[Row], sets: list[tuple[str, ...] | 
 
 
 def _check_existing(source: Path, paths: list[Path]) -> None:
-    if not any(map(exists, paths)):
+    if not (_any_at_url(paths) if is_remote(paths[0]) else any(map(exists, paths))):
         raise DataError(
             f"none of the {len(paths)} files that {source} names exists, such as {paths[0]}; paths are relative to the "
             "folder of the table"
         )
+
+
+def _any_at_url(paths: list[Path]) -> bool:
+    """Return whether one of the first files can be asked for; raises DataError if no server can be asked."""
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for start in range(0, min(len(paths), _TRIED), REQUESTS):
+            some = paths[start : start + REQUESTS]
+            if any(pool.map(exists, some)):
+                return True
+            if is_remote(some[0]):
+                check_access(some[0])
+    return len(paths) > _TRIED
 
 
 def _labels_of(row: Row, source: Path) -> tuple[str, ...] | None:

@@ -3,16 +3,20 @@
 A file at a URL is taken not to change while a process runs.
 """
 
+import asyncio
 import hashlib
 import os
 import re
-import time
+import sys
+import threading
+import warnings
+from collections import ChainMap
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-from ..errors import DataError, MissingPackageError, UsageError
+from ..errors import AurevoirWarning, DataError, MissingPackageError, UsageError
 
 T = TypeVar("T")
 
@@ -20,8 +24,14 @@ REQUESTS = 32
 """Files that are asked for at once: threads that wait for a server take no processor."""
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://.", re.IGNORECASE)
 _LOCAL = ("file", "local")
+_WEB = ("http", "https")
 _WAITS = (0.5, 2.0)
 """Seconds before what failed is asked for once more."""
+_PATIENCE = 15
+"""Seconds that a web server may say nothing, as s3fs has it: what fsspec sets is 300 for all of an answer."""
+_MISSING = (404, 410)
+_FOR_NOW = (408, 425, 429)
+"""Of the answers that blame who asks, those that may be others a moment later."""
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _TAGS = (
     *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "generation"),
@@ -29,7 +39,8 @@ _TAGS = (
 )
 """What file systems call that by which a content differs from the one before it."""
 _BLOCK = 1 << 20
-_MOST = 1 << 17
+_MOST = 1 << 20
+_GIVEN_UP = threading.Event()
 
 
 class Status(NamedTuple):
@@ -69,6 +80,13 @@ class RemotePath(PosixPath):
     def absolute(self) -> "RemotePath":
         """Return the path itself."""
         return self
+
+
+def give_up() -> None:
+    """Let every request of this process fail at once, also those that wait for an answer: for a process that ends."""
+    _GIVEN_UP.set()
+    if (asyn := sys.modules.get("fsspec.asyn")) is not None and (loop := asyn.loop[0]) is not None:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
 def is_url(text: str) -> bool:
@@ -131,6 +149,17 @@ def is_file(path: Path | str) -> bool:
     return exists(path) and status(path).is_file
 
 
+def check_access(path: Path | str) -> None:
+    """Raise DataError if the server of a file cannot be asked, or refuses; that it has no such file is no error."""
+    try:
+        status(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        why = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read: {why}; check the address and your access") from None
+
+
 def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     """Return the bytes of a file, or those of a part of it; errors are those of `status`."""
     url = str(path)
@@ -145,22 +174,66 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
 def open_blocks(path: Path | str) -> BinaryIO:
     """Open a file that is read from its beginning to its end, in large blocks; errors are those of `status`."""
     url = str(path)
-    return cast("BinaryIO", _asked(url, lambda files, name: files.open(name, "rb", block_size=_BLOCK)))
+    file = _asked(url, lambda files, name: files.open(name, "rb", block_size=_BLOCK))
+    return cast("BinaryIO", _Blocks(url, file))
+
+
+class _Blocks:
+    """A file of fsspec, of which what fails is asked for again, and has its errors."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url, self._file = url, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        at = self.tell()
+
+        def again(*_: Any) -> bytes:
+            self.seek(at)
+            return cast("bytes", self._file.read(size))
+
+        return _asked(self._url, again)
+
+    def __enter__(self) -> "_Blocks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def files_under(folder: Path | str) -> list[Path]:
-    """Return the files under a folder, sorted by name; errors are those of `status`."""
+    """Return the files under a folder, sorted by name, with a note of names that no path can hold.
+
+    Errors are those of `status`.
+    """
     url = str(folder)
 
     def find(files: Any, name: str) -> dict[str, dict[str, Any]]:
+        # What it remembers of a folder may have changed, and takes more memory than all that is kept here.
+        files.invalidate_cache()
         found: dict[str, dict[str, Any]] = files.find(name, detail=True)
+        files.invalidate_cache()
         return {url + each[len(name) :]: info for each, info in found.items() if each.startswith(f"{name}/")}
 
-    paths = list[Path]()
+    paths, odd = list[Path](), list[str]()
     for each, info in _asked(url, find).items():
-        paths.append(path_of(each))
-        if info.get("size") is not None:
-            _keep(str(paths[-1]), info)
+        try:
+            path = path_of(each)
+        except UsageError:
+            odd.append(each)
+            continue
+        # Some stores keep empty files in place of folders.
+        if not each.endswith("/"):
+            paths.append(path)
+            if info.get("size") is not None:
+                _keep(str(path), info)
+    if odd:
+        warnings.warn(
+            f"{len(odd)} files in {url} have names with :: or with an empty or dotted part, first {odd[0]!r}, and are "
+            "left out; rename them",
+            AurevoirWarning,
+            stacklevel=2,
+        )
     return sorted(paths)
 
 
@@ -181,24 +254,46 @@ def _asked(url: str, ask: Callable[[Any, str], T]) -> T:
     """Return the answer of a file system, which is asked again if it fails otherwise than by saying no."""
     for wait in (*_WAITS, None):
         try:
-            files, name = _file_system(url)
-            return ask(files, name)
-        except (*_FINAL, MissingPackageError, UsageError):
+            # fsspec answers nothing where a request is cancelled.
+            if (answer := None if _GIVEN_UP.is_set() else ask(*_file_system(url))) is not None:
+                return answer
+            error: Exception = OSError("given up")
+        except (MissingPackageError, UsageError):
             raise
-        except Exception as error:  # of each package that fsspec calls another
-            if wait is None:
-                why = f"{type(error).__name__}: {error}"
-                raise DataError(
-                    f"{url} cannot be read ({why}); check the address, the network and your access"
-                ) from None
-            time.sleep(wait)
+        except Exception as found:  # of each package that fsspec calls another
+            error = _reason(url, found)
+        if isinstance(error, _FINAL):
+            raise error
+        if wait is None or _GIVEN_UP.is_set() or _is_refusal(error):
+            why = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise DataError(f"{url} cannot be read ({why}); check the address, the network and your access") from None
+        _GIVEN_UP.wait(wait)
     raise AssertionError
+
+
+def _reason(url: str, error: Exception) -> Exception:
+    """Return why a request has failed: of the web, fsspec says of every failure that there is no such file."""
+    cause = error.__cause__
+    if _scheme(url) not in _WEB or not isinstance(cause, Exception) or getattr(cause, "status", 0) in _MISSING:
+        return error
+    return cause
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether a web server has answered that it will not send this."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in _FOR_NOW
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and its name there."""
     scheme, _, rest = url.partition("://")
-    files = _shared(f"{scheme}://{rest.partition('/')[0]}", os.getpid())
+    url = f"{scheme.lower()}://{rest}"
+    files = _shared(f"{scheme.lower()}://{rest.partition('/')[0]}", os.getpid())
     if not files.async_impl:
         # Each thread has one of its own.
         return cast("tuple[Any, str]", _fsspec().url_to_fs(url))
@@ -209,11 +304,24 @@ def _file_system(url: str) -> tuple[Any, str]:
 def _shared(server: str, _process: int) -> Any:
     """Return the file system that all threads of a process may ask at once."""
     try:
-        return _fsspec().url_to_fs(server)[0]
+        return _fsspec().url_to_fs(server, **_options(_scheme(server)))[0]
     except ImportError as error:
         raise MissingPackageError(f"{server} needs a package that is not installed: {error}") from None
     except ValueError as error:
         raise UsageError(f"{server} cannot be read: {error}; check what stands before ://") from None
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Return what a file system is made with beside what is configured: for the web, proxies and how long to wait."""
+    if scheme not in _WEB:
+        return {}
+    _fsspec()
+    from aiohttp import ClientTimeout
+    from fsspec.config import conf
+
+    silence = ClientTimeout(total=None, sock_connect=_PATIENCE, sock_read=_PATIENCE)
+    configured = (conf.get(each, {}).get("client_kwargs", {}) for each in _WEB)
+    return {"client_kwargs": dict(ChainMap(*configured, {"timeout": silence, "trust_env": True}))}
 
 
 def _fsspec() -> Any:

@@ -187,7 +187,10 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
         raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
     stripped = name.strip()
     if is_url(stripped):
-        return path_of(stripped)
+        try:
+            return path_of(stripped)
+        except UsageError as error:
+            raise DataError(f"line {line} of {table}: {error}") from None
     if is_remote(table) and stripped.startswith("/"):
         raise DataError(
             f"line {line} of {table} names {stripped}, a path of one machine; give paths relative to the table"

@@ -76,6 +76,7 @@ def refused(call):
         (["--precision", ""], "precision is an empty text; give a value"),
         (["--cut", ""], "cut is an empty text"),
         (["--out", ""], "out is an empty text"),
+        (["--out", "s3://a/m"], "out s3://a/m is a URL, and only images are read from there; give a path"),
         (["--resize", "pad"], "resize 'pad' is not known"),
         (["--method", "best", "--precision", "int8"], "method 'best' is not known"),
         (["--device", "gpu9"], "gpu9"),

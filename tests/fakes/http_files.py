@@ -1,11 +1,11 @@
-"""A server of the files in a folder, which sends parts of them or not, and fails as often as it is told."""
+"""A server of the files in a folder, which sends parts of them or not, fails as it is told, or says nothing."""
 
 import re
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 
 class _Files(SimpleHTTPRequestHandler):
@@ -13,12 +13,24 @@ class _Files(SimpleHTTPRequestHandler):
         self.owner = server
         super().__init__(*arguments, **options)
 
+    def do_HEAD(self):
+        if self._answers():
+            super().do_HEAD()
+
     def do_GET(self):
+        if self._answers():
+            self._send()
+
+    def _answers(self):
         self.owner.asked.append(self.path)
+        self.owner.answering.wait()
         if self.owner.failures:
             self.owner.failures -= 1
-            self.send_error(503)
-            return
+            self.send_error(self.owner.failure)
+            return False
+        return True
+
+    def _send(self):
         path, wanted = (
             Path(self.translate_path(self.path)),
             re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or ""),
@@ -47,12 +59,15 @@ class _Files(SimpleHTTPRequestHandler):
 
 class _Server:
     def __init__(self, folder):
-        self.asked, self.failures, self.parts = [], 0, True
+        self.asked, self.failures, self.failure, self.parts = [], 0, 503, True
+        self.answering = Event()
+        self.answering.set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, server=self, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        Thread(target=self._http.serve_forever, daemon=True).start()
+        Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
+        self.answering.set()
         self._http.shutdown()
         self._http.server_close()
 

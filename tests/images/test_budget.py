@@ -55,6 +55,24 @@ def test_no_more_is_decoded_at_once_than_the_budget_holds(tmp_path, monkeypatch,
     assert 1 <= most <= together
 
 
+def test_files_that_are_sent_whole_share_a_quarter_of_the_budget(monkeypatch):
+    monkeypatch.setenv("AUREVOIR_MEMORY", "64MiB")
+    held = threading.Event()
+
+    def hold():
+        with budget.memory_for_file(10 << 20), budget.memory_for(60 << 20):
+            held.set()
+
+    waiting = threading.Thread(target=hold)
+    with budget.memory_for_file(10 << 20):
+        waiting.start()
+        assert not held.wait(0.05)
+    waiting.join(10)
+    assert held.is_set()
+    with budget.memory_for_file(1 << 30):
+        pass
+
+
 def test_what_was_taken_is_given_back_whatever_happens(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png")
     monkeypatch.setenv("AUREVOIR_MEMORY", str(9 * 400 * 300 + 1000))

@@ -2,15 +2,17 @@
 
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
 from http_files import served
 from tar_files import pack
 
-from aurevoir.errors import DataError, MissingPackageError, UsageError
+from aurevoir.errors import AurevoirWarning, DataError, MissingPackageError, UsageError
 from aurevoir.images import remote
 from aurevoir.images.archives import content_digest, exists, is_file
 from aurevoir.images.batches import ImageFiles
@@ -195,6 +197,98 @@ def test_a_server_that_fails_is_asked_again_and_then_no_more(server, photos):
     with pytest.raises(UnreadableImageError, match="503"):
         decode(url, (8, 8))
     assert server.failures == 97
+
+
+@pytest.mark.parametrize(("answer", "times"), [(503, 6), (429, 6), (403, 2), (401, 2)])
+def test_what_a_web_server_answers_is_said_and_not_that_there_is_no_file(server, photos, answer, times):
+    path = labelled_images(photos).paths[0]
+    url = f"{server.url}/photos/{path.relative_to(photos)}"
+    server.failure, server.failures = answer, 100
+    with pytest.raises(UnreadableImageError, match=f"0000.jpg cannot be read .*{answer}"):
+        decode(url, (8, 8))
+    # Each time the head alone, and then the file.
+    assert len(server.asked) == times
+    server.failures = 2
+    if times > 2:
+        np.testing.assert_array_equal(decode(url, (8, 8)), decode(path, (8, 8)))
+
+
+def test_a_table_of_files_that_no_one_may_read_ends_with_the_reason(server, tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"{server.url}/{n}.jpg,{n % 2}\n" for n in range(40)))
+    server.failure, server.failures = 403, 10_000
+    with pytest.raises(DataError, match=r"/\d+.jpg cannot be read .*403"):
+        labelled_images(tmp_path / "t.csv")
+    assert len(server.asked) < 80
+    server.failures = 0
+    with pytest.raises(DataError, match="none of the 40 files that .*t.csv names exists"):
+        labelled_images(tmp_path / "t.csv")
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(server, monkeypatch):
+    remote._shared.cache_clear()
+    monkeypatch.setattr(remote, "_PATIENCE", 0.05)
+    server.answering.clear()
+    with pytest.raises(UnreadableImageError, match="cannot be read .*[Tt]imeout"):
+        decode(f"{server.url}/a.jpg", (8, 8))
+    remote._shared.cache_clear()
+
+
+def test_a_process_that_ends_waits_for_no_answer(server, monkeypatch):
+    monkeypatch.setattr(remote, "_GIVEN_UP", Event())
+    server.answering.clear()
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(decode, f"{server.url}/a.jpg", (8, 8))
+        while not server.asked:
+            pass
+        remote.give_up()
+        with pytest.raises(UnreadableImageError, match="cannot be read .*given up|exist"):
+            found.result(timeout=10)
+
+
+def test_names_that_no_path_can_hold_are_left_out_of_a_folder(store, photos):
+    (photos / "bricks" / "a::b.jpg").write_bytes(b"x")
+    with pytest.warns(AurevoirWarning, match=r"1 files in .* have names with ::.*a::b.jpg"):
+        found = labelled_images(store(photos))
+    assert [path.name for path in found.paths] == [
+        path.name for path in labelled_images(photos).paths if "::" not in str(path)
+    ]
+
+
+def test_a_row_with_a_url_that_is_refused_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.jpg,a\nfile:///etc/passwd,b\n")
+    with pytest.raises(DataError, match=r"line 3 of .*t.csv: file:///etc/passwd is on this machine"):
+        labelled_images(tmp_path / "t.csv")
+
+
+def test_of_files_of_one_size_the_ends_alone_are_read(server, photos, monkeypatch):
+    (photos / "a.jpg").write_bytes(bytes(20_000))
+    (photos / "b.jpg").write_bytes(bytes(19_999) + b"x")
+    asked = []
+    read = remote.read
+    monkeypatch.setattr(remote, "read", lambda path, *part: asked.append(part) or read(path, *part))
+    urls = [path_of(f"{server.url}/photos/{name}.jpg") for name in "ab"]
+    assert shared_files(urls[:1], urls[1:]) == []
+    assert asked == [(20_000 - 8192, 20_000)] * 2
+    server.parts = False
+    assert shared_files([photos / "a.jpg"], urls[:1]) == [(photos / "a.jpg", urls[0])]
+
+
+def test_as_many_files_are_asked_for_at_once_whatever_the_batch():
+    together = Barrier(remote.REQUESTS)
+
+    def waiting(path, size, resize, channels):
+        together.wait(timeout=20)
+        return np.zeros((*size, channels), "uint8")
+
+    images = ImageFiles([path_of(f"s3://a/{n}.jpg") for n in range(remote.REQUESTS)], (8, 8), decoder=waiting)
+    assert len(list(images.batches(1))) == remote.REQUESTS
+
+
+def test_a_page_in_place_of_an_image_is_asked_for_once(server, tmp_path):
+    (tmp_path / "a.jpg").write_text("<!doctype html>")
+    with pytest.raises(UnreadableImageError, match="an HTML page"):
+        decode(f"{server.url}/a.jpg", (8, 8))
+    assert len(server.asked) == 2
 
 
 def test_what_cannot_be_read_for_lack_of_a_package_is_no_fault_of_the_file(server, monkeypatch):
