@@ -61,6 +61,10 @@ LARGEST_HASHED = 1 << 30
 """Bytes of a file beyond which its size, times and inode stand for its content, which may be a hole of any size."""
 
 
+_LEAST_FULL = 16
+"""How many times larger a file may be than its blocks on the disk, which may compress what it holds."""
+
+
 @contextmanager
 def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
     """Open a folder, so that all that is read in it is of one folder, whatever takes its place meanwhile.
@@ -82,9 +86,23 @@ def open_folder(path: Path | str, what: str, remedy: str) -> Iterator[int]:
 
 
 def file_digest(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits; a file that is a hole is refused (`refuse_hole`)."""
     with Path(path).open("rb") as file:
+        refuse_hole(file.fileno(), path)
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_hole(descriptor: int, path: object) -> None:
+    """Refuse an open file of more than `LARGEST_HASHED` bytes of which few are on the disk: reading it takes hours.
+
+    Raises
+    ------
+    AurevoirError
+        If it is one; the message names `path`.
+    """
+    status = os.fstat(descriptor)
+    if status.st_size > max(LARGEST_HASHED, _LEAST_FULL * 512 * getattr(status, "st_blocks", 1 << 62)):
+        raise AurevoirError(f"{path} of {status.st_size:,d} bytes is mostly empty; download or copy it again")
 
 
 def was_replaced(path: Path | str, folder: int) -> bool:

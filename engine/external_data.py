@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from ..errors import AurevoirError
 from ..files import LARGEST_HASHED
+from ..kernels.memory import format_bytes
 from .graph_check import LARGEST, tensors
 
 
@@ -34,8 +35,8 @@ def load_external_data(model: ModelProto, path: Path) -> None:
     total = sum(_length(tensor, path) for tensor in outside)
     if total > LARGEST:
         raise AurevoirError(
-            f"{path} keeps {total / 1e9:.1f} GB in files beside it, and a graph in memory 2.1 GB at most; export only "
-            "what leads to the cut"
+            f"{path} keeps {format_bytes(total)} in files beside it, and a graph in memory {format_bytes(LARGEST)} at "
+            "most; export only what leads to the cut"
         )
     for tensor in outside:
         tensor.raw_data = _read(tensor, path)

@@ -8,7 +8,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensor
 from ..calibration.graph.edit import POOLED, type_name
 from ..errors import AurevoirError
 from ..kernels.bits import packed_length
-from ..kernels.memory import memory_budget, require
+from ..kernels.memory import format_bytes, memory_budget, require
 from .graph_cost import check_cost
 from .manifest import Manifest
 
@@ -97,7 +97,9 @@ def parsed(graph: bytes, source: object) -> ModelProto:
         If they are no ONNX model, or too many.
     """
     if len(graph) > LARGEST:
-        raise _refused(source, f"{len(graph) / 1e9:.1f} GB, and 2.1 GB are the most of a graph in memory")
+        raise _refused(
+            source, f"{format_bytes(len(graph))}, and {format_bytes(LARGEST)} are the most of a graph in memory"
+        )
     try:
         return onnx.load_from_string(graph)
     except Exception as error:  # protobuf's errors have no common base class

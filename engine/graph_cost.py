@@ -16,6 +16,8 @@ from .inferred import Inferred
 MOST_WORK = 1 << 42
 """Multiply-adds for one image: four times those of the largest published vision transformers."""
 LARGEST = 1 << 31
+_ENDLESS = 1 << 100
+"""What stands for larger costs, which may have thousands of digits."""
 _ENDS = (-(1 << 63), (1 << 63) - 1, 1 << 31)
 """What exporters write for an open end of a slice."""
 _SHAPES = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Tile": 1, "Pad": 1, "Resize": 3, "OneHot": 1, "Range": 1}
@@ -91,7 +93,7 @@ def graph_cost(model: onnx.ModelProto, shape: list[int], source: object, known: 
             of_images.update([name] if depends else [])
             constant += 0 if depends else size or 0
         work += _work(node, inferred)
-    return Cost(constant + _peak(model, sizes, of_images), work)
+    return Cost(min(constant + _peak(model, sizes, of_images), _ENDLESS), min(work, _ENDLESS))
 
 
 def _unknown(node: NodeProto, source: object) -> AurevoirError:

@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from ..calibration.graph.batch_norm import is_training
 from ..calibration.graph.edit import initializers, leading_to, opset, reads
 from ..errors import AurevoirError, UsageError
+from ..kernels.memory import format_bytes
 from .external_data import load_external_data
 from .graph_check import LARGEST, check_contents
 from .normal_form import OLDEST_OPSET, dropout_trains, make_readable, prepare, upgrade
@@ -87,7 +88,8 @@ def first_line(error: Exception) -> str:
 def _check_size(path: Path, size: int) -> None:
     if size > LARGEST:
         raise AurevoirError(
-            f"{path} holds {size / 1e9:.1f} GB, and a graph in memory 2.1 GB at most; export only what leads to the cut"
+            f"{path} holds {format_bytes(size)}, and a graph in memory {format_bytes(LARGEST)} at most; export only "
+            "what leads to the cut"
         )
 
 

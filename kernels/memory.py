@@ -80,6 +80,9 @@ def require(needed: int, budget: int, description: str, remedy: str) -> None:
 def format_bytes(size: int) -> str:
     """Return a number of bytes for people, such as ``1.5 GiB``."""
     units = ((2**60, "EiB"), (2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    if size >= 1 << 80:
+        # Shapes in files may multiply to numbers of any length.
+        return "more than 2^80 bytes"
     return next((f"{size / each:.1f} {name}" for each, name in units if size >= each), f"{size} bytes")
 
 

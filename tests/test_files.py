@@ -1,4 +1,4 @@
-"""An archive with a changed byte is not read."""
+"""An archive with a changed byte is not read, nor is a file that is a hole."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from aurevoir.engine.assemble import assemble
 from aurevoir.engine.backbone import open_backbone
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.errors import AurevoirError
+from aurevoir.files import file_digest
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,16 @@ def test_every_changed_byte_and_every_truncation_is_refused(engine, tmp_path):
         (tmp_path / "e.engine").write_bytes(content)
         with pytest.raises(AurevoirError, match="not an engine file, or a byte of it has changed"):
             load_engine(tmp_path / "e.engine")
+
+
+def test_a_hole_of_any_size_is_not_read_for_its_digest(tmp_path):
+    path = tmp_path / "hole"
+    for size in (1 << 40, (1 << 30) + 1):
+        with path.open("wb") as file:
+            file.write(b"some")
+            file.truncate(size)
+        with pytest.raises(AurevoirError, match=f"hole of {size:,d} bytes is mostly empty; download or copy it again"):
+            file_digest(path)
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+    assert len(file_digest(path)) == 64

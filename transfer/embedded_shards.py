@@ -22,7 +22,7 @@ import numpy as np
 from ..cluster.spec import Cluster
 from ..engine.engine import Engine
 from ..errors import AurevoirError, UsageError
-from ..files import read_file
+from ..files import read_file, refuse_hole
 from ..images.batches import ImageFiles
 from ..saving import PREFIX, explained, write_atomically
 from ..schema import LONGEST, array, one_of, parse_object, record, refusing, require_version, text, whole
@@ -186,11 +186,12 @@ class EmbeddedShards:
             path = self._folder / entry["file"]
             try:
                 with path.open("rb") as file:
+                    refuse_hole(file.fileno(), path)
                     if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                         return entries[:number]
                 with np.load(path, allow_pickle=False) as arrays:
                     skipped = {*arrays["skipped"].tolist()}
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, AurevoirError):
                 return entries[:number]
             paths = self._images.paths
             if can_be_read(self._images, (i for i in range(at, entry["stop"]) if str(paths[i]) in skipped)):

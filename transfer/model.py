@@ -26,7 +26,7 @@ from ..archive import LARGEST
 from ..engine.engine import Engine
 from ..engine.load import open_engine
 from ..errors import AurevoirError, UsageError
-from ..files import file_digest, open_folder, read_file, was_replaced
+from ..files import file_digest, open_folder, read_file, refuse_hole, was_replaced
 from ..kernels.camera import Camera
 from ..kernels.memory import memory_budget
 from ..kernels.projection import Projection
@@ -294,6 +294,7 @@ def _read_training(folder: Path, content: dict[str, Any], bits: np.ndarray | Non
     with open_folder(folder, "model folder", _REMEDY) as descriptor:
         with _opened_if_large(TRAINING, descriptor) as file, refusing(str(folder / TRAINING), _REMEDY):
             if file is not None:
+                refuse_hole(file.fileno(), folder / TRAINING)
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     raise AurevoirError(_changed(folder / TRAINING))
                 return unpack(mapped_arrays(file.fileno(), os.fstat(file.fileno()).st_size), content, bits)

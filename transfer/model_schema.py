@@ -137,8 +137,11 @@ def read_classes(content: Mapping[str, Any]) -> np.ndarray:
     if len({(isinstance(each, str), each) for each in classes}) < len(classes):
         repeated = first_repeated(classes)
         raise MalformedError(f"has wrong fields (class {shown(repeated)} is repeated)")
-    kind = np.dtype(name)
-    if kind.itemsize * len(classes) > _CLASS_BYTES:
+    try:
+        kind = np.dtype(name)
+    except TypeError:  # of texts longer than NumPy's longest
+        kind = None
+    if kind is None or kind.itemsize * len(classes) > _CLASS_BYTES:
         raise MalformedError(
             f"has wrong fields ({len(classes)} classes of dtype {name!r} are more than {_CLASS_BYTES} bytes)"
         )

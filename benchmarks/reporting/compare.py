@@ -239,9 +239,14 @@ def _schema_warnings(before: Json, after: Json) -> list[str]:
         f"only {which} has the column {column} of {table}"
         for table, (ours, theirs) in pairs.items()
         for which, here, there in (("the first", ours, theirs), ("the second", theirs, ours))
-        for column in columns(here)
-        if column not in columns(there) and column not in TEXTS
+        for column in _only(here, there)
     ]
+
+
+def _only(here: Sequence[Cells], there: Sequence[Cells]) -> list[str]:
+    """Return the columns that the other table lacks."""
+    others = {*columns(there), *TEXTS}
+    return [column for column in columns(here) if column not in others]
 
 
 def describe(result: Json) -> str:

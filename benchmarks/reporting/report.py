@@ -153,7 +153,7 @@ def _table(title: str, rows: Sequence[Cells], first: Sequence[str]) -> Element:
     found = columns(rows)
     # Why a row failed is next to its name: on a phone the end of the line is far.
     before = [*first, *(["error"] if "error" in found else [])]
-    names = [*before, *(name for name in found if name not in before)]
+    names = list(dict.fromkeys([*before, *found]))
     return table(title, names, [row(*(_cell(name, each.get(name)) for name in names)) for each in rows])
 
 

@@ -138,17 +138,24 @@ def identifying(rows: Sequence[Sequence[Cells]], benchmark: Benchmark | None = N
     ]
     chosen = [name for name in (benchmark.keys if benchmark else ()) if name in names]
     chosen = chosen or [name for name in names if all(isinstance(row.get(name), str) for row in sound)]
+    taken = set(chosen)
+    alike = [_parted(table, [0] * len(table), chosen) for table in rows]
     for name in names:
-        if all(_distinct(table, chosen) for table in rows):
+        if all(len(set(numbers)) == len(numbers) for numbers in alike):
             break
-        if name not in chosen and all(isinstance(row.get(name), int) for row in sound):
+        if name not in taken and all(isinstance(row.get(name), int) for row in sound):
             chosen.append(name)
+            alike = [_parted(table, numbers, [name]) for table, numbers in zip(rows, alike, strict=True)]
     return chosen
 
 
-def _distinct(rows: Sequence[Cells], names: Sequence[str]) -> bool:
-    keys = [tuple(row.get(name) for name in names) for row in rows]
-    return len(set(keys)) == len(keys)
+def _parted(rows: Sequence[Cells], numbers: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Part groups of rows, by number, into those whose columns are alike; return the numbers of these."""
+    for name in names:
+        known: dict[tuple[int, Any], int] = {}
+        keys = ((number, row.get(name)) for number, row in zip(numbers, rows, strict=True))
+        numbers = [known.setdefault(key, len(known)) for key in keys]
+    return list(numbers)
 
 
 def machine_of(result: Json) -> Cells:

@@ -97,7 +97,7 @@ def test_a_sparse_file_of_any_size_gives_no_more_than_a_graph_holds(path):
         file.truncate(2**40)
     made = model("data/w.bin")
     made.graph.initializer[0].dims[0] = 2**36
-    with pytest.raises(AurevoirError, match=r"2.1 GB at most"):
+    with pytest.raises(AurevoirError, match=r"2.0 GiB at most"):
         load_external_data(made, path)
 
 

@@ -110,6 +110,12 @@ def _summed(model):
     model.graph.node.insert(0, helper.make_node("Einsum", [square] * 28, ["summed"], equation=equation))
 
 
+def _multiplied(model):
+    """A tensor of 64 ** 6000 elements."""
+    square = _constant(model, "square", np.ones((64, 64), "float32"))
+    model.graph.node.insert(0, helper.make_node("Einsum", [square], ["multiplied"], equation=f"ab->{'ab' * 3000}"))
+
+
 def _filled(model):
     shape = _constant(model, "huge", np.array([2**20, 2**20]))
     model.graph.node.insert(0, helper.make_node("ConstantOfShape", [shape], ["filled"]))
@@ -230,6 +236,7 @@ HOSTILE = {
     _random: "the operator RandomNormalLike",
     _expanded: "length|needs .* and the memory budget",
     _filled: "needs .* [GTP]iB and the memory budget",
+    _multiplied: r"needs more than 2\^80 bytes",
     _summed: "multiply-adds an image",
     _computed: "needs .* [GTP]iB and the memory budget",
     _tiled: "needs .* [GTP]iB and the memory budget|onnx's checker",

@@ -67,19 +67,37 @@ def _huge_outside(path, whole):
     path.write_bytes(model.SerializeToString())
 
 
+def _endless(path, whole):
+    model = onnx.load_from_string(whole)
+    model.graph.initializer.add(name="endless", data_type=onnx.TensorProto.FLOAT).dims.extend([1 << 62] * 300)
+    path.write_bytes(model.SerializeToString())
+
+
+def _endless_outside(path, whole):
+    _endless(path, whole)
+    model = onnx.load(path, load_external_data=False)
+    tensor = model.graph.initializer[-1]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    path.write_bytes(model.SerializeToString())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_endless, r"holds more than 2\^80 bytes, and a graph in memory 2.0 GiB at most"),
+        (_endless_outside, r"holds more than 2\^80 bytes, and a graph in memory 2.0 GiB at most"),
         (_empty, "is not a valid ONNX model"),
         (_garbage, "is not a valid ONNX model"),
         (_text, "is not a valid ONNX model"),
         (_truncated, "is not a valid ONNX model"),
-        (_larger_than_protobuf, "holds 2.1 GB, and a graph in memory 2.1 GB at most"),
+        (_larger_than_protobuf, "holds 2.0 GiB, and a graph in memory 2.0 GiB at most"),
         (_folder, "does not exist"),
         (_without_outside, "in files beside it cannot be read: .*weights.bin"),
         (_short_outside, "in files beside it cannot be read: .*stem.0.weight"),
         (_outside_elsewhere, "in files beside it cannot be read"),
-        (_huge_outside, "GB, and a graph in memory 2.1 GB at most"),
+        (_huge_outside, "GiB, and a graph in memory 2.0 GiB at most"),
     ],
 )
 @pytest.mark.parametrize("command", ["cuts", "build"])

@@ -107,3 +107,9 @@ def test_small_budgets_are_shown_in_small_units(size, text):
 def test_a_budget_error_is_a_memory_error():
     with pytest.raises(MemoryError):
         require(2, 1, "it", "mend it")
+
+
+@pytest.mark.parametrize("digits", [25, 400, 5000])
+def test_what_no_float_and_no_text_holds_is_refused_in_words(digits):
+    with pytest.raises(BudgetError, match=r"it needs more than 2\^80 bytes and the memory budget is 1 bytes;"):
+        require(10**digits, 1, "it", "less")

@@ -62,6 +62,7 @@ FIELDS = [
     ({"classes": ["a", "b", "\ud800"]}, r"classes\[2\]"),
     ({"classes": ["a", "b", ["c"]]}, r"classes\[2\] \['c'\] is not a string"),
     ({"classes_dtype": "<U100000000"}, "of dtype '<U100000000' are more than"),
+    ({"classes_dtype": "<U999999999"}, "of dtype '<U999999999' are more than"),
     ({"classes_dtype": "<U1"}, "does not hold the classes as they are"),
     ({"classes_dtype": "<i8"}, "does not hold the classes as they are"),
     ({"classes_dtype": "<c16"}, "is not a plain NumPy dtype"),

@@ -12,7 +12,7 @@ from aurevoir.benchmarks.contract import Result, Row
 from aurevoir.benchmarks.reporting import compare
 from aurevoir.benchmarks.reporting.charts import charts
 from aurevoir.benchmarks.reporting.report import _section
-from aurevoir.benchmarks.reporting.tables import RESULTS, machine_line, read_result, tables
+from aurevoir.benchmarks.reporting.tables import RESULTS, identifying, machine_line, read_result, tables
 from aurevoir.errors import AurevoirError, DataError, UsageError
 
 
@@ -71,3 +71,16 @@ def test_what_is_read_can_be_compared_and_laid_out(tmp_path, data):
 
 def test_names_of_a_machine_are_no_formats():
     assert machine_line({"cores": 2, "%s{0}": 3, "{": "x"}) == "2 cores, %s{0} 3, { x"
+
+
+def test_each_cell_of_rows_that_are_alike_is_read_a_few_times():
+    class Counted(dict):
+        reads = 0
+
+        def get(self, *given):
+            Counted.reads += 1
+            return super().get(*given)
+
+    rows = [Counted({f"c{index}": 0 for index in range(300)}) for _ in range(3)]
+    assert len(identifying([rows])) == 300
+    assert Counted.reads < 10 * 300 * 3
