@@ -25,6 +25,7 @@ REQUESTS = 32
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://.", re.IGNORECASE)
 _LOCAL = ("file", "local")
 _WEB = ("http", "https")
+_S3 = ("s3", "s3a")
 _WAITS = (0.5, 2.0)
 """Seconds before what failed is asked for once more."""
 _PATIENCE = 15
@@ -163,6 +164,9 @@ def check_access(path: Path | str) -> None:
 def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     """Return the bytes of a file, or those of a part of it; errors are those of `status`."""
     url = str(path)
+    if stop is None and _scheme(url) in _S3 and (size := status(url).size):
+        # s3fs asks for the size of a file that is wanted whole.
+        stop = size
     if stop is None:
         return cast("bytes", _asked(url, lambda files, name: files.cat_file(name)))
     found = cast("bytes", _asked(url, lambda files, name: files.cat_file(name, start=start, end=stop)))
