@@ -237,6 +237,8 @@ def as_labels(y: Any) -> np.ndarray:
         labels = _plain(y)
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise DataError("y contains NaN or infinity; leave images without a label out")
+        if labels.dtype.kind == "S":
+            raise DataError(f"y of dtype {labels.dtype} holds bytes; give classes as text, such as np.char.decode(y)")
         if not (labels.ndim == 1 and labels.dtype.kind in "Uiub"):
             labels = _as_targets(labels)
     except (TypeError, ValueError) as error:

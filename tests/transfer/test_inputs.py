@@ -173,7 +173,7 @@ def test_labels_keep_their_kind(given, expected):
         (np.array([0, np.inf]), "y contains NaN or infinity"),
         ([1, "a"], "y holds text and other labels"),
         (np.array([1, "a"], dtype=object), "y holds text and other labels"),
-        ([b"a", b"b"], "bytes"),
+        ([b"a", b"b"], r"y of dtype \|S1 holds bytes; give classes as text"),
         ([0.5, 0.7], "Unknown label type: continuous"),
         (iter("ab"), "give the labels as a list or array"),
         (sparse.eye(2), "give the labels as a list or array"),

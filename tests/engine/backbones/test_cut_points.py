@@ -170,6 +170,10 @@ def test_what_cannot_be_exported_is_one_line_and_matters_before_the_cut_only(kin
     torch.manual_seed(0)
     net = kind()
     np.testing.assert_allclose(features(net, "conv1"), expected(net.conv1), atol=1e-5)
+    if kind is OneImage and torch.__version__.startswith("2.9."):  # which follows it, for each image
+        alone = torch.cat([net(image[None]) for image in IMAGES]).detach()
+        np.testing.assert_allclose(features(net, "conv2"), alone, atol=1e-5)
+        return
     with pytest.raises(AurevoirError, match=f"cannot follow {kind.__name__} to 'conv2' for any number of") as caught:
         features(net, "conv2")
     assert "\n" not in str(caught.value)
