@@ -175,10 +175,11 @@ def _named(row: Json) -> str:
 
 
 def _caption(result: Json) -> str:
+    runs = "one process" if result["repeats"] == 1 else f"median of {result['repeats']} processes"
     return (
-        f"{result['engine']}; {result['data']}, {result['files']:,d} files of {result['classes']} classes, repeated "
-        f"where there are fewer than images; median of {result['repeats']} processes on {result['cores']} cores, with "
-        "the start of the cluster and without the build of the engine"
+        f"{result['engine'].strip('<>')}; {result['data']}, {result['files']:,d} files of {result['classes']} classes, "
+        f"repeated where there are fewer than images; {runs} each on {result['cores']} cores, with the start of the "
+        "cluster and without the build of the engine"
     )
 
 
@@ -205,12 +206,16 @@ def plot(result: Json, path: Path) -> None:
         draw_scaling(panels[0, 0], _series(rows, names, "seconds"), "a fit with its test")
         panels[0, 0].set_ylabel("seconds of the whole process")
         for name, own in _series(rows, names, "peak_megabytes").items():
-            panels[0, 1].plot(own.sizes, own.seconds, "s--", label=name if name == ALONE else f"driver of {name}")
+            panels[0, 1].plot(own.sizes, own.seconds, "s--", label=name if name == ALONE else f"driver, {name}")
         for name, own in _series([row for row in rows if row["workers"]], names[1:], "worker_megabytes").items():
-            panels[0, 1].plot(own.sizes, own.seconds, "o-", label=f"a worker of {name}")
+            panels[0, 1].plot(own.sizes, own.seconds, "o-", label=f"worker, {name}")
+        counts = sorted({row["images"] for row in rows})
         panels[0, 1].set(xscale="log", ylabel="peak memory of a process, MB")
         panels[0, 1].set_ylim(0)
-        panels[0, 1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+        panels[0, 1].set_xticks(counts, [f"{count:,d}" for count in counts], rotation=30)
+        panels[0, 1].set_xticks([], minor=True)
+        legend = panels[0, 1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+        legend.set_title("memory", {"size": 12})
         for panel in panels[0]:
             panel.set_xlabel("images, a fifth of them to test on")
 
