@@ -130,14 +130,17 @@ class _Key(NamedTuple):
 
 _INDICES: OrderedDict[_Key, _Index] = OrderedDict()
 _LOCK = threading.RLock()
+_SCANS: dict[_Key, threading.Lock] = {}
+"""By the archive that is being scanned for its index, what others wait for."""
 _DIGESTS: dict[str, tuple[tuple[int, int, int, int], str]] = {}
 """By path the signature that a file had, and its digest."""
 _MOST_DIGESTS = 1 << 16
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change of a file after which its signature tells of the next one."""
 if hasattr(os, "register_at_fork"):
-    # A thread that held the lock is not in the child.
+    # A thread that held a lock is not in the child.
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+    os.register_at_fork(after_in_child=_SCANS.clear)
 
 
 def is_archive(path: Path | str) -> bool:
@@ -155,11 +158,10 @@ def members(archive: Path | str) -> list[Member]:
     DataError
         If it cannot be read, is compressed or damaged.
     """
-    with _LOCK:
-        key = _key(str(archive))
-        outside: list[str] = []
-        found = {member.name: member for member in _scanned(str(archive), key.size, outside)}
-        _keep(key, _Index.of(found.values()))
+    key = _key(str(archive))
+    outside: list[str] = []
+    found = {member.name: member for member in _scanned(str(archive), key.size, outside)}
+    _keep(key, _Index.of(found.values()))
     if outside:
         warnings.warn(
             f"{len(outside)} files of {archive} have names that lead out of it, first {outside[0]!r}, and are left out",
@@ -224,7 +226,7 @@ def tail(path: Path | str, length: int) -> bytes:
         except DataError:
             if member is not None:
                 raise
-    with open_file(path) as opened:
+    with memory_for_file(signature(path)[0] if is_remote(path) else 0), open_file(path) as opened:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
         return opened.read(length)
 
@@ -286,18 +288,28 @@ def _split(path: str) -> tuple[str, str] | None:
 
 
 def _index(archive: str) -> _Index:
+    """Return the index of an archive, which one thread makes, while others wait for it and for no other archive."""
+    key = _key(archive)
     with _LOCK:
-        key = _key(archive)
-        index = _INDICES.get(key) or _Index.of({each.name: each for each in _scanned(archive, key.size)}.values())
-        _keep(key, index)
-        return index
+        if (index := _INDICES.get(key)) is not None:
+            _INDICES.move_to_end(key)
+            return index
+        lock = _SCANS.setdefault(key, threading.Lock())
+    with lock:
+        if (index := _INDICES.get(key)) is None:
+            found = {each.name: each for each in _scanned(archive, key.size)}
+            _keep(key, index := _Index.of(found.values()))
+    with _LOCK:
+        _SCANS.pop(key, None)
+    return index
 
 
 def _keep(key: _Key, index: _Index) -> None:
-    _INDICES[key] = index
-    _INDICES.move_to_end(key)
-    while len(_INDICES) > 1 and sum(len(each.keys) for each in _INDICES.values()) > _MOST:
-        _INDICES.popitem(last=False)
+    with _LOCK:
+        _INDICES[key] = index
+        _INDICES.move_to_end(key)
+        while len(_INDICES) > 1 and sum(len(each.keys) for each in _INDICES.values()) > _MOST:
+            _INDICES.popitem(last=False)
 
 
 def _is_regular(path: Path | str) -> bool:
@@ -337,7 +349,7 @@ def _scanned(archive: str, size: int, outside: list[str] | None = None) -> Itera
             f"{archive} is not an uncompressed tar archive, or it is damaged ({error}); pack it again with `tar cf`"
         ) from None
     except OSError as error:
-        raise DataError(f"{archive} cannot be read: {(error.strerror or str(error)).lower()}; check it") from None
+        raise DataError(f"{archive} cannot be read: {(error.strerror or '').lower() or error}; check it") from None
 
 
 @contextmanager
@@ -347,12 +359,7 @@ def _reading(archive: str) -> Iterator[ReadAt]:
         with Path(archive).open("rb", buffering=0) as file:
             yield partial(os.pread, file.fileno())
         return
-    with remote.open_blocks(archive) as blocks:
-
-        def read_at(size: int, place: int) -> bytes:
-            blocks.seek(place)
-            return blocks.read(size)
-
+    with remote.reading(archive) as read_at:
         yield read_at
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from PIL import Image
 
@@ -89,5 +89,6 @@ def memory_for_file(size: int) -> Iterator[None]:
 
     Within the block `memory_for` may be asked for its pixels, and never the other way round.
     """
-    with _FILES.take(size, memory_budget() // _SHARE_OF_FILES):
+    # A file of this machine, which is not held, waits for none that is.
+    with _FILES.take(size, memory_budget() // _SHARE_OF_FILES) if size else nullcontext():
         yield

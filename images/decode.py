@@ -22,8 +22,10 @@ Resize = Literal["stretch", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 Fit = Resize | Literal["contain"]
 _UNSAFE = {
+    "BLP": "it holds an image of another format",
     "EPS": "it is a program that Ghostscript would run",
     "FITS": "it may unfold to any size",
+    "ICNS": "it holds images of another format",
     "JPEG2000": "a few bytes of it may take minutes and gigabytes",
     "IPTC": "it holds an image of another format",
     "WMF": "it is a program that draws",

@@ -2,18 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
 from ..errors import DataError
 from .archives import content_digest, is_file, signature, tail
-from .remote import REQUESTS, is_remote
+from .remote import is_remote, map_at_once
 from .sources import Label
 
 _END = 8192
-_AT_ONCE = 4096
-"""Files that threads are given at a time: what waits for one takes memory."""
 
 
 def shared_files(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -68,11 +65,7 @@ def _keys(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[Hashab
         except (OSError, DataError):
             return None
 
-    if not any(map(is_remote, paths)):
-        return list(map(found, paths))
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        starts = range(0, len(paths), _AT_ONCE)
-        return [each for start in starts for each in pool.map(found, paths[start : start + _AT_ONCE])]
+    return map_at_once(found, paths, any(map(is_remote, paths)))
 
 
 def _size(path: Path) -> int | None:

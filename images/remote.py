@@ -11,13 +11,16 @@ import sys
 import threading
 import warnings
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PosixPath
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ..errors import AurevoirWarning, DataError, MissingPackageError, UsageError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 REQUESTS = 32
@@ -41,6 +44,8 @@ _TAGS = (
 """What file systems call that by which a content differs from the one before it."""
 _BLOCK = 1 << 20
 _MOST = 1 << 20
+_AT_ONCE = 4096
+"""Items that threads are given at a time: what waits for one takes memory."""
 _GIVEN_UP = threading.Event()
 
 
@@ -84,7 +89,7 @@ class RemotePath(PosixPath):
 
 
 def give_up() -> None:
-    """Let every request of this process fail at once, also those that wait for an answer: for a process that ends."""
+    """Let requests fail at once, for a process that ends, and those of asyncio, as of the web and S3, wait no more."""
     _GIVEN_UP.set()
     if (asyn := sys.modules.get("fsspec.asyn")) is not None and (loop := asyn.loop[0]) is not None:
         loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
@@ -175,34 +180,29 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     return found
 
 
-def open_blocks(path: Path | str) -> BinaryIO:
-    """Open a file that is read from its beginning to its end, in large blocks; errors are those of `status`."""
+@contextmanager
+def reading(path: Path | str) -> Iterator[Callable[[int, int], bytes]]:
+    """Yield what returns so many bytes from a place on, and asks for large blocks; errors are those of `status`."""
     url = str(path)
-    file = _asked(url, lambda files, name: files.open(name, "rb", block_size=_BLOCK))
-    return cast("BinaryIO", _Blocks(url, file))
+    with _asked(url, lambda files, name: files.open(name, "rb", block_size=_BLOCK)) as file:
+
+        def read_at(size: int, place: int) -> bytes:
+            def ask(*_: Any) -> bytes:
+                file.seek(place)
+                return cast("bytes", file.read(size))
+
+            return _asked(url, ask)
+
+        yield read_at
 
 
-class _Blocks:
-    """A file of fsspec, of which what fails is asked for again, and has its errors."""
-
-    def __init__(self, url: str, file: Any) -> None:
-        self._url, self._file = url, file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        at = self.tell()
-
-        def again(*_: Any) -> bytes:
-            self.seek(at)
-            return cast("bytes", self._file.read(size))
-
-        return _asked(self._url, again)
-
-    def __enter__(self) -> "_Blocks":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def map_at_once(ask: Callable[[S], T], items: Sequence[S], at_urls: bool) -> list[T]:
+    """Return what is found of each item, `REQUESTS` at once if they are at URLs."""
+    if not at_urls:
+        return list(map(ask, items))
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="remote") as pool:
+        parts = (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
+        return [found for part in parts for found in pool.map(ask, part)]
 
 
 def files_under(folder: Path | str) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .archives import ENDING, Member, is_archive, members
-from .remote import is_remote, path_of
+from .remote import is_remote, map_at_once, path_of
 from .sources import is_document, is_hidden, split_kind, split_named, warn
 from .tables import Row, parsed_object, sample_of
 
@@ -123,12 +123,13 @@ def _samples(archive: Path) -> Iterator[Row]:
         key, ending = (match[1], match[2].lower()) if match else (member.name, "")
         samples.setdefault(key, {}).setdefault(ending, member)
     part, crowded = split_named(archive.stem), 0
+    found = list[tuple[Member, dict[str, Member]]]()
     for files in samples.values():
         images = [member for member in files.values() if not _is_other(member.name)]
         crowded += len(images) > 1
-        if images:
-            row = _row(images[0], files)
-            yield row if row.split is not None else row._replace(split=part)
+        found += [(images[0], files)] if images else []
+    for row in map_at_once(lambda sample: _row(*sample), found, is_remote(archive)):
+        yield row if row.split is not None else row._replace(split=part)
     if crowded and any(each in files for files in samples.values() for each in _LABELS):
         warn(f"{crowded} samples of {archive} hold more than one image; the first of each counts")
 

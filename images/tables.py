@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import AurevoirWarning, DataError, UsageError
 from ..files import read_file
 from ..schema import first_repeated
-from .archives import exists, is_file, open_file
+from .archives import exists, is_file
 from .remote import is_remote, is_url, path_of, read, status
 
 _JSON, _DELIMITED = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt", ".lst")
@@ -121,11 +121,13 @@ def read_text(path: Path | str, what: str, remedy: str) -> str:
     return text
 
 
-def _read_at(url: Path | str) -> bytes:
+def _read_at(url: Path | str, most: int | None = None) -> bytes:
+    """Return a table at a URL, or at most so many of its first bytes."""
     try:
-        if (size := status(url).size) > _LARGEST:
+        size = status(url).size
+        if most is None and size > _LARGEST:
             raise DataError(f"{url} holds {size:,d} bytes, and at most {_LARGEST:,d} are read; split it")
-        return read(url)
+        return read(url) if most is None or size <= most else read(url, 0, most)
     except OSError as error:
         raise UsageError(f"{url} cannot be read ({type(error).__name__}); check the address and your access") from None
 
@@ -145,14 +147,20 @@ def _note_bytes(table: Path, rows: list[Row]) -> None:
 
 def is_metadata(table: Path) -> bool:
     """Return whether a table labels the files beside it: whether it has the columns ``file_name`` and a label."""
-    with open_file(table) as file:
-        line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
+    line = _first_line(table).decode("utf-8-sig", "replace")
     try:
         names = list(json.loads(line)) if table.suffix == ".jsonl" else next(csv.reader([line]), [])
     except (ValueError, TypeError, RecursionError, csv.Error):
         return False
     found = _columns(tuple(map(str, names)))
     return found.label is not None and any(_plain(str(name)).endswith("filename") for name in names)
+
+
+def _first_line(table: Path) -> bytes:
+    if is_remote(table):
+        return _read_at(table, _LONGEST_HEADER).partition(b"\n")[0]
+    with table.open("rb") as file:
+        return file.readline(_LONGEST_HEADER)
 
 
 def place_of(source: Path | str, line: int | str) -> str:
@@ -187,21 +195,27 @@ def _resolved(table: Path, path: Any, line: int) -> Path:
         raise DataError(f"the path in line {line} of {table} holds a null character; write it anew")
     stripped = name.strip()
     if is_url(stripped):
-        try:
-            return path_of(stripped)
-        except UsageError as error:
-            raise DataError(f"line {line} of {table}: {error}") from None
+        return _at_url(table, stripped, line)
     if is_remote(table) and stripped.startswith("/"):
         raise DataError(
             f"line {line} of {table} names {stripped}, a path of one machine; give paths relative to the table"
         )
+    if is_remote(table):
+        return _at_url(table, f"{table.parent}/{stripped}", line)
     found = table.parent / stripped
-    if is_remote(table) or (stripped == name and "\\" not in name and name.isascii()):
+    if stripped == name and "\\" not in name and name.isascii():
         return found
     # Archives from macOS have names in the decomposed form, and most tables in the composed one.
     forms = [stripped.replace("\\", "/"), *(unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))]
     tried = (table.parent / name, found, *(table.parent / each for each in forms))
     return next((each for each in tried if exists(each)), found)
+
+
+def _at_url(table: Path, url: str, line: int) -> Path:
+    try:
+        return path_of(url)
+    except UsageError as error:
+        raise DataError(f"line {line} of {table}: {error}") from None
 
 
 def _json_rows(table: Path, text: str) -> Iterator[Row]:

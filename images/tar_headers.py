@@ -1,7 +1,7 @@
 """Headers of tar archives: which regular files there are, and where their bytes lie.
 
-The forms are those of POSIX (ustar and pax) and of GNU tar. Python's tarfile reads more than is wanted, takes ten times
-as long, and for some pax records time in the square of their length.
+The forms are those of POSIX (ustar and pax) and of GNU tar. Python's tarfile reads more than is wanted, takes more
+than twice as long, and for some pax records time in the square of their length.
 """
 
 from collections.abc import Callable, Iterator

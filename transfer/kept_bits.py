@@ -14,6 +14,7 @@ from ..engine.engine import Engine
 from ..images.archives import content_digests, signature
 from ..images.batches import ImageFiles, Images
 from ..images.decode import UnreadableImageError, decode
+from ..images.remote import is_remote, map_at_once
 from ..kept import key_of
 from ..schema import MalformedError, array, parse_object, record, text, whole
 from ..work import Work
@@ -168,7 +169,8 @@ def signatures(images: Images, start: int, stop: int) -> np.ndarray:
     """Return size, times and inode of files, of which one changes with every write; of pixels nothing."""
     if not isinstance(images, ImageFiles):
         return np.zeros((stop - start, 0), "int64")
-    return np.array([_signature(path) for path in images.paths[start:stop]], "int64").reshape(-1, 4)
+    paths = images.paths[start:stop]
+    return np.array(map_at_once(_signature, paths, any(map(is_remote, paths))), "int64").reshape(-1, 4)
 
 
 def _signature(path: Path | str) -> tuple[int, int, int, int]:

@@ -49,8 +49,7 @@ class _Files(SimpleHTTPRequestHandler):
             self.wfile.write(file.read(last - first + 1))
 
     def end_headers(self):
-        if self.owner.parts:
-            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "bytes" if self.owner.parts else "none")
         super().end_headers()
 
     def log_message(self, *_):

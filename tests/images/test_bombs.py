@@ -93,7 +93,8 @@ def test_strips_and_tiles_of_a_tiff_are_counted(order, big):
     assert "a list of 65,537 numbers" in refused(bytes(several))
 
 
-def test_jpeg_2000_is_not_decoded(tmp_path):
-    PHOTO.save(tmp_path / "a.jp2")
-    with pytest.raises(UnreadableImageError, match="JPEG2000 are not decoded: .* convert it to PNG"):
-        decode(tmp_path / "a.jp2", (8, 8))
+@pytest.mark.parametrize(("name", "kind"), [("a.jp2", "JPEG2000"), ("a.icns", "ICNS"), ("a.blp", "BLP")])
+def test_jpeg_2000_and_what_may_hold_it_or_a_jpeg_is_not_decoded(tmp_path, name, kind):
+    (PHOTO.quantize() if kind == "BLP" else PHOTO).save(tmp_path / name)
+    with pytest.raises(UnreadableImageError, match=f"{kind} are not decoded: .* convert it to PNG"):
+        decode(tmp_path / name, (8, 8))

@@ -33,6 +33,19 @@ def test_an_image_beyond_the_whole_budget_is_skipped_with_its_size(tmp_path, mon
     assert path.endswith("large.png") and reason.startswith("its 400 x 300 pixels take 1.0 MiB to decode")
 
 
+def test_a_file_of_this_machine_waits_for_none_that_is_sent(monkeypatch):
+    monkeypatch.setenv("AUREVOIR_MEMORY", "4000")
+    with budget.memory_for_file(1000):
+        waiting = threading.Thread(target=lambda: budget.memory_for_file(1000).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        with budget.memory_for_file(0):
+            pass
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
 @pytest.mark.parametrize("together", [1, 2, 3])
 def test_no_more_is_decoded_at_once_than_the_budget_holds(tmp_path, monkeypatch, together):
     paths = [saved(tmp_path / f"{index}.png") for index in range(8)]
