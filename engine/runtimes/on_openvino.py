@@ -325,4 +325,7 @@ def _compiled(
 
 def _options(precision: Precision, hint: str, settings: Mapping[str, int] | None) -> dict[str, Any]:
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
-    return options | {_SETTINGS[name]: value for name, value in (settings or {}).items()}
+    given = {_SETTINGS[name]: value for name, value in (settings or {}).items()}
+    # Threads are pinned to the first processors, and those of every process of a machine would be to the same ones.
+    unpinned = {"ENABLE_CPU_PINNING": False} if "INFERENCE_NUM_THREADS" in given else {}
+    return options | given | unpinned

@@ -272,6 +272,7 @@ def test_openvino_is_compiled_for_them(exported):
         compiled = on_openvino._compiled(graph, "fp32", "cpu", hint, {"threads": 1, "streams": 1})
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
         assert compiled.get_property("NUM_STREAMS") == 1
+        assert not compiled.get_property("ENABLE_CPU_PINNING")
 
 
 def test_torchs_threads_are_the_processs(exported, pixels):
