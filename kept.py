@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+from .limits import affinity, processors
+
 _PACKAGES = (
     "aurevoir",
     "numpy",
@@ -99,7 +101,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": [value for name, value in processor.items() if name.strip() in _PROCESSOR],
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processors": (affinity(), processors()),
         "gpus": [_text(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
         "variables": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},
     }

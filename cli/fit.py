@@ -94,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="memory limit of projection and ridge, such as 8GiB (default: AUREVOIR_MEMORY, or 4GiB)",
+        help="memory limit of projection and ridge, such as 8GiB "
+        "(default: AUREVOIR_MEMORY, or 4GiB; less in a small container)",
     )
     parser.add_argument(
         "--keep-split", action="store_true", help="write the model that was tested, not one refitted on all images"

@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--components", type=positive, metavar="K", help="number of projection outputs, as of fit")
     group.add_argument(
-        "--memory", metavar="SIZE", help="memory limit of projection and ridge (default: AUREVOIR_MEMORY, or 4GiB)"
+        "--memory",
+        metavar="SIZE",
+        help="memory limit of projection and ridge (default: AUREVOIR_MEMORY, or 4GiB; less in a small container)",
     )
     group.add_argument(
         "--no-test", action="store_true", help="train on all images at once, without a test and a second ridge"

@@ -15,7 +15,7 @@ from ..kernels.memory import memory_budget
 from ..saving import explained, scratch
 from .checked import is_known, remember
 from .engine import Engine
-from .limited import limit, run_limited
+from .limited import finish, limit, run_limited
 
 _BASE = 1 << 30
 """Bytes for the libraries themselves and their compilers."""
@@ -59,6 +59,7 @@ def _main(memory: str, seconds: str, path: str, device: str) -> None:
     for images in (noise[:1], noise):
         for output in engine.outputs:
             engine.run(images, [output])
+    finish()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from contextlib import suppress
 from ..children import run_child
 from ..errors import AurevoirError
 
+DONE = "done\n"
+"""What a child writes last."""
 TIMEOUT = 300
 """Seconds to wait for a child, and seconds of processor time for each processor."""
 
@@ -19,7 +21,7 @@ def run_limited(module: str, arguments: list[str], memory: int, what: str, remed
     Parameters
     ----------
     module : str
-        Run as ``python -m`` does, with the memory and the seconds as its first arguments.
+        Run as ``python -m`` does, with the memory and the seconds as its first arguments; it calls `finish` at its end.
     arguments : list of str
         The others.
     memory : int
@@ -39,9 +41,11 @@ def run_limited(module: str, arguments: list[str], memory: int, what: str, remed
     if done.returncode < 0:
         crash = signal.Signals(-done.returncode).name
         raise AurevoirError(f"{what} crashed ({crash}); {remedy}")
-    if done.returncode:
+    # Where the caller's program ignores SIGCHLD, or waits for all children itself, the exit code is always 0.
+    if done.returncode or not done.stdout.endswith(DONE):
         last = done.stderr.strip().rpartition("\n")[2][:300]
-        raise AurevoirError(f"{what} failed: {last or f'exit code {done.returncode}'}; {remedy}")
+        ended = f"exit code {done.returncode}" if done.returncode else "it ended early"
+        raise AurevoirError(f"{what} failed: {last or ended}; {remedy}")
 
 
 def limit(memory: str, seconds: str) -> None:
@@ -54,3 +58,9 @@ def limit(memory: str, seconds: str) -> None:
     for name, bound in bounds:
         with suppress(ValueError, OSError, AttributeError):
             resource.setrlimit(getattr(resource, name), (bound, bound))
+
+
+def finish() -> None:
+    """Say to `run_limited` that the module has come to its end."""
+    sys.stdout.write(DONE)
+    sys.stdout.flush()

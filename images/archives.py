@@ -25,6 +25,7 @@ import numpy as np
 
 from ..errors import AurevoirWarning, DataError
 from ..files import LARGEST_HASHED
+from ..limits import processors
 from . import remote
 from .budget import memory_for_file
 from .remote import REQUESTS, is_remote, path_of
@@ -255,7 +256,7 @@ def content_digest(path: Path | str) -> str:
 
 def content_digests(paths: Sequence[Path | str], workers: int | None = None) -> list[str]:
     """Return the digest of each of many files; of one that cannot be read, what it is instead."""
-    at_once = REQUESTS if any(map(is_remote, paths)) else workers or os.cpu_count() or 1
+    at_once = REQUESTS if any(map(is_remote, paths)) else workers or processors()
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(_content_or_fault, paths))
 

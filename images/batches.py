@@ -4,7 +4,6 @@ Pillow releases the GIL while it decodes and resizes, so threads suffice and no 
 between processes.
 """
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..limits import processors
 from ..progress import progress_bar
 from .decode import Resize, UnreadableImageError, check_channels, check_size, decode
 from .decoded import Decoder
@@ -35,7 +35,7 @@ class ImageFiles:
     size : (height, width), or int for squares
     resize : {"stretch", "crop"}
     workers : int, optional
-        Decoding threads; by default one per processor.
+        Decoding threads; by default one for each processor that this process may use.
     description : str, optional
         Label of the progress bar on stderr; None disables it.
     channels : {3, 1}
@@ -174,7 +174,7 @@ def _decoded(
     pending: deque[tuple[Path | str, Future[np.ndarray]]] = deque()
     # Neither starts a thread before it has something to do.
     with (
-        ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as here,
+        ThreadPoolExecutor(workers or processors(), thread_name_prefix="decode") as here,
         ThreadPoolExecutor(REQUESTS, thread_name_prefix="remote") as waiting,
     ):
         try:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import AurevoirError
 from ..kernels.memory import Budget, memory_budget
+from ..limits import processors
 from .archives import signature
 from .decode import Resize, decode
 
@@ -49,9 +50,7 @@ class DecodedImages:
         self._lock = threading.Lock()
         self._running = threading.Event()
         self._running.set()
-        self._pool = ThreadPoolExecutor(
-            max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="ahead", initializer=_step_back
-        )
+        self._pool = ThreadPoolExecutor(max(1, processors() - 1), thread_name_prefix="ahead", initializer=_step_back)
 
     def __enter__(self) -> "DecodedImages":
         return self

@@ -5,6 +5,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
+from .. import limits
 from ..errors import BudgetError, UsageError
 from ..sizes import parse_size
 from .array_types import Array
@@ -14,6 +15,8 @@ Budget = SupportsIndex | str | None
 """Memory limit of a computation; see `memory_budget`."""
 
 DEFAULT_BUDGET = 4 * 2**30
+SHARE = 2
+"""The default takes at most this part of the memory that a container or another control group has."""
 FREE_SHARE = 0.8
 """Fraction of a GPU's free memory to use by default; the rest is left for PyTorch's pool."""
 GPU_ROWS = 2048
@@ -27,10 +30,11 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     ----------
     budget : int, str or None
         Bytes, or a string such as ``"4GiB"``. By default the environment variable
-        ``AUREVOIR_MEMORY``, or else 4 GiB, a constant so that block sizes are reproducible.
+        ``AUREVOIR_MEMORY``, or else 4 GiB, a constant so that block sizes are reproducible; half of the memory
+        that the container or other control group of this process has, where that is less.
     array : array, optional
         Array to work on. For a CuPy array the default is `FREE_SHARE` of the free memory of its GPU
-        instead of 4 GiB.
+        instead.
 
     Raises
     ------
@@ -39,7 +43,7 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
     """
     value = os.environ.get("AUREVOIR_MEMORY") if budget is None else budget
     if value is None:
-        return DEFAULT_BUDGET if array is None or namespace(array) is np else _free_on_gpu()
+        return _on_host() if array is None or namespace(array) is np else _free_on_gpu()
     size = parse_size(value)
     if size is None or not 1 <= size < 2**63:
         where = " (AUREVOIR_MEMORY)" if budget is None else ""
@@ -48,6 +52,10 @@ def memory_budget(budget: Budget = None, array: Array | None = None) -> int:
             "KB, MB or GB, such as 4GiB"
         )
     return int(size)
+
+
+def _on_host() -> int:
+    return min(DEFAULT_BUDGET, max(1, limits.memory() // SHARE)) if limits.memory() else DEFAULT_BUDGET
 
 
 def _free_on_gpu() -> int:

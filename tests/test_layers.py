@@ -20,6 +20,7 @@ LAYERS = [
     "archive",
     "saving",
     "children",
+    "limits",
     "kept",
     "work",
     "cache",

@@ -1,7 +1,6 @@
 """How fast a machine does the work of a fit, measured in seconds on its own code, and files of such rates."""
 
 import json
-import os
 import platform
 import re
 import time
@@ -23,6 +22,7 @@ from ..kernels.random_matrix import hadamard_length
 from ..kernels.ridge.solvers import CholeskySolver, EighSolver
 from ..kernels.ridge.sums import RowSums
 from ..kernels.training_kernel import TrainingKernel
+from ..limits import processors
 from ..progress import progress_bar
 from ..schema import array, number, parse_object, record, refusing, require_version, text, whole
 from .capacity import output_types
@@ -290,10 +290,9 @@ def _size(path: Path) -> int:
 def _machine(device: str) -> str:
     """Describe the processor and, of an engine that runs on one, the GPU."""
     name = _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")) if device.startswith("cuda") else []
     gpu = (_line(gpus[0], "Model") or "GPU") if gpus else None
-    return f"{name}, {cores} cores" + (f", {gpu}" if gpu else "")
+    return f"{name}, {processors()} cores" + (f", {gpu}" if gpu else "")
 
 
 def _line(path: Path | str, name: str) -> str | None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ...errors import AurevoirError, UsageError
 from ...kernels.memory import memory_budget
 from ..graph_check import LARGEST
-from ..limited import limit
+from ..limited import finish, limit
 from .pickles import check_archive, check_pickle, check_sparse
 
 _INDEX = 1 << 26
@@ -218,6 +218,7 @@ def _main(memory: str, seconds: str, path: str, name: str) -> None:
     except Exception as error:  # what torch refuses is said where it is read again
         if "allocate memory" in str(error):
             sys.exit("it takes more memory than it may")
+    finish()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import onnx
 
 from ...calibration.graph.edit import node_attribute
 from ...calibration.graph.windows import POOLS, is_undecided, make_windows_explicit
+from ...limits import processors
 from .base import WARM_RUNS, Compiled, LayerTime, Precision, refusal
 
 PACKAGE = "onnxruntime"
@@ -85,7 +86,9 @@ def _session(
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised too
-    options.intra_op_num_threads = (settings or {}).get("threads", 0)
+    # By itself it starts a thread for each processor of the machine, and they wait for each other by spinning.
+    limit = most if (most := processors()) < (os.cpu_count() or 1) else 0
+    options.intra_op_num_threads = (settings or {}).get("threads", limit)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
     model = make_windows_explicit(onnx.load_from_string(graph))

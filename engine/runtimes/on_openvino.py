@@ -21,6 +21,7 @@ from ...calibration.graph.openvino_fixes import (
     raise_averages,
 )
 from ...kept import Store, key_of
+from ...limits import affinity, processors
 from ...saving import explained, scratch
 from .base import FLOAT32_PREFIXES, WARM_RUNS, Compiled, Layer, LayerTime, Precision, refusal
 from .gpu_run import check_rows, write_rows
@@ -326,6 +327,9 @@ def _compiled(
 def _options(precision: Precision, hint: str, settings: Mapping[str, int] | None) -> dict[str, Any]:
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
     given = {_SETTINGS[name]: value for name, value in (settings or {}).items()}
+    # It looks at the affinity, and not at a quota, which more threads would use up in bursts.
+    if (most := processors()) < affinity():
+        given.setdefault("INFERENCE_NUM_THREADS", most)
     # Threads are pinned to the first processors, and those of every process of a machine would be to the same ones.
     unpinned = {"ENABLE_CPU_PINNING": False} if "INFERENCE_NUM_THREADS" in given else {}
     return options | given | unpinned

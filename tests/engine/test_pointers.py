@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -273,6 +274,23 @@ def test_openvino_is_compiled_for_them(exported):
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
         assert compiled.get_property("NUM_STREAMS") == 1
         assert not compiled.get_property("ENABLE_CPU_PINNING")
+
+
+def test_no_more_threads_than_processors_that_the_process_may_use(exported, monkeypatch):
+    """Of its affinity both look at none or one, and at no quota of a container."""
+    from aurevoir.engine.runtimes import on_onnxruntime, on_openvino
+
+    graph = assemble(exported, "fp32", "openvino").graph
+    for module in (on_onnxruntime, on_openvino):
+        monkeypatch.setattr(module, "processors", lambda: 1)
+    monkeypatch.setattr(on_openvino, "affinity", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    compiled = on_openvino._compiled(on_openvino.read(graph), "fp32", "cpu", "LATENCY")
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert on_onnxruntime._session(graph).get_session_options().intra_op_num_threads == 1
+    assert on_onnxruntime._session(graph, {"threads": 3}).get_session_options().intra_op_num_threads == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert on_onnxruntime._session(graph).get_session_options().intra_op_num_threads == 0
 
 
 def test_torchs_threads_are_the_processs(exported, pixels):

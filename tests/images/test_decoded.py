@@ -116,7 +116,7 @@ def test_files_ahead_are_decoded_once_and_in_their_order(paths, counted):
 
 
 def test_who_reads_does_not_wait_for_the_background(paths, counted, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decoded_module, "processors", lambda: 2)
     with DecodedImages() as shared, shared.paused():
         shared.ahead(paths, *HOW)
         # The one thread of the background waits with the first file; the last one is read here.

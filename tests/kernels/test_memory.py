@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aurevoir import limits
 from aurevoir.errors import BudgetError, UsageError
 from aurevoir.kernels.memory import DEFAULT_BUDGET, block_length, blocks, memory_budget, require
 
@@ -46,7 +47,15 @@ def test_what_is_no_positive_size_is_refused_by_name(budget):
     assert repr(budget) in str(error.value)
 
 
-def test_no_budget_is_the_default():
+@pytest.mark.parametrize(("allowed", "budget"), [(0, 4 * 2**30), (2**31, 2**30), (2**40, 4 * 2**30), (1, 1)])
+def test_the_default_is_half_of_what_a_container_has_at_most(monkeypatch, allowed, budget):
+    monkeypatch.setattr(limits, "memory", lambda: allowed)
+    assert memory_budget() == budget
+    assert memory_budget("3GiB") == 3 * 2**30
+
+
+def test_no_budget_is_the_default(monkeypatch):
+    monkeypatch.setattr(limits, "memory", lambda: 0)
     assert memory_budget() == memory_budget(None) == DEFAULT_BUDGET == 4 * 2**30
 
 

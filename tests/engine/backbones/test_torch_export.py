@@ -1,6 +1,9 @@
 """Networks whose features of an image are not the same each time and in every batch are refused, and why is said."""
 
 import random
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from aurevoir.engine.backbones import torch_export
 from aurevoir.engine.backbones.torch import TorchBackbone
 from aurevoir.errors import AurevoirError
 
@@ -68,3 +72,22 @@ def test_what_is_drawn_in_training_only_is_exported():
 @pytest.mark.parametrize("function", [lambda x: x * float("nan"), lambda x: x * 0])
 def test_features_without_numbers_are_left_to_the_first_inference(function):
     assert exported(function, "last").graph.node
+
+
+def test_output_is_the_callers_again_after_exports_that_overlap():
+    """Streams and levels of loggers are the whole process's, and the first to enter was the first to leave."""
+    before, entered, left = (sys.stdout, sys.stderr), threading.Event(), threading.Event()
+
+    def second():
+        entered.wait()
+        with torch_export._quiet():
+            left.wait()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with torch_export._quiet():
+        entered.set()
+        time.sleep(0.1)
+    left.set()
+    thread.join()
+    assert (sys.stdout, sys.stderr) == before
