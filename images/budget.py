@@ -1,9 +1,13 @@
 """Memory for decoded pixels, shared by the threads that decode: each takes what its file's header says it needs."""
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +20,8 @@ _PROGRESSIVE = 8
 """Bytes a pixel of the whole image, whatever the scale, that a progressive JPEG's coefficients take."""
 _UNTOLD = ("ICO", "ICNS")
 """Formats that hold images of other formats, of which the header need not say how large they are."""
+_KEPT = 4
+"""What was freed is given back to the system when it has come to this part of the memory budget."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
@@ -40,6 +46,12 @@ def needed(image: Image.Image, whole: tuple[int, int]) -> int:
     return max(size, memory_budget()) if image.format in _UNTOLD else size
 
 
+@cache
+def _trim() -> Any:
+    """Return glibc's function that gives free memory back, or None where there is none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
 def _tag(image: Image.Image, number: int) -> int:
     value = getattr(image, "tag_v2", {}).get(number, 0)
     value = value[0] if isinstance(value, tuple) and value else value
@@ -50,7 +62,7 @@ class _Shared:
     """Bytes that threads have taken; who waits for many goes before who comes later."""
 
     def __init__(self) -> None:
-        self._taken = 0
+        self._taken = self._freed = 0
         self._turn = threading.Lock()
         self._changed = threading.Condition()
 
@@ -65,6 +77,16 @@ class _Shared:
             with self._changed:
                 self._taken -= size
                 self._changed.notify_all()
+
+    def freed(self, size: int, most: int) -> None:
+        """Note that so many bytes were freed, of which glibc keeps some for each thread."""
+        with self._changed:
+            self._freed += size
+            if self._freed <= most // _KEPT:
+                return
+            self._freed = 0
+        if (trim := _trim()) is not None:
+            trim(0)
 
 
 _SHARED, _FILES = _Shared(), _Shared()
@@ -81,6 +103,7 @@ def memory_for(size: int) -> Iterator[None]:
     """Wait until so many bytes are free of the memory budget, or none is taken, and take them for a block."""
     with _SHARED.take(size, memory_budget()):
         yield
+        _SHARED.freed(size, memory_budget())
 
 
 @contextmanager

@@ -189,20 +189,27 @@ def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Fit, m
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
         with memory_for(_affordable(image, whole)):
-            image.load()
-            tags = getattr(image, "tag_v2", {})
-            bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
-            negative = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-            ImageOps.exif_transpose(image, in_place=True)
-            upright = _converted(_to_rgb(image, bits, negative), mode)
-            if resize == "crop":
-                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-            elif resize == "contain":
-                fitted = upright.copy()
-                fitted.thumbnail((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-            else:
-                fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-            return np.asarray(fitted)
+            pixels = _fitted(image, size, resize, mode)
+            image.close()  # which frees its pixels
+        return pixels
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], resize: Fit, mode: str) -> np.ndarray:
+    height, width = size
+    image.load()
+    tags = getattr(image, "tag_v2", {})
+    bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
+    negative = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    ImageOps.exif_transpose(image, in_place=True)
+    upright = _converted(_to_rgb(image, bits, negative), mode)
+    if resize == "crop":
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    elif resize == "contain":
+        fitted = upright.copy()
+        fitted.thumbnail((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    else:
+        fitted = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(fitted)
 
 
 def _affordable(image: Image.Image, whole: tuple[int, int]) -> int:

@@ -1,5 +1,6 @@
 """Threads that decode share one memory budget, taken from headers before a pixel is decoded."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -238,3 +239,31 @@ def test_pixels_are_those_of_plain_conversions(tmp_path, mode):
         wanted = wanted.convert("RGBA")
         wanted = Image.alpha_composite(Image.new("RGBA", wanted.size, "white"), wanted)
     np.testing.assert_array_equal(decode(tmp_path / "a.tif", (40, 60)), np.asarray(wanted.convert("RGB")))
+
+
+_PEAK = """
+import resource, sys
+from aurevoir.images.batches import ImageFiles
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+def decode(paths):
+    return sum(len(indices) for indices, _ in ImageFiles(paths, (8, 8), workers=4).batches())
+
+decode(sys.argv[2:])
+before = peak()
+print(decode([sys.argv[1]] * 5), peak() - before)
+"""
+
+
+@pytest.mark.skipif(budget._trim() is None, reason="this system's allocator is another one")
+def test_what_a_thread_has_freed_is_not_kept_beside_the_budget(tmp_path):
+    """Four threads decode one at a time, and glibc would keep the memory of each."""
+    large, small = saved(tmp_path / "large.png", (4000, 3000)), saved(tmp_path / "small.png", (20, 10))
+    command = [sys.executable, "-c", _PEAK, str(large), str(small)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "AUREVOIR_MEMORY": "120MB"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    read, grown = map(int, done.stdout.split())
+    assert read == 5
+    assert grown < 1.8 * 4 * 4000 * 3000
