@@ -32,7 +32,7 @@ from aurevoir.kernels.probability import fit_temperature, probabilities
 from aurevoir.transfer.prediction_sets import PredictionSets
 from aurevoir.transfer.training import Training
 
-COVERAGES, BINS, STRANGERS, NEAREST, DRAWS = (0.9, 0.95), 15, 300, 10, 200
+COVERAGES, BINS, STRANGERS, NEAREST = (0.9, 0.95), 15, 300, 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ class Found:
         self.numbers: dict[str, list[float]] = {}
         self.chances: dict[str, list[np.ndarray]] = {}
         self.truth: list[np.ndarray] = []
-        self.images: list[np.ndarray] = []
 
     def note(self, **numbers: float) -> None:
         """Add the numbers of a split."""
@@ -100,8 +99,6 @@ class Found:
         for name, parts in self.chances.items():
             chances = np.concatenate(parts)
             rows |= {f"ece_{name}": rounded(ece(chances, true)), f"log_loss_{name}": rounded(log_loss(true, chances))}
-        calibrated = calibrated_errors(np.concatenate(self.chances["ours"]), np.concatenate(self.images))
-        rows |= {"ece_calibrated": rounded(calibrated.mean()), "ece_calibrated95": rounded(np.quantile(calibrated, 0.95))}
         return rows | {name: rounded(float(np.mean(values))) for name, values in self.numbers.items()}
 
 
@@ -134,7 +131,6 @@ def measure(network: str, data: str, other: str, splits: int) -> dict[str, objec
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
         ridge = Ridge(images).fit(train[:, None], labels[train])
         found.truth.append(labels[test])
-        found.images.append(test)
         chances = ridge.predict_proba(test[:, None])
         found.chances.setdefault("ours", []).append(chances)
         found.note(accuracy=(chances.argmax(axis=1) == labels[test]).mean(), seconds_ours=ridge.seconds_)
@@ -155,17 +151,6 @@ def ece(chances: np.ndarray, labels: np.ndarray) -> float:
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     inside = [bins == number for number in range(BINS) if (bins == number).any()]
     return float(sum(each.mean() * abs(confidence[each].mean() - right[each].mean()) for each in inside))
-
-
-def calibrated_errors(chances: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return errors that probabilities would have if they were true: of labels that are drawn by them.
-
-    An image in the test parts of several splits has one draw, since it also has one label.
-    """
-    rng = np.random.default_rng(0)
-    draws = rng.random((DRAWS, images.max() + 1))
-    below = chances.cumsum(axis=1)[:, :-1]
-    return np.array([ece(chances, (below < draw[images, None]).sum(axis=1)) for draw in draws])
 
 
 def calibrate(ridge: Ridge, train: np.ndarray, test: np.ndarray, labels: np.ndarray, found: Found) -> None:
