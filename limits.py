@@ -11,6 +11,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+_UNLIMITED = 1 << 60
+"""Version 1 writes a number of about 2^63 where there is no limit."""
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -31,7 +33,7 @@ def memory() -> int:
     It is read once in a process.
     """
     found = [_integer(text) for text in (*_texts("memory.max", ""), *_texts("memory.limit_in_bytes", "memory"))]
-    return min(filter(None, found), default=0)
+    return min((each for each in found if 0 < each < _UNLIMITED), default=0)
 
 
 def _quotas() -> Iterator[float]:
@@ -55,12 +57,12 @@ def _texts(name: str, controller: str) -> list[str]:
     In a container the path may be one of the host, and its own group is mounted as the root.
     """
     found = []
-    with suppress(OSError):
-        for line in _OWN_GROUPS.read_text().splitlines():
+    with suppress(OSError, ValueError):
+        for line in _OWN_GROUPS.read_text(errors="surrogateescape").splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
                 inside = PurePosixPath(path.lstrip("/"))
-                for group in (inside, *inside.parents) if path != "/" else (inside,):
+                for group in (inside, *inside.parents):
                     with suppress(OSError):
                         found.append((_GROUPS / controller / group / name).read_text())
     return found

@@ -9,8 +9,8 @@ from contextlib import suppress
 from ..children import run_child
 from ..errors import AurevoirError
 
-DONE = "done\n"
-"""What a child writes last."""
+DONE = "done"
+"""The line that a child writes at its end; libraries may write others."""
 TIMEOUT = 300
 """Seconds to wait for a child, and seconds of processor time for each processor."""
 
@@ -42,7 +42,7 @@ def run_limited(module: str, arguments: list[str], memory: int, what: str, remed
         crash = signal.Signals(-done.returncode).name
         raise AurevoirError(f"{what} crashed ({crash}); {remedy}")
     # Where the caller's program ignores SIGCHLD, or waits for all children itself, the exit code is always 0.
-    if done.returncode or not done.stdout.endswith(DONE):
+    if done.returncode or DONE not in done.stdout.splitlines():
         last = done.stderr.strip().rpartition("\n")[2][:300]
         ended = f"exit code {done.returncode}" if done.returncode else "it ended early"
         raise AurevoirError(f"{what} failed: {last or ended}; {remedy}")
@@ -62,5 +62,5 @@ def limit(memory: str, seconds: str) -> None:
 
 def finish() -> None:
     """Say to `run_limited` that the module has come to its end."""
-    sys.stdout.write(DONE)
+    sys.stdout.write(f"\n{DONE}\n")
     sys.stdout.flush()

@@ -102,8 +102,10 @@ if hasattr(os, "register_at_fork"):
 def memory_for(size: int) -> Iterator[None]:
     """Wait until so many bytes are free of the memory budget, or none is taken, and take them for a block."""
     with _SHARED.take(size, memory_budget()):
-        yield
-        _SHARED.freed(size, memory_budget())
+        try:
+            yield
+        finally:
+            _SHARED.freed(size, memory_budget())
 
 
 @contextmanager

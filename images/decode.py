@@ -189,9 +189,14 @@ def _decode_file(file: BinaryIO | BytesIO, size: tuple[int, int], resize: Fit, m
         # JPEGs can be decoded at down to an eighth of their size, which is much faster for large photographs.
         image.draft("RGB", (2 * width, 2 * height))
         with memory_for(_affordable(image, whole)):
-            pixels = _fitted(image, size, resize, mode)
-            image.close()  # which frees its pixels
-        return pixels
+            try:
+                return _fitted(image, size, resize, mode)
+            except Exception as error:
+                # The frames of tracebacks, also of what it came from, hold pixels.
+                error.__context__ = None
+                raise error.with_traceback(None) from None
+            finally:
+                image.close()  # which frees its pixels
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], resize: Fit, mode: str) -> np.ndarray:

@@ -47,6 +47,13 @@ def test_version_1(groups):
     files |= {"cpu__cpu-cfs_quota_us": "-1\n", "cpu__cpu-cfs_period_us": "100000\n"}
     groups("4:memory:/j\n2:cpu,cpuacct:/j\n", **files, **{"memory__j__memory-limit_in_bytes": "3000000\n"})
     assert (limits.processors(), limits.memory()) == (3, 3_000_000)
+    groups("4:memory:/j\n", **{"memory__j__memory-limit_in_bytes": "9223372036854771712\n"})
+    assert limits.memory() == 0
+
+
+def test_what_cannot_be_read_limits_nothing(groups):
+    groups("nonsense\n\n")
+    assert (limits.processors(), limits.memory()) == (8, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

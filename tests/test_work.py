@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from aurevoir import kept
+from aurevoir import kept, limits
 from aurevoir.errors import AurevoirWarning, UsageError
 from aurevoir.kept import key_of
 from aurevoir.work import Work, check_work
@@ -119,4 +119,4 @@ def test_the_key_is_that_of_everything(monkeypatch):
 def test_the_environment_is_this_machine_s():
     found = kept.environment()
     assert found["versions"]["numpy"]
-    assert found["processors"] == len(os.sched_getaffinity(0))
+    assert found["processors"] == (limits.affinity(), limits.processors())

@@ -2,10 +2,9 @@
 
 import io
 import logging
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -17,11 +16,11 @@ from torch import nn
 
 from ...errors import AurevoirError
 from .cut_points import Call, features_of, first_line
+from .streams import redirected
 from .torch_trace import OPSET, trace
 
 _LOG = logging.getLogger("aurevoir.export")
 _CHATTY = ("torch.onnx", "onnxscript", "torch.export", "torch.fx", "torch._subclasses")
-_QUIET = threading.Lock()
 _ROUNDING = 1e-3
 """Of the size of an image's features: what other orders of summation may change."""
 
@@ -188,12 +187,9 @@ def _export_by_torch(module: Truncated, shape: tuple[int, ...], name: str, outpu
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress warnings of torch, and what it prints where it fails, in one thread at a time.
-
-    They are of the whole process: what one thread put back would be what another had put there.
-    """
+    """Suppress warnings of torch, and what it prints where it fails."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
-    with _QUIET, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with redirected(io.StringIO(), io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         levels = [logger.level for logger in loggers]
         for logger in loggers:

@@ -1,10 +1,8 @@
 """Weights of torch networks: fetched, or from a file; and whether those before a cut are the network's."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from .checkpoint import read_checkpoint
 from .cut_points import Call, Recording, first_line
 from .modules import broken_tensors
 from .state_dict import Found, find
+from .streams import redirected
 
 _LOG = logging.getLogger("aurevoir.weights")
 
@@ -29,7 +28,7 @@ def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
     """
     try:
         # torch.hub prints the address that it downloads from on stdout.
-        with redirect_stdout(sys.stderr):
+        with redirected():
             return create()
     except AurevoirError:
         raise

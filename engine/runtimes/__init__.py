@@ -21,7 +21,6 @@ from .base import (
     RuntimeName,
 )
 from .device import has_nvidia_driver, open_device
-from .ending import native_call
 from .gpu_run import GpuRunner
 from .native_errors import native_errors
 from .processor import has_int8_dot_product, saturates
@@ -78,7 +77,7 @@ def compile_graph(
     """
     module = graph_runtime(name)
     check_process(name)
-    with native_call(), native_errors(name, "compile"):
+    with native_errors(name, "compile"):
         options = {"store": store} if store is not None and module.KEEPS else {}
         compiled = module.compile(graph, precision, device, settings, **options)
     if isinstance(compiled, GpuRunner):
@@ -86,7 +85,7 @@ def compile_graph(
 
     def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         check_process(name)
-        with native_call(), native_errors(name, "run"):
+        with native_errors(name, "run"):
             return compiled(images) if into is None else compiled(images, into)
 
     return run

@@ -86,7 +86,7 @@ def _session(
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised too
-    # By itself it starts a thread for each processor of the machine, and they wait for each other by spinning.
+    # By itself it starts a thread for each core of the machine, and they wait for each other by spinning.
     limit = most if (most := processors()) < (os.cpu_count() or 1) else 0
     options.intra_op_num_threads = (settings or {}).get("threads", limit)
     if profile is not None:

@@ -96,7 +96,7 @@ def compile(
         if (entry := store.get("compiled", key)) is not None:
             # What OpenVINO does not take is compiled again.
             with suppress(RuntimeError):
-                return _core().import_model(entry, device.upper(), _options(precision, hint, settings))
+                return _core().import_model(entry, device.upper(), _options(precision, device, hint, settings))
         made = _compiled(read(graph, precision), precision, device, hint, settings)
         # What it cannot write is compiled anew each time.
         with suppress(RuntimeError, MemoryError):
@@ -320,15 +320,15 @@ def _compiled(
     settings: Mapping[str, int] | None = None,
     profiled: bool = False,
 ) -> Any:
-    options = _options(precision, hint, settings) | ({"PERF_COUNT": True} if profiled else {})
+    options = _options(precision, device, hint, settings) | ({"PERF_COUNT": True} if profiled else {})
     return _core().compile_model(model, device.upper(), options)
 
 
-def _options(precision: Precision, hint: str, settings: Mapping[str, int] | None) -> dict[str, Any]:
+def _options(precision: Precision, device: str, hint: str, settings: Mapping[str, int] | None) -> dict[str, Any]:
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": inference_precision(precision)}
     given = {_SETTINGS[name]: value for name, value in (settings or {}).items()}
     # It looks at the affinity, and not at a quota, which more threads would use up in bursts.
-    if (most := processors()) < affinity():
+    if device == "cpu" and (most := processors()) < affinity():
         given.setdefault("INFERENCE_NUM_THREADS", most)
     # Threads are pinned to the first processors, and those of every process of a machine would be to the same ones.
     unpinned = {"ENABLE_CPU_PINNING": False} if "INFERENCE_NUM_THREADS" in given else {}

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from aurevoir.cli import faults, process
 from aurevoir.cli.faults import explain
 from aurevoir.cli.main import main
+from aurevoir.images import remote
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -151,7 +153,9 @@ def test_a_signal_cleans_up_and_is_one_line(number, tiny_onnx, class_folder, tmp
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-    assert (child.returncode, err) == (128 + number, f"aurevoir build: {said}\n")
+    # What compiles kernels, on a machine where that has not been done, is ended too.
+    lines = [line for line in err.splitlines() if not line.startswith("compiling kernels")]
+    assert (child.returncode, lines) == (128 + number, [f"aurevoir build: {said}"])
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "e").exists()
 
@@ -236,6 +240,7 @@ def test_finalizers_of_what_an_interrupt_left_half_made_say_nothing(monkeypatch,
             raise AttributeError("it has no _as_parameter_")
 
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(remote, "_GIVEN_UP", threading.Event())
     with pytest.raises(KeyboardInterrupt):
         process._end(signal.SIGINT, None)
     Half()

@@ -466,6 +466,8 @@ def test_an_interrupt_ends_the_command_after_what_was_computed(model, photos):
     running.stdin.flush()
     first = running.stdout.readline()
     running.send_signal(signal.SIGINT)
+    # With its input ended it might end before an import has, which a signal waits for.
+    running.wait(timeout=120)
     out, err = running.communicate()
     found = rows((first + out).decode())
     assert (running.returncode, err) == (130, b"aurevoir predict: interrupted\n")

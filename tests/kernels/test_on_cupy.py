@@ -4,6 +4,7 @@ import cupy_fake
 import numpy as np
 import pytest
 
+from aurevoir import limits
 from aurevoir.errors import BudgetError, DataError
 from aurevoir.kernels.arrays import namespace, on_device, on_host
 from aurevoir.kernels.bits import agreement, pack_signs
@@ -146,6 +147,7 @@ def test_bits_are_packed_and_compared_there(cupy):
 
 def test_the_budget_of_a_gpu_is_what_it_has_free(cupy, monkeypatch):
     monkeypatch.delenv("AUREVOIR_MEMORY", raising=False)
+    monkeypatch.setattr(limits, "memory", lambda: 0)
     array = cupy.asarray(np.zeros(1))
     assert memory_budget(None, array) == int(0.8 * (cupy_fake.FREE + 2**30))
     assert memory_budget(None, np.zeros(1)) == DEFAULT_BUDGET
