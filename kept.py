@@ -7,7 +7,6 @@ import platform
 import re
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,6 +89,9 @@ def key_of(*parts: Any) -> str:
 @cache
 def environment() -> dict[str, Any]:
     """Return what results depend on to the last bit, besides inputs and parameters."""
+    # Whoever asks for help does without it.
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):

@@ -13,13 +13,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..cache import without_cache
 from ..errors import AurevoirError, AurevoirWarning, UsageError
 from .faults import explain, unfit_process
 from .process import Ended, own_process
@@ -162,7 +161,7 @@ def _run(arguments: list[str], command: str | None, name: str | None) -> int:
     args = _parsed(arguments, command, name)
     _show_logs(getattr(args, "verbose", False))
     _check_process()
-    with without_cache() if getattr(args, "no_cache", False) else nullcontext():
+    with _cache(args):
         result = _module(args.command).run(args)
     if isinstance(result, Iterator):
         return _printed_as_they_come(f"aurevoir {args.command}", result)
@@ -224,6 +223,16 @@ def _show_logs(verbose: bool) -> None:
     logging.raiseExceptions = False
     logging.getLogger("aurevoir.tensorrt").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
     logging.getLogger("aurevoir.weights").setLevel(logging.INFO)
+
+
+def _cache(args: argparse.Namespace) -> AbstractContextManager[object]:
+    """Return a context without the cache, if that is asked for."""
+    if not getattr(args, "no_cache", False):
+        return nullcontext()
+    # Whoever asks for help does without it.
+    from ..cache import without_cache
+
+    return without_cache()
 
 
 def _printed_as_they_come(program: str, texts: Iterator[str]) -> int:
