@@ -193,6 +193,12 @@ def test_help_of_a_command_loads_nothing_heavy(command):
     assert not _loaded_by(code) & HEAVY
 
 
+def test_help_does_without_the_cache():
+    code = "from aurevoir.cli.main import parser_for; parser_for('fit').format_help()"
+    script = f"{code}\nimport sys; sys.exit('aurevoir.cache' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_the_classifier_and_openvino_engines_load_no_torch(tiny_onnx):
     code = (
         "import aurevoir; aurevoir.OpticalClassifier; aurevoir.load;"

@@ -10,6 +10,7 @@ from aurevoir.engine.runtimes import (
     calibration_runtime,
     choose_runtime,
     narrowest_float,
+    on_openvino,
     on_tensorrt,
     on_torch,
     takes_body,
@@ -87,6 +88,14 @@ def test_of_two_narrow_floats_fp16_is_taken(on_a_gpu):
     assert not any(
         wants_float16_body(*pair) for pair in (("torch", "bf16"), ("openvino", "int8"), ("tensorrt", "fp32"))
     )
+
+
+@pytest.mark.parametrize(
+    ("has", "best"), [(("fp32", "fp16", "bf16"), "bf16"), (("fp32", "fp16"), "fp16"), (("fp32", "int8"), "fp32")]
+)
+def test_on_a_cpu_bf16_is_taken(monkeypatch, has, best):
+    monkeypatch.setattr(on_openvino, "precisions", lambda: has)
+    assert narrowest_float("openvino", "cpu") == best
 
 
 def test_a_calibration_is_made_where_nothing_on_the_gpu_runs_int8(on_a_gpu):
