@@ -28,6 +28,7 @@ from ..harness.datasets import folder_name, photographs, procedural_images
 from ..harness.device import add_device_argument, runtimes_of
 from ..harness.engines import Engines, open_network
 from ..reporting.figures import COLOURS, figure, legend_below, sound
+from ..reporting.tables import machine_of
 from ..reporting.text import aligned, markdown_table, of_median
 from ..rivals.peers import PEERS, Features, Peer, Quantized, quantize
 
@@ -263,6 +264,8 @@ def markdown(result: Json) -> list[str]:
     if len(batches := {row[0] for row in rows if row[0]}) == 1:
         caption += f", batch {batches.pop()}"
         header, rows = header[1:], [row[1:] for row in rows]
+    if processor := machine_of(result).get("processor"):
+        caption += f"; {processor}"
     return [f"{caption}:", "", *markdown_table(header, rows)]
 
 

@@ -16,11 +16,11 @@ SHOWN = {
     "openvino fp32": ("fp32", (8, -3), "left"),
     "openvino bf16": ("bf16", (8, -3), "left"),
     "openvino int8": ("int8", (0, 8), "center"),
-    "openvino int8, concat-inputs": ("int8, concat-inputs", (0, 8), "center"),
-    "openvino int8, shared-concat": ("int8, shared-concat", (0, -14), "center"),
-    "onnxruntime fp32": ("ONNX Runtime fp32", (4, -14), "center"),
+    "openvino int8, concat-inputs": ("int8, concat-inputs", (-8, -3), "right"),
+    "openvino int8, shared-concat": ("int8, shared-concat", (-8, -3), "right"),
+    "onnxruntime fp32": ("ONNX Runtime fp32", (-4, -14), "left"),
     "ORT minmax U8": ("ONNX Runtime int8", (8, -3), "left"),
-    "NNCF": ("NNCF int8, convolutions only", (-8, -3), "right"),
+    "NNCF": ("NNCF int8, convolutions only", (8, -3), "left"),
     "NNCF, all": ("NNCF int8", (0, 8), "center"),
     "torch.compile bf16": ("torch.compile bf16", (0, -14), "center"),
 }
@@ -56,8 +56,8 @@ def draw_engines(axes: Any) -> None:
             axes.annotate(label, place, offset, textcoords="offset points", ha=aligned, fontsize=8)
     axes.set_xlabel("images per second, x ONNX Runtime fp32")
     axes.set_ylabel("sign agreement with fp32")
-    axes.set_title("Engines: DenseNet169 cut, two CPU cores", fontsize=10)
-    axes.set_xlim(0.2, 4.8)
+    axes.set_title("Engines: DenseNet169 cut, two cores with AMX", fontsize=10)
+    axes.set_xlim(0, 7)
     axes.margins(y=0.09)
     axes.grid(alpha=0.25)
 
