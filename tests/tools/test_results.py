@@ -64,7 +64,7 @@ def test_links_are_relative_to_each_file_and_others_are_what_no_file_names(tool,
     shutil.copytree(root / "benchmarks" / "results", folder)
     (tmp_path / "docs").mkdir()
     kinds = ["accuracy", "engines", "calibration", "threads", "projection", "ridge", "gpu", "table1", "depth", "rivals"]
-    kinds += ["families", "time-to-model", "cluster"]
+    kinds += ["families", "time-to-model", "cluster", "scale"]
     # Its table is on a page of its own, once it has been run.
     kinds += [path.stem for path in folder.glob("reliability.json")]
     readme, page = tmp_path / "README.md", tmp_path / "docs" / "results.md"

@@ -138,20 +138,21 @@ def plot(result: Json, path: Path) -> None:
     with figure(path, (11, 4.5), (1, 2)) as (_, panels):
         seconds, memory = panels[0]
         draw_scaling(seconds, _by_stage(rows, "seconds"))
-        draw_scaling(memory, _by_stage(rows, "peak_mib") | _by_stage(rows, "file_mib", "pages of the file, ", "peer"))
+        pages = [max(row["file_mib"].values(), default=np.nan) for row in rows]
+        of_file = {"pages of the file": Series("peer", [row["n"] for row in rows], pages)}
+        draw_scaling(memory, _by_stage(rows, "peak_mib") | of_file)
         seconds.set_ylabel("seconds")
         memory.set_ylabel("resident memory (MiB)")
         for axes in panels[0]:
             axes.set_xlabel("rows")
 
 
-def _by_stage(rows: Sequence[Json], column: str, prefix: str = "", group: str = "aurevoir") -> dict[str, Series]:
+def _by_stage(rows: Sequence[Json], column: str) -> dict[str, Series]:
     found: dict[str, Series] = {}
     for row in rows:
         for stage in STAGES:
             if row[column].get(stage):
-                words = prefix + STAGE_STYLES.get(stage, (stage,))[0]
-                own = found.setdefault(words, Series(group))
+                own = found.setdefault(STAGE_STYLES.get(stage, (stage,))[0], Series("aurevoir"))
                 own.sizes.append(row["n"])
                 own.seconds.append(row[column][stage])
     return found
