@@ -126,7 +126,7 @@ class CalibrationTable:
             f"{len(strange)} of its {len(self.thresholds)} tensors are not in this graph (first: {strange[0]}): "
             "another backbone or cut"
             if strange
-            else "the tensors have the same names: another cut, weights or normalisation"
+            else "the tensors have the same names: another cut, weights, normalisation, or pooled layers"
         )
         raise AurevoirError(
             f"the calibration table was measured on graph {self.graph[:12]}, this graph is {found[:12]}; {reason}; "

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--projection",
         default="auto",
-        help="auto (default), none, exact, pooled, rbf, bits+rbf, exact+rbf, hadamard, dense, dense-signs, "
+        help="auto (default), none, exact, pooled, rbf, layers, bits+rbf, exact+rbf, hadamard, dense, dense-signs, "
         "opu (LightOn's hardware), opu-simulated",
     )
     parser.add_argument(

@@ -37,6 +37,11 @@ def add_network_options(parser: argparse.ArgumentParser, cut: str | None = CUT) 
     group.add_argument("--size", type=pixels, help="input height and width (default: the backbone's)")
     group.add_argument("--resize", default="stretch", help="stretch (default), or crop to keep the aspect ratio")
     group.add_argument(
+        "--pool-layers",
+        action="store_true",
+        help="average the channels of layers before the cut too, and try the kernel 'layers' of all",
+    )
+    group.add_argument(
         "--normalization",
         default="auto",
         help="auto (default: the network's own), imagenet, data (statistics of the images), none (pixels from 0 to "
@@ -141,7 +146,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
 
 def network_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_network_options`, except the seed, by their Python names."""
-    names = ("cut", "weights", "size", "resize", "normalization", "calibration", "calibration_images")
+    names = ("cut", "weights", "size", "resize", "pool_layers", "normalization", "calibration", "calibration_images")
     return {name: getattr(args, name) for name in (*names, "method", "placement")}
 
 

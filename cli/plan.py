@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--projection",
         default="auto",
-        help="auto (default), none, exact, pooled, rbf, bits+rbf, exact+rbf or hadamard",
+        help="auto (default), none, exact, pooled, rbf, layers, bits+rbf, exact+rbf or hadamard",
     )
     group.add_argument("--components", type=positive, metavar="K", help="number of projection outputs, as of fit")
     group.add_argument(

@@ -98,6 +98,7 @@ def assemble(
         target,
         channel_order=exported.channel_order,
         pooled=exported.pooled,
+        pooled_layers=exported.pooled_layers,
     )
     return Engine(manifest, graph.SerializeToString(), table if precision == "int8" else None, device)
 

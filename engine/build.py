@@ -33,6 +33,7 @@ from .backbones.base import Backbone, BackboneLike
 from .calibrate import calibrate, keep_in_float32, reach_sign_agreement, read_table
 from .checked import remember
 from .child import lasting_child
+from .cut_candidates import layers_before
 from .engine import Engine
 from .float_graph import Exported, export_backbone, export_cuts
 from .narrow_weights import cost_of_narrow_weights
@@ -72,6 +73,7 @@ def build_engine(
     normalization: Normalization = "auto",
     size: int | None = None,
     resize: Resize = "stretch",
+    pool_layers: bool = False,
     seed: int = 0,
     activation_dtype: ActivationDtype | Auto = "auto",
     placement: Placement = "conv-inputs",
@@ -113,6 +115,10 @@ def build_engine(
     size : int, optional
         Input height and width; by default the backbone's.
     resize : {"stretch", "crop"}
+    pool_layers : bool
+        Whether ``pooled`` also has the channel means of layers before the cut, which are its first columns: of the
+        candidates of ``cut="auto"`` those with no more values than the features. `OpticalClassifier` then also tries
+        the kernel ``layers``.
     seed : int
         Seed for random weights and the choice of calibration images.
     activation_dtype : {"auto", "int8", "uint8"}
@@ -174,6 +180,7 @@ def build_engine(
         size=size,
         normalization=normalization,
         resize=resize,
+        pool_layers=pool_layers,
         seed=seed,
     )
     spec = EngineSpec(
@@ -273,7 +280,8 @@ class EngineBuilder:
         found = [EngineBuilder(network, self.calibration, **self._options()) for network in networks]
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            exported = export_cuts(self.backbone, cuts, pixels, *preprocessing)
+            layers = [self._layers(cut) for cut in cuts]
+            exported = export_cuts(self.backbone, cuts, pixels, *preprocessing, layers)
         for each, graph in zip(found, exported, strict=True):
             each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
             each._given_graph = True
@@ -337,11 +345,21 @@ class EngineBuilder:
         key = self._graph_key()
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            made = export_backbone(self.backbone, self.network.cut, pixels, *preprocessing)
+            layers = self._layers(self.network.cut)
+            if self.network.pool_layers and not layers:
+                raise UsageError(
+                    f"{self.backbone.name} has no layer before {self.backbone.resolve(self.network.cut)!r} to pool, of "
+                    "those that `aurevoir cuts` lists; leave pool_layers (--pool-layers) out"
+                )
+            made = export_backbone(self.backbone, self.network.cut, pixels, *preprocessing, layers)
         # A file that changed meanwhile has another key.
         if self._cache is not None and key is not None and key == self._graph_key():
             self._cache.put("graph", key, pack_graph(made))
         return made
+
+    def _layers(self, cut: str | None) -> list[str]:
+        """Return the earlier cuts that are pooled with a cut; the first of several cuts has none."""
+        return layers_before(self.backbone, cut) if self.network.pool_layers else []
 
     @cached_property
     def _kept_graph(self) -> Exported | None:

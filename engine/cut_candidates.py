@@ -1,4 +1,4 @@
-"""Choose a few cuts of a backbone to compare: some of each stage, up to the default cut."""
+"""Choose a few cuts of a backbone, some of each stage: to compare, or to pool besides the features."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -16,8 +16,21 @@ _EXPANDED = 2
 """More than so many times the channels of the layers around it has what is inside a block."""
 
 
-def cut_candidates(backbone: Backbone, count: int = CANDIDATES) -> list[Cut]:
-    """Return cuts of the last `STAGES` stages of a backbone up to its default cut, which is the last of them.
+def layers_before(backbone: Backbone, cut: str | None = None) -> list[str]:
+    """Return the names of the candidates before a cut that have no more values than its features.
+
+    Larger ones are left out since reading them takes long. There is none where the network does not list the cut, or no
+    other one before it.
+    """
+    try:
+        *before, last = cut_candidates(backbone, end=cut)
+    except UsageError:
+        return []
+    return [each.name for each in before if each.features <= last.features]
+
+
+def cut_candidates(backbone: Backbone, count: int = CANDIDATES, end: str | None = None) -> list[Cut]:
+    """Return cuts of the last `STAGES` stages of a backbone up to a cut, which is the last of them.
 
     A stage is what has one resolution, and its cuts lie evenly in multiply-accumulates: the last one, and those before
     it that make `count` of all stages. The insides of blocks that expand their channels are left out.
@@ -27,26 +40,28 @@ def cut_candidates(backbone: Backbone, count: int = CANDIDATES) -> list[Cut]:
     backbone : Backbone
     count : int
         At most so many, but one a stage.
+    end : str, optional
+        By default the default cut.
 
     Raises
     ------
     UsageError
         If the network has no default cut, or no other cut before it.
     """
-    known, default = backbone.cuts(), backbone.resolve(None)
+    known, default = backbone.cuts(), backbone.resolve(end)
     last = next((index for index, cut in enumerate(known) if backbone.resolve(cut.name) == default), None)
     if last is None:
         raise UsageError(f"{backbone.name} does not list its default cut {default!r}; name a cut (`aurevoir cuts`)")
-    end = known[last]
-    before = [cut for cut in known[:last] if cut.macs < end.macs and _places(cut, backbone.size) > 1]
-    stages = _stages([*before, end], backbone.size)[-STAGES:]
+    found = known[last]
+    before = [cut for cut in known[:last] if cut.macs < found.macs and _places(cut, backbone.size) > 1]
+    stages = _stages([*before, found], backbone.size)[-STAGES:]
     chosen: list[Cut] = []
     for stage in stages:
         start = chosen[-1].macs if chosen else stage[0].macs
         chosen += _even(stage, start, max(1, count // len(stages)))
     chosen = chosen[-count:]
     if len(chosen) < 2:
-        raise UsageError(f"{backbone.name} has only one cut to choose, {end.name!r}; leave cut 'auto' out")
+        raise UsageError(f"{backbone.name} has only one cut to choose, {found.name!r}; leave cut 'auto' out")
     return chosen
 
 

@@ -160,8 +160,8 @@ class Engine:
 
     @property
     def usual_outputs(self) -> tuple[str, ...]:
-        """What a program asks for: ``bits``, or of a whole classifier everything."""
-        return self.outputs if self.manifest.labels else ("bits",)
+        """What a program asks for: ``bits``, with ``pooled`` of several layers, or of a whole classifier everything."""
+        return self.outputs if self.manifest.labels else self._with_layers(("bits",))
 
     @cached_property
     def output_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -471,11 +471,22 @@ class Engine:
             if outputs not in self._compiled:
                 require_runtime(self.runtime, self.precision)
                 check_device(self.runtime, self.device)
-                graph = prune(onnx.load_from_string(self.graph), outputs).SerializeToString()
+                made = self._with_layers(outputs)
+                graph = prune(onnx.load_from_string(self.graph), made).SerializeToString()
                 precision = check_precision(self.precision)
                 options = self._settings, self._store
-                self._compiled[outputs] = compile_graph(self.runtime, graph, precision, self.device, *options)
+                run = compile_graph(self.runtime, graph, precision, self.device, *options)
+                self._compiled[outputs] = run if made == outputs else _some(run, [made.index(name) for name in outputs])
             return self._compiled[outputs]
+
+    def _with_layers(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Return outputs, with the channel means if those are of several layers.
+
+        Where a layer is read besides, a runtime rounds differently behind it: bits would differ without the means.
+        """
+        if not self.manifest.pooled_layers:
+            return outputs
+        return tuple(name for name in self.outputs if name in (*outputs, POOLED))
 
     def keep_compiled(self, store: Store | None) -> None:
         """Keep what is compiled from now on in a store, and take it from there, where the runtime can do so."""
@@ -561,6 +572,18 @@ class Engine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self.to_bytes(speeds=True), self._device)
+
+
+def _some(run: Compiled | GpuRunner, which: Sequence[int]) -> Compiled | GpuRunner:
+    """Return what computes only some of the outputs for its caller."""
+    if isinstance(run, GpuRunner):
+        return run
+
+    def some(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        results = run(images)
+        return [results[index] for index in which]
+
+    return some
 
 
 def _read_table(data: bytes, manifest: Manifest, source: object) -> CalibrationTable:

@@ -3,6 +3,7 @@
 images uint8 (batch, height, width, 3) -> Cast, Transpose, Mul, Add -> backbone -> Flatten
 -> features float32 (batch, m) -> Greater, Pad, Reshape, MatMul -> bits uint8 (batch, ceil(m / 8))
                                -> Reshape, ReduceSum, Mul -> pooled float32 (batch, channels)
+Of a backbone with several outputs the last is the features, and pooled has the means of all, one after the other.
 """
 
 import copy
@@ -33,20 +34,22 @@ def wrap(
     model: onnx.ModelProto,
     size: tuple[int, int],
     before: Preprocessing,
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     """Add normalisation before a backbone, and flattening, sign bits and channel means after it.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Float image (batch, channels, height, width) to one feature tensor.
+        Float image (batch, channels, height, width) to one feature tensor, behind others that are pooled with it.
     size : (height, width)
     before : Preprocessing
 
     Returns
     -------
-    onnx.ModelProto
+    graph : onnx.ModelProto
         Input ``images``, outputs ``features``, ``bits`` and ``pooled``; see the module's description.
+    channels : tuple of int
+        Of each output of the backbone.
 
     Raises
     ------
@@ -56,9 +59,10 @@ def wrap(
     """
     wrapped = onnx.compose.add_prefix(model, "backbone/", rename_inputs=True, rename_outputs=True)
     graph = wrapped.graph
-    image, feature_map = graph.input[0].name, graph.output[0].name
+    image, (*layers, feature_map) = graph.input[0].name, (value.name for value in graph.output)
+    outputs = [value.name for value in model.graph.output]
     shapes = _shapes(model, size)
-    m = math.prod(shapes[model.graph.output[0].name][1:])
+    m = math.prod(shapes[outputs[-1]][1:])
     first = _normalisation_nodes(wrapped, image, before)
     after = [*_feature_nodes(model, feature_map), *_bit_nodes(wrapped, m)]
     nodes = [*first, *copy.deepcopy(list(graph.node)), *after]
@@ -76,9 +80,15 @@ def wrap(
         raise AurevoirError(f"onnx's checker refuses the truncated network: {reason}; cut at another tensor") from None
     # Last, so that the rest is byte for byte the graph that calibration tables name; see `edit.digest`.
     whole = onnx.shape_inference.infer_shapes(wrapped)
-    _append_pooled(whole, shapes[model.graph.output[0].name][1:], channel_axis(model, shapes, size))
+    axes = [channel_axis(model, name, shapes, size) for name in outputs]
+    channels = tuple(shapes[name][axis] for name, axis in zip(outputs, axes, strict=True))
+    means = [
+        _append_layer_means(whole, index, layer, shapes[name], axis)
+        for index, (layer, name, axis) in enumerate(zip(layers, outputs, axes, strict=False))
+    ]
+    _append_pooled(whole, shapes[outputs[-1]][1:], axes[-1], means, sum(channels))
     check_cost(whole, [1, *size, len(before.mean)], "the truncated network")
-    return whole
+    return whole, channels
 
 
 def _shapes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[int]]:
@@ -93,22 +103,22 @@ def _shapes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[int
     for dim, length in zip(sized.graph.input[0].type.tensor_type.shape.dim[2:], size, strict=True):
         dim.dim_value = length
     inferred = tensor_shapes(sized)
-    shape = inferred.get(model.graph.output[0].name, [])[1:]
-    if not shape or None in shape:
-        raise AurevoirError(
-            f"the shape of tensor {model.graph.output[0].name!r} cannot be inferred; cut at another tensor"
-        )
-    features = math.prod(length or 0 for length in shape)
-    if features >= LARGEST:
-        raise AurevoirError(
-            f"tensor {model.graph.output[0].name!r} has {features:,d} features an image, beyond 2^31; "
-            "cut at another tensor"
-        )
+    for name in (value.name for value in model.graph.output):
+        shape = inferred.get(name, [])[1:]
+        if not shape or None in shape:
+            raise AurevoirError(f"the shape of tensor {name!r} cannot be inferred; cut at another tensor")
+        features = math.prod(length or 0 for length in shape)
+        if features >= LARGEST:
+            raise AurevoirError(
+                f"tensor {name!r} has {features:,d} features an image, beyond 2^31; cut at another tensor"
+            )
     return {name: [length or 0 for length in each] for name, each in inferred.items()}
 
 
-def channel_axis(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], size: tuple[int, int]) -> int:
-    """Return the axis of a backbone's output, whose batch is axis 0, along which its channels are.
+def channel_axis(
+    model: onnx.ModelProto, output: str, shapes: Mapping[str, Sequence[int]], size: tuple[int, int]
+) -> int:
+    """Return the axis of an output of a backbone, whose batch is axis 0, along which its channels are.
 
     That is axis 1 of (batch, channels), (batch, channels, height, width) and what has more axes. It is the last one of
     (batch, height, width, channels): where axes 1 and 2 are as the height and width of the images, and 2 and 3 are not.
@@ -118,12 +128,12 @@ def channel_axis(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], si
     Parameters
     ----------
     model : onnx.ModelProto
+    output : str
     shapes : mapping of sequences of int
         Of its tensors by name.
     size : (height, width)
         Of the images.
     """
-    output = model.graph.output[0].name
     shape, (height, width) = shapes[output], size
     if len(shape) == 3:
         made = next(node for node in model.graph.node if output in node.output)
@@ -152,14 +162,38 @@ def _normalisation_nodes(model: onnx.ModelProto, image: str, before: Preprocessi
 
 
 def _feature_nodes(model: onnx.ModelProto, feature_map: str) -> list[onnx.NodeProto]:
-    if model.graph.output[0].type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.UNDEFINED):
+    if model.graph.output[-1].type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.UNDEFINED):
         return [helper.make_node("Flatten", [feature_map], ["features"], axis=1)]
     cast = helper.make_node("Cast", ["features_flat"], ["features"], to=TensorProto.FLOAT)
     return [helper.make_node("Flatten", [feature_map], ["features_flat"], axis=1), cast]
 
 
-def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> None:
-    """Append the means of positive features over an image's places, in float32 throughout; see `POOLED_PREFIX`."""
+def _append_layer_means(model: onnx.ModelProto, index: int, layer: str, shape: Sequence[int], axis: int) -> str:
+    """Append the channel means of an earlier layer, and return their name: of all values, in a single pass over them.
+
+    Before a ReLU of their own they serve as well as means of positive values, which would take a second pass.
+    """
+
+    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        made = f"{POOLED_PREFIX}{index}/{name}"
+        model.graph.node.append(helper.make_node(kind, inputs, [made], name=made, **attributes))
+        return made
+
+    def value(name: str, array: np.ndarray) -> str:
+        return constant(model, f"{POOLED_PREFIX}{index}/{name}", array)
+
+    over = [each for each in range(1, len(shape)) if each != axis]
+    share = np.array(1 / math.prod(shape[each] for each in over), dtype="float32")
+    values = node("Cast", [layer], "float", to=TensorProto.FLOAT)
+    sums = node("ReduceSum", [values, value("axes", np.array(over))], "sum", keepdims=0) if over else values
+    return node("Mul", [sums, value("share", share)], "mean")
+
+
+def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int, before: Sequence[str], width: int) -> None:
+    """Append the means of positive features over an image's places, in float32 throughout; see `POOLED_PREFIX`.
+
+    The output has those of earlier layers, `before`, and then its own: `width` channels.
+    """
     channels = shape[axis - 1]
     places = math.prod(shape) // channels
     ends = [-1, channels, places] if axis == 1 else [-1, places, channels]
@@ -181,8 +215,10 @@ def _append_pooled(model: onnx.ModelProto, shape: Sequence[int], axis: int) -> N
     node("Relu", [f"{POOLED_PREFIX}float"], "positive")
     node("Reshape", [f"{POOLED_PREFIX}positive", names[0]], "places")
     node("ReduceSum", [f"{POOLED_PREFIX}places", names[1]], "sum", keepdims=0)
-    node("Mul", [f"{POOLED_PREFIX}sum", names[2]], "mean", POOLED)
-    model.graph.output.append(helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, ["batch", channels]))
+    node("Mul", [f"{POOLED_PREFIX}sum", names[2]], "mean", None if before else POOLED)
+    if before:
+        node("Concat", [*before, f"{POOLED_PREFIX}mean"], "all", POOLED, axis=1)
+    model.graph.output.append(helper.make_tensor_value_info(POOLED, TensorProto.FLOAT, ["batch", width]))
 
 
 def _bit_nodes(model: onnx.ModelProto, m: int) -> list[onnx.NodeProto]:

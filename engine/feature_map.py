@@ -29,7 +29,7 @@ def feature_map(engine: Engine) -> FeatureMap | None:
     if not made.pooled:
         return None
     height, width = made.input_shape[:2]
-    places = made.features // made.pooled
+    places = made.features // made.channels
     rows = isqrt(places * height // width)
     if rows * rows * width != places * height:
         return None
@@ -38,4 +38,4 @@ def feature_map(engine: Engine) -> FeatureMap | None:
     if shape not in tensors:
         return None
     ends = read_constant(tensors, shape).tolist()
-    return FeatureMap(made.pooled, rows, places // rows, ends[1] != made.pooled)
+    return FeatureMap(made.channels, rows, places // rows, ends[1] != made.channels)

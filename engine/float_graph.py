@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from .preprocessing import ChannelOrder, Normalization, Preprocessing, resolve
 
 @dataclass(frozen=True)
 class Exported:
-    """The float graph of a truncated backbone, and its metadata; `pooled` is the number of channels."""
+    """The float graph of a truncated backbone, and its metadata; see `Manifest` for `pooled` and `pooled_layers`."""
 
     graph: onnx.ModelProto
     backbone: str
@@ -30,6 +31,7 @@ class Exported:
     resize: Resize
     channel_order: ChannelOrder = "RGB"
     pooled: int = 0
+    pooled_layers: tuple[int, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -43,6 +45,7 @@ def export_backbone(
     pixels: np.ndarray | None = None,
     normalization: Normalization = "auto",
     resize: Resize = "stretch",
+    layers: Sequence[str] = (),
 ) -> Exported:
     """Truncate and export a backbone, with the normalization and the sign bits in its graph.
 
@@ -56,9 +59,16 @@ def export_backbone(
         See `preprocessing.resolve`.
     resize : {"stretch", "crop"}
         Recorded in the result; images for the engine must be resized alike.
+    layers : sequence of str
+        Earlier cuts, whose channel means are output with those of `cut`.
     """
     before = _preprocessing(normalization, backbone, pixels)
-    model = backbone.to_onnx(cut, _for_statistics(backbone, pixels, before))
+    statistics = _for_statistics(backbone, pixels, before)
+    # A cut by itself has the names that it has without layers.
+    if layers:
+        model = backbone.to_onnx_at([*layers, backbone.resolve(cut)], statistics)
+    else:
+        model = backbone.to_onnx(cut, statistics)
     return _wrapped(model, backbone, cut, before, resize)
 
 
@@ -68,15 +78,22 @@ def export_cuts(
     pixels: np.ndarray | None = None,
     normalization: Normalization = "auto",
     resize: Resize = "stretch",
+    layers: Sequence[Sequence[str]] = (),
 ) -> list[Exported]:
     """Export several cuts of a backbone at once; shared tensors have the same names in all graphs.
 
-    The parameters are those of `export_backbone`. See `multi_cut.join` for a single engine of all cuts.
+    The parameters are those of `export_backbone`, `layers` those of each cut. See `multi_cut.join` for a single engine
+    of all cuts.
     """
     before = _preprocessing(normalization, backbone, pixels)
-    model = backbone.to_onnx_at(cuts, _for_statistics(backbone, pixels, before))
-    parts = [prune(model, [value.name]) for value in model.graph.output]
-    return [_wrapped(part, backbone, cut, before, resize) for part, cut in zip(parts, cuts, strict=True)]
+    layers = layers or [()] * len(cuts)
+    wanted = list(dict.fromkeys(backbone.resolve(cut) for cut in (*chain.from_iterable(layers), *cuts)))
+    model = backbone.to_onnx_at(wanted, _for_statistics(backbone, pixels, before))
+    names = dict(zip(wanted, (value.name for value in model.graph.output), strict=True))
+    return [
+        _wrapped(prune(model, [names[backbone.resolve(each)] for each in (*own, cut)]), backbone, cut, before, resize)
+        for own, cut in zip(layers, cuts, strict=True)
+    ]
 
 
 def _for_statistics(backbone: Backbone, pixels: np.ndarray | None, before: Preprocessing) -> np.ndarray | None:
@@ -86,7 +103,7 @@ def _for_statistics(backbone: Backbone, pixels: np.ndarray | None, before: Prepr
 def _wrapped(
     model: onnx.ModelProto, backbone: Backbone, cut: str | None, before: Preprocessing, resize: Resize
 ) -> Exported:
-    graph = wrap(model, backbone.size, before)
+    graph, channels = wrap(model, backbone.size, before)
     return Exported(
         graph,
         backbone.name,
@@ -98,7 +115,8 @@ def _wrapped(
         before.std,
         resize,
         before.channel_order,
-        _width(graph.graph.output[-1]),
+        sum(channels),
+        channels if len(channels) > 1 else (),
     )
 
 

@@ -36,6 +36,7 @@ SCHEMA, EARLIER = "aurevoir-engine/3", "aurevoir-engine/2"
 FEATURE_OUTPUTS = ("features", "bits")
 CLASSIFIER_OUTPUTS = ("scores", "probabilities", "label")
 LONGEST_LABEL = 4096
+_MOST_LAYERS = 16
 _REMEDY = "build it again"
 _PIXELS = 1 << 28
 """Values of one image, at most."""
@@ -81,6 +82,8 @@ class Manifest:
     pooled : int
         The number of channels, which the output ``pooled`` has the means of; 0 where there is no such output: in engine
         files of earlier versions, and of a classifier.
+    pooled_layers : tuple of int
+        Their number in each of several layers, the last of them that of the features; empty where they are of one.
     """
 
     backbone: str
@@ -107,6 +110,12 @@ class Manifest:
     labels: tuple[str, ...] = ()
     multilabel: bool = False
     pooled: int = 0
+    pooled_layers: tuple[int, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the features; 0 where there is no output ``pooled``."""
+        return self.pooled_layers[-1] if self.pooled_layers else self.pooled
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -159,6 +168,7 @@ _OPTIONAL = {
     "labels": array(text(LONGEST_LABEL)),
     "multilabel": BOOLEAN,
     "pooled": whole(0),
+    "pooled_layers": array(whole(1), 0, _MOST_LAYERS),
 }
 _PARTS = mapping(
     DIGEST, "digest", names=one_of([name for name in MEMBERS if name not in ("manifest.json", "speeds.json")])
@@ -214,9 +224,13 @@ def _check(made: Manifest) -> None:
         raise MalformedError(f"has wrong fields (label {shown(repeated)} is repeated)")
     if made.multilabel and not made.labels:
         raise MalformedError("has wrong fields (multilabel is of a classifier, and there are no labels)")
-    if made.pooled and (made.labels or made.features % made.pooled):
+    if made.pooled_layers and sum(made.pooled_layers) != made.pooled:
+        raise MalformedError(
+            f"has wrong fields (pooled_layers {list(made.pooled_layers)} do not add up to pooled {made.pooled})"
+        )
+    if made.pooled and (made.labels or made.features % made.channels):
         what = "is of features, and there are labels" if made.labels else f"does not divide {made.features} features"
-        raise MalformedError(f"has wrong fields (pooled {made.pooled} {what})")
+        raise MalformedError(f"has wrong fields (pooled {made.channels} {what})")
     if made.precision == "int8" and made.activation_dtype is None:
         raise MalformedError("has wrong fields (int8 has an activation_dtype)")
 

@@ -29,11 +29,14 @@ class JoinedCuts:
         Columns of each engine's bits, in bytes.
     pooled : list of slice
         Columns of each engine's channel means.
+    layers : list of tuple of int
+        See `Manifest.pooled_layers`, of each engine.
     """
 
     engine: Engine
     bits: list[slice]
     pooled: list[slice]
+    layers: list[tuple[int, ...]]
 
 
 def draft_cuts(builders: "Sequence[EngineBuilder]", spec: EngineSpec) -> tuple[list[Engine], JoinedCuts]:
@@ -79,8 +82,10 @@ def join(engines: Sequence[Engine]) -> JoinedCuts:
         graph=digest(graph),
         features=8 * bits[-1].stop,
         pooled=pooled[-1].stop,
+        pooled_layers=(),
     )
-    return JoinedCuts(Engine(manifest, graph.SerializeToString(), last.table, last.device), bits, pooled)
+    layers = [each.manifest.pooled_layers for each in engines]
+    return JoinedCuts(Engine(manifest, graph.SerializeToString(), last.table, last.device), bits, pooled, layers)
 
 
 def _columns(widths: Sequence[int]) -> list[slice]:

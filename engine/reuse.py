@@ -47,6 +47,7 @@ _GRAPH = record(
         "resize": text(),
         "channel_order": text(),
         "pooled": whole(0),
+        "pooled_layers": array(whole(1), 0),
     }
 )
 _SOURCE, _REMEDY = "an entry of the cache", "it is made again"
@@ -72,7 +73,8 @@ def network_part(network: NetworkSpec, backbone: Backbone | None = None) -> list
     if source is None:
         return None
     names = Path(network.backbone).name, Path(network.weights).name  # type: ignore[arg-type]
-    return [source, names, network.cut, network.size, network.resize, _numbers(network.normalization)]
+    numbers = _numbers(network.normalization)
+    return [source, names, network.cut, network.pool_layers, network.size, network.resize, numbers]
 
 
 def _source(backbone: str | Path, weights: Path, seed: int) -> Any:

@@ -142,8 +142,8 @@ def _features(path: str, device: str) -> None:
     alone, among = np.asarray(first[output]), np.asarray(batch[output])
     if not (np.isfinite(alone).all() and np.isfinite(among).all()):
         sys.exit(f"{np.isnan(among).sum()} {output} are nan and {np.isinf(among).sum()} infinite")
-    _check_means(first)
-    _check_means(batch)
+    _check_means(first, engine.manifest.channels)
+    _check_means(batch, engine.manifest.channels)
     error, limit = relative_error(among[1:2], alone), BATCH_TOLERANCES[engine.precision]
     if error > limit:
         sys.exit(
@@ -171,13 +171,14 @@ def _compared(engine: Engine) -> list[str]:
     return [name for name in engine.outputs if name in (engine.outputs[0], POOLED)]
 
 
-def _check_means(outputs: Mapping[str, Any]) -> None:
-    """Check channel means against the features of the same run, whichever axis the channels are on."""
+def _check_means(outputs: Mapping[str, Any], channels: int) -> None:
+    """Check the last channel means, those of the features, whichever axis the channels are on."""
     if POOLED not in outputs:
         return
     pooled, features = (np.asarray(outputs[name], "float64") for name in (POOLED, "features"))
+    pooled = pooled[:, -channels:]
     features = np.maximum(features, 0)
-    rows, channels = pooled.shape
+    rows = len(pooled)
     means = [features.reshape(rows, channels, -1).mean(2), features.reshape(rows, -1, channels).mean(1)]
     # Features may be rounded once more before they are summed.
     limit = 0.01 * np.linalg.norm(features) / math.sqrt(features.shape[1] / channels)

@@ -38,6 +38,8 @@ class NetworkSpec:
         See `preprocessing.resolve`; ``data`` uses the statistics of the builder's images.
     resize : {"stretch", "crop"}
         How images are resized to the input size.
+    pool_layers : bool
+        Whether the channel means of layers before the cut are output too; see `cut_candidates.layers_before`.
     seed : int
         Seed for random weights and the choice of calibration images.
     """
@@ -48,6 +50,7 @@ class NetworkSpec:
     size: int | None = None
     normalization: Normalization = "auto"
     resize: Resize = "stretch"
+    pool_layers: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

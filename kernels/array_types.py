@@ -43,8 +43,9 @@ SquareCounts = Int64[_Library, "n n"]
 RowCounts = Int64[_Library, "n"]
 OtherRowCounts = Int64[_Library, "others"]
 
-# Pooled features: means of channels, of which a few hundred to some thousand are one image's.
-ChannelMeans = Float32[_Library, "n channels"]
+# Pooled features: means of channels, of which a few hundred to some thousand are one image's. They may be of several
+# layers, of which a kernel reads the last, whose channels it has, or all.
+ChannelMeans = Float32[_Library, "n pooled"]
 Channels = Float64[_Library, "channels"]
 Standardized = Float32[_Library, "n channels"]
 OtherStandardized = Float32[_Library, "others channels"]

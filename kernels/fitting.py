@@ -23,6 +23,7 @@ from .array_types import (
     SimilarityRows,
     Speckle,
     SquareCounts,
+    Standardized,
     Targets,
     Weights,
 )
@@ -33,7 +34,7 @@ from .camera import Camera
 from .exact_kernel import exact_kernel
 from .gram import gram, overlap
 from .memory import Budget, blocks, memory_budget, rows_at_a_time
-from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
+from .pooled import Standardization, Standardizations, mean_eigenvalue, radial_kernel
 from .projection import Projection, expose_sample, project, repeats
 from .readout import (
     PROJECTIONS,
@@ -48,7 +49,7 @@ from .readout import (
     SumReadout,
 )
 from .ridge import RidgePath, dual_path, primal_path
-from .ridge.form import LANDMARK_BLOCK, POOLED, SUMS, RidgeForm, plan_ridge, require_dual
+from .ridge.form import LANDMARK_BLOCK, POOLED, RADIAL, SUMS, RidgeForm, plan_ridge, require_dual
 from .ridge.inputs import checked_weights
 from .ridge.landmarks import LandmarkRidge
 from .ridge.passes import Share, here
@@ -56,8 +57,8 @@ from .ridge.sums import RowSums, sums_of, total
 from .row_blocks import RowBlocks, RowSource, bit_rows, combine_rows, few_columns, speckle_rows
 from .training_kernel import TrainingKernel
 
-AUTO, AUTO_POOLED = ("none", "exact"), ("pooled", "rbf", "bits+rbf")
-"""The kernels among which ``auto`` selects: of bits, and of pooled features besides."""
+AUTO, AUTO_POOLED, AUTO_LAYERS = ("none", "exact"), ("pooled", "rbf", "bits+rbf"), ("layers",)
+"""The kernels among which ``auto`` selects: of bits, of pooled features besides, and of those of several layers."""
 Timer = Callable[[str], AbstractContextManager[object]]
 
 
@@ -77,6 +78,7 @@ def fit_readout(
     timer: Timer = lambda stage: nullcontext(),
     pooled: ChannelMeans | None = None,
     share: Share = here,
+    layers: Sequence[int] = (),
 ) -> tuple[Readout, RidgePath]:
     """Fit a ridge on a projection of bits, or a kernel; leave-one-out selects alpha, and for ``auto`` the kernel.
 
@@ -90,11 +92,12 @@ def fit_readout(
     classes : int
     projection : str or callable
         One of `PROJECTIONS`, or with `pooled` of `POOLED`: ``pooled`` is linear in the pooled features, ``rbf`` a
-        radial kernel of them, ``bits+rbf`` and ``exact+rbf`` its sum with the kernel of ``none`` or ``exact``, each
-        over the mean eigenvalue of its centred Gram. ``auto`` selects among `AUTO` and with `pooled` `AUTO_POOLED` by
-        leave-one-out, on at most `ridge.form.COMPARED_ROWS` of the rows. A kernel whose n x n system does not fit the
-        budget is solved on landmarks, some of the rows; see `ridge.landmarks` and, for how many, `ridge.form`. A
-        callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure is fitted.
+        radial kernel of them, ``layers`` one of those of several layers, ``bits+rbf`` and ``exact+rbf`` the sum of
+        ``rbf`` with the kernel of ``none`` or ``exact``, each over the mean eigenvalue of its centred Gram. ``auto``
+        selects among `auto_kernels` by leave-one-out, on at most `ridge.form.COMPARED_ROWS` of the rows. A kernel whose
+        n x n system does not fit the budget is solved on landmarks, some of the rows; see `ridge.landmarks` and, for
+        how many, `ridge.form`. A callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure
+        is fitted.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and a callable. By default m / 2, or fewer if rows outnumber
         what the budget holds; see `ridge.form.plan_ridge`. Speckle that does not fit the budget is projected again
@@ -116,6 +119,9 @@ def fit_readout(
     share : callable
         Where passes over rows are computed that are not held: of a kernel on landmarks, of pooled features in the
         primal, and of speckle that is projected for each pass; see `ridge.passes`.
+    layers : sequence of int
+        Of `pooled`, the number of channels of each of several layers, the last of them that of the bits; by default all
+        are of that. ``pooled`` and ``rbf`` read the last, ``layers`` all.
 
     Returns
     -------
@@ -141,8 +147,13 @@ def fit_readout(
         raise UsageError(f"n_components {n_components} must be at least 1, or None for half the features")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give 0 or more")
+    if projection == "layers" and len(layers) < 2:
+        raise UsageError(
+            "projection 'layers' needs the channel means of several layers; give those, with the number of channels "
+            "of each, or choose 'rbf'"
+        )
     size = memory_budget(budget, bits)
-    data = _Data(bits, m, classes, pooled, weights, size)
+    data = _Data(bits, m, classes, pooled, weights, size, tuple(layers))
     form = data.plan(projection, n_components)
     ridge = _Ridge(labels, classes, alphas, weights, search, labels.ndim == 2, share)
     if callable(projection) or projection in PROJECTORS:
@@ -151,15 +162,22 @@ def fit_readout(
         return _fit_speckle(bits, make(m, form.components, seed), form, ridge, camera, size, timer)
     if projection != "auto":
         return _fit_kernel(projection, data, form, ridge, seed, timer)
-    kinds = AUTO if pooled is None else (*AUTO, *AUTO_POOLED)
+    kinds = auto_kernels(pooled is not None, len(layers) > 1)
     if form.name == "dual" and form.compared == len(bits):
-        kernels = _Kernels(bits, m, pooled, weights, size)
+        kernels = _Kernels(bits, m, pooled, weights, size, data.standardizations)
         return kernels.fitted(*_best(kernels, kinds, ridge, timer), timer)
     rows = sampled_rows(bits, form.compared, seed)
     means, shares = (None if each is None else each[rows] for each in (pooled, weights))
-    kind, path = _best(_Kernels(bits[rows], m, means, shares, size), kinds, ridge.only(rows), timer)
+    sampled = _Data(bits[rows], m, classes, means, shares, size, tuple(layers))
+    kernels = _Kernels(sampled.bits, m, means, shares, size, sampled.standardizations)
+    kind, path = _best(kernels, kinds, ridge.only(rows), timer)
     readout, solved = _fit_kernel(kind, data, data.plan(kind), ridge, seed, timer)
     return readout, replace(solved, loo_accuracy_of=path.loo_accuracy_of)
+
+
+def auto_kernels(pooled: bool, layers: bool) -> tuple[str, ...]:
+    """Return the kernels among which ``auto`` selects, with pooled features, and with those at several cuts."""
+    return (*AUTO, *(AUTO_POOLED if pooled else ()), *(AUTO_LAYERS if layers else ()))
 
 
 def kernel_paths(
@@ -172,6 +190,7 @@ def kernel_paths(
     weights: Array | None = None,
     search: str = "auto",
     pooled: ChannelMeans | None = None,
+    layers: Sequence[int] = (),
 ) -> dict[str, RidgePath]:
     """Solve the ridge with several kernels, one after the other, for their leave-one-out scores.
 
@@ -179,7 +198,7 @@ def kernel_paths(
     ----------
     kinds : sequence of str
         Some of ``none`` and ``exact``, and with `pooled` of `POOLED`.
-    bits, m, labels, classes, budget, weights, search, pooled
+    bits, m, labels, classes, budget, weights, search, pooled, layers
         As in `fit_readout`.
 
     Returns
@@ -194,7 +213,8 @@ def kernel_paths(
     """
     size = memory_budget(budget, bits)
     require_dual(len(bits), classes, size, namespace(bits) is not np, "compare fewer images")
-    kernels = _Kernels(bits, m, pooled, weights, size)
+    data = _Data(bits, m, classes, pooled, weights, size, tuple(layers))
+    kernels = _Kernels(bits, m, pooled, weights, size, data.standardizations)
     ridge = _Ridge(labels, classes, None, weights, search, labels.ndim == 2)
     return {kind: kernels.path(kind, ridge, lambda stage: nullcontext()) for kind in kinds}
 
@@ -263,17 +283,23 @@ class _Data:
     pooled: ChannelMeans | None
     weights: Array | None
     budget: int
+    layers: tuple[int, ...] = ()
 
     def plan(self, projection: str | Projector, n_components: int | None = None) -> RidgeForm:
         """Return the form of the ridge of a projection."""
-        channels, on_gpu = None if self.pooled is None else self.pooled.shape[1], namespace(self.bits) is not np
+        channels = None if self.pooled is None else self.layers[-1] if self.layers else self.pooled.shape[1]
+        on_gpu = namespace(self.bits) is not np
         return plan_ridge(len(self.bits), self.m, self.classes, projection, n_components, channels, self.budget, on_gpu)
 
     @cached_property
-    def standardize(self) -> Standardization | None:
-        """The standardization of the pooled features."""
+    def standardizations(self) -> Standardizations | None:
+        """The standardizations of the pooled features."""
         weights = namespace(self.bits).ones(len(self.bits)) if self.weights is None else self.weights
-        return None if self.pooled is None else standardization(self.pooled, weights)
+        return None if self.pooled is None else Standardizations(self.pooled, weights, self.layers)
+
+    def standardize(self, kind: str) -> Standardization | None:
+        """Return the standardization of the pooled features for a kernel."""
+        return None if self.standardizations is None else self.standardizations.of(kind)
 
     def pooled_of(self, rows: slice | Array) -> ChannelMeans | None:
         """Return the pooled features of some rows."""
@@ -282,8 +308,8 @@ class _Data:
     @property
     def channels(self) -> RowSource:
         """The standardized channels in blocks of rows, float64."""
-        assert self.pooled is not None and self.standardize is not None
-        return RowSource(_ChannelRows(self.standardize), (self.pooled,))
+        assert self.pooled is not None and self.standardizations is not None
+        return RowSource(_ChannelRows(self.standardizations.of("pooled")), (self.pooled,))
 
 
 @dataclass(frozen=True)
@@ -307,15 +333,22 @@ class _Kernels:
         pooled: ChannelMeans | None,
         weights: Array | None,
         budget: int,
-        standardize: Standardization | None = None,
+        standardizations: Standardizations | None,
     ) -> None:
         self._bits, self._m, self._budget = bits, m, budget
         self._weights = namespace(bits).ones(len(bits)) if weights is None else weights
         self.sizes: dict[str, float] = {}
         self._counts: SquareCounts | None = None
-        if pooled is not None:
-            self._standardize = standardize or standardization(pooled, self._weights)
-            self._channels = self._standardize(pooled)
+        self._pooled, self._standardizations = pooled, standardizations
+        self._standardized: tuple[Standardization, Standardized] | None = None
+
+    def _channels(self, kind: str) -> tuple[Standardization, Standardized]:
+        """Return the standardization for a kernel, and the channels so standardized, which are kept for the next."""
+        assert self._pooled is not None and self._standardizations is not None
+        own = self._standardizations.of(kind)
+        if self._standardized is None or self._standardized[0] is not own:
+            self._standardized = own, own(self._pooled)
+        return self._standardized
 
     def path(self, kind: str, ridge: _Ridge, timer: Timer) -> RidgePath:
         """Solve the ridge with a kernel."""
@@ -336,9 +369,10 @@ class _Kernels:
             with timer("project"):
                 return exact_kernel(counts, norms, norms, out=counts)
         with timer("gram"):
-            if kind == "rbf":
-                return radial_kernel(self._channels, self._channels, self._standardize.gamma)
-            values = self._channels.astype("float64")
+            standardize, channels = self._channels(kind)
+            if kind in RADIAL:
+                return radial_kernel(channels, channels, standardize.gamma)
+            values = channels.astype("float64")
             return product(values, values.T)
 
     def _overlap(self, timer: Timer) -> SquareCounts:
@@ -378,10 +412,10 @@ class _Kernels:
             return BitsReadout(self._m, weights, intercept)
         if kind == "exact":
             return ExactReadout(self._bits, coefficients, intercept)
-        if kind == "rbf":
-            mean, scale = self._standardize.mean, self._standardize.scale
-            return RadialReadout(mean, scale, self._channels, coefficients, intercept)
-        return _pooled_readout(self._standardize, product(self._channels.astype("float64").T, coefficients), intercept)
+        standardize, channels = self._channels(kind)
+        if kind in RADIAL:
+            return RadialReadout(standardize.mean, standardize.scale, channels, coefficients, intercept, kind)
+        return _pooled_readout(standardize, product(channels.astype("float64").T, coefficients), intercept)
 
 
 def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[str, RidgePath]:
@@ -401,16 +435,17 @@ def _fit_kernel(
 ) -> tuple[Readout, RidgePath]:
     """Solve the ridge of a kernel in its form."""
     if form.name == "dual":
-        kernels = _Kernels(data.bits, data.m, data.pooled, data.weights, data.budget)
+        kernels = _Kernels(data.bits, data.m, data.pooled, data.weights, data.budget, data.standardizations)
         return kernels.fitted(kind, kernels.path(kind, ridge, timer), timer)
     if form.name == "landmarks":
         return _fit_landmarks(kind, data, sampled_rows(data.bits, form.order, seed), ridge, timer)
     with timer("gram"):
-        assert data.standardize is not None
         sums = sums_of(data.channels, form.order, ridge.targets, ridge.shares(data.bits), ridge.share)
     with timer("solve"):
         path = ridge.primal(sums, data.channels, data.budget, ridge.share)
-    return _pooled_readout(data.standardize, path.coefficients, path.intercept), path
+    standardize = data.standardize(kind)
+    assert standardize is not None
+    return _pooled_readout(standardize, path.coefficients, path.intercept), path
 
 
 def _pooled_readout(standardize: Standardization, weights: Weights, intercept: Intercept) -> PooledReadout:
@@ -421,11 +456,11 @@ def _pooled_readout(standardize: Standardization, weights: Weights, intercept: I
 
 def _fit_landmarks(kind: str, data: _Data, landmarks: Array, ridge: _Ridge, timer: Timer) -> tuple[Readout, RidgePath]:
     bits, pooled, weights = data.bits[landmarks], data.pooled_of(landmarks), ridge.shares(data.bits)[landmarks]
-    kernel = TrainingKernel(kind, bits, pooled, weights, data.budget, data.standardize)
-    read = None if kind in ("pooled", "rbf") else data.bits, data.pooled if kind in POOLED else None
+    kernel = TrainingKernel(kind, bits, pooled, weights, data.budget, data.standardize(kind))
+    read = None if kind in ("pooled", *RADIAL) else data.bits, data.pooled if kind in POOLED else None
     rows = RowSource(_KernelRows(kernel), read)
     path = ridge.on_landmarks(kernel.gram(), rows, data.budget, timer)
-    kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardize)
+    kernels = _Kernels(bits, data.m, pooled, weights, data.budget, data.standardizations)
     kernels.sizes = kernel.sizes
     return kernels.fitted(kind, path, timer)
 

@@ -1,6 +1,8 @@
 """Kernels of pooled features: linear and radial, of channels that are standardized on the training images."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .array_types import Array, ChannelMeans, Channels, OtherStandardized, RowWeights, SimilarityRows, Standardized
 from .arrays import namespace
@@ -26,8 +28,8 @@ class Standardization:
     scale: Channels
 
     def __call__(self, pooled: ChannelMeans) -> Standardized:
-        """Return standardized channels, as float32, none of them infinite."""
-        xp, values = namespace(pooled), (pooled - self.mean) * self.scale
+        """Return standardized channels, the last ones if there are more, as float32, none of them infinite."""
+        xp, values = namespace(pooled), (pooled[:, -len(self.mean) :] - self.mean) * self.scale
         found: Array = xp.maximum(xp.minimum(values, _FARTHEST), -_FARTHEST).astype("float32")
         return found
 
@@ -51,6 +53,53 @@ def standardization(pooled: ChannelMeans, weights: RowWeights) -> Standardizatio
     deviation = xp.sqrt(squares / total)
     varies = deviation > xp.maximum(1e-6 * largest, 1 / _FARTHEST)
     return Standardization(mean, xp.where(varies, 1 / xp.where(varies, deviation, 1), 0))
+
+
+@dataclass(frozen=True)
+class Standardizations:
+    """Standardizations of pooled features for each kernel of them.
+
+    Parameters
+    ----------
+    pooled : float32 array of shape (n, channels)
+        The means of one layer, or of several, one after the other.
+    weights : float64 array of shape (n,)
+    layers : sequence of int
+        The number of channels of each of several.
+    """
+
+    pooled: ChannelMeans
+    weights: RowWeights
+    layers: Sequence[int] = ()
+
+    def of(self, kind: str) -> Standardization:
+        """Return that of a kernel: of all layers for ``layers``, of the last one for all others."""
+        return self._all if kind == "layers" else self._last
+
+    @cached_property
+    def _last(self) -> Standardization:
+        return standardization(self.pooled[:, -self.layers[-1] :] if self.layers else self.pooled, self.weights)
+
+    @cached_property
+    def _all(self) -> Standardization:
+        found = standardization(self.pooled, self.weights)
+        return replace(found, scale=found.scale * _layer_scales(found.scale > 0, self.layers))
+
+
+def _layer_scales(varies: Array, layers: Sequence[int]) -> Channels:
+    """Return the factor of each channel with which all layers count alike but for the last, which counts twice.
+
+    The mean squared distance stays twice the number of channels that vary.
+    """
+    xp, ends = namespace(varies), [sum(layers[: index + 1]) for index in range(len(layers))]
+    shares = [1.0] * (len(layers) - 1) + [2.0]
+    found, total = xp.ones(len(varies)), float(varies.sum())
+    counts = [float(varies[end - width : end].sum()) for end, width in zip(ends, layers, strict=True)]
+    whole = sum(share for share, count in zip(shares, counts, strict=True) if count)
+    for end, width, share, count in zip(ends, layers, shares, counts, strict=True):
+        if count:
+            found[end - width : end] = (total * share / (whole * count)) ** 0.5
+    return found
 
 
 def radial_kernel(rows: Standardized, others: OtherStandardized, gamma: float) -> SimilarityRows:

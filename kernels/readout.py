@@ -139,19 +139,23 @@ class PooledReadout:
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:
         """Return scores; see `Readout`."""
-        return product(_required(pooled).astype("float64"), self.weights) + self.intercept
+        channels = _required(pooled)[:, -len(self.weights) :]
+        return product(channels.astype("float64"), self.weights) + self.intercept
 
 
 @dataclass(frozen=True)
 class RadialReadout:
-    """Scores with a radial kernel of pooled features: ``k(x, rows) @ coefficients + intercept``."""
+    """Scores with a radial kernel of pooled features: ``k(x, rows) @ coefficients + intercept``.
+
+    The kernel ``rbf`` is of the last channels, those of the features, and ``layers`` of all.
+    """
 
     mean: Channels
     scale: Channels
     rows: TrainingChannels
     coefficients: Coefficients
     intercept: Intercept
-    kind: ClassVar[str] = "rbf"
+    kind: str = "rbf"
     uses_pooled: ClassVar[bool] = True
 
     def scores(self, bits: Bits, budget: Budget = None, pooled: ChannelMeans | None = None) -> Scores:

@@ -1,5 +1,6 @@
 """The kernel of a readout between any images and its training images or landmarks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,8 +22,8 @@ from .blas import product
 from .exact_kernel import exact_kernel
 from .gram import overlap
 from .memory import Budget
-from .pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
-from .ridge.form import KERNELS, POOLED, SUMS
+from .pooled import Standardization, Standardizations, mean_eigenvalue, radial_kernel
+from .ridge.form import KERNELS, POOLED, RADIAL, SUMS
 
 KINDS = KERNELS
 """The kinds of readouts whose kernel it is: of speckle it would take a projection of all training images."""
@@ -46,6 +47,8 @@ class TrainingKernel:
         See `memory_budget`.
     standardize : Standardization, optional
         Of the pooled features; by default that of these images.
+    layers : sequence of int
+        See `Standardizations`.
 
     Attributes
     ----------
@@ -64,6 +67,7 @@ class TrainingKernel:
     weights: RowWeights
     budget: Budget = None
     standardize: Standardization | None = None
+    layers: Sequence[int] = ()
     sizes: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +78,8 @@ class TrainingKernel:
             )
         if self.kind in POOLED:
             assert self.pooled is not None
-            self.standardize = self.standardize or standardization(self.pooled, self.weights)
+            made = Standardizations(self.pooled, self.weights, self.layers)
+            self.standardize = self.standardize or made.of(self.kind)
 
     @cached_property
     def _norms(self) -> RowCounts:
@@ -121,7 +126,7 @@ class TrainingKernel:
         assert self.standardize is not None and pooled is not None
         right = self._channels
         left = right if pooled is self.pooled else self.standardize(pooled)
-        if kind == "rbf":
+        if kind in RADIAL:
             return radial_kernel(left, right, self.standardize.gamma)
         return product(left.astype("float64"), right.astype("float64").T)
 
@@ -129,7 +134,7 @@ class TrainingKernel:
         ones = popcount(bits).astype("float64")
         if kind in ("none", "exact"):
             return 2 * namespace(bits).square(ones) if kind == "exact" else ones
-        if kind == "rbf":
+        if kind in RADIAL:
             return namespace(bits).ones(len(bits))
         assert self.standardize is not None and pooled is not None
         own: SelfSimilarities = namespace(bits).square(self.standardize(pooled).astype("float64")).sum(axis=1)

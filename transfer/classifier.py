@@ -38,7 +38,7 @@ from ..kernels.memory import block_length, blocks, memory_budget
 from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import PROJECTIONS, Readout, SpeckleReadout, path_on_host, readout_on, rows_of_call
 from ..kernels.ridge import SEARCHES, RidgePath
-from ..kernels.ridge.form import POOLED
+from ..kernels.ridge.form import POOLED, RADIAL
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
@@ -114,6 +114,7 @@ class Classifier:
         normalization: Any = "auto",
         size: int | None = None,
         resize: Resize = "stretch",
+        pool_layers: bool = False,
         ridge_device: str = "cpu",
         memory_budget: int | str | None = None,
         random_state: Any = 0,
@@ -144,6 +145,7 @@ class Classifier:
         self.normalization = normalization
         self.size = size
         self.resize = resize
+        self.pool_layers = pool_layers
         self.ridge_device = ridge_device
         self.memory_budget = memory_budget
         self.random_state = random_state
@@ -467,6 +469,7 @@ class Classifier:
                 on_device(training.weights * self._class_weights(training.labels), device),
                 self.alpha_search,
                 None if training.pooled is None else on_device(training.pooled, device),
+                self._layers,
             )
         except BudgetError:
             return self.loo_scores_.astype("float64")
@@ -529,12 +532,17 @@ class Classifier:
         labels = training.labels
         weights = training.weights * self._class_weights(labels)
         self.readout_, path = self._solved(
-            training, self.n_bits_, weights, projection, camera, watch, self.alpha_search
+            training, self.n_bits_, weights, projection, camera, watch, self.alpha_search, self._layers
         )
         self._set_path(path)
         assert self.path_.loo_scores is not None
         self.temperature_: float | None = fit_temperature(self.path_.loo_scores, labels, weights)
         self.timings_ = watch.total()
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        """The channels at each of several cuts that the engine pools."""
+        return () if self.engine_ is None else self.engine_.manifest.pooled_layers
 
     def _keep(self, training: Training | None, read: Callable[[], tuple[Training, np.ndarray]] | None) -> None:
         """Set what `training_` returns, or what reads it."""
@@ -550,6 +558,7 @@ class Classifier:
         camera: Camera | None,
         watch: Stopwatch,
         search: str,
+        layers: tuple[int, ...],
     ) -> tuple[Readout, RidgePath]:
         labels, components = training.labels, None if self.n_components is None else int(self.n_components)
         if camera is not None and isinstance(self.readout_, SpeckleReadout):
@@ -572,6 +581,7 @@ class Classifier:
                 watch,
                 None if training.pooled is None else on_device(training.pooled, self.ridge_device),
                 share,
+                layers,
             )
         return readout_on(readout, "cpu"), path_on_host(path)
 
@@ -613,6 +623,8 @@ class Classifier:
             raise UsageError(f"engine {self.engine!r} is not an engine; give an Engine or the path of an engine file")
         if self.engine is not None and self.cut == AUTO_CUT:
             raise UsageError("cut 'auto' chooses where to cut a backbone, and a built engine is cut; leave one out")
+        if self.projection == "layers" and self.engine is None and not self.pool_layers:
+            raise UsageError("projection 'layers' needs pool_layers=True (--pool-layers); give it, or choose 'rbf'")
         if not (self.n_components is None or is_count(self.n_components)):
             raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
         if self.alpha_search not in SEARCHES:
@@ -628,7 +640,7 @@ class Classifier:
         """Return the kernels of the CPU that a fit needs, the first one first."""
         built = self.engine is None and not is_features(X)
         needed: list[Kernel] = ["magnitudes"] if built and self.precision == "int8" else []
-        if self.ridge_device == "cpu" and self.projection not in ("pooled", "rbf"):
+        if self.ridge_device == "cpu" and self.projection not in ("pooled", *RADIAL):
             random: dict[str, Kernel] = {"hadamard": "hadamard", "dense": "dense", "dense-signs": "dense"}
             needed += [random[self.projection], "products"] if self.projection in random else ["products"]
         return needed
@@ -671,10 +683,14 @@ class Classifier:
 
     def _build(self, X: Any, watch: Stopwatch, work: Work | None, decoded: DecodedImages, counted: int) -> Engine:
         """Return the given engine, or build one from the parameters and the training images."""
-        if isinstance(self.engine, Engine):
-            return self.engine
         if self.engine is not None:
-            return load_engine(self.engine)
+            given = self.engine if isinstance(self.engine, Engine) else load_engine(self.engine)
+            if self.projection == "layers" and not given.manifest.pooled_layers:
+                raise UsageError(
+                    "projection 'layers' needs an engine that pools layers; build one with pool_layers=True "
+                    "(--pool-layers), or choose 'rbf'"
+                )
+            return given
         builder, spec = self._builder(X, watch, work, decoded), self._engine_spec()
         if (kept := builder.kept(spec)) is not None:
             return kept
@@ -724,10 +740,14 @@ class Classifier:
         weights = weights * self._class_weights(labels)
         kernels = choosing_kernels(self.projection)
 
-        def solve(bits: np.ndarray, m: int, pooled: np.ndarray, rows: np.ndarray) -> tuple[str, RidgePath]:
+        def solve(
+            bits: np.ndarray, m: int, pooled: np.ndarray, layers: tuple[int, ...], rows: np.ndarray
+        ) -> tuple[str, RidgePath]:
             training = Training(bits, labels[rows], weights[rows], pooled)
             search = choosing_search(len(rows), self.alpha_search)
-            paths = [self._solved(training, m, weights[rows], kernel, None, watch, search)[1] for kernel in kernels]
+            paths = [
+                self._solved(training, m, weights[rows], kernel, None, watch, search, layers)[1] for kernel in kernels
+            ]
             return max(zip(kernels, paths, strict=True), key=lambda each: each[1].loo_accuracy)
 
         return choose_cut(
@@ -947,6 +967,7 @@ class Classifier:
             self._required_temperature(),
             by_class,
             self.memory_budget,
+            self._layers,
         )
 
     def familiarity(self, X: Any) -> Familiarity:

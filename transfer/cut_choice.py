@@ -43,8 +43,8 @@ Embedded = tuple[np.ndarray, dict[str, np.ndarray]]
 """Indices of the readable images, and what was computed of them, by output."""
 Solved = tuple[str, RidgePath]
 """The kernel and its ridge."""
-Solve = Callable[[np.ndarray, int, np.ndarray, np.ndarray], Solved]
-"""Solves the ridge of the bits, number of features and channel means of some images, which are given by index."""
+Solve = Callable[[np.ndarray, int, np.ndarray, tuple[int, ...], np.ndarray], Solved]
+"""Solves the ridge of the bits, number of features, channel means and their layers of some images, given by index."""
 
 
 @dataclass(frozen=True)
@@ -308,8 +308,8 @@ def choose_cut(
         # What is wrong with the images, whoever embeds them all says.
         return Chosen(CutChoice((), cuts[-1].name, len(rows), len(labels)), builders[-1], None)
     solved = [
-        solve(bits[counted], cut.features, pooled[counted], rows)
-        for cut, bits, pooled in zip(cuts, values.bits, values.pooled, strict=True)
+        solve(bits[counted], cut.features, pooled[counted], layers, rows)
+        for cut, bits, pooled, layers in zip(cuts, values.bits, values.pooled, joined.layers, strict=True)
     ]
     chosen, scores = scored(cuts, solved, labels[rows], weights[rows])
     choice = CutChoice(scores, cuts[chosen].name, len(rows), len(labels))

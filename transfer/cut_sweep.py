@@ -152,12 +152,20 @@ def _swept(
         rows = labels[which[values.indices]]
         if len(np.unique(rows)) < 2:
             raise DataError(f"{len(np.unique(rows))} classes have readable images; {len(skipped)} files cannot be read")
-        both = zip(values.bits, values.pooled, strict=True)
-        for (bits, pooled), cut in zip(
+        both = zip(values.bits, values.pooled, joined.layers, strict=True)
+        for (bits, pooled, layers), cut in zip(
             progress_bar(both, desc=f"kernels {what}", total=len(cuts), unit="cut", show=progress), cuts, strict=True
         ):
             readout, path = fit_readout(
-                bits, cut.features, rows, len(names), seed=network.seed, budget=budget, timer=watch, pooled=pooled
+                bits,
+                cut.features,
+                rows,
+                len(names),
+                seed=network.seed,
+                budget=budget,
+                timer=watch,
+                pooled=pooled,
+                layers=layers,
             )
             solved.append((readout.kind, path))
         engines += drafts

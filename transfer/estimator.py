@@ -31,13 +31,14 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
     activation_dtype, placement, min_sign_agreement, prefer_faster, smoke
         Options of the engine; see `build_engine`. Only `prefer_faster` times it against its peer.
     engine : Engine or path, optional
-        A built engine; the parameters above and `calibration` to `resize` are then ignored. Clones share it.
+        A built engine; the parameters above and `calibration` to `pool_layers` are then ignored. Clones share it.
     projection : str
         ``none`` is ridge on the bits, ``exact`` the kernel of infinitely many optical components. ``pooled`` is ridge
-        on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them, and
-        ``bits+rbf`` and ``exact+rbf`` are sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at
-        most 4,096 images, among all but ``exact+rbf`` of these; trained on features it has no channels, and selects
-        between ``none`` and ``exact``. A kernel whose n x n system does not fit the memory budget is solved on
+        on the channels' means, which are standardized on the training images, ``rbf`` a radial kernel of them,
+        ``layers`` one of those of several layers, for which `pool_layers` is, and ``bits+rbf`` and ``exact+rbf`` are
+        sums of two kernels in equal parts. ``auto`` selects by leave-one-out, on at most 4,096 images, among all but
+        ``exact+rbf`` of these, and ``layers`` where the engine has them; trained on features it has no channels, and
+        selects between ``none`` and ``exact``. A kernel whose n x n system does not fit the memory budget is solved on
         landmarks, some of the images. ``opu`` is LightOn's hardware, ``opu-simulated`` its simulator.
     n_components : int, optional
         Number of outputs k of ``hadamard``, ``dense`` and the OPU; by default half the number of features, or as many
@@ -61,6 +62,9 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
     size : int, optional
         Input height and width of the engine; by default the backbone's.
     resize : {"stretch", "crop"}
+    pool_layers : bool
+        Whether to average the channels of layers before the cut too, for the kernel ``layers``; see
+        `aurevoir.build_engine`.
     ridge_device : {"cpu", "cuda"}
         Device for the projection, Gram and ridge in `fit`; ``cuda`` is the current NVIDIA GPU, through CuPy.
     memory_budget : int or str, optional

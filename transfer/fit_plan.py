@@ -21,11 +21,11 @@ from typing import Any
 
 from ..errors import UsageError
 from ..images.decoded import SHARE as PIXELS_SHARE
-from ..kernels.fitting import AUTO, AUTO_POOLED
+from ..kernels.fitting import AUTO, AUTO_POOLED, auto_kernels
 from ..kernels.memory import Budget, memory_budget
 from ..kernels.random_matrix import hadamard_length
 from ..kernels.ridge.dual import HALVED_ROWS
-from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, SUMS, RidgeForm
+from ..kernels.ridge.form import ALPHAS, KERNELS, POOLED, RADIAL, SUMS, RidgeForm
 from ..kernels.ridge.passes import SEGMENT, segment
 from .capacity import DiskNeeds, Expected, disk_needs, output_types, reads_pooled, require_ridge
 from .evaluate import TEST_SHARE
@@ -200,7 +200,7 @@ def _ridge_seconds(form: RidgeForm, n: int, kernel: str, job: Job, rates: Rates)
     if not form.compared:
         return whole
     channels = _channels(job, rates)
-    kinds, rows = AUTO if channels is None else (*AUTO, *AUTO_POOLED), form.compared
+    kinds, rows = auto_kernels(channels is not None, rates.layers), form.compared
     each = []
     for kind in kinds:
         (own,) = require_ridge([rows], rates.features, channels, job.classes, kind, None, job.budget)
@@ -232,7 +232,7 @@ def _sharers(n: int, job: Job) -> float:
 
 def _read_by(kernel: str, types: Types) -> Types:
     """Return the outputs that a kernel or projection reads."""
-    read = [] if kernel in ("pooled", "rbf") else ["bits"]
+    read = [] if kernel in ("pooled", *RADIAL) else ["bits"]
     return {name: types[name] for name in [*read, *(["pooled"] if kernel in POOLED else [])]}
 
 
@@ -268,12 +268,11 @@ def _solved(form: RidgeForm, n: int, kernel: str, classes: int, rates: Rates) ->
     if form.components is None and not set(parts) & {"none", "exact"}:
         operations.pop("gram", None)
     found = {stage: count / _rate(known, unit[stage], kernel) for stage, count in operations.items()}
-    if form.name != "primal" and set(parts) & {"rbf", "pooled"}:
+    if form.name != "primal" and set(parts) & {"pooled", *RADIAL}:
         # A kernel row is computed once, or on landmarks in each pass over the rows.
         pairs = n * n if form.name == "dual" else form.row_passes * n * form.order
-        found["gram"] = (
-            found.get("gram", 0.0) + pairs * rates.channels / known["channels" if "rbf" in parts else "float64"]
-        )
+        pace = known["channels" if set(parts) & set(RADIAL) else "float64"]
+        found["gram"] = found.get("gram", 0.0) + pairs * rates.channels / pace
     if form.name != "primal" and "none" in parts:
         # The weights of the bits, from those of the rows or landmarks.
         found["solve"] += form.order * rates.features * classes / known["float64"]

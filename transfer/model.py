@@ -41,7 +41,7 @@ from ..kernels.readout import (
     SumReadout,
 )
 from ..kernels.ridge import RidgePath
-from ..kernels.ridge.form import SUMS
+from ..kernels.ridge.form import RADIAL, SUMS
 from ..printable import in_markdown
 from ..saving import FolderKind, Parts, parts_of, recover, require_folder_target, write_folder
 from ..schema import LONGEST, has_schema, refusing
@@ -185,7 +185,7 @@ def _describe_readout(readout: Readout) -> tuple[dict[str, Any], dict[str, np.nd
         return {**described, "kind": readout.kind}, {**of_pooled, **of_bits}
     if isinstance(readout, RadialReadout):
         arrays = {f"pooled_{name}": getattr(readout, name) for name in ("mean", "scale", "rows", "coefficients")}
-        return {"kind": "rbf", "channels": len(readout.mean)}, {**arrays, "intercept": readout.intercept}
+        return {"kind": readout.kind, "channels": len(readout.mean)}, {**arrays, "intercept": readout.intercept}
     if isinstance(readout, ExactReadout):
         arrays = {"rows": readout.rows, "coefficients": readout.coefficients, "intercept": readout.intercept}
         return {"kind": "exact"}, arrays
@@ -213,16 +213,21 @@ def _read_readout(described: dict[str, Any], m: int, arrays: dict[str, np.ndarra
         return ExactReadout(arrays["rows"], arrays["coefficients"], intercept)
     if kind == "pooled":
         return PooledReadout(arrays["weights"], intercept)
-    if kind == "rbf":
+    if kind in RADIAL:
         mean, scale, rows, coefficients = (
             arrays[f"pooled_{name}"] for name in ("mean", "scale", "rows", "coefficients")
         )
-        return RadialReadout(mean, scale, rows, coefficients, intercept)
+        return RadialReadout(mean, scale, rows, coefficients, intercept, kind)
     device = {"device": described["device"]} if "device" in described else {}
     make: Callable[..., Projection] = opu_projector(kind) if kind in OPUS else PROJECTORS[kind]
     projection = make(m, described["k"], described["seed"], **device)
     camera = Camera(described["gain"])
     return SpeckleReadout(projection, camera, arrays["weights"], intercept, described["saturation"])
+
+
+def _channels_of(engine: Engine, kind: str) -> int:
+    """Return how many channel means of an engine a readout reads."""
+    return engine.manifest.pooled if kind == "layers" else engine.manifest.channels
 
 
 def model_digest(folder: Path | str) -> str:
@@ -248,10 +253,10 @@ def read(folder: Path, rebuild: bool = False) -> StoredModel:
             f"{_REMEDY}"
         )
     channels = content["readout"].get("channels")
-    if channels is not None and (engine is None or engine.manifest.pooled != channels):
+    own = 0 if engine is None else _channels_of(engine, content["readout"]["kind"])
+    if channels is not None and own != channels:
         raise AurevoirError(
-            f"{folder} was trained on the means of {channels:,d} channels, and its engine has "
-            f"{0 if engine is None else engine.manifest.pooled:,d}; {_REMEDY}"
+            f"{folder} was trained on the means of {channels:,d} channels, and its engine has {own:,d}; {_REMEDY}"
         )
     coefficients = next(arrays[name] for name in ("coefficients", "pooled_coefficients", "weights") if name in arrays)
     path = RidgePath(

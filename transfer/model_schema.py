@@ -12,7 +12,7 @@ from ..kernels.bits import packed_length
 from ..kernels.memory import blocks
 from ..kernels.readout import PROJECTIONS, PROJECTORS
 from ..kernels.ridge import SEARCHES
-from ..kernels.ridge.form import POOLED, SUMS
+from ..kernels.ridge.form import POOLED, RADIAL, SUMS
 from ..schema import (
     BOOLEAN,
     DIGEST,
@@ -178,14 +178,14 @@ def _shapes(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dic
     }
     found["intercept"] = ("float64", (c,))
     parts = SUMS.get(kind, (kind,))
-    if "rbf" in parts:
+    if set(parts) & set(RADIAL):
         n, channels = _rows(arrays, "pooled_rows"), content["readout"]["channels"]
         found |= {f"pooled_{name}": ("float64", (channels,)) for name in ("mean", "scale")}
         found |= {"pooled_rows": ("float32", (n, channels)), "pooled_coefficients": ("float64", (n, c))}
     if "exact" in parts:
         n = _rows(arrays, "rows")
         found |= {"rows": ("uint8", (n, packed_length(m))), "coefficients": ("float64", (n, c))}
-    elif kind != "rbf":
+    elif kind not in RADIAL:
         width = {"none": m, "pooled": content["readout"].get("channels")}.get(parts[0])
         found["weights"] = ("float64", (width or content["readout"]["k"], c))
     return found

@@ -1,6 +1,6 @@
 """Prediction sets: the labels of an image that cannot be ruled out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,10 +50,11 @@ class PredictionSets:
         temperature: float,
         by_class: bool = False,
         budget: Budget = None,
+        layers: Sequence[int] = (),
     ) -> None:
         if training.labels.ndim == 2:
             raise UsageError("prediction sets are of labels that exclude each other, and these images have several")
-        self._kernel = TrainingKernel(kind, training.bits, training.pooled, weights, budget)
+        self._kernel = TrainingKernel(kind, training.bits, training.pooled, weights, budget, layers=layers)
         require_memory(len(training), budget)
         gram = self._kernel.gram()
         self._ridge = ConformalRidge(gram, alpha, training.labels, classes, weights, temperature, by_class)

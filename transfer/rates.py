@@ -24,7 +24,7 @@ from ..kernels.ridge.sums import RowSums
 from ..kernels.training_kernel import TrainingKernel
 from ..limits import processors
 from ..progress import progress_bar
-from ..schema import array, number, parse_object, record, refusing, require_version, text, whole
+from ..schema import BOOLEAN, array, number, parse_object, record, refusing, require_version, text, whole
 from .capacity import output_types
 from .embed import embed
 
@@ -79,6 +79,8 @@ class Rates:
         Mean size of an image file.
     per_second : dict of float
         By name of `RATES` and `OF_PROJECTIONS`.
+    layers : bool
+        Whether the pooled ones are of several layers.
     """
 
     machine: str
@@ -95,6 +97,7 @@ class Rates:
     images: str
     image_bytes: float
     per_second: dict[str, float]
+    layers: bool = False
 
     def with_rates(self, **given: float | None) -> "Rates":
         """Return rates of which some are given instead."""
@@ -138,7 +141,8 @@ _FIELDS = record(
             dict.fromkeys(RATES, _RATE),
             dict.fromkeys(OF_PROJECTIONS, _RATE),
         ),
-    }
+    },
+    {"layers": BOOLEAN},
 )
 
 
@@ -197,6 +201,7 @@ def measure_rates(
         images=images,
         image_bytes=float(np.mean([_size(path) for path in files])),
         per_second=found,
+        layers=bool(made.pooled_layers),
     )
 
 

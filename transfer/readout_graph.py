@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 from scipy.linalg import hadamard
 
-from ..calibration.graph.edit import POOLED, constant, initializers, make_room, read_constant
+from ..calibration.graph.edit import POOLED, constant, initializers, make_room, read_constant, tensor_shapes
 from ..engine.manifest import CLASSIFIER_OUTPUTS
 from ..engine.runtimes.base import FLOAT32_PREFIX
 from ..errors import UsageError
@@ -121,10 +121,20 @@ class _Nodes:
     def _levels(self) -> tuple[str, str]:
         return self.constant("one", np.float32(1)), self.constant("zero", np.int8(0))
 
-    def channel_sums(self) -> tuple[str, float]:
-        """Return the sums that channel means are a share of, and the share: products with constants may not follow."""
-        mean = next(node for node in self.model.graph.node if node.output[0] == POOLED)
-        return mean.input[0], float(read_constant(initializers(self.model), mean.input[1]))
+    def channel_sums(self, channels: int) -> tuple[str, np.ndarray]:
+        """Return the sums that the last channel means are a share of, and each channel's share.
+
+        Products with constants may not follow.
+        """
+        made, constants = {node.output[0]: node for node in self.model.graph.node}, initializers(self.model)
+        means = made[POOLED]
+        layers = [made[name] for name in means.input] if means.op_type == "Concat" else [means]
+        shapes, sums, shares = tensor_shapes(self.model), list[str](), list[float]()
+        while len(shares) < channels:
+            layer = layers.pop()
+            sums.insert(0, layer.input[0])
+            shares[:0] = [float(read_constant(constants, layer.input[1]))] * (shapes[layer.input[0]][1] or channels)
+        return sums[0] if len(sums) == 1 else self("Concat", *sums, axis=1), np.array(shares)
 
     def sum(self, x: str, axis: int, keepdims: int = 0) -> str:
         """Sum along an axis."""
@@ -164,8 +174,8 @@ def _scores(nodes: _Nodes, readout: _Readout, m: int, out: str) -> None:
 def _linear(nodes: _Nodes, readout: _Single, m: int) -> str:
     """Append nodes from the features to the scores without the intercept."""
     if isinstance(readout, PooledReadout):
-        sums, share = nodes.channel_sums()
-        return _times_weights(nodes, sums, share * readout.weights)
+        sums, share = nodes.channel_sums(len(readout.weights))
+        return _times_weights(nodes, sums, share[:, None] * readout.weights)
     if isinstance(readout, RadialReadout):
         return _radial(nodes, readout)
     signs = nodes("Greater", "features", nodes.constant("zero", np.float32(0)))
@@ -188,7 +198,7 @@ def _radial(nodes: _Nodes, readout: RadialReadout) -> str:
     adds a vector wrongly to the rows of a sum over places, and joins products with constants to ones in bf16.
     """
     gamma, rows = Standardization(readout.mean, readout.scale).gamma, readout.rows.astype("float64")
-    sums, share = nodes.channel_sums()
+    sums, share = nodes.channel_sums(len(readout.mean))
     mean, scale = readout.mean / share, readout.scale * share
     channels = nodes("Transpose", sums, perm=[1, 0])
     centred = nodes("Add", channels, nodes.single("shift", -mean[:, None]))

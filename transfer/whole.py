@@ -56,6 +56,7 @@ def classifier_engine(
         labels=labels,
         multilabel=multilabel,
         pooled=0,
+        pooled_layers=(),
         sign_agreement=made.sign_agreement if chosen == made.precision else None,
         relative_error=made.relative_error if chosen == made.precision else None,
     )

@@ -265,10 +265,14 @@ def exact_in_bf16(model: onnx.ModelProto, prefixes: tuple[str, ...]) -> onnx.Mod
             replaced[node.output[0]] = _split_product(
                 _Appended(model, node.output[0], taken), node, before[0], before[1]
             )
-        elif node.op_type == "Cast" and (kinds == ["Greater"] or node.name.startswith(POOLED_PREFIX)):
+        elif _to_float(node) and (kinds == ["Greater"] or node.name.startswith(f"{POOLED_PREFIX}float")):
             replaced[node.output[0]] = _with_product(model, node, taken)
     replace_nodes(model, replaced)
     return model
+
+
+def _to_float(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and node_attribute(node, "to", 0) == TensorProto.FLOAT
 
 
 def _with_product(model: onnx.ModelProto, cast: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:

@@ -66,12 +66,12 @@ def measure(network: str, data: str, splits: int) -> dict[str, object]:
             classes = int(labels.max()) + 1
             readout, path = fit_readout(bits[train], engine.features, labels[train], classes, pooled=known)
             scores = readout.scores(bits[test], pooled=new)
-            found[method].append(_rounded((scores.argmax(axis=1) == labels[test]).mean()))
+            found[method].append(rounded((scores.argmax(axis=1) == labels[test]).mean()))
             if method == "auto":
-                found["auto_loo"].append(_rounded(path.loo_accuracy))
+                found["auto_loo"].append(rounded(path.loo_accuracy))
                 found["kernel"].append(readout.kind)
         for method, model in _probes(pooled.shape[1]).items():
-            found[method].append(_rounded(model.fit(pooled[train], labels[train]).score(pooled[test], labels[test])))
+            found[method].append(rounded(model.fit(pooled[train], labels[train]).score(pooled[test], labels[test])))
     kernels = found.pop("kernel")
     counts = {kind: kernels.count(kind) for kind in dict.fromkeys(kernels)}
     described = {"images": len(labels), "classes": int(labels.max()) + 1}
@@ -82,9 +82,9 @@ def embedded(
     network: str, data: str, engine: aurevoir.Engine | None = None
 ) -> tuple[aurevoir.Engine, np.ndarray, np.ndarray, np.ndarray]:
     """Return an int8 engine, or the given one, and labels, bits and pooled features of the images of a data set."""
-    paths, labels = _listed(data)
+    paths, labels = listed(data)
     engine = engine or _engine(network, paths, labels)
-    kept, values = embed(engine, _images(paths, engine), ("bits", "pooled"))
+    kept, values = embed(engine, images_of(paths, engine), ("bits", "pooled"))
     return engine, labels[kept], values["bits"], values["pooled"]
 
 
@@ -92,7 +92,7 @@ def _engine(network: str, paths: list[Path] | np.ndarray, labels: np.ndarray) ->
     name, _, weights = network.partition("=")
     weights = weights or "default"
     chosen = np.random.default_rng(0).permutation(len(labels))[:CALIBRATED]
-    calibration = _calibration(paths, chosen, name, weights)
+    calibration = calibration_of(paths, chosen, name, weights)
     return aurevoir.build_engine(name, precision="int8", weights=weights, calibration=calibration)
 
 
@@ -103,7 +103,8 @@ def _probes(channels: int) -> dict[str, Any]:
     }
 
 
-def _rounded(share: float) -> float:
+def rounded(share: float) -> float:
+    """Return a share with four digits."""
     return round(float(share), 4)
 
 
@@ -113,7 +114,7 @@ def data_name(data: str) -> str:
     return (Path(first).parent if several else Path(first)).name
 
 
-def _listed(data: str) -> tuple[list[Path] | np.ndarray, np.ndarray]:
+def listed(data: str) -> tuple[list[Path] | np.ndarray, np.ndarray]:
     """Return files, or the images of scikit-learn's digits at 64 x 64, and labels from 0."""
     if data == "digits":
         digits = load_digits()
@@ -126,7 +127,8 @@ def _listed(data: str) -> tuple[list[Path] | np.ndarray, np.ndarray]:
     return [path for part in parts for path in part.paths], np.unique(names, return_inverse=True)[1]
 
 
-def _images(paths: list[Path] | np.ndarray, engine: aurevoir.Engine) -> Images:
+def images_of(paths: list[Path] | np.ndarray, engine: aurevoir.Engine) -> Images:
+    """Return the files or images as an engine takes them."""
     height, width, _ = engine.input_shape
     if isinstance(paths, np.ndarray):
         return ImageArray(_enlarged(paths, height, width))
@@ -138,9 +140,10 @@ def _enlarged(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(image) for image in sized])
 
 
-def _calibration(
+def calibration_of(
     paths: list[Path] | np.ndarray, chosen: np.ndarray, name: str, weights: str
 ) -> list[Path] | np.ndarray:
+    """Return some of the images, to calibrate a network on."""
     if not isinstance(paths, np.ndarray):
         return [paths[each] for each in chosen]
     height, width, _ = aurevoir.build_engine(name, weights=weights, smoke=False).input_shape

@@ -1,6 +1,7 @@
 """The tables of `predictions.json`, as the results page shows them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def probabilities() -> list[str]:
         ]
         for row in rows()
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def sets() -> list[str]:
@@ -49,7 +50,7 @@ def sets() -> list[str]:
         for row in rows()
         for level in (90, 95)
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def unfamiliar() -> list[str]:
@@ -65,27 +66,28 @@ def unfamiliar() -> list[str]:
         ]
         for row in rows()
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def _named(row: dict[str, Any]) -> list[str]:
     return [f"{row['data']} ({row['images']:,d})", row["backbone"]]
 
 
-def _table(head: list[str], body: list[list[str]]) -> list[str]:
+def table(head: list[str], body: list[list[str]]) -> list[str]:
+    """Return the lines of a table."""
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
 
 
-def main() -> None:
-    """Write the tables into the results page."""
+def write_tables(*tables: Callable[[], list[str]]) -> None:
+    """Write tables into the results page, each where its name is."""
     page = HERE.parent / "results.md"
     text = page.read_text()
-    for table in (probabilities, sets, unfamiliar):
-        start, end = f"<!-- {table.__name__} -->\n", f"<!-- /{table.__name__} -->"
+    for made in tables:
+        start, end = f"<!-- {made.__name__} -->\n", f"<!-- /{made.__name__} -->"
         before, _, rest = text.partition(start)
-        text = before + start + "\n".join(table()) + "\n" + end + rest.partition(end)[2]
+        text = before + start + "\n".join(made()) + "\n" + end + rest.partition(end)[2]
     page.write_text(text)
 
 
 if __name__ == "__main__":
-    main()
+    write_tables(probabilities, sets, unfamiliar)

@@ -18,7 +18,9 @@ from ..memory import Budget, block_length, format_bytes, memory_budget
 from .dual import HALVED_ROWS
 
 FormName = Literal["dual", "primal", "landmarks"]
-POOLED = ("pooled", "rbf", "bits+rbf", "exact+rbf")
+RADIAL = ("rbf", "layers")
+"""Radial kernels: of pooled features, and of those of several layers."""
+POOLED = ("pooled", *RADIAL, "bits+rbf", "exact+rbf")
 """Kernels that read pooled features, alone or with the bits."""
 SUMS = {"bits+rbf": ("none", "rbf"), "exact+rbf": ("exact", "rbf")}
 """Kernels that are sums, and of which two."""

@@ -134,9 +134,10 @@ def test_scores_from_a_model_folder(projection, tmp_path, root):
     assert expected.std() > 50 * levels
 
 
-@pytest.mark.parametrize("projection", ["pooled", "rbf", "bits+rbf", "exact+rbf"])
-def test_scores_of_pooled_features_from_a_model_folder(projection, engine_file, class_folder, tmp_path, root):
-    classifier = aurevoir.OpticalClassifier(engine=engine_file, projection=projection).fit(class_folder)
+@pytest.mark.parametrize("projection", ["pooled", "rbf", "layers", "bits+rbf", "exact+rbf"])
+def test_scores_of_pooled_features_from_a_model_folder(projection, staged_onnx, class_folder, tmp_path, root):
+    engine = aurevoir.build_engine(staged_onnx, pool_layers=True)
+    classifier = aurevoir.OpticalClassifier(engine=engine, projection=projection).fit(class_folder)
     classifier.save(tmp_path / "model")
     model = json.loads((tmp_path / "model" / "model.json").read_bytes())
     page = (root / "docs" / "formats.md").read_text()
@@ -144,10 +145,10 @@ def test_scores_of_pooled_features_from_a_model_folder(projection, engine_file, 
     assert [name for name in (*model["readout"], *arrays) if f"`{name}`" not in page] == []
     images = classifier.image_files(class_folders(class_folder).paths)
     _, pixels = collect(images)
-    engine = aurevoir.load_engine(engine_file)
     bits, pooled = engine.bits(pixels), engine.pooled(pixels)
+    pooled = pooled if projection == "layers" else pooled[:, -engine.manifest.pooled_layers[-1] :]
     scores = arrays["intercept"] * np.ones((len(bits), 1))
-    if "rbf" in projection:
+    if "pooled_rows" in arrays:
         z = ((pooled - arrays["pooled_mean"]) * arrays["pooled_scale"]).astype("float32").astype("float64")
         distances = np.square(z[:, None] - arrays["pooled_rows"]).sum(axis=2)
         varying = np.count_nonzero(arrays["pooled_scale"])

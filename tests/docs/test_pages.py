@@ -12,6 +12,10 @@ from aurevoir.cli.main import COMMANDS, parser_for
 
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+TABLES = [
+    *(("prediction_table", name) for name in ("probabilities", "sets", "unfamiliar")),
+    *(("cuts_table", name) for name in ("cuts", "layers")),
+]
 NAMES = (
     "getting-started",
     "networks",
@@ -118,14 +122,13 @@ def test_the_table_of_bits_and_probes_is_that_of_its_file(root):
     assert shown.splitlines() == overview.table()
 
 
-@pytest.mark.parametrize("name", ["probabilities", "sets", "unfamiliar"])
-def test_the_tables_of_predictions_are_those_of_their_file(root, name):
-    spec = importlib.util.spec_from_file_location("tables", root / "docs" / "figures" / "prediction_table.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+@pytest.mark.parametrize(("script", "name"), TABLES)
+def test_the_tables_of_results_are_those_of_their_files(root, script, name, monkeypatch):
+    monkeypatch.syspath_prepend(root / "docs" / "figures")
+    made = getattr(importlib.import_module(script), name)()
     text = (root / "docs" / "results.md").read_text()
     shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)[1]
-    assert shown.splitlines() == getattr(tables, name)(), "run `python docs/figures/prediction_table.py`"
+    assert shown.splitlines() == made, f"run `python docs/figures/{script}.py`"
 
 
 def test_the_table_of_reviews_is_that_of_its_file(root):

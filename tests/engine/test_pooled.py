@@ -125,7 +125,7 @@ def test_the_axis_of_channels(shape, size, axis):
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
     )
-    assert channel_axis(helper.make_model(graph), {"x": shape, "y": shape}, size) == axis
+    assert channel_axis(helper.make_model(graph), "y", {"x": shape, "y": shape}, size) == axis
 
 
 def test_pixels_in_a_row_leave_the_channels_where_they_were():
@@ -135,7 +135,7 @@ def test_pixels_in_a_row_leave_the_channels_where_they_were():
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 7, 7])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 49])],
     )
-    assert channel_axis(helper.make_model(graph), {"x": [0, 8, 7, 7], "y": [0, 8, 49]}, (224, 224)) == 1
+    assert channel_axis(helper.make_model(graph), "y", {"x": [0, 8, 7, 7], "y": [0, 8, 49]}, (224, 224)) == 1
 
 
 def test_the_digest_is_that_of_the_graph_without_it(exported, table):

@@ -30,6 +30,11 @@ def images(seed=0, n=N, classes=3, of_places=1.0, of_means=1.0):
     return pack_signs(features.reshape(n, -1)), features.mean(axis=2).astype("float32"), labels
 
 
+def layers_of(kind, channels=CHANNELS):
+    """Channels of two layers, for the kernel that reads several."""
+    return (channels - 2, 2) if kind == "layers" else ()
+
+
 def centred(kernel):
     return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
 
@@ -130,7 +135,7 @@ def test_a_sum_has_both_kernels_in_equal_parts(kind, power):
 def test_weighted_rows_are_repeated_rows(kind):
     bits, pooled, labels = images()
     counts = np.arange(N) % 2 + 1
-    options = {"alphas": [1e-2]}
+    options = {"alphas": [1e-2], "layers": layers_of(kind)}
     weighted, _ = fit_readout(bits, M, labels, 3, kind, weights=counts.astype(float), pooled=pooled, **options)
     rows = np.repeat(np.arange(N), counts)
     repeated, _ = fit_readout(bits[rows], M, labels[rows], 3, kind, pooled=pooled[rows], **options)
@@ -175,9 +180,10 @@ def test_without_pooled_features_auto_has_the_kernels_of_bits():
 def test_a_fit_holds_three_systems_at_most(kind):
     bits, pooled, labels = images(n=1200)
     # Compiled kernels are compiled, and libraries loaded, before memory is counted.
-    fit_readout(bits, M, labels, 3, kind, alphas=[1.0], pooled=pooled)
+    options = {"alphas": [1.0], "pooled": pooled, "layers": layers_of(kind)}
+    fit_readout(bits, M, labels, 3, kind, **options)
     tracemalloc.start()
-    fit_readout(bits, M, labels, 3, kind, alphas=[1.0], pooled=pooled)
+    fit_readout(bits, M, labels, 3, kind, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3.3 * 8 * 1200**2, format_bytes(peak)
@@ -192,5 +198,5 @@ def test_a_few_rows_of_any_values_have_finite_scores(seed, n, kind, alike):
         pooled[:] = pooled[0]
     bits = random.integers(0, 256, size=(n, 2), dtype="uint8")
     labels = np.arange(n) % 2
-    readout, _ = fit_readout(bits, 16, labels, 2, kind, pooled=pooled)
+    readout, _ = fit_readout(bits, 16, labels, 2, kind, pooled=pooled, layers=layers_of(kind, 5))
     assert np.isfinite(readout.scores(bits, pooled=pooled)).all()

@@ -143,9 +143,11 @@ def test_a_kernel_is_counted_with_the_arithmetic_that_it_takes(rates):
     assert chosen.kernel == "bits+rbf"
     assert {**alone["bits+rbf"], "compare": chosen.seconds["compare"]} == chosen.seconds
     # Few rows are solved with every kernel, and the best of the solutions is taken.
-    few = plan_fit(Job(images=1000, tested=False), rates).seconds
-    each = [plan_fit(Job(images=1000, projection=kind, tested=False), rates).seconds for kind in KERNELS[:-1]]
-    assert few["solve"] == pytest.approx(sum(seconds["solve"] for seconds in each))
+    job = Job(images=1000, tested=False)
+    few, several = (plan_fit(job, replace(rates, layers=layers)).seconds for layers in (False, True))
+    each = {kind: plan_fit(Job(images=1000, projection=kind, tested=False), rates).seconds["solve"] for kind in KERNELS}
+    assert few["solve"] == pytest.approx(sum(each.values()) - each["exact+rbf"] - each["layers"])
+    assert several["solve"] == pytest.approx(few["solve"] + each["layers"])
     assert "compare" not in few
     assert list(chosen.seconds) == [stage for stage in STAGES if stage in chosen.seconds]
 

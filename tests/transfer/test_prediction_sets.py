@@ -22,11 +22,12 @@ def digits():
 
 
 @pytest.mark.parametrize("projection", KINDS)
-def test_its_kernel_gives_the_scores_of_the_readout(projection, class_folder, tiny_onnx):
+def test_its_kernel_gives_the_scores_of_the_readout(projection, class_folder, staged_onnx):
     paths = class_folders(class_folder).paths
-    classifier = OpticalClassifier(tiny_onnx, projection=projection).fit(class_folder)
+    classifier = OpticalClassifier(staged_onnx, projection=projection, pool_layers=True).fit(class_folder)
     sets, training = classifier.set_predictor(), classifier.training_
-    kernel = TrainingKernel(projection, training.bits, training.pooled, training.weights)
+    layers = classifier.engine_.manifest.pooled_layers
+    kernel = TrainingKernel(projection, training.bits, training.pooled, training.weights, layers=layers)
     gram = kernel.gram()
     np.testing.assert_allclose(kernel.own(training.bits, training.pooled), gram.diagonal(), rtol=1e-6)
     rows = kernel.rows(training.bits, training.pooled)

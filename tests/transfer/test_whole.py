@@ -103,6 +103,18 @@ def test_narrow_networks_keep_what_follows_the_features(tiny_onnx, images, proje
     _same(classifier, classifier.to_engine(smoke=False), pixels)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_several_labels_an_image_in_narrow_networks(tiny_onnx, images, precision):
+    pixels, labels = images
+    if precision not in _openvino_precisions():
+        pytest.skip(f"OpenVINO has no {precision} on this processor")
+    narrow = build_engine(tiny_onnx, precision=precision, runtime="openvino", calibration=pixels, smoke=False)
+    several = np.stack([labels != "left", labels != "right"], axis=1).astype(int)
+    multilabel = OpticalClassifier(engine=narrow, projection="none").fit(pixels, several)
+    found = multilabel.to_engine(smoke=False).classify(pixels)
+    assert found.label.tolist() == multilabel.predict(pixels).tolist()
+
+
 def _openvino_precisions():
     from aurevoir.engine.runtimes import on_openvino
 

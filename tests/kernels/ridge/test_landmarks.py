@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 from aurevoir.kernels import training_kernel
 from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.memory import blocks, format_bytes
+from aurevoir.kernels.pooled import Standardizations
 from aurevoir.kernels.projection import Hadamard
 from aurevoir.kernels.ridge import dual_path, form, landmark_path, one_vs_rest
 from aurevoir.kernels.ridge.form import KERNELS, plan_ridge
@@ -15,6 +16,11 @@ from aurevoir.kernels.row_blocks import RowSource
 
 N, M, CHANNELS, CLASSES = 90, 83, 12, 3
 every_kernel = pytest.mark.parametrize("kind", KERNELS)
+
+
+def layers_of(kind):
+    """Channels of two layers, for the kernel that reads several."""
+    return (5, CHANNELS - 5) if kind == "layers" else ()
 
 
 def images(n=N, m=M, seed=0):
@@ -31,7 +37,7 @@ def kernels(kind, p=25, n=N):
     """The kernel of landmarks, between all rows and them, and the landmarks."""
     bits, pooled, labels, weights = images(n)
     rows = np.sort(np.random.default_rng(5).permutation(n)[:p])
-    kernel = training_kernel.TrainingKernel(kind, bits[rows], pooled[rows], np.ones(p))
+    kernel = training_kernel.TrainingKernel(kind, bits[rows], pooled[rows], np.ones(p), layers=layers_of(kind))
     return kernel.gram(), kernel.rows(bits, pooled), labels, weights
 
 
@@ -119,7 +125,7 @@ def test_blocks_and_threads_change_rounding_alone(kind):
 def test_landmarks_twice_and_rows_that_are_alike_are_solved(kind):
     bits, pooled, labels, _ = images()
     rows, y = np.array([0, 0, 0, 3, 3, 8, 20, 21, 22, 23]), one_vs_rest(labels, CLASSES)
-    standardize = training_kernel.standardization(pooled, np.ones(N))
+    standardize = Standardizations(pooled, np.ones(N), layers_of(kind)).of(kind)
     paths = []
     for some in (rows, np.unique(rows)):
         kernel = training_kernel.TrainingKernel(kind, bits[some], pooled[some], np.ones(len(some)), None, standardize)
@@ -143,7 +149,8 @@ def on_landmarks(kind, device="cpu", **options):
     if device != "cpu":
         arrays = modules()["cupy"].asarray
         bits, pooled, labels, weights = (arrays(each) for each in (bits, pooled, labels, weights))
-    return fit_readout(bits, M, labels, CLASSES, kind, budget=BUDGET, weights=weights, pooled=pooled, seed=3, **options)
+    options |= {"budget": BUDGET, "weights": weights, "pooled": pooled, "seed": 3, "layers": layers_of(kind)}
+    return fit_readout(bits, M, labels, CLASSES, kind, **options)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KERNELS if kind != "pooled"])
@@ -154,7 +161,7 @@ def test_a_readout_beyond_the_dual_is_that_of_sampled_rows(kind):
     assert (plan.name, readout.kind, path.coefficients.shape) == ("landmarks", kind, (plan.order, CLASSES))
     assert path.loo_scores.shape == (300, CLASSES)
     rows = np.sort(np.random.default_rng(3).permutation(300)[: plan.order])
-    standardize = training_kernel.standardization(pooled, weights)
+    standardize = Standardizations(pooled, weights, layers_of(kind)).of(kind)
     kernel = training_kernel.TrainingKernel(kind, bits[rows], pooled[rows], weights[rows], standardize=standardize)
     gram, new = kernel.gram(), images(40, seed=1)
     expected = direct(gram, kernel.rows(bits, pooled), one_vs_rest(labels, CLASSES), weights, path.alpha)

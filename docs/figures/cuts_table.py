@@ -1,0 +1,82 @@
+"""The tables of `cuts.json`, as the results page shows them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prediction_table import table, write_tables
+
+HERE = Path(__file__).parent
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the rows of the file."""
+    found: list[dict[str, Any]] = json.loads((HERE / "cuts.json").read_bytes())["rows"]
+    return sorted(found, key=lambda row: (row["data"], row["backbone"]))
+
+
+def cuts() -> list[str]:
+    """Return the table of cuts: the default, the best one by test accuracy, and the chosen one."""
+    head = ["data (images)", "backbone", "default cut", "best cut", "`--cut auto`", "less default", "less best"]
+    head += ["times images/s", "chosen"]
+    body, every = [], []
+    for row in rows():
+        default, best, chosen = _at(row, -1), _at(row, int(np.mean(row["at_cuts"], axis=0).argmax())), _chosen(row)
+        pace = np.mean([row["images_per_second"][name] for name in row["chosen"]])
+        times = pace / row["images_per_second"][row["cuts"][-1]]
+        every.append([(chosen - default).mean(), (chosen - best).mean(), times])
+        most = Counter(row["chosen"]).most_common(2)
+        body.append(
+            [
+                *_named(row),
+                *(f"{each.mean():.3f}" for each in (default, best, chosen)),
+                _paired(chosen - default),
+                _paired(chosen - best),
+                f"{times:.2f}",
+                ", ".join(f"{name} {count}" for name, count in most),
+            ]
+        )
+    means = np.mean(every, axis=0)
+    body.append([f"mean of {len(body)}", "", "", "", "", f"{means[0]:+.3f}", f"{means[1]:+.3f}", f"{means[2]:.2f}", ""])
+    return table(head, body)
+
+
+def layers() -> list[str]:
+    """Return the table of earlier layers: `auto` with and without them."""
+    head = ["data (images)", "backbone", "layers", "`auto`", "with `--pool-layers`", "difference, paired"]
+    head += ["`layers` chosen", "times images/s"]
+    body, every = [], []
+    for row in rows():
+        default, found = _at(row, -1), np.array(row["layers"])
+        times = row["images_per_second"]["layers"] / row["images_per_second"][row["cuts"][-1]]
+        every.append([(found - default).mean(), times])
+        taken = f"{row['kernels'].get('layers', 0)} of {len(found)}"
+        number = str(len(row["pooled_layers"]) - 1) if row["pooled_layers"] else "0"
+        shown = [f"{default.mean():.3f}", f"{found.mean():.3f}", _paired(found - default), taken, f"{times:.2f}"]
+        body.append([*_named(row), number, *shown])
+    means = np.mean(every, axis=0)
+    body.append([f"mean of {len(body)}", "", "", "", "", f"{means[0]:+.3f}", "", f"{means[1]:.2f}"])
+    return table(head, body)
+
+
+def _at(row: dict[str, Any], cut: int) -> np.ndarray:
+    found: np.ndarray = np.array(row["at_cuts"])[:, cut]
+    return found
+
+
+def _chosen(row: dict[str, Any]) -> np.ndarray:
+    return np.array([each[row["cuts"].index(name)] for each, name in zip(row["at_cuts"], row["chosen"], strict=True)])
+
+
+def _paired(differences: np.ndarray) -> str:
+    return f"{differences.mean():+.3f} ± {differences.std(ddof=1) / np.sqrt(len(differences)):.3f}"
+
+
+def _named(row: dict[str, Any]) -> list[str]:
+    return [f"{row['data']} ({row['images']:,d})", row["backbone"]]
+
+
+if __name__ == "__main__":
+    write_tables(cuts, layers)
