@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,17 @@ def resident_megabytes() -> float:
     """Return the memory of this process that is in RAM, in units of 10^6 bytes; Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def resident_bytes(process: int | str = "self") -> tuple[int, int] | None:
+    """Return the bytes of a process's own (anonymous) pages in RAM and of files and shared memory; None if not told."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        return None
+    found = dict(re.findall(r"^(RssAnon|RssFile|RssShmem):\s+(\d+) kB", status.read_text(), re.MULTILINE))
+    if len(found) < 3:
+        return None
+    return int(found["RssAnon"]) * 1024, (int(found["RssFile"]) + int(found["RssShmem"])) * 1024
 
 
 def _version(package: str) -> str | None:

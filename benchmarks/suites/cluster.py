@@ -21,6 +21,7 @@ from ...progress import progress_bar
 from ...transfer.evaluate import split
 from ..contract import Benchmark, Json, Result, Row, Spread
 from ..harness.datasets import folder_name
+from ..harness.machine import resident_bytes
 from ..harness.repeated import repeated
 from ..harness.scaling import Series
 from ..harness.whole_process import Finished, fit_cells, run_whole
@@ -39,7 +40,8 @@ class _Found:
     """What the processes of a contestant came to."""
 
     processes: list[Finished] = field(default_factory=list)
-    worker_megabytes: float = 0.0
+    own_megabytes: float = 0.0
+    shared_megabytes: float = 0.0
     digests: set[tuple[str, ...]] = field(default_factory=set)
 
 
@@ -110,7 +112,11 @@ def _measure(
             bar.update()
     for number, row in rows.items():
         if row.error is None:
-            row.note(**fit_cells(found[number].processes), worker_megabytes=found[number].worker_megabytes)
+            row.note(
+                **fit_cells(found[number].processes),
+                worker_own_megabytes=found[number].own_megabytes,
+                worker_shared_megabytes=found[number].shared_megabytes,
+            )
             row.note(same_model=found[number].digests == found[0].digests and len(found[0].digests) == 1)
             if rows[0].error is None:
                 row.note(times_alone=ratios(rows[0]["all_seconds"], row["all_seconds"]))
@@ -130,14 +136,15 @@ def _fit(args: argparse.Namespace, data: Path, engine: Path, workers: int, cores
             command += ["--cluster", "local", "--workers", str(workers), "--cpus-per-worker", str(cores // workers)]
         with _watched() as largest:
             found.processes.append(run_whole(command))
-        found.worker_megabytes = max(found.worker_megabytes, *largest)
+        found.own_megabytes = max(found.own_megabytes, *(own for own, _ in largest))
+        found.shared_megabytes = max(found.shared_megabytes, *(shared for _, shared in largest))
         found.digests.add(tuple(file_digest(path) for path in sorted(Path(folder, "model").iterdir())))
 
 
 @contextmanager
-def _watched() -> Iterator[list[float]]:
-    """Yield a list to which the peak memory of each worker, in megabytes, is added until the end of a block."""
-    found, ended = [0.0], Event()
+def _watched() -> Iterator[list[tuple[float, float]]]:
+    """Yield a list to which the memory of each worker, its own and shared, is added again and again in a block."""
+    found, ended = [(0.0, 0.0)], Event()
 
     def watch() -> None:
         while not ended.wait(_PAUSE):
@@ -152,22 +159,28 @@ def _watched() -> Iterator[list[float]]:
         thread.join()
 
 
-def _workers_megabytes() -> Iterator[float]:
+def _workers_megabytes() -> Iterator[tuple[float, float]]:
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ValueError):
-            if (folder / "cmdline").read_bytes().startswith(_TITLES):
-                [line] = [line for line in (folder / "status").read_text().splitlines() if line.startswith("VmHWM")]
-                yield int(line.split()[1]) * 1024 / 1e6
+        with suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(_TITLES) and (sizes := resident_bytes(folder.name)):
+                yield sizes[0] / 1e6, sizes[1] / 1e6
 
 
-_HEADER = ["seconds", "times one process", "memory of a worker, MB", "of the driver, MB", "the same model"]
+_HEADER = [
+    "seconds",
+    "times one process",
+    "a worker's own memory, MB",
+    "pages it shares, MB",
+    "memory of the driver, MB",
+    "the same model",
+]
 
 
 def _text(row: Json) -> list[str]:
     times = f"{row['times_alone']['median']:.2f}" if "times_alone" in row else "-"
-    worker = f"{row['worker_megabytes']:.0f}" if row["worker_megabytes"] else ""
+    worker = [f"{row[f'worker_{kind}_megabytes']:.0f}" if row["workers"] else "" for kind in ("own", "shared")]
     same = "yes" if row["same_model"] else "no"
-    return [_named(row), f"{row['seconds']:.1f}", times, worker, f"{row['peak_megabytes']:.0f}", same]
+    return [_named(row), f"{row['seconds']:.1f}", times, *worker, f"{row['peak_megabytes']:.0f}", same]
 
 
 def _named(row: Json) -> str:
@@ -185,7 +198,8 @@ def _caption(result: Json) -> str:
 
 def describe(result: Json) -> str:
     """Lay the rows out as a table, and the stages of each."""
-    shown = [_text(row) if "seconds" in row else [_named(row), row["error"], "", "", "", ""] for row in result["rows"]]
+    blank = [""] * (len(_HEADER) - 1)
+    shown = [_text(row) if "seconds" in row else [_named(row), row["error"], *blank] for row in result["rows"]]
     lines = [_caption(result), *aligned(["contestant", *_HEADER], shown)]
     for row in sound(result["rows"]):
         lines.append(f"{_named(row)}: {', '.join(f'{name} {each:.1f}' for name, each in row['stages'].items())}")
@@ -207,8 +221,10 @@ def plot(result: Json, path: Path) -> None:
         panels[0, 0].set_ylabel("seconds of the whole process")
         for name, own in _series(rows, names, "peak_megabytes").items():
             panels[0, 1].plot(own.sizes, own.seconds, "s--", label=name if name == ALONE else f"driver, {name}")
-        for name, own in _series([row for row in rows if row["workers"]], names[1:], "worker_megabytes").items():
-            panels[0, 1].plot(own.sizes, own.seconds, "o-", label=f"worker, {name}")
+        shared = [row for row in rows if row["workers"]]
+        for kind, what, style in (("own", "own pages of a worker", "o-"), ("shared", "pages that it shares", "^:")):
+            for name, own in _series(shared, names[1:], f"worker_{kind}_megabytes").items():
+                panels[0, 1].plot(own.sizes, own.seconds, style, label=f"{what}, {name}")
         counts = sorted({row["images"] for row in rows})
         panels[0, 1].set(xscale="log", ylabel="peak memory of a process, MB")
         panels[0, 1].set_ylim(0)

@@ -1,10 +1,8 @@
 """One size of the ridge on bits in a file: seconds and memory by stage."""
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
@@ -15,6 +13,7 @@ from ....kernels.ridge.form import KERNELS, plan_ridge
 from ....kernels.stopwatch import Stopwatch
 from ....kernels.training_kernel import TrainingKernel
 from ...contract import Cells
+from ...harness.machine import resident_bytes
 from ...harness.synthetic_bits import generate_into, generated_bits
 
 CLASSES, TEST_ROWS = 10, 1000
@@ -61,21 +60,10 @@ class _Memory:
             self._look()
 
     def _look(self) -> None:
-        stage, sizes = self._stage, _resident()
+        stage, sizes = self._stage, resident_bytes()
         if stage and sizes:
             for found, size in zip((self.own, self.of_files), sizes, strict=True):
-                found[stage] = max(found.get(stage, 0.0), size)
-
-
-def _resident() -> tuple[float, float] | None:
-    """Return the MiB of anonymous and of file pages that are resident; None where the system does not say."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    found = dict(re.findall(r"^(RssAnon|RssFile|RssShmem):\s+(\d+) kB", status.read_text(), re.MULTILINE))
-    if len(found) < 3:
-        return None
-    return int(found["RssAnon"]) / 1024, (int(found["RssFile"]) + int(found["RssShmem"])) / 1024
+                found[stage] = max(found.get(stage, 0.0), size / 2**20)
 
 
 def measure(n: int, m: int, projection: str, budget: int) -> Cells:
