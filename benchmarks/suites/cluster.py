@@ -216,7 +216,7 @@ def plot(result: Json, path: Path) -> None:
     """Draw seconds, and the memory of a worker and of the driver, over images."""
     rows = sound(result["rows"])
     names = list(dict.fromkeys(row["contestant"] for row in rows))
-    with figure(path, (12, 5), (1, 2)) as (_, panels):
+    with figure(path, (14, 5.5), (1, 2)) as (_, panels):
         draw_scaling(panels[0, 0], _series(rows, names, "seconds"), "a fit with its test")
         panels[0, 0].set_ylabel("seconds of the whole process")
         for name, own in _series(rows, names, "peak_megabytes").items():
