@@ -79,6 +79,28 @@ def test_they_are_the_means_of_the_layers_and_bits_do_not_depend_on_what_is_aske
     assert engine(images).shape == everything["features"].shape
 
 
+def test_of_maps_whose_channels_are_last(pixels):
+    images = np.pad(pixels[:2], ((0, 0), (0, 36), (0, 36), (0, 0)), "wrap")
+    backbone = open_backbone("swin_t", "random", 64)
+    layer, cut = "features.1.0", "features.1"
+    engine = assemble(export_backbone(backbone, cut, images, layers=[layer]), "fp32", "onnxruntime")
+    own = assemble(export_backbone(backbone, layer, images), "fp32", "onnxruntime")
+    means = own(images).reshape(2, -1, own.manifest.pooled).mean(axis=1, dtype="float64")
+    assert engine.manifest.pooled_layers == (96, 96)
+    assert _error(engine.pooled(images)[:, :96], means) < TOLERANCES["fp32"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_plans_are_built_ahead_of_time(staged_onnx, pixels, precision):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    backbone = open_backbone(staged_onnx)
+    exported = export_backbone(backbone, layers=layers_before(backbone))
+    table = calibrate(exported, pixels, "max") if precision == "int8" else None
+    engine = assemble(exported, precision, "tensorrt-rtx", table, target="sm89")
+    engine.build_plan()
+    assert engine.plan and engine.outputs == ("features", "bits", "pooled")
+
+
 def test_large_layers_are_left_out(data, staged_onnx):
     backbone = open_backbone(staged_onnx)
     *before, last = cut_candidates(backbone)
