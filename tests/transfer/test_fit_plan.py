@@ -134,7 +134,10 @@ def test_seconds_are_operations_over_rates(rates):
 
 
 def test_a_kernel_is_counted_with_the_arithmetic_that_it_takes(rates):
-    alone = {kind: plan_fit(Job(images=10_000, projection=kind, tested=False), rates).seconds for kind in KERNELS}
+    with pytest.raises(UsageError, match=r"'layers' needs an engine that pools layers \(--pool-layers\)"):
+        plan_fit(Job(images=10_000, projection="layers"), rates)
+    of_layers = replace(rates, layers=True)
+    alone = {kind: plan_fit(Job(images=10_000, projection=kind, tested=False), of_layers).seconds for kind in KERNELS}
     assert alone["bits+rbf"]["gram"] == pytest.approx(alone["none"]["gram"] + alone["rbf"]["gram"])
     assert alone["exact+rbf"]["gram"] == alone["bits+rbf"]["gram"]
     assert "gram" not in alone["pooled"]
@@ -144,8 +147,8 @@ def test_a_kernel_is_counted_with_the_arithmetic_that_it_takes(rates):
     assert {**alone["bits+rbf"], "compare": chosen.seconds["compare"]} == chosen.seconds
     # Few rows are solved with every kernel, and the best of the solutions is taken.
     job = Job(images=1000, tested=False)
-    few, several = (plan_fit(job, replace(rates, layers=layers)).seconds for layers in (False, True))
-    each = {kind: plan_fit(Job(images=1000, projection=kind, tested=False), rates).seconds["solve"] for kind in KERNELS}
+    few, several = (plan_fit(job, each).seconds for each in (rates, of_layers))
+    each = {kind: plan_fit(replace(job, projection=kind), of_layers).seconds["solve"] for kind in KERNELS}
     assert few["solve"] == pytest.approx(sum(each.values()) - each["exact+rbf"] - each["layers"])
     assert several["solve"] == pytest.approx(few["solve"] + each["layers"])
     assert "compare" not in few

@@ -1,6 +1,7 @@
 """Classifiers on the channel means of several layers."""
 
 import numpy as np
+import onnx
 import pytest
 
 from aurevoir import OpticalClassifier, build_engine, load
@@ -45,7 +46,7 @@ def test_a_saved_classifier_and_its_graph_say_the_same(engine, images, kind, tmp
     np.testing.assert_allclose(whole.classify(pixels).scores, scores, atol=1e-3 * np.abs(scores).max())
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_the_graph_on_other_runtimes(engine, images, runtime):
     pixels, labels = images
     fitted = OpticalClassifier(engine=engine, projection="layers").fit(pixels, labels)
@@ -101,6 +102,16 @@ def test_what_follows_a_fit(engine, images):
     assert (len(before), len(fitted.training_)) == (40, 60)
     again = OpticalClassifier(engine=engine, projection="layers").fit(pixels, labels)
     np.testing.assert_allclose(fitted.scores(pixels), again.scores(pixels), atol=1e-6)
+
+
+def test_a_graph_that_computes_other_means_is_refused(engine, images):
+    fitted = OpticalClassifier(engine=engine, projection="layers").fit(*images)
+    graph = onnx.load_from_string(engine.graph)
+    mean = next(node for node in graph.graph.node if node.name == "pooled/0/mean")
+    mean.op_type = "Div"
+    fitted.engine_ = Engine(engine.manifest, graph.SerializeToString())
+    with pytest.raises(AurevoirError, match=r"does not compute the means of 64 channels .*; build it again"):
+        fitted.to_engine(smoke=False)
 
 
 def test_a_model_with_an_engine_of_other_layers_is_refused(engine, staged_onnx, images, tmp_path):
