@@ -67,8 +67,10 @@ def precisions() -> tuple[Precision, ...]:
     return tuple(ours for theirs, ours in names.items() if theirs in capabilities and not (limited and ours == "bf16"))
 
 
+@cache
 def devices() -> tuple[str, ...]:
     """Return OpenVINO's devices on this machine, in lower case."""
+    # It loads and unloads the plugin of a device that is not there, which glibc 2.36 may not survive beside threads.
     return tuple(name.lower() for name in _core().available_devices)
 
 
