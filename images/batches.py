@@ -23,6 +23,8 @@ from .remote import REQUESTS, is_remote
 T = TypeVar("T")
 Batch = tuple[np.ndarray, np.ndarray]
 """Image indices, int64 of shape (b,), and pixels, uint8 of shape (b, height, width, channels)."""
+File = tuple[str, str | None]
+"""A file's path, and why it cannot be read, or None."""
 
 
 @dataclass
@@ -96,7 +98,8 @@ LONGEST_BATCH = 1024
 class ImageStream:
     """Image files of any number as batches of pixels: paths are read as they are needed, and nothing is kept.
 
-    A batch ends with so many readable images, or with `LONGEST_BATCH` files: then it may be short, or empty.
+    A batch ends with so many readable images, or with `LONGEST_BATCH` files: then it may be short, or empty. Whoever
+    is done with batches says so by `finish`, and `take` then has their files; batches after them may have been read.
 
     Parameters
     ----------
@@ -110,7 +113,8 @@ class ImageStream:
     resize: Resize = "stretch"
     workers: int | None = None
     channels: int = 3
-    _files: list[tuple[str, str | None]] = field(default_factory=list, init=False, repr=False)
+    _read: deque[list[File]] = field(default_factory=deque, init=False, repr=False)
+    _finished: list[File] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_channels(self.channels)
@@ -126,7 +130,7 @@ class ImageStream:
     def gathered(
         self, found: Iterable[tuple[Path | str, T | UnreadableImageError]], batch_size: int
     ) -> Iterator[list[tuple[int, T]]]:
-        """Yield by batches the index of each readable file, and what was made of it; `take` then has the files.
+        """Yield by batches the index of each readable file, and what was made of it.
 
         Parameters
         ----------
@@ -135,26 +139,32 @@ class ImageStream:
         batch_size : int
         """
         kept: list[tuple[int, T]] = []
-        files, end = 0, 0
+        files: list[File] = []
         for index, (path, made) in enumerate(found):
-            files = index + 1
             if isinstance(made, UnreadableImageError):
-                self._files.append((str(path), str(made) or "cannot be read"))
+                files.append((str(path), str(made) or "cannot be read"))
             else:
-                self._files.append((str(path), None))
+                files.append((str(path), None))
                 kept.append((index, made))
-            if len(kept) == batch_size or files - end == LONGEST_BATCH:
+            if len(kept) == batch_size or len(files) == LONGEST_BATCH:
+                self._read.append(files)
                 yield kept
-                kept, end = [], files
-        if files > end:
+                kept, files = [], []
+        if files:
+            self._read.append(files)
             yield kept
 
     def _stacked(self, kept: list[tuple[int, np.ndarray]]) -> Batch:
         return _stack(kept) if kept else (np.empty(0, "int64"), np.empty((0, *self.size, self.channels), "uint8"))
 
-    def take(self) -> list[tuple[str, str | None]]:
-        """Return the files of the batches since the last call: the path of each, and why it cannot be read, or None."""
-        taken, self._files = self._files, []
+    def finish(self, batches: int = 1) -> None:
+        """Note that the next so many batches are done with."""
+        for _ in range(batches):
+            self._finished += self._read.popleft()
+
+    def take(self) -> list[File]:
+        """Return the files of the batches finished since the last call."""
+        taken, self._finished = self._finished, []
         return taken
 
 

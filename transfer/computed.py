@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from ..engine.engine import Engine
-from ..images.batches import Images
+from ..images.batches import Images, ImageStream
 from ..kernels.stopwatch import Stopwatch
 
 Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
@@ -15,11 +15,11 @@ Outputs = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def computed(
-    engine: Engine, images: Images, outputs: Sequence[str], watch: Stopwatch
+    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], watch: Stopwatch
 ) -> Generator[Outputs, None, None]:
     """Yield indices and outputs batch by batch, in order, of as many calls at once as the engine gains from."""
     batches = watch.waiting("decode", images.batches(engine.batch_size))
-    run = runner(engine, outputs)
+    run = _runner(engine, outputs)
     if (calls := engine.calls_at_once) == 1:
         for indices, pixels in batches:
             with watch("engine"):
@@ -42,7 +42,7 @@ def computed(
             yield finished()
 
 
-def runner(engine: Engine, outputs: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def _runner(engine: Engine, outputs: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Return what computes outputs of a batch, which may be empty."""
     types = {name: engine.output_types[name] for name in engine.checked_outputs(outputs)}
     empty = {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in types.items()}

@@ -13,7 +13,7 @@ from ..images.batches import Images, ImageStream
 from ..kernels.memory import Budget
 from ..kernels.stopwatch import Stopwatch
 from .clustered import computed_on, streamed_on
-from .computed import Outputs, computed, runner
+from .computed import Outputs, computed
 from .kept_bits import KeptBits
 from .rows import Rows
 
@@ -114,9 +114,13 @@ def embed(
 
 
 def _computed(
-    engine: Engine, images: Images, outputs: Sequence[str], watch: Stopwatch, cluster: Cluster | None
+    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], watch: Stopwatch, cluster: Cluster | None
 ) -> Generator[Outputs, None, None]:
-    if cluster is None or not len(images):
+    if cluster is None:
+        return computed(engine, images, outputs, watch)
+    if isinstance(images, ImageStream):
+        return streamed_on(cluster, engine, images, outputs)
+    if not len(images):
         return computed(engine, images, outputs, watch)
     return computed_on(cluster, engine, images, outputs, watch)
 
@@ -147,35 +151,21 @@ def embed_blocks(
         As `embed` returns them; of no image for a batch of a stream in which none is readable.
     """
     held: list[Outputs] = []
-    with closing(_one_by_one(engine, images, outputs, cluster)) as batches:
+
+    def block() -> Outputs:
+        if isinstance(images, ImageStream):
+            images.finish(len(held))
+        indices = np.concatenate([each for each, _ in held])
+        return indices, {name: np.concatenate([values[name] for _, values in held]) for name in held[0][1]}
+
+    with closing(_computed(engine, images, outputs, Stopwatch(), cluster)) as batches:
         for indices, values in batches:
             held.append((indices, values))
             if len(indices) < engine.batch_size or sum(len(each) for each, _ in held) >= rows:
-                yield _joined(held)
-                held = []
+                yield block()
+                held.clear()
     if held:
-        yield _joined(held)
-
-
-def _one_by_one(
-    engine: Engine, images: Images | ImageStream, outputs: Sequence[str], cluster: Cluster | None
-) -> Generator[Outputs, None, None]:
-    if cluster is not None:
-        yield from (
-            streamed_on(cluster, engine, images, outputs)
-            if isinstance(images, ImageStream)
-            else _computed(engine, images, outputs, Stopwatch(), cluster)
-        )
-        return
-    run = runner(engine, outputs)
-    # One call after another: whoever reads a block asks the images what became of the files so far.
-    for indices, pixels in images.batches(engine.batch_size):
-        yield indices, run(pixels)
-
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    indices = np.concatenate([each for each, _ in parts])
-    return indices, {name: np.concatenate([values[name] for _, values in parts]) for name in parts[0][1]}
+        yield block()
 
 
 def embed_bits(

@@ -345,6 +345,8 @@ def test_a_stream_has_the_batches_of_a_list_and_says_what_became_of_each_file(fi
     for (indices, pixels), (same, there) in zip(images.batches(4), stream.batches(4), strict=True):
         np.testing.assert_array_equal(indices, same)
         np.testing.assert_array_equal(pixels, there)
+        assert stream.take() == []
+        stream.finish()
         taken.append(stream.take())
         assert taken[-1][-1][0] == str(paths[indices[-1]]) or len(indices) < 4
     assert [path for part in taken for path, _ in part] == [str(path) for path in paths]
@@ -358,10 +360,26 @@ def test_a_stream_of_files_that_cannot_be_read_has_short_and_empty_batches(files
     found = []
     for indices, pixels in stream.batches(2):
         found.append(indices.tolist())
+        stream.finish()
         taken.append(len(stream.take()))
         assert pixels.shape == (len(indices), *SIZE, 3)
         assert (pixels.dtype, indices.dtype) == (np.uint8, np.int64)
     assert (found, taken) == ([[0], [], [8], [12, 13]], [4, 4, 4, 2])
+
+
+def test_files_of_batches_that_were_read_ahead_are_taken_when_these_are_done_with(files):
+    paths = files(11, bad=(3, 10))
+    stream = ImageStream(paths, SIZE)
+    batches = stream.batches(3)
+    for _ in range(3):
+        next(batches)
+    stream.finish(2)
+    assert [(path, error is None) for path, error in stream.take()] == [
+        (str(path), number != 3) for number, path in enumerate(paths[:7])
+    ]
+    assert len(list(batches)) == 1
+    stream.finish(2)
+    assert [path for path, _ in stream.take()] == list(map(str, paths[7:]))
 
 
 def test_a_stream_of_nothing_has_no_batch():

@@ -41,6 +41,9 @@ def processor(request, monkeypatch):
 @example(seed=0, n=4, k=1024)
 @example(seed=0, n=4, k=1025)
 @example(seed=0, n=4, k=2049)
+@example(seed=0, n=4, k=2111)
+@example(seed=0, n=4, k=2112)
+@example(seed=0, n=4, k=4097)
 @example(seed=0, n=64, k=64)
 @example(seed=0, n=67, k=2200)
 @example(seed=0, n=131, k=63)
@@ -86,6 +89,16 @@ def test_overlap_of_two_sets_of_rows_is_the_integer_product(seed, n, others, m, 
     left, right = ones_and_zeros(seed, n, m).astype("int64"), ones_and_zeros(seed + 1, others, m).astype("int64")
     packed = [np.packbits(ones.astype("uint8"), axis=1) for ones in (left, right)]
     np.testing.assert_array_equal(overlap(*packed, budget=budget), left @ right.T)
+
+
+@pytest.mark.parametrize("width", [31, 32, 33, 63, 64, 65, 95, 96, 127, 980, 2048, 2049, 2079, 2080, 2111, 2112, 4159])
+def test_overlap_of_wide_rows_is_the_integer_product(width):
+    data = np.random.default_rng(width).integers(0, 256, size=(70, 2 * width), dtype="uint8")
+    ones = np.unpackbits(data[:, :width], axis=1).astype("float64")
+    # Rows whose bytes are among those of others.
+    for bits in (data[:, :width], np.ascontiguousarray(data[:, :width])):
+        np.testing.assert_array_equal(overlap(bits), ones @ ones.T)
+        np.testing.assert_array_equal(overlap(bits[:3], bits), ones[:3] @ ones.T)
 
 
 def test_overlap_counts_exactly_where_every_bit_is_one():

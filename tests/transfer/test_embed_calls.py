@@ -68,7 +68,7 @@ def test_one_call_after_another_is_made_by_the_thread_that_asks():
     assert engine.threads == {threading.get_ident()}
 
 
-def test_a_block_comes_before_the_images_after_it_are_read():
+def test_a_block_comes_while_at_most_the_other_calls_compute_the_images_after_it():
     read, images = [], ImageArray(PIXELS)
 
     class Images:
@@ -77,12 +77,15 @@ def test_a_block_comes_before_the_images_after_it_are_read():
                 read.extend(indices.tolist())
                 yield indices, pixels
 
-    found = []
-    for indices, values in embed_blocks(_Engine(2), Images(), ("bits",), 8):
-        assert read[-1] == indices[-1]
-        found.append(values["bits"])
-    assert list(map(len, found)) == [8, 8, 6]
-    np.testing.assert_array_equal(np.concatenate(found), _expected())
+    for calls in (1, 2, 3):
+        read.clear()
+        engine, found = _Engine(calls, waits=True), []
+        for indices, values in embed_blocks(engine, Images(), ("bits",), 8):
+            assert read[-1] <= indices[-1] + (calls - 1) * engine.batch_size
+            found.append(values["bits"])
+        assert engine.most == calls
+        assert list(map(len, found)) == [8, 8, 6]
+        np.testing.assert_array_equal(np.concatenate(found), _expected())
 
 
 @pytest.mark.parametrize("calls", [1, 2])

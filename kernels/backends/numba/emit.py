@@ -53,3 +53,18 @@ def loop(
     builder.cbranch(builder.icmp_signed("<", following, count), head, done)
     builder.position_at_end(done)
     return results
+
+
+def when(builder: Any, condition: Any, starts: list[Any], body: Callable[[], list[Any]]) -> list[Any]:
+    """Emit `body` under a condition; return its values, or where it does not hold `starts`."""
+    before, then, done = builder.block, builder.append_basic_block("then"), builder.append_basic_block("done")
+    builder.cbranch(condition, then, done)
+    builder.position_at_end(then)
+    results, end = body(), builder.block
+    builder.branch(done)
+    builder.position_at_end(done)
+    merged = [builder.phi(start.type) for start in starts]
+    for phi, start, result in zip(merged, starts, results, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, end)
+    return merged

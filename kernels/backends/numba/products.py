@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from ....errors import UsageError
 from .compiled import compiled
-from .emit import I8, I32, I64, constant, load, loop, offset, store, zeros
+from .emit import I8, I32, I64, constant, load, loop, offset, store, when, zeros
 from .features import numba_features
 
 _FEATURES = numba_features()
@@ -32,33 +32,53 @@ def _emit_tile(
 ) -> None:
     """Emit the 4 x 4 sums over two sets of four rows, written as int32.
 
-    The arguments are the addresses of the rows, their length in bytes and the output address; ``prepare``
-    transforms the values of the second four rows, and ``add(sum, own, others)`` is one step.
+    The arguments are the addresses of the rows, their length in bytes, that of whole vectors, the address of a mask of
+    what is left and the output address; ``prepare`` transforms the values of the second four rows, and
+    ``add(sum, own, others)`` is one step.
     """
-    *rows, length, out = arguments
+    *rows, length, whole, mask, out = arguments
     total = builder.module.declare_intrinsic(
         f"llvm.vector.reduce.add.v{vector.count}{vector.element}", (), ir.FunctionType(vector.element, [vector])
     )
 
-    def body(index: Any, found: list[Any]) -> list[Any]:
+    def step(index: Any, found: list[Any], kept: Callable[[Any], Any]) -> list[Any]:
         values = [load(builder, builder.add(row, index), vector) for row in rows]
         others = [prepare(each) for each in values[_SIDE:]]
-        pairs = [(own, other) for own in values[:_SIDE] for other in others]
+        pairs = [(own, other) for own in map(kept, values[:_SIDE]) for other in others]
         return [add(sum_, *pair) for sum_, pair in zip(found, pairs, strict=True)]
 
-    found = loop(builder, length, _BYTES, [zeros(vector)] * _SIDE**2, body)
+    def rest() -> list[Any]:
+        left = load(builder, mask, vector)
+        return step(builder.sub(length, constant(_BYTES)), found, lambda values: builder.and_(values, left))
+
+    found = loop(
+        builder, whole, _BYTES, [zeros(vector)] * _SIDE**2, lambda index, sums: step(index, sums, lambda values: values)
+    )
+    found = when(builder, builder.icmp_signed("<", whole, length), found, rest)
     for index, value in enumerate(found):
         sum_ = builder.call(total, [value])
         sum_ = sum_ if vector.element == I32 else builder.trunc(sum_, I32)
         store(builder, sum_, offset(builder, out, constant(index), 4))
 
 
-_TILE_SIGNATURE = types.void(*[types.intp] * 10)
+_TILE_SIGNATURE = types.void(*[types.intp] * 12)
 
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _dot_products(
-    typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
+    typing_context: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    d: Any,
+    e: Any,
+    f: Any,
+    g: Any,
+    h: Any,
+    length: Any,
+    whole: Any,
+    mask: Any,
+    sums: Any,
 ) -> Any:
     """Multiply uint8 rows a to d by rows e to h minus 128."""
 
@@ -85,7 +105,19 @@ def _dot_products(
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _shared_counts(
-    typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
+    typing_context: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    d: Any,
+    e: Any,
+    f: Any,
+    g: Any,
+    h: Any,
+    length: Any,
+    whole: Any,
+    mask: Any,
+    sums: Any,
 ) -> Any:
     """Count the ones that rows a to d share with rows e to h."""
 
@@ -107,13 +139,17 @@ def _shared_counts(
 
 
 @compiled(parallel=True)
-def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
+def _add_products(
+    bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, mask: np.ndarray, products: np.ndarray
+) -> None:
     (n, k), others = left.shape, len(right)
     for tile in prange(len(tiles)):
         top, side = tiles[tile, 0] * _TILE, tiles[tile, 1] * _TILE
-        sums = np.empty((_SIDE, _SIDE), np.int32)
-        for start in range(0, k, _CHUNK):
-            length = min(_CHUNK, k - start)
+        sums, left_over = np.empty((_SIDE, _SIDE), np.int32), mask.ctypes.data
+        end = k - k % _BYTES
+        for start in range(0, end, _CHUNK):
+            whole = min(_CHUNK, end - start)
+            length = k - start if start + whole == end else whole
             rows, columns = left.ctypes.data + start, right.ctypes.data + start
             for row in range(top, min(top + _TILE, n), _SIDE):
                 a, b, c, d = row, min(row + 1, n - 1), min(row + 2, n - 1), min(row + 3, n - 1)
@@ -122,10 +158,11 @@ def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.nda
                     last = others - 1
                     e, f, g, h = column, min(column + 1, last), min(column + 2, last), min(column + 3, last)
                     e, f, g, h = columns + k * e, columns + k * f, columns + k * g, columns + k * h
+                    at = sums.ctypes.data
                     if bits:
-                        _shared_counts(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
+                        _shared_counts(a, b, c, d, e, f, g, h, length, whole, left_over, at)  # type: ignore[call-arg]
                     else:
-                        _dot_products(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
+                        _dot_products(a, b, c, d, e, f, g, h, length, whole, left_over, at)  # type: ignore[call-arg]
                     for i in range(min(_SIDE, n - row)):
                         for j in range(min(_SIDE, others - column)):
                             products[row + i, column + j] += sums[i, j]
@@ -144,13 +181,10 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
     # Of one tile NumPy's array is in C order, of several in Fortran's: two types, which would both be compiled.
     tiles = np.ascontiguousarray(np.argwhere(pairs))
     products = np.zeros((len(left), len(others)), dtype="int64")
-    whole = k - k % _BYTES
-    if whole:
-        _add_products(
-            bits, np.ascontiguousarray(left[:, :whole]), np.ascontiguousarray(others[:, :whole]), tiles, products
-        )
-    if whole < k:
-        _add_products(bits, _padded(left[:, whole:]), _padded(others[:, whole:]), tiles, products)
+    first, second = (np.ascontiguousarray(side if k >= _BYTES else _padded(side)) for side in (left, others))
+    # What is left of a row after whole vectors is multiplied as the end of its last vector.
+    mask = np.where(np.arange(_BYTES) < _BYTES - k % _BYTES, 0, 255).astype("uint8")
+    _add_products(bits, first, second, tiles, mask, products)
     if right is None:
         for top, side in tiles * _TILE:
             part = products[top : top + _TILE, side : side + _TILE]
@@ -160,8 +194,8 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
 
 
 def _padded(data: np.ndarray) -> np.ndarray:
-    """Return columns zero-padded to one vector per row, row by row: np.pad keeps columns first."""
-    return np.ascontiguousarray(np.pad(data, ((0, 0), (0, _BYTES - data.shape[1]))))
+    """Return rows zero-padded to one vector."""
+    return np.pad(data, ((0, 0), (0, _BYTES - data.shape[1])))
 
 
 def shared_ones(bits: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
