@@ -353,8 +353,13 @@ def _choice(choice: "CutChoice | None") -> dict[str, Any]:
 
     if choice is None:
         return {}
-    scores = [asdict(score) for score in choice.scores]
-    return {"cut_scores": scores, "cut_reason": choice.reason, "cut_lines": choice.lines(), "cut_images": choice.images}
+    return {
+        "cut_scores": [{"name": score.name, **asdict(score)} for score in choice.scores],
+        "cut_layers": choice.layers,
+        "cut_reason": choice.reason,
+        "cut_lines": choice.lines(),
+        "cut_images": choice.images,
+    }
 
 
 def _check_work(args: argparse.Namespace) -> None:

@@ -350,9 +350,9 @@ def _scored(what: str, score: float | None, chosen: bool, *more: Element) -> Ele
 def _cuts(result: dict[str, Any]) -> Element:
     rows = [
         _scored(
-            name(each["cut"]),
+            name(each["name"]),
             each["loo_accuracy"],
-            each["cut"] == result["cut"],
+            (each["cut"], each["layers"]) == (result["cut"], result["cut_layers"]),
             cell(f"{100 * each['behind']:.1f} ± {100 * each['standard_error']:.1f}", "number"),
             cell(f"{each['macs'] / 1e9:.3f}", "number"),
             cell(each["projection"]),

@@ -264,8 +264,14 @@ class EngineBuilder:
             "cache": self._cache,
         }
 
-    def at_cuts(self, cuts: Sequence[str]) -> "list[EngineBuilder]":
+    def at_cuts(self, cuts: Sequence[str], pool_layers: Sequence[bool] | None = None) -> "list[EngineBuilder]":
         """Return a builder of each of several cuts, from one export, which are calibrated at the last, the deepest.
+
+        Parameters
+        ----------
+        cuts : sequence of str
+        pool_layers : sequence of bool, optional
+            Whether each pools earlier layers; by default what the network says.
 
         Raises
         ------
@@ -276,15 +282,17 @@ class EngineBuilder:
             raise UsageError(
                 "a calibration table is of one cut, and several are to be calibrated; give images as calibration"
             )
-        networks = [replace(self.network, cut=cut) for cut in cuts]
+        pools = pool_layers or [self.network.pool_layers] * len(cuts)
+        networks = [replace(self.network, cut=cut, pool_layers=each) for cut, each in zip(cuts, pools, strict=True)]
         found = [EngineBuilder(network, self.calibration, **self._options()) for network in networks]
+        for each in found:
+            each.backbone, each._images, each._deepest, each._given_graph = self.backbone, self._images, found[-1], True
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            layers = [self._layers(cut) for cut in cuts]
+            layers = [each.layers for each in found]
             exported = export_cuts(self.backbone, cuts, pixels, *preprocessing, layers)
         for each, graph in zip(found, exported, strict=True):
-            each.backbone, each.exported, each._images, each._deepest = self.backbone, graph, self._images, found[-1]
-            each._given_graph = True
+            each.exported = graph
             if "sample" in self.__dict__:
                 each.sample, each._sampled = self.sample, self._sampled
         return found
@@ -345,7 +353,7 @@ class EngineBuilder:
         key = self._graph_key()
         pixels, preprocessing = self._export_arguments()
         with self._stages("build"):
-            layers = self._layers(self.network.cut)
+            layers = self.layers
             if self.network.pool_layers and not layers:
                 raise UsageError(
                     f"{self.backbone.name} has no layer before {self.backbone.resolve(self.network.cut)!r} to pool, of "
@@ -357,9 +365,10 @@ class EngineBuilder:
             self._cache.put("graph", key, pack_graph(made))
         return made
 
-    def _layers(self, cut: str | None) -> list[str]:
-        """Return the earlier cuts that are pooled with a cut; the first of several cuts has none."""
-        return layers_before(self.backbone, cut) if self.network.pool_layers else []
+    @property
+    def layers(self) -> list[str]:
+        """The earlier cuts whose channel means are pooled too; the first of several cuts has none."""
+        return layers_before(self.backbone, self.network.cut) if self.network.pool_layers else []
 
     @cached_property
     def _kept_graph(self) -> Exported | None:

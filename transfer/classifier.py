@@ -44,7 +44,7 @@ from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
 from .clustered_rows import sharing
 from .copies import Compared, find_copies, find_shared, reduced
-from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_kernels, choosing_search
+from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_search
 from .embed import Pace, embed, embed_blocks
 from .evaluate import evaluate
 from .inputs import (
@@ -738,10 +738,14 @@ class Classifier:
         decoded: DecodedImages,
     ) -> Chosen:
         weights = weights * self._class_weights(labels)
-        kernels = choosing_kernels(self.projection)
 
         def solve(
-            bits: np.ndarray, m: int, pooled: np.ndarray, layers: tuple[int, ...], rows: np.ndarray
+            bits: np.ndarray,
+            m: int,
+            pooled: np.ndarray,
+            layers: tuple[int, ...],
+            rows: np.ndarray,
+            kernels: Sequence[str],
         ) -> tuple[str, RidgePath]:
             training = Training(bits, labels[rows], weights[rows], pooled)
             search = choosing_search(len(rows), self.alpha_search)
@@ -757,6 +761,7 @@ class Classifier:
             labels,
             weights,
             solve,
+            projection=self.projection,
             seed=self._seed,
             budget=self.memory_budget,
             watch=watch,

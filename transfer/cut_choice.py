@@ -1,4 +1,7 @@
-"""Choose the cut of a network by leave-one-out on the training images, from one inference of each."""
+"""Choose the cut of a network by leave-one-out on the training images, from one inference of each.
+
+For the projection ``auto`` the deepest cut is a candidate twice: by itself, and with the means of layers before it.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +13,7 @@ import numpy as np
 from ..engine.backbones.base import Cut
 from ..engine.build import EngineBuilder
 from ..engine.child import lasting_child
-from ..engine.cut_candidates import cut_candidates
+from ..engine.cut_candidates import cut_candidates, layers_before
 from ..engine.engine import Engine
 from ..engine.multi_cut import JoinedCuts, draft_cuts
 from ..engine.spec import EngineSpec
@@ -43,8 +46,22 @@ Embedded = tuple[np.ndarray, dict[str, np.ndarray]]
 """Indices of the readable images, and what was computed of them, by output."""
 Solved = tuple[str, RidgePath]
 """The kernel and its ridge."""
-Solve = Callable[[np.ndarray, int, np.ndarray, tuple[int, ...], np.ndarray], Solved]
-"""Solves the ridge of the bits, number of features, channel means and their layers of some images, given by index."""
+Solve = Callable[[np.ndarray, int, np.ndarray, tuple[int, ...], np.ndarray, Sequence[str]], Solved]
+"""Solves the ridge of the bits, number of features, channel means and their layers of some images, given by index, with
+the best of some kernels."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cut, and the earlier ones whose channel means are pooled too."""
+
+    cut: Cut
+    layers: tuple[Cut, ...] = ()
+
+    @property
+    def cost(self) -> int:
+        """Multiply-accumulates, and the additions of the earlier means."""
+        return self.cut.macs + sum(layer.features for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,8 @@ class CutScore:
         The kernel that scored it.
     behind, standard_error : float
         How much lower it is than that of the best cut, and the standard error of this difference over the images.
+    layers : int
+        The earlier layers whose channel means are pooled too.
     """
 
     cut: str
@@ -71,6 +90,13 @@ class CutScore:
     projection: str
     behind: float
     standard_error: float
+    layers: int = 0
+
+    @property
+    def name(self) -> str:
+        """The cut, and how many layers are pooled with it."""
+        also = f" with the means of {self.layers} earlier layer{'s' if self.layers > 1 else ''}"
+        return self.cut + (also if self.layers else "")
 
 
 @dataclass(frozen=True)
@@ -80,34 +106,37 @@ class CutChoice:
     Attributes
     ----------
     scores : tuple of CutScore
-        Of the cuts that were compared, the shallowest first.
+        Of the cuts that were compared, the cheapest first.
     chosen : str
     images, of : int
         How many of the training images they were compared on.
+    layers : int
+        The earlier layers whose channel means are pooled too.
     """
 
     scores: tuple[CutScore, ...]
     chosen: str
     images: int
     of: int
+    layers: int = 0
 
     @property
     def reason(self) -> str:
         """Why the cut was chosen, in one sentence."""
-        found = {score.cut: score for score in self.scores}
-        best = min(self.scores, key=lambda score: (score.behind, score.macs))
-        taken, deepest = found[self.chosen], self.scores[-1]
+        best = min(self.scores, key=lambda score: (score.behind, score.macs, score.layers))
+        taken = next(score for score in self.scores if (score.cut, score.layers) == (self.chosen, self.layers))
+        deepest = self.scores[-1]
         cost = f"{taken.macs / max(1, deepest.macs):.0%} of the multiply-accumulates of {deepest.cut}"
         if taken is best:
             return (
-                f"cut {taken.cut}: the highest leave-one-out accuracy, and no cheaper cut within {_WITHIN}, at {cost}"
+                f"cut {taken.name}: the highest leave-one-out accuracy, and no cheaper cut within {_WITHIN}, at {cost}"
             )
-        return f"cut {taken.cut}: within {_WITHIN} of {best.cut}, which scored highest, at {cost}"
+        return f"cut {taken.name}: within {_WITHIN} of {best.name}, which scored highest, at {cost}"
 
     def lines(self) -> list[str]:
         """Describe what each cut scored, a line each."""
         return [
-            f"{score.cut}: leave-one-out {score.loo_accuracy:.4f} with {score.projection}, {100 * score.behind:.1f} "
+            f"{score.name}: leave-one-out {score.loo_accuracy:.4f} with {score.projection}, {100 * score.behind:.1f} "
             f"points below the best (standard error {100 * score.standard_error:.1f}), {score.macs / 1e9:.3f} GMACs"
             for score in self.scores
         ]
@@ -115,14 +144,14 @@ class CutChoice:
 
 @dataclass(frozen=True)
 class CutValues:
-    """Bits and channel means of images at several cuts.
+    """Bits and channel means of images of several candidates.
 
     Attributes
     ----------
     indices : int64 array of shape (n,)
         Of the readable images.
     bits, pooled : list of arrays of shape (n, ...)
-        Of each cut.
+        Of each candidate.
     """
 
     indices: np.ndarray
@@ -136,9 +165,11 @@ def embed_cuts(
     """Run images through several cuts at once."""
     kept = None if work is None else KeptBits(work, "cuts", joined.engine, images, OUTPUTS)
     indices, values = embed(joined.engine, images, OUTPUTS, watch, kept)
+    # Candidates of one cut have one array of bits.
+    bits = {which.start: np.ascontiguousarray(values["bits"][:, which]) for which in joined.bits}
     return CutValues(
         indices,
-        [np.ascontiguousarray(values["bits"][:, which]) for which in joined.bits],
+        [bits[which.start] for which in joined.bits],
         [np.ascontiguousarray(values["pooled"][:, which]) for which in joined.pooled],
     )
 
@@ -160,13 +191,13 @@ def sample_size(cuts: Sequence[Cut], budget: Budget = None) -> int:
     return max(2, min(SAMPLE, memory_budget(budget) // _SHARE // each))
 
 
-def choosing_kernels(projection: str) -> tuple[str, ...]:
-    """Return the kernels whose better one scores a cut: for ``auto`` bits and pooled features, which decide its choice.
+def choosing_kernels(projection: str, layers: bool = False) -> tuple[str, ...]:
+    """Return the kernels whose best one scores a cut: for ``auto`` bits and pooled features, which decide its choice.
 
-    For a random projection it is the exact kernel, its limit.
+    With `layers` also the kernel of those of several layers. For a random projection it is the exact kernel, its limit.
     """
     if projection == "auto":
-        return ("none", "rbf")
+        return ("none", "rbf", "layers") if layers else ("none", "rbf")
     return (projection,) if projection in ("none", "exact", *POOLED) else ("exact",)
 
 
@@ -245,6 +276,33 @@ class Chosen:
         return known, {name: values[name] for name in outputs}
 
 
+def candidate_builders(builder: EngineBuilder, cuts: Sequence[Cut], projection: str) -> list[EngineBuilder]:
+    """Return a builder of each cut, and for ``auto`` one of the last with the means of earlier layers.
+
+    Of a network that is to pool layers, all do.
+    """
+    names = [cut.name for cut in cuts]
+    if projection == "auto" and not builder.network.pool_layers and layers_before(builder.backbone, names[-1]):
+        return builder.at_cuts([*names, names[-1]], [*([False] * len(names)), True])
+    return builder.at_cuts(names)
+
+
+def candidates_of(builders: Sequence[EngineBuilder]) -> list[Candidate]:
+    """Return the candidates that builders are of."""
+    known = {cut.name: cut for cut in builders[0].backbone.cuts()}
+    return [Candidate(known[str(each.network.cut)], tuple(known[cut] for cut in each.layers)) for each in builders]
+
+
+def draft_candidates(builders: Sequence[EngineBuilder], cuts: Sequence[Cut], spec: EngineSpec) -> JoinedCuts:
+    """Return one engine of all candidates, which computes what two of the last cut have in common once."""
+    joined = draft_cuts([*builders[: len(cuts) - 1], builders[-1]], spec)[1]
+    if len(builders) == len(cuts):
+        return joined
+    bits, (*earlier, means), (*before, layers) = joined.bits, joined.pooled, joined.layers
+    own = slice(means.stop - layers[-1], means.stop)
+    return replace(joined, bits=[*bits, bits[-1]], pooled=[*earlier, own, means], layers=[*before, (), layers])
+
+
 @lasting_child()
 def choose_cut(
     builder: EngineBuilder,
@@ -254,6 +312,7 @@ def choose_cut(
     weights: np.ndarray,
     solve: Solve,
     *,
+    projection: str = "auto",
     seed: int = 0,
     budget: Budget = None,
     watch: Stopwatch | None = None,
@@ -273,6 +332,8 @@ def choose_cut(
     weights : float64 array of shape (n,)
     solve : callable
         Solves the ridge of some of the images at one cut.
+    projection : str
+        That of the classifier; see `choosing_kernels` and `candidate_builders`.
     seed : int
         Of the sample.
     budget : int, str or None
@@ -292,9 +353,10 @@ def choose_cut(
     """
     cuts = cut_candidates(builder.backbone)
     builder.decode_ahead(spec)
-    builders = builder.at_cuts([cut.name for cut in cuts])
+    builders = candidate_builders(builder, cuts, projection)
+    candidates = candidates_of(builders)
     plain = replace(spec, min_sign_agreement=None, prefer_faster=False, measure=False)
-    joined = draft_cuts(builders, plain)[1]
+    joined = draft_candidates(builders, cuts, plain)
     which = stratified_sample(labels, sample_size(cuts, budget), seed)
     sample = inputs[which] if isinstance(inputs, np.ndarray) else [inputs[index] for index in which]
     made = joined.engine.manifest
@@ -306,13 +368,16 @@ def choose_cut(
     rows = rows[counted]
     if not len(rows):
         # What is wrong with the images, whoever embeds them all says.
-        return Chosen(CutChoice((), cuts[-1].name, len(rows), len(labels)), builders[-1], None)
-    solved = [
-        solve(bits[counted], cut.features, pooled[counted], layers, rows)
-        for cut, bits, pooled, layers in zip(cuts, values.bits, values.pooled, joined.layers, strict=True)
-    ]
-    chosen, scores = scored(cuts, solved, labels[rows], weights[rows])
-    choice = CutChoice(scores, cuts[chosen].name, len(rows), len(labels))
+        return Chosen(CutChoice((), cuts[-1].name, len(rows), len(labels)), builders[len(cuts) - 1], None)
+
+    def solve_counted(candidate: Candidate, index: int, kernels: Sequence[str]) -> Solved:
+        bits, pooled = values.bits[index][counted], values.pooled[index][counted]
+        return solve(bits, candidate.cut.features, pooled, joined.layers[index], rows, kernels)
+
+    solved = solved_candidates(candidates, projection, solve_counted)
+    chosen, scores = scored(candidates, solved, labels[rows], weights[rows])
+    taken = candidates[chosen]
+    choice = CutChoice(scores, taken.cut.name, len(rows), len(labels), len(taken.layers))
     if progress and sys.stderr is not None:
         sys.stderr.write("".join(f"{line}\n" for line in [*choice.lines(), choice.reason]))
     whole = {"bits": values.bits[chosen], "pooled": values.pooled[chosen]} if len(which) == len(labels) else None
@@ -324,13 +389,37 @@ def choose_cut(
     )
 
 
+def solved_candidates(
+    candidates: Sequence[Candidate], projection: str, solve: Callable[[Candidate, int, Sequence[str]], Solved]
+) -> list[Solved]:
+    """Return the best kernel of each candidate, and its ridge, given what solves one by the best of some kernels."""
+    solved: list[Solved] = []
+    for index, candidate in enumerate(candidates):
+        if index and candidate.cut is candidates[index - 1].cut:
+            # Its other kernels are those of the cut by itself.
+            found = solve(candidate, index, ("layers",))
+            solved.append(max(solved[-1], found, key=lambda each: each[1].loo_accuracy))
+        else:
+            solved.append(solve(candidate, index, choosing_kernels(projection, bool(candidate.layers))))
+    return solved
+
+
 def scored(
-    cuts: Sequence[Cut], solved: Sequence[Solved], labels: np.ndarray, weights: np.ndarray
+    candidates: Sequence[Candidate], solved: Sequence[Solved], labels: np.ndarray, weights: np.ndarray
 ) -> tuple[int, tuple[CutScore, ...]]:
-    """Return the index of the cut to choose, and what each scored."""
+    """Return the index of the candidate to choose, and what each scored."""
     right = np.stack([correct(path, labels) for _, path in solved])
-    chosen, behind, errors = cheapest_within_error(right, [cut.macs for cut in cuts], weights)
+    chosen, behind, errors = cheapest_within_error(right, [each.cost for each in candidates], weights)
     return chosen, tuple(
-        CutScore(cut.name, cut.features, cut.macs, path.loo_accuracy, kernel, float(lost), float(error))
-        for cut, (kernel, path), lost, error in zip(cuts, solved, behind, errors, strict=True)
+        CutScore(
+            cut=each.cut.name,
+            features=each.cut.features,
+            macs=each.cut.macs,
+            loo_accuracy=path.loo_accuracy,
+            projection=kernel,
+            behind=float(lost),
+            standard_error=float(error),
+            layers=len(each.layers),
+        )
+        for each, (kernel, path), lost, error in zip(candidates, solved, behind, errors, strict=True)
     )

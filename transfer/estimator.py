@@ -22,7 +22,8 @@ class OpticalClassifier(Classifier, ClassifierMixin, BaseEstimator):
     cut : str, optional
         Where to truncate the network; by default the backbone's default cut. ``auto`` compares a few cuts up to that by
         leave-one-out on at most 2,000 of the training images, and takes the cheapest that is within half a
-        standard error of the best; see `transfer.cut_choice`.
+        standard error of the best; see `transfer.cut_choice`. With projection ``auto`` it also compares the default cut
+        as `pool_layers` makes it.
     weights : {"default", "random"} or path
     precision : {"fp32", "fp16", "bf16", "int8"}
     runtime : {"auto", "openvino", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt-rtx"}

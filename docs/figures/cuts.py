@@ -1,8 +1,8 @@
-"""Accuracy of the classifier at several cuts, at the one that leave-one-out chooses, and with the kernel ``layers``.
+"""Accuracy of the classifier at several cuts, and at the one that leave-one-out chooses.
 
 Every image passes each network once, in int8 calibrated on 128 of a set's images, for all the candidates of
-``cut="auto"``. All sides then train on the same 80:20 splits with projection ``auto``: at every cut, of which one is
-chosen as `aurevoir fit --cut auto` does, and at the default cut with the channel means of earlier layers besides.
+``cut="auto"``. All sides then train on the same 80:20 splits with projection ``auto``: at every cut, and at the default
+cut with the channel means of earlier layers besides, of which one is chosen as `aurevoir fit --cut auto` does.
 
     python docs/figures/cuts.py FOLDER... --backbones NETWORK... --out docs/figures/cuts.json
 """
@@ -19,7 +19,6 @@ import numpy as np
 from bits_and_probes import CALIBRATED, calibration_of, data_name, images_of, listed, machine, rounded
 from sklearn.model_selection import train_test_split
 
-from aurevoir.engine.backbones.base import Cut
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.cut_candidates import cut_candidates
 from aurevoir.engine.multi_cut import JoinedCuts, draft_cuts
@@ -28,7 +27,18 @@ from aurevoir.engine.timing import alternate
 from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.readout import Readout
 from aurevoir.kernels.ridge import RidgePath
-from aurevoir.transfer.cut_choice import CutValues, choosing_kernels, choosing_search, embed_cuts, scored
+from aurevoir.transfer.cut_choice import (
+    Candidate,
+    CutScore,
+    CutValues,
+    candidate_builders,
+    candidates_of,
+    choosing_search,
+    draft_candidates,
+    embed_cuts,
+    scored,
+    solved_candidates,
+)
 
 SPEC = EngineSpec(precision="int8", measure=False, compare_speed=False)
 ROUNDS, BATCHES = 7, 8
@@ -67,27 +77,30 @@ def images_per_second(network: str, data: str) -> dict[str, float]:
 
 def measure(network: str, data: str, splits: int) -> dict[str, Any]:
     """Return the accuracies at every cut, at the chosen one and with earlier layers on every split of one data set."""
-    cuts, joined, values, labels = embedded(network, data)
-    own = [
-        means[:, -layers[-1] :] if layers else means for means, layers in zip(values.pooled, joined.layers, strict=True)
-    ]
-    found: dict[str, list[Any]] = {key: [] for key in ("at_cuts", "chosen", "chosen_loo", "layers", "kernel")}
+    candidates, joined, values, labels = embedded(network, data)
+    each = list(zip(candidates, values.bits, values.pooled, joined.layers, strict=True))
+    cuts = list(dict.fromkeys(candidate.cut for candidate in candidates))
+    names = ("at_cuts", "chosen", "chosen_layers", "chosen_loo", "layers", "kernel")
+    found: dict[str, list[Any]] = {key: [] for key in names}
     for seed in range(splits):
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
         part = _Split(labels, train, test)
-        at_cuts = [part.tested(cut, *each)[0] for cut, *each in zip(cuts, values.bits, own, strict=True)]
-        solved = [part.solved(cut, *each) for cut, *each in zip(cuts, values.bits, own, strict=True)]
-        chosen, scores = scored(cuts, solved, labels[train], np.ones(len(train)))
-        accuracy, kernel = part.tested(cuts[-1], values.bits[-1], values.pooled[-1], joined.layers[-1])
-        found["at_cuts"].append([rounded(each) for each in at_cuts])
-        found["chosen"].append(cuts[chosen].name)
+        tested = [part.tested(*one) for one in each]
+        chosen, scores = part.chosen(each)
+        found["at_cuts"].append([rounded(accuracy) for accuracy, _ in tested[: len(cuts)]])
+        found["chosen"].append(scores[chosen].cut)
+        found["chosen_layers"].append(scores[chosen].layers)
         found["chosen_loo"].append(rounded(scores[chosen].loo_accuracy))
-        found["layers"].append(rounded(accuracy))
-        found["kernel"].append(kernel)
+        found["layers"].append(rounded(tested[-1][0]))
+        found["kernel"].append(tested[-1][1])
     kernels = found.pop("kernel")
     described = {"images": len(labels), "classes": int(labels.max()) + 1, "cuts": [cut.name for cut in cuts]}
     described |= {"macs": [cut.macs for cut in cuts], "pooled_layers": list(joined.layers[-1])}
     return {**described, "kernels": {kind: kernels.count(kind) for kind in dict.fromkeys(kernels)}, **found}
+
+
+Embedded = tuple[Candidate, np.ndarray, np.ndarray, tuple[int, ...]]
+"""Bits, channel means and their layers of a candidate."""
 
 
 class _Split:
@@ -97,33 +110,48 @@ class _Split:
         self.labels, self.train, self.test = labels, train, test
         self.classes = int(labels.max()) + 1
 
-    def tested(self, cut: Cut, bits: np.ndarray, pooled: np.ndarray, layers: Sequence[int] = ()) -> tuple[float, str]:
+    def tested(
+        self, candidate: Candidate, bits: np.ndarray, pooled: np.ndarray, layers: Sequence[int]
+    ) -> tuple[float, str]:
         """Return the accuracy on the test images, and the kernel."""
-        readout, _ = self._fitted(cut, bits, pooled, "auto", "auto", layers)
+        readout, _ = self._fitted(candidate, bits, pooled, layers, "auto", "auto")
         scores = readout.scores(bits[self.test], pooled=pooled[self.test])
         return float((scores.argmax(axis=1) == self.labels[self.test]).mean()), readout.kind
 
-    def solved(self, cut: Cut, bits: np.ndarray, pooled: np.ndarray) -> tuple[str, RidgePath]:
-        """Return the better kernel of a cut, as `aurevoir fit --cut auto` scores it."""
+    def chosen(self, each: Sequence[Embedded]) -> tuple[int, tuple[CutScore, ...]]:
+        """Return the candidate that `aurevoir fit --cut auto` chooses, and the scores of all."""
         search = choosing_search(len(self.train), "auto")
-        paths = {kind: self._fitted(cut, bits, pooled, kind, search)[1] for kind in choosing_kernels("auto")}
-        return max(paths.items(), key=lambda each: each[1].loo_accuracy)
+
+        def solve(candidate: Candidate, index: int, kernels: Sequence[str]) -> tuple[str, RidgePath]:
+            paths = {kind: self._fitted(*each[index], kind, search)[1] for kind in kernels}
+            return max(paths.items(), key=lambda one: one[1].loo_accuracy)
+
+        candidates = [candidate for candidate, *_ in each]
+        solved = solved_candidates(candidates, "auto", solve)
+        return scored(candidates, solved, self.labels[self.train], np.ones(len(self.train)))
 
     def _fitted(
-        self, cut: Cut, bits: np.ndarray, pooled: np.ndarray, kind: str, search: str, layers: Sequence[int] = ()
+        self,
+        candidate: Candidate,
+        bits: np.ndarray,
+        pooled: np.ndarray,
+        layers: Sequence[int],
+        kind: str,
+        search: str,
     ) -> tuple[Readout, RidgePath]:
         rows = self.train
         given = {"search": search, "pooled": pooled[rows], "layers": layers}
-        return fit_readout(bits[rows], cut.features, self.labels[rows], self.classes, kind, **given)
+        return fit_readout(bits[rows], candidate.cut.features, self.labels[rows], self.classes, kind, **given)
 
 
-def embedded(network: str, data: str) -> tuple[list[Cut], JoinedCuts, CutValues, np.ndarray]:
-    """Return the cuts, their joined engine, what it computes of the images of a data set, and their labels."""
-    builder, (paths, labels) = _builder(network, data, True)
+def embedded(network: str, data: str) -> tuple[list[Candidate], JoinedCuts, CutValues, np.ndarray]:
+    """Return the candidates, their joined engine, what it computes of the images of a data set, and their labels."""
+    builder, (paths, labels) = _builder(network, data, False)
     cuts = cut_candidates(builder.backbone)
-    joined = draft_cuts(builder.at_cuts([cut.name for cut in cuts]), SPEC)[1]
+    builders = candidate_builders(builder, cuts, "auto")
+    joined = draft_candidates(builders, cuts, SPEC)
     values = embed_cuts(joined, images_of(paths, joined.engine))
-    return cuts, joined, values, labels[values.indices]
+    return candidates_of(builders), joined, values, labels[values.indices]
 
 
 def _builder(network: str, data: str, layers: bool) -> tuple[EngineBuilder, tuple[Any, np.ndarray]]:

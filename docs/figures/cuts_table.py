@@ -23,11 +23,12 @@ def cuts() -> list[str]:
     head += ["times images/s", "chosen"]
     body, every = [], []
     for row in rows():
-        default, best, chosen = _at(row, -1), _at(row, int(np.mean(row["at_cuts"], axis=0).argmax())), _chosen(row)
-        pace = np.mean([row["images_per_second"][name] for name in row["chosen"]])
+        default, best, chosen = _at(row, -1), _at(row, int(np.mean(row["at_cuts"], axis=0).argmax())), _accuracy(row)
+        names = _chosen(row)
+        pace = np.mean([row["images_per_second"][name] for name in names])
         times = pace / row["images_per_second"][row["cuts"][-1]]
         every.append([(chosen - default).mean(), (chosen - best).mean(), times])
-        most = Counter(row["chosen"]).most_common(2)
+        most = Counter(names).most_common(2)
         body.append(
             [
                 *_named(row),
@@ -66,8 +67,17 @@ def _at(row: dict[str, Any], cut: int) -> np.ndarray:
     return found
 
 
-def _chosen(row: dict[str, Any]) -> np.ndarray:
-    return np.array([each[row["cuts"].index(name)] for each, name in zip(row["at_cuts"], row["chosen"], strict=True)])
+def _chosen(row: dict[str, Any]) -> list[str]:
+    """Return the cut that was chosen in each split, or that it is the default one with earlier layers."""
+    return ["layers" if layers else cut for cut, layers in zip(row["chosen"], row["chosen_layers"], strict=True)]
+
+
+def _accuracy(row: dict[str, Any]) -> np.ndarray:
+    """Return the accuracy of what was chosen in each split."""
+    each = zip(_chosen(row), row["at_cuts"], row["layers"], strict=True)
+    return np.array(
+        [layers if name == "layers" else at_cuts[row["cuts"].index(name)] for name, at_cuts, layers in each]
+    )
 
 
 def _paired(differences: np.ndarray) -> str:

@@ -162,8 +162,9 @@ def of(result, found, trained):
     """A page of other outcomes."""
     changed = {**result, "classes": found.classes.tolist(), "class_weight": {EVIL: 2.0}, "out": EVIL}
     changed |= {"skipped": {f"{EVIL}{place}": EVIL for place in range(200)}, "backbone": EVIL, "cut": EVIL}
-    cut = {"cut": EVIL, "macs": 1e9, "loo_accuracy": 0.5, "projection": "none", "behind": 0.01, "standard_error": 0.01}
-    changed |= {"cut_scores": [cut] * 3, "cut_reason": EVIL, "cut_images": 100}
+    cut = {"name": EVIL, "cut": EVIL, "layers": 0, "macs": 1e9, "loo_accuracy": 0.5, "projection": "none"}
+    cut |= {"behind": 0.01, "standard_error": 0.01}
+    changed |= {"cut_scores": [cut] * 3, "cut_layers": 0, "cut_reason": EVIL, "cut_images": 100}
     return fit_report.fit_report(changed, found, trained, EVIL)
 
 

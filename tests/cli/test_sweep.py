@@ -70,9 +70,12 @@ def test_a_fit_chooses_its_cut_and_says_why(staged_onnx, class_folder, capsys):
     assert main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    scored = {score["cut"]: score for score in result["cut_scores"]}
-    assert len(scored) == 6
-    assert result["cut"] in scored
+    scored = {score["name"]: score for score in result["cut_scores"]}
+    *cuts, pooled = (score["cut"] for score in result["cut_scores"])
+    assert len(set(cuts)) == 6
+    assert pooled == cuts[-1]
+    assert [score["layers"] for score in result["cut_scores"]] == [0] * 6 + [1]
+    assert result["cut"] in cuts
     assert result["cut_images"] == result["train_images"]
     assert result["cut_reason"] in err
     assert all(f"{name}: leave-one-out {score['loo_accuracy']:.4f}" in err for name, score in scored.items())
@@ -80,4 +83,4 @@ def test_a_fit_chooses_its_cut_and_says_why(staged_onnx, class_folder, capsys):
 
     text = described(result)
     assert result["cut_reason"] in text
-    assert text.count("GMACs") == 6
+    assert text.count("GMACs") == 7

@@ -10,15 +10,20 @@ import aurevoir
 from aurevoir.calibration.table import CalibrationTable
 from aurevoir.engine.backbones.base import Cut
 from aurevoir.engine.build import EngineBuilder
+from aurevoir.engine.cut_candidates import cut_candidates
 from aurevoir.engine.multi_cut import draft_cuts
 from aurevoir.engine.spec import CalibrationSpec, EngineSpec, NetworkSpec
 from aurevoir.errors import UsageError
-from aurevoir.images.batches import ImageFiles
+from aurevoir.images.batches import ImageArray, ImageFiles
 from aurevoir.kernels.ridge import RidgePath
 from aurevoir.transfer.cut_choice import (
     SAMPLE,
+    Candidate,
     CutChoice,
+    candidate_builders,
+    candidates_of,
     cheapest_within_error,
+    choose_cut,
     choosing_kernels,
     correct,
     sample_size,
@@ -74,11 +79,11 @@ def test_correctness_is_that_of_the_highest_score_or_the_share_of_right_labels()
 
 
 def test_the_reason_names_what_was_given_up_for_what():
-    cuts = [Cut("early", 100, 1, 40), Cut("late", 50, 2, 80)]
+    cuts = [Candidate(Cut("early", 100, 1, 40)), Candidate(Cut("late", 50, 2, 80))]
     right, wrong = [[1, -1]] * 10, [[1, -1]] * 4 + [[-1, 1]] * 6
     labels, weights = np.zeros(10, int), np.ones(10)
     chosen, scores = scored(cuts, [("none", _path(right)), ("rbf", _path(right))], labels, weights)
-    assert CutChoice(scores, cuts[chosen].name, 10, 10).reason.startswith("cut early: the highest")
+    assert CutChoice(scores, cuts[chosen].cut.name, 10, 10).reason.startswith("cut early: the highest")
     assert [score.projection for score in scores] == ["none", "rbf"]
     chosen, scores = scored(cuts, [("none", _path(wrong, 0.4)), ("rbf", _path(right))], labels, weights)
     assert chosen == 1
@@ -86,7 +91,7 @@ def test_the_reason_names_what_was_given_up_for_what():
     # The first is right on 5 images of 10, and the second on 6, of which one is among those.
     first, second = [[1, -1]] * 5 + [[-1, 1]] * 5, [[-1, 1]] * 4 + [[1, -1]] * 6
     chosen, scores = scored(cuts, [("none", _path(first, 0.5)), ("rbf", _path(second, 0.6))], labels, weights)
-    reason = CutChoice(scores, cuts[chosen].name, 10, 10).reason
+    reason = CutChoice(scores, cuts[chosen].cut.name, 10, 10).reason
     assert reason == (
         "cut early: within half a standard error of late, which scored highest, at 50% of the multiply-accumulates "
         "of late"
@@ -95,6 +100,7 @@ def test_the_reason_names_what_was_given_up_for_what():
 
 def test_a_random_projection_is_compared_by_its_limit():
     assert choosing_kernels("auto") == ("none", "rbf")
+    assert choosing_kernels("auto", layers=True) == ("none", "rbf", "layers")
     assert choosing_kernels("bits+rbf") == ("bits+rbf",)
     assert choosing_kernels("hadamard") == choosing_kernels("opu") == ("exact",)
 
@@ -157,7 +163,8 @@ def test_a_classifier_chooses_its_cut_and_takes_over_what_was_computed(photos, m
     choice = made.cut_choice_
     assert choice.images == choice.of == len(paths)
     assert made.engine_.manifest.cut == choice.chosen in [score.cut for score in choice.scores]
-    assert len(choice.scores) == 6
+    assert [score.layers for score in choice.scores] == [0] * 6 + [5]
+    assert (choice.layers, made.engine_.manifest.pooled_layers) == (0, ())
     assert not embedded
     given = aurevoir.OpticalClassifier(engine=made.engine_).fit(paths, labels)
     assert np.array_equal(given._training.bits, made._training.bits)
@@ -167,6 +174,50 @@ def test_a_classifier_chooses_its_cut_and_takes_over_what_was_computed(photos, m
     loaded = aurevoir.load(tmp_path / "model")
     assert np.array_equal(loaded.predict(paths), made.predict(paths))
     assert loaded.cut_choice_ is None
+
+
+def _solves_by(best):
+    """Solve ridges that are right on every image with the kernel `best`, and wrong on half of them otherwise."""
+
+    def solve(bits, features, pooled, layers, rows, kernels):
+        assert pooled.shape == (len(rows), sum(layers) or pooled.shape[1])
+        right = np.where(np.arange(len(rows)) % 2, 1.0 if best in kernels else -1.0, 1.0)
+        return kernels[-1], _path(np.stack([right, -right], axis=1), (right > 0).mean())
+
+    return solve
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("projection", "best", "layers", "candidates"), [("auto", "layers", 1, 7), ("auto", "rbf", 0, 7), ("rbf", "", 0, 6)]
+)
+def test_the_last_cut_is_compared_with_the_means_of_layers_before_it_too(
+    staged_onnx, pixels, precision, projection, best, layers, candidates
+):
+    builder = EngineBuilder(NetworkSpec(backbone=staged_onnx), CalibrationSpec(data=pixels, images=8, held_out=0))
+    spec = EngineSpec(precision=precision, runtime="openvino", smoke=False)
+    labels, weights = np.zeros(len(pixels), int), np.ones(len(pixels))
+    chosen = choose_cut(builder, spec, pixels, labels, weights, _solves_by(best), projection=projection)
+    assert [score.layers for score in chosen.choice.scores] == [0] * 6 + [1] * (candidates - 6)
+    # Of equals the cheapest: the first cut, but that the layers are pooled with the last one only.
+    assert chosen.choice.chosen == chosen.choice.scores[-1 if layers else 0].cut
+    assert chosen.choice.layers == layers
+    assert (" with the means of 1 earlier layer:" in chosen.choice.reason) == bool(layers)
+    engine = chosen.builder.build(spec, ("bits", "pooled"))
+    assert engine.manifest.pooled_layers == ((32, 32) if layers else ())
+    taken = chosen.values_of(engine, ImageArray(pixels), ("bits", "pooled"))
+    if precision == "fp32":
+        for name, values in engine.run(pixels, ("bits", "pooled")).items():
+            np.testing.assert_array_equal(taken[1][name], values)
+
+
+def test_a_network_that_is_to_pool_layers_pools_them_at_every_cut(staged_onnx, pixels):
+    network = NetworkSpec(backbone=staged_onnx, pool_layers=True)
+    builder = EngineBuilder(network, CalibrationSpec(data=pixels, images=8, held_out=0))
+    builders = candidate_builders(builder, cut_candidates(builder.backbone), "auto")
+    assert [len(each.layers) for each in candidates_of(builders)] == [len(each.layers) for each in builders]
+    assert len(builders) == 6
+    assert builders[-1].layers
 
 
 def test_in_int8_the_images_are_embedded_by_the_engine_that_is_delivered(staged_onnx, pixels, tmp_path):
