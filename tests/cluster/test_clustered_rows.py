@@ -43,11 +43,12 @@ def on(cluster):
         yield share
 
 
-def fitted(images, projection, share=passes.here, budget="3MiB", weights=None, multilabel=False):
+def fitted(images, projection, share=passes.here, budget="3MiB", weights=None, multilabel=False, layers=()):
     bits, labels, pooled = images
     if multilabel:
         labels = np.eye(CLASSES, dtype="int64")[labels] | np.eye(CLASSES, dtype="int64")[labels[::-1]]
     options = {"n_components": 256 if projection == "hadamard" else None, "weights": weights, "budget": budget}
+    options |= {"layers": layers}
     return fit_readout(bits, M, labels, CLASSES, projection, pooled=pooled, share=share, **options)
 
 
@@ -58,6 +59,7 @@ def fitted(images, projection, share=passes.here, budget="3MiB", weights=None, m
         ("bits+rbf", {"weights": np.random.default_rng(1).uniform(0.5, 2, size=N)}),
         ("rbf", {"multilabel": True}),
         ("pooled", {}),
+        ("layers", {"layers": (5, CHANNELS - 5)}),
         ("hadamard", {"budget": 2_800_000}),
     ],
 )
