@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -127,5 +128,12 @@ def train_and_test(way: str, job: dict[str, Any]) -> dict[str, Any]:
     return {"accuracy": float((found == np.array(expected)).mean()), "precision": precision}
 
 
+def main() -> None:
+    """Write what `train_and_test` returns on stdout, alone: NNCF logs there too."""
+    with redirect_stdout(sys.stderr):
+        found = train_and_test(sys.argv[1], json.loads(sys.argv[2]))
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(train_and_test(sys.argv[1], json.loads(sys.argv[2]))) + "\n")
+    main()

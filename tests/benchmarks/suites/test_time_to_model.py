@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from aurevoir.benchmarks.harness.whole_process import run_whole
+from aurevoir.benchmarks.rivals import naive
 from aurevoir.benchmarks.suites import time_to_model
 from aurevoir.errors import AurevoirError
 
@@ -63,3 +64,15 @@ def test_images_too_few_for_the_classes_are_refused(bench, tiny_onnx, class_fold
 def test_a_process_that_fails_says_why():
     with pytest.raises(AurevoirError, match="failed: no such thing"):
         run_whole([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_what_a_script_s_library_logs_is_not_in_its_result(monkeypatch, capsys):
+    def train(way, job):
+        sys.stdout.write("INFO: quantized\n")
+        return {way: job}
+
+    monkeypatch.setattr(naive, "train_and_test", train)
+    monkeypatch.setattr(sys, "argv", ["naive", "nncf", '{"size": 8}'])
+    naive.main()
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"nncf": {"size": 8}}, "INFO: quantized\n")
