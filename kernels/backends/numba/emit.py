@@ -19,6 +19,13 @@ def zeros(vector: ir.VectorType) -> ir.Constant:
     return ir.Constant(vector, [0] * vector.count)
 
 
+def splat(builder: Any, value: Any, count: int) -> Any:
+    """Return a vector of so many times a value."""
+    vector = ir.VectorType(value.type, count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, count), [0] * count))
+
+
 def offset(builder: Any, address: Any, index: Any, bytes_each: int) -> Any:
     """Return ``address + index * bytes_each``."""
     return builder.add(address, builder.mul(index, constant(bytes_each)))

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from ....errors import UsageError
 from .compiled import compiled
-from .emit import I8, I32, I64, constant, load, loop, offset, store, when, zeros
+from .emit import I8, I32, I64, constant, load, loop, offset, splat, store, when, zeros
 from .features import numba_features
 
 _FEATURES = numba_features()
@@ -32,11 +32,11 @@ def _emit_tile(
 ) -> None:
     """Emit the 4 x 4 sums over two sets of four rows, written as int32.
 
-    The arguments are the addresses of the rows, their length in bytes, that of whole vectors, the address of a mask of
-    what is left and the output address; ``prepare`` transforms the values of the second four rows, and
-    ``add(sum, own, others)`` is one step.
+    The arguments are the addresses of the rows, their length in bytes, at least that of a vector, and the output
+    address; ``prepare`` transforms the values of the second four rows, and ``add(sum, own, others)`` is one step.
     """
-    *rows, length, whole, mask, out = arguments
+    *rows, length, out = arguments
+    whole = builder.and_(length, constant(-_BYTES))
     total = builder.module.declare_intrinsic(
         f"llvm.vector.reduce.add.v{vector.count}{vector.element}", (), ir.FunctionType(vector.element, [vector])
     )
@@ -48,8 +48,12 @@ def _emit_tile(
         return [add(sum_, *pair) for sum_, pair in zip(found, pairs, strict=True)]
 
     def rest() -> list[Any]:
-        left = load(builder, mask, vector)
-        return step(builder.sub(length, constant(_BYTES)), found, lambda values: builder.and_(values, left))
+        # The last vector of a row has bytes that the loop has added, and then those that are left.
+        places, start = ir.VectorType(I8, _BYTES), builder.sub(length, constant(_BYTES))
+        added = splat(builder, builder.trunc(builder.sub(whole, start), I8), _BYTES)
+        left = builder.icmp_unsigned(">=", ir.Constant(places, list(range(_BYTES))), added)
+        mask = builder.bitcast(builder.sext(left, places), vector)
+        return step(start, found, lambda values: builder.and_(values, mask))
 
     found = loop(
         builder, whole, _BYTES, [zeros(vector)] * _SIDE**2, lambda index, sums: step(index, sums, lambda values: values)
@@ -61,24 +65,12 @@ def _emit_tile(
         store(builder, sum_, offset(builder, out, constant(index), 4))
 
 
-_TILE_SIGNATURE = types.void(*[types.intp] * 12)
+_TILE_SIGNATURE = types.void(*[types.intp] * 10)
 
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _dot_products(
-    typing_context: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    d: Any,
-    e: Any,
-    f: Any,
-    g: Any,
-    h: Any,
-    length: Any,
-    whole: Any,
-    mask: Any,
-    sums: Any,
+    typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
 ) -> Any:
     """Multiply uint8 rows a to d by rows e to h minus 128."""
 
@@ -105,19 +97,7 @@ def _dot_products(
 
 @intrinsic  # type: ignore[misc, unused-ignore]
 def _shared_counts(
-    typing_context: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    d: Any,
-    e: Any,
-    f: Any,
-    g: Any,
-    h: Any,
-    length: Any,
-    whole: Any,
-    mask: Any,
-    sums: Any,
+    typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, length: Any, sums: Any
 ) -> Any:
     """Count the ones that rows a to d share with rows e to h."""
 
@@ -139,17 +119,13 @@ def _shared_counts(
 
 
 @compiled(parallel=True)
-def _add_products(
-    bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, mask: np.ndarray, products: np.ndarray
-) -> None:
+def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
     (n, k), others = left.shape, len(right)
     for tile in prange(len(tiles)):
         top, side = tiles[tile, 0] * _TILE, tiles[tile, 1] * _TILE
-        sums, left_over = np.empty((_SIDE, _SIDE), np.int32), mask.ctypes.data
-        end = k - k % _BYTES
+        sums, end = np.empty((_SIDE, _SIDE), np.int32), k - k % _BYTES
         for start in range(0, end, _CHUNK):
-            whole = min(_CHUNK, end - start)
-            length = k - start if start + whole == end else whole
+            length = _CHUNK if start + _CHUNK < end else k - start
             rows, columns = left.ctypes.data + start, right.ctypes.data + start
             for row in range(top, min(top + _TILE, n), _SIDE):
                 a, b, c, d = row, min(row + 1, n - 1), min(row + 2, n - 1), min(row + 3, n - 1)
@@ -158,11 +134,10 @@ def _add_products(
                     last = others - 1
                     e, f, g, h = column, min(column + 1, last), min(column + 2, last), min(column + 3, last)
                     e, f, g, h = columns + k * e, columns + k * f, columns + k * g, columns + k * h
-                    at = sums.ctypes.data
                     if bits:
-                        _shared_counts(a, b, c, d, e, f, g, h, length, whole, left_over, at)  # type: ignore[call-arg]
+                        _shared_counts(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
                     else:
-                        _dot_products(a, b, c, d, e, f, g, h, length, whole, left_over, at)  # type: ignore[call-arg]
+                        _dot_products(a, b, c, d, e, f, g, h, length, sums.ctypes.data)  # type: ignore[call-arg]
                     for i in range(min(_SIDE, n - row)):
                         for j in range(min(_SIDE, others - column)):
                             products[row + i, column + j] += sums[i, j]
@@ -182,9 +157,7 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
     tiles = np.ascontiguousarray(np.argwhere(pairs))
     products = np.zeros((len(left), len(others)), dtype="int64")
     first, second = (np.ascontiguousarray(side if k >= _BYTES else _padded(side)) for side in (left, others))
-    # What is left of a row after whole vectors is multiplied as the end of its last vector.
-    mask = np.where(np.arange(_BYTES) < _BYTES - k % _BYTES, 0, 255).astype("uint8")
-    _add_products(bits, first, second, tiles, mask, products)
+    _add_products(bits, first, second, tiles, products)
     if right is None:
         for top, side in tiles * _TILE:
             part = products[top : top + _TILE, side : side + _TILE]
