@@ -395,12 +395,10 @@ def solved_candidates(
     """Return the best kernel of each candidate, and its ridge, given what solves one by the best of some kernels."""
     solved: list[Solved] = []
     for index, candidate in enumerate(candidates):
-        if index and candidate.cut is candidates[index - 1].cut:
-            # Its other kernels are those of the cut by itself.
-            found = solve(candidate, index, ("layers",))
-            solved.append(max(solved[-1], found, key=lambda each: each[1].loo_accuracy))
-        else:
-            solved.append(solve(candidate, index, choosing_kernels(projection, bool(candidate.layers))))
+        # The other kernels of a cut with earlier layers are those of the cut by itself, before it.
+        again = index > 0 and candidate.cut is candidates[index - 1].cut
+        kernels = ("layers",) if again else choosing_kernels(projection, bool(candidate.layers))
+        solved.append(solve(candidate, index, kernels))
     return solved
 
 
