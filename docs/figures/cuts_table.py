@@ -1,4 +1,4 @@
-"""The tables of `cuts.json`, as the results page shows them."""
+"""The tables of `cuts.json`, as the results page shows them, beside the probes of `bits-and-probes.json`."""
 
 import json
 from collections import Counter
@@ -20,27 +20,28 @@ def rows() -> list[dict[str, Any]]:
 def cuts() -> list[str]:
     """Return the table of cuts: the default, the best one by test accuracy, and the chosen one."""
     head = ["data (images)", "backbone", "default cut", "best cut", "`--cut auto`", "less default", "less best"]
-    head += ["times images/s", "chosen"]
+    head += ["less probe", "times images/s", "chosen"]
     body, every = [], []
     for row in rows():
         default, best, chosen = _at(row, -1), _at(row, int(np.mean(row["at_cuts"], axis=0).argmax())), _accuracy(row)
         names = _chosen(row)
         pace = np.mean([row["images_per_second"][name] for name in names])
         times = pace / row["images_per_second"][row["cuts"][-1]]
-        every.append([(chosen - default).mean(), (chosen - best).mean(), times])
+        less = [chosen - each for each in (default, best, _probe(row))]
+        every.append([*(each.mean() for each in less), times])
         most = Counter(names).most_common(2)
         body.append(
             [
                 *_named(row),
                 *(f"{each.mean():.3f}" for each in (default, best, chosen)),
-                _paired(chosen - default),
-                _paired(chosen - best),
+                *map(_paired, less),
                 f"{times:.2f}",
                 ", ".join(f"{name} {count}" for name, count in most),
             ]
         )
     means = np.mean(every, axis=0)
-    body.append([f"mean of {len(body)}", "", "", "", "", f"{means[0]:+.3f}", f"{means[1]:+.3f}", f"{means[2]:.2f}", ""])
+    shown = [*(f"{each:+.3f}" for each in means[:3]), f"{means[3]:.2f}", ""]
+    body.append([f"mean of {len(body)}", "", "", "", "", *shown])
     return table(head, body)
 
 
@@ -78,6 +79,14 @@ def _accuracy(row: dict[str, Any]) -> np.ndarray:
     return np.array(
         [layers if name == "layers" else at_cuts[row["cuts"].index(name)] for name, at_cuts, layers in each]
     )
+
+
+def _probe(row: dict[str, Any]) -> np.ndarray:
+    """Return the accuracies of the better linear probe at the default cut, on the same splits."""
+    known = json.loads((HERE / "bits-and-probes.json").read_bytes())["rows"]
+    found = next(each for each in known if (each["data"], each["backbone"]) == (row["data"], row["backbone"]))
+    better = max(("ridge", "logistic"), key=lambda name: float(np.mean(found[name])))
+    return np.array(found[better][: len(row["chosen"])])
 
 
 def _paired(differences: np.ndarray) -> str:
