@@ -113,6 +113,7 @@ def describe(result: dict[str, Any]) -> str:
     ]
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["timings"].items())
     best = max(result["rows"], key=lambda row: (row["loo_accuracy"], row["images_per_second"]))
+    layers = " --pool-layers" if best["projection"] == "layers" else ""
     return "\n".join(
         [
             *skipped_lines(result["skipped"]),
@@ -120,7 +121,8 @@ def describe(result: dict[str, Any]) -> str:
             f"{len(result['classes'])} classes:",
             *aligned(header, lines),
             f"best: {name(best['backbone'])} {best['precision']} at {name(best['cut'])} with {best['projection']}, "
-            f"{best['loo_accuracy']:.4f}, the best of {len(lines)}: test it with `aurevoir fit --cut`",
+            f"{best['loo_accuracy']:.4f}, the best of {len(lines)}: "
+            f"test it with `aurevoir fit --cut {name(best['cut'])}{layers}`",
             f"seconds: {spent}",
             *([f"figure: {result['out']}"] if result["out"] else []),
         ]

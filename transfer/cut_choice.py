@@ -127,6 +127,7 @@ class CutChoice:
         taken = next(score for score in self.scores if (score.cut, score.layers) == (self.chosen, self.layers))
         deepest = self.scores[-1]
         cost = f"{taken.macs / max(1, deepest.macs):.0%} of the multiply-accumulates of {deepest.cut}"
+        cost += ", and the time of the means" if taken.layers else ""
         if taken is best:
             return (
                 f"cut {taken.name}: the highest leave-one-out accuracy, and no cheaper cut within {_WITHIN}, at {cost}"
@@ -136,7 +137,7 @@ class CutChoice:
     def lines(self) -> list[str]:
         """Describe what each cut scored, a line each."""
         return [
-            f"{score.name}: leave-one-out {score.loo_accuracy:.4f} with {score.projection}, {100 * score.behind:.1f} "
+            f"{score.name}: leave-one-out {score.loo_accuracy:.4f} with kernel {score.projection}, {100 * score.behind:.1f} "
             f"points below the best (standard error {100 * score.standard_error:.1f}), {score.macs / 1e9:.3f} GMACs"
             for score in self.scores
         ]

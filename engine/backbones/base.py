@@ -106,5 +106,7 @@ class Backbone(Protocol):
 
 def unknown_cut(name: str, known: list[str], where: str) -> UsageError:
     """Return the error for an unknown cut, with the nearest known names."""
+    if name == "auto":
+        return UsageError("cut 'auto' is chosen on labelled images, by `aurevoir fit DATA --cut auto`; name a cut here")
     near = get_close_matches(name, known, n=3, cutoff=0.4) or known[-3:]
     return UsageError(f"cut {name!r} is not in {where}; nearest: {', '.join(near)} (`aurevoir cuts` lists all)")

@@ -36,6 +36,10 @@ def test_a_sweep_has_a_row_for_each_cut_and_precision(staged_onnx, class_folder,
     assert "leave-one-out accuracy by kernel on 30 of 30 images of 3 classes" in text
     header = ["backbone", "precision", "cut", "features", "GMACs", *AUTO, *AUTO_POOLED, "images/s", "MB"]
     assert text.splitlines()[1].split() == header
+    best = max(rows, key=lambda row: (row["loo_accuracy"], row["images_per_second"]))
+    assert f"test it with `aurevoir fit --cut {best['cut']}`" in text
+    pooled = {**result, "rows": [{**best, "projection": "layers"}]}
+    assert f"test it with `aurevoir fit --cut {best['cut']} --pool-layers`" in describe(pooled)
     assert "Traceback" not in err
 
 

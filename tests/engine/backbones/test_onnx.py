@@ -64,6 +64,8 @@ def test_an_unknown_cut_names_near_ones(tiny_onnx, written_by):
     near = written_by("Relu")
     with pytest.raises(UsageError, match=rf"cut '{near}x' is not in tiny.onnx; nearest: {near}"):
         open_backbone(tiny_onnx).to_onnx(f"{near}x")
+    with pytest.raises(UsageError, match="cut 'auto' is chosen on labelled images, by `aurevoir fit DATA --cut auto`"):
+        open_backbone(tiny_onnx).to_onnx("auto")
 
 
 @pytest.mark.parametrize(
