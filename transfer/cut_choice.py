@@ -137,8 +137,9 @@ class CutChoice:
     def lines(self) -> list[str]:
         """Describe what each cut scored, a line each."""
         return [
-            f"{score.name}: leave-one-out {score.loo_accuracy:.4f} with kernel {score.projection}, {100 * score.behind:.1f} "
-            f"points below the best (standard error {100 * score.standard_error:.1f}), {score.macs / 1e9:.3f} GMACs"
+            f"{score.name}: leave-one-out {score.loo_accuracy:.4f} with kernel {score.projection}, "
+            f"{100 * score.behind:.1f} points below the best (standard error {100 * score.standard_error:.1f}), "
+            f"{score.macs / 1e9:.3f} GMACs"
             for score in self.scores
         ]
 
