@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..images.sources import LabelledPaths
     from ..kernels.ridge import RidgePath
     from ..transfer.classifier import Classifier
-    from ..transfer.cut_choice import CutChoice
+    from ..transfer.cut_scores import CutChoice
     from ..transfer.embed import Pace
     from ..transfer.outcomes import Outcomes
     from ..transfer.training import Training

@@ -44,7 +44,8 @@ from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
 from .clustered_rows import sharing
 from .copies import Compared, find_copies, find_shared, reduced
-from .cut_choice import AUTO_CUT, Chosen, CutChoice, choose_cut, choosing_search
+from .cut_choice import AUTO_CUT, Chosen, choose_cut, choosing_search
+from .cut_scores import CutChoice
 from .embed import Pace, embed, embed_blocks
 from .evaluate import evaluate
 from .inputs import (

@@ -28,17 +28,15 @@ from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.readout import Readout
 from aurevoir.kernels.ridge import RidgePath
 from aurevoir.transfer.cut_choice import (
-    Candidate,
-    CutScore,
     CutValues,
     candidate_builders,
     candidates_of,
     choosing_search,
     draft_candidates,
     embed_cuts,
-    scored,
     solved_candidates,
 )
+from aurevoir.transfer.cut_scores import Candidate, CutScore, scored
 
 SPEC = EngineSpec(precision="int8", measure=False, compare_speed=False)
 ROUNDS, BATCHES = 7, 8

@@ -18,18 +18,14 @@ from aurevoir.images.batches import ImageArray, ImageFiles
 from aurevoir.kernels.ridge import RidgePath
 from aurevoir.transfer.cut_choice import (
     SAMPLE,
-    Candidate,
-    CutChoice,
     candidate_builders,
     candidates_of,
-    cheapest_within_error,
     choose_cut,
     choosing_kernels,
-    correct,
     sample_size,
-    scored,
     stratified_sample,
 )
+from aurevoir.transfer.cut_scores import Candidate, CutChoice, cheapest_within_error, correct, scored
 
 
 def _right(*lost, n=100):
