@@ -73,7 +73,10 @@ class FidelityMeter:
 
     def result(self, name: str, threshold: float | None = None) -> TensorFidelity:
         """Return the fidelity over all batches so far."""
-        sqnr = 10 * np.log10(self.signal / self.noise) if self.signal and self.noise else np.inf * (not self.noise)
+        if self.signal and self.noise:
+            sqnr = 10 * np.log10(self.signal / self.noise)
+        else:
+            sqnr = -np.inf if self.noise else np.inf
         return TensorFidelity(name, threshold, float(sqnr), self.agreeing / max(1, self.values))
 
 

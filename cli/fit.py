@@ -342,7 +342,6 @@ def _refitted(classifier: "Classifier", training: "Training") -> dict[str, Any]:
         "projection": classifier.projection_,
         "alpha": classifier.alpha_,
         "loo_accuracy": classifier.loo_accuracy_,
-        "loo_accuracy_of": dict(classifier.path_.loo_accuracy_of),
         "seconds": classifier.timings_["total"],
     }
 

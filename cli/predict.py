@@ -206,8 +206,8 @@ def _written(args: argparse.Namespace, classifier: "Classifier", paths: Iterator
         except KeyboardInterrupt:
             warn(f"{file.rows} images are in {target}; go on with --resume {target}")
             raise
-    if file.rows == count.images:
-        count.require_readable()
+    if file.unreadable == file.rows:
+        raise none_readable(file.rows, file.first_unreadable)
     return {
         "out": target,
         "images": file.rows,

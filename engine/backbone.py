@@ -44,7 +44,11 @@ def open_backbone(
                 f"weights {str(weights)!r} cannot be loaded into {backbone}, which holds its own; omit them"
             )
         return OnnxBackbone(Path(backbone), size)
-    return backbone if isinstance(backbone, Backbone) else _torch().from_module(backbone, size, str(weights))
+    if isinstance(backbone, Backbone):
+        if size not in (None, *backbone.size) or str(weights) != "default":
+            raise UsageError("a backbone that is open has its size and weights already; leave them out")
+        return backbone
+    return _torch().from_module(backbone, size, str(weights))
 
 
 def structure(backbone: BackboneLike, size: int | None = None) -> Backbone:

@@ -236,7 +236,7 @@ class EngineBuilder:
         decoded: DecodedImages | None = None,
         cache: Cache | None = None,
     ) -> None:
-        self._work, self._kept_pixels, self._cache = work, decoded, cache
+        self._work, self._kept_pixels, self.cache = work, decoded, cache
         self.network, self.calibration, self.progress = network, calibration or CalibrationSpec(), progress
         self._stages = stages or Stopwatch()
         own = self.calibration.data is not None and not self.calibration.is_table
@@ -261,7 +261,7 @@ class EngineBuilder:
             "progress": self.progress,
             "work": self._work,
             "decoded": self._kept_pixels,
-            "cache": self._cache,
+            "cache": self.cache,
         }
 
     def at_cuts(self, cuts: Sequence[str], pool_layers: Sequence[bool] | None = None) -> "list[EngineBuilder]":
@@ -361,8 +361,8 @@ class EngineBuilder:
                 )
             made = export_backbone(self.backbone, self.network.cut, pixels, *preprocessing, layers)
         # A file that changed meanwhile has another key.
-        if self._cache is not None and key is not None and key == self._graph_key():
-            self._cache.put("graph", key, pack_graph(made))
+        if self.cache is not None and key is not None and key == self._graph_key():
+            self.cache.put("graph", key, pack_graph(made))
         return made
 
     @property
@@ -373,16 +373,16 @@ class EngineBuilder:
     @cached_property
     def _kept_graph(self) -> Exported | None:
         """The float graph of the cache, where that has it."""
-        if self._cache is None or (key := self._graph_key()) is None:
+        if self.cache is None or (key := self._graph_key()) is None:
             return None
-        if (entry := self._cache.get("graph", key)) is None:
+        if (entry := self.cache.get("graph", key)) is None:
             return None
         with suppress(AurevoirError), self._stages("build"):
             return unpack_graph(entry)
         return None
 
     def _graph_key(self) -> str | None:
-        part = None if self._cache is None else self._network_part()
+        part = None if self.cache is None else self._network_part()
         return None if part is None else key_of("graph", part)
 
     def _network_part(self) -> list[Any] | None:
@@ -427,8 +427,10 @@ class EngineBuilder:
 
     def _normalization(self) -> Normalization:
         """Return the normalization, with ``data`` measured on all training images."""
+        if not from_data(self.network.normalization):
+            return self.network.normalization
         data = self.sample[0] if self._data is None else self._data
-        if data is None or not from_data(self.network.normalization):
+        if data is None:
             return self.network.normalization
         shape = self._input_shape
         if isinstance(data, np.ndarray):
@@ -493,7 +495,7 @@ class EngineBuilder:
 
     @property
     def _stores(self) -> list[Store]:
-        return [each for each in (self._work, self._cache) if each is not None]
+        return [each for each in (self._work, self.cache) if each is not None]
 
     def kept(self, spec: EngineSpec) -> Engine | None:
         """Return an engine that was built of the same inputs before, from the work folder or the cache."""
@@ -618,16 +620,18 @@ class EngineBuilder:
                 mixed = None if reached is table else self._finish(make(reached), spec)
                 engine = self._compared(engine, mixed, peer, spec)
         if outputs:
-            engine.keep_compiled(self._cache)
+            engine.keep_compiled(self.cache)
         if spec.measure and held_out is not None and spec.precision != "fp32":
             with self._stages("build"), _compiling(engine, () if ahead else outputs) as compiled:
                 here = stand_in(engine, exported) if ahead else engine
-                reference = None if floats is None else floats.result()
-                engine = engine if here is None else with_fidelity(engine, exported, held_out, here, reference)
+                if floats is not None:
+                    floats.result()
+                engine = engine if here is None else with_fidelity(engine, exported, held_out, here, self._reference)
                 if engine.manifest.weight_levels == NARROW_LEVELS:
-                    _say_cost(engine, exported, held_out)
+                    _say_cost(engine, exported, held_out, self._reference)
             if engine is not compiled and compiled is not None:
                 engine.take_over(compiled, outputs)
+        _require_agreement(engine, spec.min_sign_agreement)
         return engine
 
     @contextmanager
@@ -642,7 +646,7 @@ class EngineBuilder:
             return
         pool = ThreadPoolExecutor(1, thread_name_prefix="float")
         try:
-            yield pool.submit(float_features, self.exported, held_out)
+            yield pool.submit(getattr, self, "_reference")
         finally:
             pool.shutdown(wait=False)
 
@@ -666,17 +670,34 @@ class EngineBuilder:
         target, held_out = spec.min_sign_agreement, self.sample[1]
         if target is None or held_out is None:
             return table
+
+        def planned(reduced: CalibrationTable) -> Engine:
+            made = make(reduced)
+            made.build_plan(spec.plan, self.progress)
+            return made
+
         with self._stages("calibrate"):
-            ceiling = with_fidelity(peer, self.exported, held_out).manifest.sign_agreement or 0.0
-            if ceiling < target > (with_fidelity(engine, self.exported, held_out).manifest.sign_agreement or 0.0):
+            peer.build_plan(spec.plan, self.progress)
+            ceiling = self._measured(peer, held_out).manifest.sign_agreement or 0.0
+            if ceiling < target > (self._measured(engine, held_out).manifest.sign_agreement or 0.0):
                 raise ThresholdMissedError(
                     f"min_sign_agreement {target} is out of reach: with every layer in {peer.precision} the sign "
                     f"agreement with fp32 is {ceiling:.4f}; give at most that, or precision fp32"
                 )
             reached, left = reach_sign_agreement(
-                self.exported, table, target, held_out, make, self.progress, spec.placement
+                self.exported, table, target, held_out, planned, self.progress, spec.placement, self._reference
             )
         return reached if left else table
+
+    def _measured(self, engine: Engine, held_out: np.ndarray) -> Engine:
+        return with_fidelity(engine, self.exported, held_out, reference=self._reference)
+
+    @cached_property
+    def _reference(self) -> np.ndarray:
+        """The features of the held-out images in fp32."""
+        held_out = self.sample[1]
+        assert held_out is not None
+        return float_features(self.exported, held_out)
 
     def _compared(self, engine: Engine, mixed: Engine | None, peer: Engine, spec: EngineSpec) -> Engine:
         """Time an int8 engine, or a mixed-precision one, against its float peer; return the one to keep."""
@@ -685,6 +706,7 @@ class EngineBuilder:
         peers: Mapping[str, Engine] = {peer.precision: peer}
         if mixed is not None:
             peers, engine = {**peers, "int8 throughout": engine}, mixed
+        peer.build_plan(spec.plan, self.progress)
         if spec.smoke:
             first_batches(engine, *peers.values())
         with nullcontext() if self._kept_pixels is None else self._kept_pixels.paused():
@@ -708,11 +730,21 @@ def _compiling(engine: Engine, outputs: Sequence[str]) -> Iterator[Engine | None
         yield engine
 
 
-def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray) -> None:
+def _require_agreement(engine: Engine, target: float | None) -> None:
+    found = engine.manifest.sign_agreement or 0.0
+    if target is not None and found < target:
+        kept = f" and {len(engine.manifest.in_float)} tensors in floating point" if engine.manifest.in_float else ""
+        raise ThresholdMissedError(
+            f"min_sign_agreement {target} is out of reach: with {engine.precision}{kept} the sign agreement with fp32 "
+            f"is {found:.4f}; give at most that, or another precision"
+        )
+
+
+def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray, reference: np.ndarray) -> None:
     """Warn of what fewer levels of weights cost on this processor."""
     what = f"weights have {NARROW_LEVELS} levels, whose products cannot saturate without VNNI"
     with suppress(AurevoirError):
-        if (found := cost_of_narrow_weights(engine, exported, held_out)) is not None:
+        if (found := cost_of_narrow_weights(engine, exported, held_out, reference)) is not None:
             whole, narrow = found
             what += (
                 f"; in exact arithmetic {narrow:.1%} of the signs are those of fp32, and with {LEVELS} levels, where "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..calibration.fidelity import FidelityMeter, TensorFidelity
+from ..calibration.fidelity import FidelityMeter, TensorFidelity, sign_agreement
 from ..calibration.graph.edit import digest, prune, tensor_shapes
 from ..calibration.graph.overflow import overflowing, with_magnitudes
 from ..calibration.histograms import Observations, observe, with_means_and_peaks
@@ -22,11 +22,10 @@ from ..calibration.thresholds import METHODS, NATIVE, SIGN, Method, check_method
 from ..calibration.trt_cache import read_cache
 from ..errors import AurevoirError, UsageError
 from ..files import read_file
-from ..kernels.bits import agreement
 from ..kernels.memory import block_length, blocks, memory_budget
 from ..progress import progress_bar
 from ..schema import LONGEST
-from .assemble import assemble, resolve_activation_dtype
+from .assemble import assemble, float_features, resolve_activation_dtype
 from .engine import Engine
 from .float_graph import Exported
 from .observed import Tensors, observe_in_child, runner
@@ -119,6 +118,7 @@ def reach_sign_agreement(
     make: Make | None = None,
     progress: bool = False,
     placement: Placement = "conv-inputs",
+    reference: np.ndarray | None = None,
 ) -> tuple[CalibrationTable, list[str]]:
     """Keep as few tensors in floating point as needed to reach a target sign agreement.
 
@@ -134,6 +134,8 @@ def reach_sign_agreement(
         Assembles the int8 engine to measure from a table; by default for the reference runtime.
     progress : bool
     placement : str
+    reference : float32 array of shape (n, m), optional
+        The features of `pixels` in fp32, if they are known.
 
     Returns
     -------
@@ -143,7 +145,7 @@ def reach_sign_agreement(
         Tensors kept in floating point, most sensitive first.
     """
     with progress_bar(desc="sensitivity", unit="engine", show=progress) as bar:
-        evaluate = _evaluator(exported, table, pixels, make or _maker(exported, placement), bar.update)
+        evaluate = _evaluator(exported, table, pixels, make or _maker(exported, placement), bar.update, reference)
         together = [unit for unit in units(exported.graph, placement) if table.thresholds.keys() >= set(unit)]
         thresholds, left = leave_in_float(table.thresholds, together, evaluate, target)
     return replace(table, thresholds=thresholds), left
@@ -155,15 +157,20 @@ def _maker(exported: Exported, placement: Placement) -> Make:
 
 
 def _evaluator(
-    exported: Exported, table: CalibrationTable, pixels: np.ndarray, make: Make, done: Callable[[], Any]
+    exported: Exported,
+    table: CalibrationTable,
+    pixels: np.ndarray,
+    make: Make,
+    done: Callable[[], Any],
+    reference: np.ndarray | None = None,
 ) -> Evaluate:
     """Return a function that measures the sign agreement with fp32 of an int8 engine with given thresholds."""
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString())).bits(pixels)
+    floats = float_features(exported, pixels) if reference is None else reference
 
     def evaluate(thresholds: Thresholds) -> float:
         engine = make(replace(table, thresholds=thresholds))
         done()
-        return agreement(engine.bits(pixels), reference, engine.features)
+        return sign_agreement(np.asarray(engine(pixels)), floats)
 
     return evaluate
 

@@ -59,7 +59,7 @@ class Engine:
     """A truncated network in one precision on one runtime; safe to share between threads.
 
     Its copies, deep copies and scikit-learn's clones are the engine itself. Its pickle is its engine file with its
-    device; unpickling checks that as `load_engine` checks a file.
+    device; unpickling checks that as `load_engine` checks a file, but for its first run.
 
     Parameters
     ----------
@@ -442,7 +442,7 @@ class Engine:
         by_turn: Mapping[str, Sequence[float]] | None,
     ) -> "Engine":
         engine = Engine(manifest, self.graph, self.table, self._device, self.plan, images_per_second, by_turn)
-        engine._store = self._store
+        engine._store, engine._settings = self._store, self._settings
         return engine
 
     def with_threads(self, threads: int | None = None, streams: int | None = None) -> "Engine":

@@ -120,6 +120,7 @@ def profile_engine(engine: "Engine", images: np.ndarray, calls: int) -> Profile:
     Parameters
     ----------
     engine : Engine
+        Its settings of threads and streams are left aside.
     images : uint8 array of shape (batch, height, width, channels)
         One batch. OpenVINO computes it in one request on all cores, and torch each node alone.
     calls : int
@@ -137,6 +138,7 @@ def profile_engine(engine: "Engine", images: np.ndarray, calls: int) -> Profile:
     check_device(engine.runtime, engine.device)
     if calls < 1 or not len(images):
         raise UsageError(f"{calls} calls of {len(images)} images cannot be profiled; give at least one of each")
+    engine = engine.with_threads()
     with native_errors(engine.runtime, "profile"):
         times = list(_times(engine, images, calls))
     if not sum(each.seconds for each in times):

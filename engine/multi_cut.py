@@ -58,6 +58,7 @@ def draft_cuts(builders: "Sequence[EngineBuilder]", spec: EngineSpec) -> tuple[l
     spec = replace(spec, runtime=deepest.manifest.runtime)
     engines = [*(each.draft(spec) for each in builders[:-1]), deepest]
     joined = join(engines)
+    joined.engine.keep_compiled(builders[-1].cache)
     if spec.smoke:
         first_joined(joined.engine)
     return engines, joined

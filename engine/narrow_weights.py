@@ -5,14 +5,16 @@ import numpy as np
 from ..calibration.fidelity import sign_agreement
 from ..calibration.graph.edit import prune
 from ..calibration.quantize import LEVELS, NARROW_LEVELS
-from .assemble import assemble, quantized_graph
+from .assemble import quantized_graph
 from .engine import Engine
 from .float_graph import Exported
-from .runtimes import installed, reference_runtime
+from .runtimes import installed
 from .runtimes.native_errors import native_errors
 
 
-def cost_of_narrow_weights(engine: Engine, exported: Exported, pixels: np.ndarray) -> tuple[float, float] | None:
+def cost_of_narrow_weights(
+    engine: Engine, exported: Exported, pixels: np.ndarray, reference: np.ndarray
+) -> tuple[float, float] | None:
     """Return the sign agreement with fp32 that an int8 engine would have with all levels of weights, and has with few.
 
     Both are computed node by node in float32, where nothing saturates.
@@ -24,6 +26,8 @@ def cost_of_narrow_weights(engine: Engine, exported: Exported, pixels: np.ndarra
     exported : Exported
         The float graph that it was made of.
     pixels : uint8 array of shape (n, height, width, channels)
+    reference : float32 array of shape (n, m)
+        Their features in fp32.
 
     Returns
     -------
@@ -33,7 +37,6 @@ def cost_of_narrow_weights(engine: Engine, exported: Exported, pixels: np.ndarra
     made, table = engine.manifest, engine.table
     if not installed("onnxruntime") or table is None or made.activation_dtype is None or made.placement is None:
         return None
-    reference = assemble(exported, "fp32", reference_runtime(exported.graph.SerializeToString()))(pixels)
     whole, narrow = (
         sign_agreement(_features(exported, engine, levels, pixels), reference) for levels in (LEVELS, NARROW_LEVELS)
     )

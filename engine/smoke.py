@@ -16,7 +16,7 @@ from ..calibration.graph.edit import POOLED, prune
 from ..calibration.histograms import Histogram
 from ..kernels.backends.numba.ahead import is_compiled
 from ..saving import explained, scratch
-from .checked import remember
+from .checked import is_known, remember
 from .child import in_child, start_early
 from .engine import Engine
 from .load import load_engine
@@ -88,16 +88,21 @@ def first_batches(*engines: Engine) -> None:
 
 
 def first_joined(engine: Engine) -> None:
-    """Run the graph of an engine of several cuts once on noise, in a child process, unless its runtime builds plans.
+    """Run the graph of an engine of several cuts once on noise, in a child process.
+
+    Not one whose runtime builds plans, nor one that this user has run so before; see `checked`.
 
     Raises
     ------
     AurevoirError
         If the process crashes, hangs or fails.
     """
-    if not builds_plans(engine.runtime):
-        what = f"{engine.precision} at several cuts on {engine.runtime}"
-        _first_run(what, engine.graph, engine.runtime, engine.precision, engine.device)
+    key = engine.digest()
+    if builds_plans(engine.runtime) or is_known(key):
+        return
+    what = f"{engine.precision} at several cuts on {engine.runtime}"
+    _first_run(what, engine.graph, engine.runtime, engine.precision, engine.device)
+    remember(key)
 
 
 def _first_run(what: str, graph: bytes, runtime: str, precision: str = "fp32", device: str = "cpu") -> None:
@@ -134,8 +139,15 @@ def _load(name: str, precision: str) -> None:
         Histogram().add(np.ones(1, "float32"))
 
 
-def _features(path: str, device: str) -> None:
+def _loaded(path: str, device: str) -> Engine:
+    """Return the engine that is to be tried, of which nothing is kept yet."""
     engine = load_engine(path, device, trusted=True)
+    engine.keep_compiled(None)
+    return engine
+
+
+def _features(path: str, device: str) -> None:
+    engine = _loaded(path, device)
     images = np.load(Path(path).with_suffix(".npy"))
     output = engine.outputs[0]
     first, batch = (engine.run(images[which], _compared(engine)) for which in (slice(1), _batch(engine.batch_size)))
@@ -219,7 +231,7 @@ def _float_features(runtime: str, path: Path, engine: Engine, images: np.ndarray
 
 def _bits(*paths_and_devices: str) -> None:
     for path, device in zip(paths_and_devices[::2], paths_and_devices[1::2], strict=True):
-        engine = load_engine(path, device, trusted=True)
+        engine = _loaded(path, device)
         engine.bits(_noise(engine.batch_size, engine.input_shape))
 
 

@@ -1,5 +1,6 @@
 """Specifications of networks, calibrations, plans and engines, for `build.EngineBuilder`."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,13 +81,27 @@ class CalibrationSpec:
 
     def __post_init__(self) -> None:
         check_method(self.method)
+        if self.images < 0 or self.held_out < 0:
+            raise UsageError(
+                f"calibration on {self.images} images, {self.held_out} held out, cannot be; give 0 or more"
+            )
 
     @property
     def is_table(self) -> bool:
         """Whether `data` is a calibration table, or the path of one."""
-        return isinstance(self.data, CalibrationTable) or (
-            isinstance(self.data, str | Path) and Path(self.data).suffix in (".json", ".cache")
-        )
+        if not isinstance(self.data, str | Path):
+            return isinstance(self.data, CalibrationTable)
+        path = Path(self.data)
+        # A list of images may be JSON too, but is no object.
+        return path.suffix == ".cache" or (path.suffix == ".json" and not _is_json_array(path))
+
+
+def _is_json_array(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +124,13 @@ class PlanSpec:
     workspace: int | None = None
     timing_cache: str | Path | None = None
     batches: tuple[int, int, int] = (1, 16, 64)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batches", tuple(self.batches))
+        if not (len(self.batches) == 3 and 1 <= self.batches[0] <= self.batches[1] <= self.batches[2]):
+            raise UsageError(
+                f"batches {self.batches} are not in order; give minimum, optimal and maximum, such as (1, 16, 64)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +184,8 @@ class EngineSpec:
         check_placement(self.placement)
         if self.min_sign_agreement is not None and self.precision == "fp32":
             raise UsageError("min_sign_agreement compares with fp32, and this engine is fp32; omit it")
+        if self.prefer_faster and self.precision != "int8":
+            raise UsageError(f"prefer_faster compares int8 with floats, and this engine is {self.precision}; omit it")
         if self.plan.target is not None and (self.min_sign_agreement is not None or self.prefer_faster):
             raise UsageError(
                 f"min_sign_agreement and prefer_faster measure on this machine, and target {self.plan.target!r} builds "

@@ -394,12 +394,13 @@ class Classifier:
 
         Notes
         -----
-        Kernel, exposure and alpha are chosen again: the result equals `fit` with this engine on these images.
+        The kernel stays; exposure and alpha are chosen again: the result equals `fit` with this engine and
+        ``projection_`` on these images.
         """
         self._check_fitted()
         watch = Stopwatch(self.ridge_device, report=self.verbose)
         with self._unchanged_by_failure():
-            self._fit_readout(training, self.projection, None, watch)
+            self._fit_readout(training, self.projection_, None, watch)
         return self
 
     def _amended(self, training: Training, remove: Iterable[int | str | Path], relabel: Mapping[Any, Any]) -> Training:
@@ -674,7 +675,7 @@ class Classifier:
         self.engine_ = (
             self._build(X, watch, work, decoded, counted)
             if chosen is None
-            else chosen.builder.build(self._engine_spec())
+            else chosen.builder.build(self._engine_spec(), self._wanted)
         )
         self.n_bits_ = self.n_features_in_ = self.engine_.features
         self._require_capacity(counted, self.n_bits_, self.engine_.manifest.pooled or None, work)
@@ -697,7 +698,7 @@ class Classifier:
             return kept
         if not builder.needs_images:
             self._require_capacity(counted, builder.exported.features, builder.exported.pooled or None, work)
-        return builder.build(spec, ("bits", "pooled") if self._reads_pooled else ("bits",))
+        return builder.build(spec, self._wanted)
 
     def _require_capacity(self, images: int, features: int, channels: int | None, work: Work | None = None) -> None:
         """Refuse what will not fit the memory budget, or the disk."""
@@ -818,12 +819,15 @@ class Classifier:
     def _reads_pooled(self) -> bool:
         return reads_pooled(self.projection)
 
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        """The outputs of an engine built today that the projection may read."""
+        return ("bits", "pooled") if self._reads_pooled else ("bits",)
+
     def _outputs(self, engine: Engine) -> tuple[str, ...]:
         """Return the outputs of the engine that the projection may read."""
-        if not self._reads_pooled:
-            return ("bits",)
-        if "pooled" in engine.outputs:
-            return ("bits", "pooled")
+        if set(self._wanted) <= set(engine.outputs):
+            return self._wanted
         if self.projection != "auto":
             raise UsageError(
                 f"projection {self.projection!r} needs the output pooled, which an engine of an earlier version lacks; "

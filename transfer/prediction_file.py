@@ -70,6 +70,10 @@ class PredictionFile:
     ----------
     rows : int
         The number of rows, header aside.
+    unreadable : int
+        How many of them are of images that could not be read.
+    first_unreadable : dict
+        The first of these, and why.
 
     Raises
     ------
@@ -89,7 +93,8 @@ class PredictionFile:
         self._same = same_cells(model, self._details)
         self.path, self.columns = path, columns(self._details)
         self._file: BinaryIO | None = None
-        self.rows = 0
+        self.rows = self.unreadable = 0
+        self.first_unreadable: dict[str, str] = {}
 
     def __enter__(self) -> "PredictionFile":
         require_file_target(self.path)
@@ -148,8 +153,15 @@ class PredictionFile:
             new = records[again:]
             again = max(0, again - len(records))
             self._append(encoded(csv_lines(new, self.columns, self._same)))
-            self.rows += len(new)
+            for record in new:
+                self._count(record["path"], record.get("error", ""))
             yield new
+
+    def _count(self, path: str, error: str) -> None:
+        self.rows += 1
+        if error:
+            self.unreadable += 1
+            self.first_unreadable = self.first_unreadable or {path: error}
 
     def _append(self, data: bytes) -> None:
         assert self._file is not None
@@ -210,7 +222,8 @@ class PredictionFile:
                     "their order, or another name"
                 )
             begun.append(path)
-            end, self.rows = after, number
+            end = after
+            self._count(path, row["error"])
             if ends(not row["error"]):
                 begun = []
         return end, begun

@@ -86,12 +86,16 @@ def _on_host(network: Any) -> Compiled:
     import torch
 
     def run(images: np.ndarray, into: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
-        # torch warns of arrays that cannot be written, though it only reads these.
-        pixels = images if images.flags.writeable else images.copy()
         with torch.inference_mode():
-            return [output.numpy() for output in network(torch.as_tensor(pixels))]
+            return [output.numpy() for output in network(torch.as_tensor(_taken(images)))]
 
     return run
+
+
+def _taken(images: np.ndarray) -> np.ndarray:
+    """Return images as torch takes them: without negative strides, and writeable, though it only reads them."""
+    pixels = np.ascontiguousarray(images)
+    return pixels if pixels.flags.writeable else pixels.copy()
 
 
 def _input_shape(model: onnx.ModelProto) -> tuple[int, int, int]:
@@ -107,7 +111,7 @@ def layer_times(graph: bytes, precision: Precision, device: str, images: np.ndar
     records: list[list[tuple[float, str]]] = [[] for _ in network.steps]
     for step, record in zip(network.steps, records, strict=True):
         step.run = _timed(step.run, device, record)
-    pixels = torch.as_tensor(images, device=device)
+    pixels = torch.as_tensor(_taken(images), device=device)
     with torch.inference_mode():
         for _ in range(WARM_RUNS + calls):
             network(pixels)

@@ -76,9 +76,9 @@ def test_the_model_is_refitted_on_all_images_and_is_the_one_of_a_fit_on_them(fit
     assert {*model.training_.paths} == {str(path) for path in class_folder.rglob("*.png")}
     known = {name: found["refit"][name] for name in ("alpha", "loo_accuracy", "projection")}
     assert known == {"alpha": model.alpha_, "loo_accuracy": model.loo_accuracy_, "projection": model.projection_}
-    assert found["refit"]["loo_accuracy_of"] == dict(model.path_.loo_accuracy_of) != {}
+    assert found["refit"]["projection"] == found["projection"]
     paths, labels = model.training_.paths, model.classes_[model.training_.labels]
-    alone = aurevoir.OpticalClassifier(engine=model.engine_).fit(list(paths), labels)
+    alone = aurevoir.OpticalClassifier(engine=model.engine_, projection=model.projection_).fit(list(paths), labels)
     assert (alone.decision_function(list(paths)) == model.decision_function(list(paths))).all()
     assert (alone.temperature_, alone.alpha_) == (model.temperature_, model.alpha_)
     out = fit("--out", tmp_path / "other", text=True)[1]

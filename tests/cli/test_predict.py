@@ -267,6 +267,15 @@ def test_the_file_has_what_is_printed_as_csv(call, model, listed, tmp_path, whol
     assert (tmp_path / "new" / "again.csv").read_bytes() == whole
 
 
+def test_where_nothing_can_be_read_going_on_fails_too(call, model, photos, tmp_path):
+    given, path = [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "x.csv"
+    for option in ("--out", "--resume"):
+        code, _, err = call("predict", model, *given, option, path)
+        assert (code, len(rows(path.read_text()))) == (1, 2)
+        assert f"none of the 2 files is a readable image; the first, {given[0]}: " in err
+    assert call("predict", model, *given, photos[0], "--resume", path)[0] == 0
+
+
 def test_a_file_that_is_there_is_not_replaced(call, model, photos, tmp_path):
     (tmp_path / "x.csv").write_text("notes\n")
     code, out, err = call("predict", model, photos[0], "--out", tmp_path / "x.csv")

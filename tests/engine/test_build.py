@@ -9,7 +9,7 @@ import pytest
 from aurevoir import build_engine, load_engine
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.sample import calibration_sample, hold_out, sample_images
-from aurevoir.errors import AurevoirError, MissingPackageError, UsageError
+from aurevoir.errors import AurevoirError, MissingPackageError, ThresholdMissedError, UsageError
 
 
 @pytest.mark.parametrize("moment", ["aurevoir.saving.renameat2", "os.fsync"])
@@ -65,8 +65,9 @@ def test_the_search_for_signs_measures_the_engine_that_is_delivered(tiny_onnx, p
 
     monkeypatch.setattr("aurevoir.engine.build.assemble", assembled)
     options = {"precision": "int8", "calibration": pixels, "activation_dtype": "int8", "smoke": False}
-    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
-    build_engine(tiny_onnx, **options, min_sign_agreement=1.0)
+    monkeypatch.setattr("aurevoir.engine.calibrate.sign_agreement", lambda features, reference: 0.5)
+    with pytest.raises(ThresholdMissedError, match=r"1\.0 is out of reach: with int8 and \d+ tensors in floating"):
+        build_engine(tiny_onnx, **options, min_sign_agreement=1.0)
     assert {activation_dtype for precision, activation_dtype in seen if precision == "int8"} == {"int8"}
     assert sum(precision == "int8" for precision, _ in seen) > 2
 
@@ -114,7 +115,7 @@ def test_the_faster_is_preferred_only_beyond_the_spread(tiny_onnx, pixels, monke
 
 
 def test_what_float_tensors_cost_is_timed(tiny_onnx, pixels, monkeypatch):
-    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
+    monkeypatch.setattr("aurevoir.engine.calibrate.sign_agreement", lambda features, reference: 0.5)
     engine = build_engine(tiny_onnx, precision="int8", calibration=pixels, min_sign_agreement=0.9)
     assert engine.manifest.in_float
     assert "int8 throughout" in engine.images_per_second

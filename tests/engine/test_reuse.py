@@ -108,7 +108,7 @@ def test_every_part_of_the_key_counts(network, photos, stages, monkeypatch, tabl
         {"resize": "crop"},
         {"cut": onnx.load(network).graph.node[2].output[0]},
         {"precision": "fp32", "calibration": None},
-        {"precision": "bf16"},
+        {"precision": "bf16", "runtime": "torch"},
         {"runtime": "onnxruntime"},
         {"calibration": table},
     ]

@@ -195,12 +195,16 @@ def test_what_ran_in_a_child_process_here_is_not_run_in_one_again(engine, tmp_pa
     assert is_known(engine.digest())
 
 
-def test_a_crash_of_several_cuts_at_once_is_an_error(staged_onnx, harm):
+def test_a_crash_of_several_cuts_at_once_is_an_error(staged_onnx, harm, tmp_path, monkeypatch):
     builders = EngineBuilder(NetworkSpec(backbone=staged_onnx)).at_cuts(
         [cut.name for cut in cut_candidates(open_backbone(staged_onnx), 3)]
     )
     spec = EngineSpec(runtime="openvino")
-    assert len(draft_cuts(builders, spec)[0]) == 3
+    engines, joined = draft_cuts(builders, spec)
+    assert len(engines) == 3
     harm("os.kill(os.getpid(), signal.SIGSEGV)", "openvino.compile")
+    assert is_known(joined.engine.digest())
+    draft_cuts(builders, spec)
+    monkeypatch.setenv("AUREVOIR_CACHE", str(tmp_path / "another"))
     with pytest.raises(AurevoirError, match=r"fp32 at several cuts on openvino crashes .* \(SIGSEGV\)"):
         draft_cuts(builders, spec)
