@@ -193,7 +193,7 @@ def _backprop(results: _Results) -> str:
 
 
 def _fine_tuning(results: _Results) -> Iterator[str]:
-    for name in ("caltech10", "hymenoptera"):
+    for name in ("caltech10", "hymenoptera", "eurosat1000"):
         ours = results.row(f"rivals-{name}", rival="optical auto")
         best = max(results.rows(f"rivals-{name}", group="backprop"), key=lambda row: float(row["accuracy"]))
         found, own = (f"{row['accuracy']:.3f} ± {row['standard_error']:.3f}" for row in (best, ours))
