@@ -115,8 +115,8 @@ RESULTS = [
     "accuracy-mobilenetv2", "accuracy-resnet50v2", "calibration-densenet169", "calibration-mobilenetv2", "cluster",
     "depth", "engines-cpu", "engines-efficientnet_lite0", "engines-mobilenetv2", "engines-resnet50v2_stage3",
     "engines-without-amx", "families", "gpu-h200", "gpu-h200-fused", "patches", "post-size", "projection",
-    "projections-accuracy", "reliability", "ridge", "rivals-caltech10", "rivals-eurosat1000", "rivals-hymenoptera", "rivals-zoo",
-    "scale", "startup", "table1-caltech10", "table1-generated", "threads", "time-to-model",
+    "projections-accuracy", "reliability", "ridge", "rivals-caltech10", "rivals-eurosat1000", "rivals-hymenoptera",
+    "rivals-zoo", "scale", "startup", "table1-caltech10", "table1-generated", "threads", "time-to-model",
 ]  # fmt: skip
 
 
