@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from ..errors import UsageError
+from ..schema import first_repeated
 from .text import name
 
 ClassWeight = dict[str, float] | str | None
@@ -32,6 +33,8 @@ def class_weight(words: Sequence[str] | None, classes: Collection[str]) -> Class
         if other := next((each for each in words if "=" not in each), None):
             raise UsageError(f"--class-weight {name(other)} is not NAME=WEIGHT; give balanced, or one file, alone")
         given = {each.rpartition("=")[0]: each.rpartition("=")[2] for each in words}
+        if (again := first_repeated(each.rpartition("=")[0] for each in words)) is not None:
+            raise UsageError(f"--class-weight gives {name(again)} twice; give each class one weight")
     return {each: _checked(each, weight, classes) for each, weight in given.items()}
 
 

@@ -170,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
 
     if args.engine is not None and Path(args.engine).exists():
         refuse_unused(args, ("backbone", *engine_arguments(args)), "a built engine (--engine)", add_arguments)
-    if args.projection in ("none", "exact", *POOLED):
+    if args.projection in ("auto", "none", "exact", *POOLED):
         refuse_unused(args, ["components"], f"projection {args.projection}", add_arguments)
     if args.no_test:
         refuse_unused(args, ["test", "keep_split", "min_accuracy"], "--no-test", add_arguments)

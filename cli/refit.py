@@ -3,10 +3,11 @@
 import argparse
 import csv
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 from .options import add_rebuild, skipped_lines
-from .outputs import note_training, save
+from .outputs import note_training, refuse_inside, save
 from .text import name
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not (args.remove or args.relabel or args.add):
         raise UsageError("there is nothing to change; give --remove, --relabel or --add")
     check_target(args.out)
+    if os.path.realpath(args.out) != os.path.realpath(args.model):
+        refuse_inside("--out", args.out, args.model)
     classifier = load(args.model, rebuild=args.rebuild)
     training, before = classifier.training_, classifier.loo_accuracy_
     absent: list[str] = []
-    removed = _listed(classifier, args.remove, "--remove", absent) if args.remove else {}
+    removed = {index for index, _ in _listed(classifier, args.remove, "--remove", absent)} if args.remove else set()
     relabelled = _relabelled(classifier, args.relabel, absent) if args.relabel else {}
     labels = {row: label for row, label in relabelled.items() if row not in removed}
     added = labelled_images(args.add) if args.add else None
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         None if added is None else added.paths,
         None if added is None else added.labels,
         None if added is None else added.weights,
-        remove=list(removed),
+        remove=sorted(removed),
         relabel=labels,
     )
     result: dict[str, Any] = {
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _listed(classifier: "Classifier", path: str, option: str, absent: list[str]) -> dict[int, dict[str, str]]:
+def _listed(classifier: "Classifier", path: str, option: str, absent: list[str]) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of the training images that a list names, with what it says of each."""
     from ..errors import DataError, UsageError
     from ..transfer.training import find
@@ -95,7 +98,7 @@ def _listed(classifier: "Classifier", path: str, option: str, absent: list[str])
             f"{rows[0]['path']}; give paths as `aurevoir review --csv` writes them"
         )
     absent += map(str, missing)
-    return {int(index): row for indices, row in zip(found, rows, strict=True) for index in indices}
+    return [(int(index), row) for indices, row in zip(found, rows, strict=True) for index in indices]
 
 
 def _relabelled(classifier: "Classifier", path: str, absent: list[str]) -> dict[int, Any]:
@@ -103,25 +106,31 @@ def _relabelled(classifier: "Classifier", path: str, absent: list[str]) -> dict[
     from ..errors import DataError
     from ..transfer.review import named
 
-    classes, labels, found = classifier.classes_.tolist(), classifier.training_.labels, {}
-    for index, row in _listed(classifier, path, "--relabel", absent).items():
+    classes, labels, found = classifier.classes_.tolist(), classifier.training_.labels, dict[int, Any]()
+    for index, row in _listed(classifier, path, "--relabel", absent):
         given = row.get("suggested", row.get("label"))
         if given is None:
             raise DataError(f"--relabel {path} has no column suggested or label; give a table with a header")
-        label = _label(classifier, given, path)
-        # No other label is suggested of a copy.
-        own = tuple(sorted(named(labels[index], classes))) if classifier.multilabel_ else classes[labels[index]]
-        if label is not None and label != own:
-            found[index] = label
-    return found
+        # No other label is suggested of a copy: its cell is empty.
+        if (label := _label(classifier, given, path)) is None:
+            continue
+        if found.setdefault(index, label) != label:
+            raise DataError(f"--relabel {path} gives {row['path']} the labels {found[index]} and {label}; give it one")
+    own = {
+        index: tuple(sorted(named(labels[index], classes))) if classifier.multilabel_ else classes[labels[index]]
+        for index in found
+    }
+    return {index: label for index, label in found.items() if label != own[index]}
 
 
 def _label(classifier: "Classifier", given: str, path: str) -> Any:
     """Return a label of a table, or of several an image a tuple of them; None of an empty cell."""
     from ..errors import DataError
+    from ..images.labelled import several
 
     known = {str(label): label for label in classifier.classes_.tolist()}
-    names = [each.strip() for each in (given.split(";") if classifier.multilabel_ else [given]) if each.strip()]
+    given_names = several(given) if classifier.multilabel_ else [given]
+    names = [each if each in known else each.strip() for each in given_names if each.strip()]
     if new := [each for each in names if each not in known]:
         raise DataError(f"label {new[0]!r} in --relabel {path} is not one of the classes: {', '.join(known)}")
     found = tuple(sorted(known[each] for each in names))

@@ -122,7 +122,8 @@ def describe(result: dict[str, Any]) -> str:
             *aligned(header, lines),
             f"best: {name(best['backbone'])} {best['precision']} at {name(best['cut'])} with {best['projection']}, "
             f"{best['loo_accuracy']:.4f}, the best of {len(lines)}: "
-            f"test it with `aurevoir fit --cut {name(best['cut'])}{layers}`",
+            f"test it with `aurevoir fit --precision {best['precision']} --cut {name(best['cut'])}{layers}` and the "
+            "backbone and the other options that were given",
             f"seconds: {spent}",
             *([f"figure: {result['out']}"] if result["out"] else []),
         ]

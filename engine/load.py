@@ -77,7 +77,7 @@ def open_engine(
         if not rebuild:
             raise AurevoirError(f"{path}: {fault}; load it with rebuild=True, or build it again")
         engine = Engine(replace(engine.manifest, target=None), engine.graph, engine.table, device)
-    if not trusted:
+    elif not trusted:
         check_first_load(engine, path)
     engine.keep_compiled(user_cache())
     return engine

@@ -298,11 +298,11 @@ def _labels_of(row: Row, source: Path) -> tuple[str, ...] | None:
         return tuple(dict.fromkeys(str(each).strip() for each in given))
     if _is_missing(given):
         return None
-    names = _several(str(given)) if row.several else [str(given)]
+    names = several(str(given)) if row.several else [str(given)]
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip())) or None
 
 
-def _several(cell: str) -> list[str]:
+def several(cell: str) -> list[str]:
     """Return the labels of a text: a JSON array of names, which may have semicolons, or what semicolons separate."""
     if cell.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):

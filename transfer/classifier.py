@@ -39,6 +39,7 @@ from ..kernels.probability import fit_temperature, probabilities
 from ..kernels.readout import PROJECTIONS, Readout, SpeckleReadout, path_on_host, readout_on, rows_of_call
 from ..kernels.ridge import SEARCHES, RidgePath
 from ..kernels.ridge.form import POOLED, RADIAL
+from ..kernels.ridge.inputs import checked_alphas
 from ..kernels.stopwatch import Stopwatch
 from ..work import Work
 from .capacity import Expected, output_types, reads_pooled, require_disk, require_ridge
@@ -259,7 +260,8 @@ class Classifier:
         cluster = as_cluster(self.cluster)
         with self._unchanged_by_failure(), _opened(self.work, self.verbose) as work, connected(cluster):
             names = column_names(y)
-            X, y = images_and_labels(X, y)
+            X, y, weighted = images_and_labels(X, y)
+            sample_weight = weighted if sample_weight is None else sample_weight
             if is_sets(y):
                 y, names = named_indicator(y)
             if is_features(X):
@@ -268,6 +270,7 @@ class Classifier:
                 X, y = checked_features(self, X, y, multi_output=is_indicator(y))
             check_lengths(X, y)
             labels, weights = self._encode(y, names), checked_weights(sample_weight, len(y))
+            self._class_weights(labels)
             self._seed = resolve_seed(self.random_state)
             self.skipped_: dict[str, str] = {}
             compile_ahead(self._kernels(X), self.verbose)
@@ -325,7 +328,8 @@ class Classifier:
         with self._unchanged_by_failure():
             training = self._amended(earlier, () if remove is None else remove, {} if relabel is None else relabel)
             if X is not None:
-                X, y = images_and_labels(X, y)
+                X, y, weighted = images_and_labels(X, y)
+                sample_weight = weighted if sample_weight is None else sample_weight
                 if is_features(X):
                     X = checked_features(self, X, reset=False)
                 channels = None if training.pooled is None else training.pooled.shape[1]
@@ -359,6 +363,7 @@ class Classifier:
             If a label is new.
         """
         images, engine, labels = self.image_files(paths), self._required_engine(), self._encode_known(as_labels(y))
+        check_lengths(paths, labels)
         weights = checked_weights(sample_weight, len(paths))
         outputs = self._outputs(engine)
         with _opened(work, self.verbose) as opened:
@@ -629,6 +634,7 @@ class Classifier:
             raise UsageError("projection 'layers' needs pool_layers=True (--pool-layers); give it, or choose 'rbf'")
         if not (self.n_components is None or is_count(self.n_components)):
             raise UsageError(f"n_components {self.n_components!r} is not an integer; give one from 1 up, or None")
+        checked_alphas(self.alphas, 1.0)
         if self.alpha_search not in SEARCHES:
             raise UsageError(f"alpha_search {self.alpha_search!r} is not known; choose one of {', '.join(SEARCHES)}")
         if not is_count(self.calibration_images) or self.calibration_images < 0:
@@ -1061,7 +1067,8 @@ class Classifier:
                 path, reason = next(iter(tested.skipped.items()))
                 warnings.warn(f"{len(tested.skipped)} files cannot be read; first: {path}: {reason}", stacklevel=2)
             return tested.accuracy
-        X, y = images_and_labels(X, y)
+        X, y, _ = images_and_labels(X, y)
+        check_lengths(X, y)
         if self._multilabel or is_sets(y):
             y = self._encode_known(y)
         from sklearn.metrics import accuracy_score

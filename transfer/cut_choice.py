@@ -219,21 +219,20 @@ def choose_cut(
     candidates = candidates_of(builders)
     plain = replace(spec, min_sign_agreement=None, prefer_faster=False, measure=False)
     joined = draft_candidates(builders, cuts, plain)
-    which = stratified_sample(labels, sample_size(cuts, budget), seed)
+    counted = np.flatnonzero(weights > 0)
+    which = counted[stratified_sample(labels[counted], sample_size(cuts, budget), seed)]
     sample = inputs[which] if isinstance(inputs, np.ndarray) else [inputs[index] for index in which]
     made = joined.engine.manifest
     decoder, description = None if decoded is None else decoded.keep, f"{len(cuts)} cuts" if progress else None
     images = as_images(sample, made.input_shape, made.resize, description, decoder)
     values = embed_cuts(joined, images, watch, work)
     rows = which[values.indices]
-    counted = weights[rows] > 0
-    rows = rows[counted]
     if not len(rows):
         # What is wrong with the images, whoever embeds them all says.
         return Chosen(CutChoice((), cuts[-1].name, len(rows), len(labels)), builders[len(cuts) - 1], None)
 
     def solve_counted(candidate: Candidate, index: int, kernels: Sequence[str]) -> Solved:
-        bits, pooled = values.bits[index][counted], values.pooled[index][counted]
+        bits, pooled = values.bits[index], values.pooled[index]
         return solve(bits, candidate.cut.features, pooled, joined.layers[index], rows, kernels)
 
     solved = solved_candidates(candidates, projection, solve_counted)

@@ -89,6 +89,8 @@ class CutChoice:
     @property
     def reason(self) -> str:
         """Why the cut was chosen, in one sentence."""
+        if not self.scores:
+            return f"cut {self.chosen}: none of the images that cuts are compared on can be read"
         best = min(self.scores, key=lambda score: (score.behind, score.macs, score.layers))
         taken = next(score for score in self.scores if (score.cut, score.layers) == (self.chosen, self.layers))
         deepest = self.scores[-1]

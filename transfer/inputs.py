@@ -23,8 +23,10 @@ from ..images.tables import TABLES
 _CHANNELS = (1, 3, 4)
 
 
-def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return the training data as `as_inputs` has it, and its labels as `as_labels`; a folder can provide both.
+def images_and_labels(X: Any, y: Any) -> tuple[Any, Any, np.ndarray | None]:
+    """Return the training data as `as_inputs` has it, its labels as `as_labels`, and the weights of a table.
+
+    A folder, a table or archives can provide all of them.
 
     Raises
     ------
@@ -33,10 +35,11 @@ def images_and_labels(X: Any, y: Any) -> tuple[Any, Any]:
     """
     if is_path(X) and y is None:
         found = labelled_images(path_of(X))
-        return found.paths, _sets(found.labels) if found.multilabel else np.asarray(found.labels)
+        labels = _sets(found.labels) if found.multilabel else np.asarray(found.labels)
+        return found.paths, labels, None if found.weights is None else np.asarray(found.weights)
     if y is None:
         raise DataError("requires y to be passed, but the target y is None; only a folder names its classes")
-    return as_inputs(X), as_labels(y)
+    return as_inputs(X), as_labels(y), None
 
 
 def is_path(value: Any) -> bool:

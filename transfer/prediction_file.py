@@ -145,14 +145,15 @@ class PredictionFile:
             If it cannot be written; what is in it can be continued.
         """
         given = map(str, paths)
-        begun = self._begin(given)
+        begun, head = self._begin(given)
         again, following = len(begun), next(given, None)
         if following is None:
             return
         for records in predictions(self._classifier, chain(begun, [following], given), self._details):
             new = records[again:]
             again = max(0, again - len(records))
-            self._append(encoded(csv_lines(new, self.columns, self._same)))
+            self._append(head + encoded(csv_lines(new, self.columns, self._same)))
+            head = b""
             for record in new:
                 self._count(record["path"], record.get("error", ""))
             yield new
@@ -170,8 +171,11 @@ class PredictionFile:
             while left:
                 left = left[os.write(self._file.fileno(), left) :]
 
-    def _begin(self, given: Iterator[str]) -> list[str]:
-        """Take the paths that have rows, and return those of the block that was begun; the file ends behind them."""
+    def _begin(self, given: Iterator[str]) -> tuple[list[str], bytes]:
+        """Take the paths that have rows; return those of the block that was begun, and a header that is yet to come.
+
+        The file ends behind them.
+        """
         assert self._file is not None
         header = encoded(csv_line(self.columns))
         with Path(self.path).open("rb") as file:
@@ -190,9 +194,7 @@ class PredictionFile:
         with explained(self.path):
             os.ftruncate(self._file.fileno(), end)
             os.lseek(self._file.fileno(), end, os.SEEK_SET)
-        if not end:
-            self._append(header)
-        return begun
+        return begun, b"" if end else header
 
     def _refuse_foreign_head(self, header: bytes) -> None:
         """Refuse a file whose first line is not whole, unless it is the beginning of our own."""

@@ -195,7 +195,7 @@ def test_what_calibrate_cannot_write_is_refused_before_the_work(call, tiny_onnx,
 
 
 def test_build_reports_speed_and_the_price_of_float_layers(call, text, tiny_onnx, class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("aurevoir.engine.calibrate.agreement", lambda bits, reference, m: 0.5)
+    monkeypatch.setattr("aurevoir.engine.calibrate.sign_agreement", lambda features, reference: 0.5)
     options = ["--precision", "int8", "--calibration", class_folder, "--out", tmp_path / "e.engine"]
     code, built, err = call("build", tiny_onnx, *options, "--min-sign-agreement", "0.6", "--json")
     assert code == 0, err

@@ -566,3 +566,12 @@ def test_the_list_is_read_as_it_is_needed(model, photos):
     assert len(next(stream)) == 16
     assert len(taken) <= classifier.engine_.calls_at_once * 16 + 2 * 16 + 1
     stream.close()
+
+
+def test_what_is_refused_leaves_no_header_behind(call, model, photos, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "training.safetensors").unlink()
+    code, _, err = call("predict", tmp_path / "model", photos[0], "--coverage", "0.9", "--out", tmp_path / "x.csv")
+    assert code in (1, 2), err
+    code, _, err = call("predict", tmp_path / "model", photos[0], "--out", tmp_path / "x.csv")
+    assert code == 0, err

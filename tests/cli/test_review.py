@@ -213,3 +213,21 @@ def test_a_model_without_its_training_is_refused(call, small, tmp_path):
     for command in (["review"], ["refit", "--out", tmp_path / "new", "--remove", small / "plain.txt"]):
         code, _, err = call(command[0], tmp_path / "model", *command[1:])
         assert (code, "does not hold the bits of its training images" in err) == (2, True)
+
+
+def test_a_row_without_a_suggestion_takes_none_away(call, made, tmp_path):
+    folder, _ = made
+    training = load(folder / "model").training_
+    path, own = training.paths[0], training.labels[0]
+    first, second = load(folder / "model").classes_[[own, 1 - own]]
+    lines = ["path,suggested,reason", f'"{path}",{second},label', f'"{path}",,conflict']
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    options = ["--relabel", tmp_path / "list.csv", "--json"]
+    code, found, err = call("refit", folder / "model", *options, "--out", tmp_path / "new")
+    assert (code, found["relabelled"]) == (0, 1), err
+    (tmp_path / "list.csv").write_text("\n".join([*lines, f'"{path}",{first},label']))
+    code, _, err = call("refit", folder / "model", *options, "--out", tmp_path / "other")
+    assert code == 1
+    assert "give it one" in err
+    code, _, err = call("refit", folder / "model", *options, "--out", folder / "model" / "new")
+    assert code == 2, err

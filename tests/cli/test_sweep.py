@@ -37,9 +37,11 @@ def test_a_sweep_has_a_row_for_each_cut_and_precision(staged_onnx, class_folder,
     header = ["backbone", "precision", "cut", "features", "GMACs", *AUTO, *AUTO_POOLED, "images/s", "MB"]
     assert text.splitlines()[1].split() == header
     best = max(rows, key=lambda row: (row["loo_accuracy"], row["images_per_second"]))
-    assert f"test it with `aurevoir fit --cut {best['cut']}`" in text
+    assert f"test it with `aurevoir fit --precision {best['precision']} --cut {best['cut']}`" in text
     pooled = {**result, "rows": [{**best, "projection": "layers"}]}
-    assert f"test it with `aurevoir fit --cut {best['cut']} --pool-layers`" in describe(pooled)
+    assert f"test it with `aurevoir fit --precision {best['precision']} --cut {best['cut']} --pool-layers`" in describe(
+        pooled
+    )
     assert "Traceback" not in err
 
 

@@ -1,5 +1,6 @@
 """One call from a backbone and images to an engine: its options, its measurements, and what it refuses."""
 
+import json
 import subprocess
 import sys
 
@@ -189,3 +190,45 @@ def test_missing_torch_names_the_line_that_installs_it():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr.strip().endswith("pip install 'aurevoir[torch]'")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prefer_faster": True}, "prefer_faster compares int8"),
+        ({"calibration_images": -1}, "calibration on -1 images"),
+        ({"batches": (1, 9, 8)}, "not in order"),
+        ({"batches": [4, 8]}, "not in order"),
+    ],
+)
+def test_wrong_numbers_and_options_are_refused_before_the_work(tiny_onnx, wrong, message):
+    with pytest.raises(UsageError, match=message):
+        build_engine(tiny_onnx, **wrong)
+
+
+def test_the_usual_batches_may_be_a_list_and_images_a_json_list(tiny_onnx, class_folder, tmp_path):
+    listed = [{"path": str(path)} for path in sorted(class_folder.rglob("*.png"))]
+    (tmp_path / "photos.json").write_text(json.dumps(listed))
+    options = {"precision": "int8", "runtime": "openvino", "smoke": False, "batches": [1, 16, 64]}
+    assert build_engine(tiny_onnx, calibration=tmp_path / "photos.json", **options).manifest.sign_agreement
+
+
+def test_a_float_engine_without_need_of_images_decodes_none(tiny_onnx, class_folder, monkeypatch):
+    monkeypatch.setattr("aurevoir.images.batches.decode", None)
+    build_engine(tiny_onnx, calibration=class_folder, smoke=False)
+
+
+def test_min_sign_agreement_is_required_in_every_precision(tiny_onnx, pixels, monkeypatch):
+    monkeypatch.setattr("aurevoir.engine.assemble.sign_agreement", lambda features, reference: 0.97)
+    with pytest.raises(ThresholdMissedError, match=r"0\.98 is out of reach: with bf16 the sign agreement .* 0\.9700"):
+        build_engine(tiny_onnx, precision="bf16", runtime="torch", calibration=pixels, min_sign_agreement=0.98)
+
+
+def test_torch_takes_images_that_are_turned(tiny_onnx, pixels):
+    engine = build_engine(tiny_onnx, runtime="torch", smoke=False)
+    np.testing.assert_array_equal(engine(pixels[..., ::-1]), engine(np.ascontiguousarray(pixels[..., ::-1])))
+
+
+def test_settings_of_threads_stay_with_another_manifest(tiny_onnx):
+    engine = build_engine(tiny_onnx, runtime="openvino", smoke=False).with_threads(threads=1)
+    assert engine.with_manifest(engine.manifest)._settings == engine._settings == {"threads": 1}

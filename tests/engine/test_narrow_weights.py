@@ -19,7 +19,7 @@ def without_vnni(monkeypatch):
 
 def test_both_ranges_are_computed_in_exact_arithmetic(exported, table, pixels, reference):
     engine = assemble(exported, "int8", "onnxruntime", table)
-    whole, narrow = cost_of_narrow_weights(engine, exported, pixels)
+    whole, narrow = cost_of_narrow_weights(engine, exported, pixels, reference)
     assert 0.9 < narrow <= 1 >= whole > 0.9
     assert whole != narrow
     if engine.manifest.weight_levels == 127:
@@ -47,4 +47,4 @@ def test_without_onnx_runtime_the_cost_is_not_known(tiny_onnx, pixels, monkeypat
     builder = EngineBuilder(NetworkSpec(backbone=tiny_onnx), CalibrationSpec(data=pixels))
     engine = assemble(builder.exported, "int8", "openvino", builder.table())
     monkeypatch.setattr("aurevoir.engine.narrow_weights.installed", lambda name: False)
-    assert cost_of_narrow_weights(engine, builder.exported, pixels) is None
+    assert cost_of_narrow_weights(engine, builder.exported, pixels, engine(pixels)) is None

@@ -18,7 +18,9 @@ from aurevoir.engine.export import channel_axis
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.runtimes import on_openvino, runtime
 from aurevoir.engine.sample import sample_images
+from aurevoir.engine.smoke import first_inference
 from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.kernels.backends.numba.features import has_int8_dot_product
 
 # Largest |pooled - means| / |means|: sums of float32, or where OpenVINO keeps the last layers in float32 for the
 # features alone, those of features that are rounded to bf16.
@@ -100,6 +102,13 @@ def unusual(request, pixels):
 def test_features_without_places_and_channels_that_are_last(unusual, name, precision):
     exported, table, images = unusual
     engine = _engine(exported, precision, name, table)
+    if (name, precision) == ("openvino", "int8") and not has_int8_dot_product():
+        # There OpenVINO's means of several images in one request are wrong, where features have no places.
+        try:
+            first_inference(engine, exported.graph)
+        except AurevoirError as error:
+            assert "the channel means are not those of the features" in str(error)
+            return
     _check(engine, images, lambda features: features.reshape(len(features), -1, exported.pooled).mean(1))
 
 

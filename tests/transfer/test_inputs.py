@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from scipy import sparse
 
+from aurevoir import OpticalClassifier
 from aurevoir.errors import DataError, UsageError
 from aurevoir.images.sources import class_folders, list_files
 from aurevoir.transfer.inputs import as_images, as_inputs, as_labels, images_and_labels, is_features
@@ -49,10 +50,11 @@ def test_paths_of_any_container_are_a_list_of_paths(given):
 def test_a_folder_is_the_files_under_it_and_gives_labels(class_folder, kind):
     assert as_inputs(kind(class_folder)) == list_files(class_folder) == class_folders(class_folder).paths
     assert as_inputs(kind(class_folder / "red" / "0.png")) == [class_folder / "red" / "0.png"]
-    paths, labels = images_and_labels(kind(class_folder), None)
+    paths, labels, weights = images_and_labels(kind(class_folder), None)
+    assert weights is None
     assert (paths, labels.tolist()) == (class_folders(class_folder).paths, class_folders(class_folder).labels)
     given = images_and_labels(kind(class_folder), labels[::-1])
-    assert (given[0], given[1].tolist()) == (paths, labels[::-1].tolist())
+    assert (given[0], given[1].tolist(), given[2]) == (paths, labels[::-1].tolist(), None)
 
 
 def test_images_of_any_library_are_an_array_of_pixels(pixels):
@@ -188,3 +190,30 @@ def test_what_is_no_labels_is_refused_in_a_line(given, message):
     with pytest.raises(DataError, match=message) as refused:
         as_labels(given)
     assert "\n" not in str(refused.value)
+
+
+def test_the_weights_of_a_table_count(class_folder, tiny_onnx, tmp_path):
+    found = class_folders(class_folder)
+    lines = [f"{path},{label},{1 + index}" for index, (path, label) in enumerate(zip(found.paths, found.labels))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,weight", *lines]))
+    weights = np.arange(1.0, 1 + len(lines))
+    assert (images_and_labels(tmp_path / "t.csv", None)[2] == weights).all()
+    classifier = OpticalClassifier(tiny_onnx, smoke=False).fit(tmp_path / "t.csv")
+    assert (classifier.training_.weights == weights).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"class_weight": "balnced"}, {"class_weight": {"red": 1e200}}, {"alphas": [-1]}], ids=str
+)
+def test_choices_are_checked_before_an_image_is_read(class_folder, tiny_onnx, wrong, monkeypatch):
+    monkeypatch.setattr("aurevoir.images.batches.decode", None)
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        OpticalClassifier(tiny_onnx, smoke=False, **wrong).fit(class_folder)
+
+
+def test_what_is_scored_has_a_label_an_image(class_folder, tiny_onnx):
+    found = class_folders(class_folder)
+    classifier = OpticalClassifier(tiny_onnx, smoke=False).fit(class_folder)
+    for call in (classifier.score, classifier.embed_labelled):
+        with pytest.raises(DataError, match="30 images and 29 labels"):
+            call(found.paths, found.labels[:-1])

@@ -6,6 +6,7 @@ import pytest
 from aurevoir.cache import user_cache, without_cache
 from aurevoir.engine.build import build_engine
 from aurevoir.engine.load import load_engine
+from aurevoir.engine.smoke import first_inference
 
 pytest.importorskip("openvino")
 from aurevoir.engine.runtimes import on_openvino
@@ -79,7 +80,9 @@ def test_without_a_cache_nothing_is_kept(path, compiled):
     assert _kept() == []
 
 
-def test_what_is_only_checked_is_not_kept(path, compiled):
+def test_an_engine_that_is_trusted_is_kept_too_and_one_that_is_only_checked_not(path, compiled):
+    first_inference(load_engine(path))
+    assert _kept() == []
     load_engine(path, trusted=True).bits(PIXELS)
     assert compiled == ["THROUGHPUT"]
-    assert _kept() == []
+    assert len(_kept()) == 1

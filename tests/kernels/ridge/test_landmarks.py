@@ -53,9 +53,9 @@ def direct(kernel, across, targets, weights, alpha):
     columns = np.hstack([across @ sums_to_zero, np.ones((len(across), 1))])
     penalty = np.zeros((p, p))
     penalty[:-1, :-1] = alpha * sums_to_zero.T @ kernel @ sums_to_zero
-    found = np.linalg.solve(
-        columns.T @ (weights[:, None] * columns) + penalty, columns.T @ (weights[:, None] * targets)
-    )
+    # The kernel of channel means has fewer eigenvalues than landmarks: of many solutions, the shortest.
+    system = columns.T @ (weights[:, None] * columns) + penalty
+    found = np.linalg.lstsq(system, columns.T @ (weights[:, None] * targets), rcond=1e-12)[0]
     return sums_to_zero @ found[:-1], found[-1]
 
 
