@@ -32,7 +32,7 @@ def masked(lines):
     """Return lines without what differs between machines: fractions, speeds, a few labels, which kernel was better."""
     aside = ("least accurate classes: ", "most often confused: ")
     kept = [line for line in lines if not line.startswith(aside)]
-    return [re.sub(r"\d+\.\d+|(?<=projection )(none|exact)", "#", line) for line in kept]
+    return [re.sub(r"\d+\.\d+|(?<=alpha )\d+|(?<=projection )(none|exact)", "#", line) for line in kept]
 
 
 def test_the_commands_print_what_the_readme_shows(readme, folder, capsys):
