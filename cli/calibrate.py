@@ -66,6 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     builder = EngineBuilder(network, source, stages=watch, progress=True, cache=user_cache(report=True))
     exported, (used, held_out) = builder.exported, builder.sample
     assert used is not None
+    if args.plot and held_out is None:
+        raise UsageError(
+            f"--plot needs 4 or more images to measure on, and there are {len(used)}; give more, or omit it"
+        )
     table = builder.table(placement, smoke=True)
     result: dict[str, Any] = {"table": args.out, "cache": args.cache, "onnx": args.onnx}
     save(result, args.out, lambda: write_atomically(args.out, table.to_json().encode()), outputs["out"], "table")

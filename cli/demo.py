@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BACKBONE, CUT = "densenet169", "denseblock4.denselayer12"
 LITE = "efficientnet_lite0"  # which takes images of the same size
 CALIBRATION_IMAGES = 64
+LEAST = 5  # images a class, of which one is a test image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +36,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
+    from ..errors import UsageError
     from ..images.batches import ImageFiles, collect
     from ..images.procedural import write_class_folders
     from ..kernels.stopwatch import Stopwatch
     from ..transfer.evaluate import split
 
+    if args.per_class < LEAST:
+        raise UsageError(f"--per-class {args.per_class} must be at least {LEAST}, of which one is a test image")
     runtime, device, precisions = _chosen(args)
     watch = Stopwatch()
     backbone, note = _backbone(args.seed)

@@ -176,6 +176,8 @@ def _check(args: argparse.Namespace) -> None:
         refuse_unused(args, ["test", "keep_split", "min_accuracy"], "--no-test", add_arguments)
     if args.test:
         refuse_unused(args, ["keep_split"], "test images of their own (--test)", add_arguments)
+    if not args.out:
+        refuse_unused(args, ["keep_split"], "no model to write (--out)", add_arguments)
     memory_budget(args.memory)
     cluster_of(args)
     if args.out:

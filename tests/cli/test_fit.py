@@ -151,6 +151,7 @@ def test_without_a_test_it_learns_from_all_and_leave_one_out_tells(fit, class_fo
     [
         (["--no-test", "--test", "x"], 2, "--test has no effect with --no-test; omit it"),
         (["--no-test", "--keep-split"], 2, "--keep-split has no effect with --no-test"),
+        (["--keep-split"], 2, "--keep-split has no effect with no model to write (--out); omit it"),
         (["--no-test", "--min-accuracy", "0.5"], 2, "--min-accuracy has no effect with --no-test"),
         (["--class-weight", "rde=2"], 2, "--class-weight rde is not one of the classes; did you mean red?"),
         (["--ridge-device", "tpu"], 2, "device 'tpu' is not known; choose cpu or cuda"),

@@ -1,5 +1,7 @@
 """The page of results: what it says, that it stands alone, that nothing in a result can break it, and how it looks."""
 
+import contextlib
+import io
 import json
 import shutil
 from html.parser import HTMLParser
@@ -8,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aurevoir.benchmarks.reporting.report import write_report
-from aurevoir.benchmarks.reporting.tables import read_result
 from aurevoir.cli.main import main
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -89,8 +89,9 @@ def rich(write):
     return write(result, "rich.json")
 
 
-def test_every_result_is_on_the_page_with_its_rows_machine_and_command(report, root, committed):
-    _, page, made = report()
+def test_every_result_is_on_the_page_with_its_rows_machine_and_command(own_run, root, committed):
+    path, made = own_run
+    page = Page(path.read_text())
     names = [each.stem for each in sorted((root / "benchmarks" / "results").glob("*.json"))]
     assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == names
     assert [attributes["href"] for tag, attributes in page.elements if tag == "a"] == [f"#{name}" for name in names]
@@ -210,12 +211,17 @@ def test_files_that_are_no_results_are_refused(tmp_path, capsys, content, code, 
 
 
 @pytest.fixture(scope="module")
-def own(root, tmp_path_factory):
-    """The page of the project's own results."""
-    path = tmp_path_factory.mktemp("own") / "page.html"
-    results = sorted((root / "benchmarks" / "results").glob("*.json"))
-    write_report([(each, read_result(each)) for each in results], path)
-    return path
+def own_run(tmp_path_factory):
+    """The page of the project's own results, which the command takes by default, and the command's JSON."""
+    path, printed = tmp_path_factory.mktemp("own") / "page.html", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["bench", "report", "--out", str(path), "--json"]) == 0
+    return path, json.loads(printed.getvalue())
+
+
+@pytest.fixture
+def own(own_run):
+    return own_run[0]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

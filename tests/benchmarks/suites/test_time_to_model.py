@@ -22,7 +22,7 @@ def test_contestants_are_measured_as_processes(bench, tiny_onnx, class_folder, t
     code, result, text = bench("time-to-model", *given, "--contestants", time_to_model.FIRST, ORT, TORCH)
     assert code == 0 and json.loads(out.read_text()) == result
     first, script, torch = result["rows"]
-    assert (first["train_images"], first["test_images"], result["repeated"]) == (40, 10, [50])
+    assert (first["train_images"], first["test_images"], result["cropped"]) == (40, 10, [50])
     for row in (first, script):
         assert row["seconds"] == row["all_seconds"][0] > 0.5
         assert row["peak_megabytes"] > 50
@@ -30,7 +30,7 @@ def test_contestants_are_measured_as_processes(bench, tiny_onnx, class_folder, t
     assert (first["precision"], script["precision"]) == ("int8", "fp32")
     assert first["stages"]["decode"] > 0 and max(first["stages"].values()) < first["seconds"]
     assert "needs a network by name" in torch["error"] and torch["error"] in text
-    assert "files are repeated to make 50 images" in text
+    assert "files are cropped at random to make 50 images" in text
     assert Image.open(drawn).width > 500
 
 
