@@ -171,7 +171,7 @@ def fit_readout(
     sampled = _Data(bits[rows], m, classes, means, shares, size, tuple(layers))
     kernels = _Kernels(sampled.bits, m, means, shares, size, sampled.standardizations)
     kind, path = _best(kernels, kinds, ridge.only(rows), timer)
-    readout, solved = _fit_kernel(kind, data, data.plan(kind), ridge, seed, timer)
+    readout, solved = _fit_kernel(kind, data, data.plan(kind), replace(ridge, start=path.best), seed, timer)
     return readout, replace(solved, loo_accuracy_of=path.loo_accuracy_of)
 
 
@@ -230,6 +230,7 @@ class _Ridge:
     search: str
     multilabel: bool
     share: Share = here
+    start: int | None = None
 
     def only(self, rows: Array) -> "_Ridge":
         """Return that of some rows."""
@@ -241,7 +242,8 @@ class _Ridge:
         return _signs(self.labels, self.classes)
 
     def dual(self, gram: Gram) -> RidgePath:
-        return dual_path(gram, self.targets.astype("float64"), self.alphas, self.weights, self.search, self.multilabel)
+        targets = self.targets.astype("float64")
+        return dual_path(gram, targets, self.alphas, self.weights, self.search, self.multilabel, self.start)
 
     def primal(self, sums: RowSums, rows: RowSource, budget: int, share: Share = here) -> RidgePath:
         return primal_path(sums, rows, self.targets, self.alphas, self.weights, self.multilabel, budget, share)

@@ -116,10 +116,22 @@ def radial_kernel(rows: Standardized, others: OtherStandardized, gamma: float) -
     """
     xp, right = namespace(rows), others.astype("float64")
     norms, kernel = xp.square(right).sum(axis=1), xp.empty((len(rows), len(others)))
+    # Of rows with themselves half is computed, and mirrored.
+    same = rows is others
     for which in blocks(len(rows), rows_at_a_time(rows, 256)):
-        left = rows[which].astype("float64")
-        distances = xp.square(left).sum(axis=1)[:, None] + norms - 2 * product(left, right.T)
-        kernel[which] = xp.exp(-gamma * xp.maximum(distances, 0))
+        left = right[which] if same else rows[which].astype("float64")
+        upto = which.stop if same else len(others)
+        distances = product(left, right[:upto].T)
+        distances *= -2
+        distances += xp.square(left).sum(axis=1)[:, None]
+        distances += norms[:upto]
+        xp.maximum(distances, 0, out=distances)
+        distances *= -gamma
+        kernel[which, :upto] = xp.exp(distances, out=distances)
+        if same:
+            kernel[: which.start, which] = distances[:, : which.start].T
+            kernel[which, which] += distances[:, which].T
+            kernel[which, which] /= 2
     return kernel
 
 

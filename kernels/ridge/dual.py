@@ -1,6 +1,7 @@
 """The dual ridge, with alpha selected by leave-one-out from one Gram; see `ridge`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +44,7 @@ def dual_path(
     weights: Array | None = None,
     search: str = "auto",
     multilabel: bool = False,
+    start: int | None = None,
 ) -> RidgePath:
     """Solve the dual ridge for every alpha, or for those of a search, from one Gram.
 
@@ -63,6 +65,8 @@ def dual_path(
     multilabel : bool
         Whether a row may have several labels or none. Alpha is then selected by the leave-one-out
         error, and the accuracy is the fraction of labels whose sign is correct.
+    start : int, optional
+        Index of the alpha from which `search` climbs where it would halve, such as the best on some of the rows.
 
     Returns
     -------
@@ -87,8 +91,8 @@ def dual_path(
     alphas = checked_alphas(alphas, system.scale)
     halving = search == "halving" or (search == "auto" and len(gram) >= HALVED_ROWS)
     if halving and len(alphas) > _CLIMBED:
-        start = _halving_start(gram, targets, alphas, weights, multilabel)
-        path = best_path(alphas, _climb(system, alphas, start, multilabel))
+        first = _halving_start(gram, targets, alphas, weights, multilabel) if start is None else start
+        path = best_path(alphas, _climb(system, alphas, first, multilabel))
     else:
         path = best_path(alphas, system.leave_one_out(alphas, range(len(alphas)), multilabel))
     coefficients = path.coefficients * system.roots
@@ -151,6 +155,7 @@ class _Dual:
             part *= self.roots[rows] * self.roots[:, 0]
             part += (self.shift * self.constant[rows, None]) * self.constant
             self.matrix[rows] = part
+        self._too_small = 0.0
         self.original, self.target_means = targets, product(self.weights, targets) / total
         self.targets = (targets - self.target_means) * self.roots
 
@@ -206,15 +211,16 @@ class _Dual:
         if on_host and len(pending) >= MANY_ALPHAS and _FEW_ROWS <= n <= _SPECTRAL_ROWS:
             yield list(pending), EighSolver(self.matrix, alphas[pending], "float64" if n < _SINGLE_ROWS else "float32")
         # For small alphas a factor is more accurate than eigenvectors in float32, but its accuracy falls with alpha:
-        # after the first failure, the rest is solved in float64.
-        single = n >= _SINGLE_ROWS and (on_host or _double_is_slow())
-        for index in sorted(pending, key=lambda each: alphas[each], reverse=True) if single else ():
-            try:
+        # from the first failure on, those as small are solved in float64.
+        if n < _SINGLE_ROWS or not (on_host or _double_is_slow()):
+            return
+        for index in sorted(pending, key=lambda each: alphas[each], reverse=True):
+            if alphas[index] <= self._too_small:
+                return
+            with suppress(np.linalg.LinAlgError):
                 yield [index], CholeskySolver(self.matrix, float(alphas[index]), "float32")
-            except np.linalg.LinAlgError:
-                return
             if index in pending:
-                return
+                self._too_small = float(alphas[index])
 
 
 def _double_is_slow() -> bool:
