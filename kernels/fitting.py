@@ -1,6 +1,6 @@
 """Fit readouts to packed bits or channel means, and labels: `fit_readout`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -49,10 +49,10 @@ from .readout import (
     SumReadout,
 )
 from .ridge import RidgePath, dual_path, primal_path
-from .ridge.form import LANDMARK_BLOCK, POOLED, RADIAL, SUMS, RidgeForm, plan_ridge, require_dual
+from .ridge.form import POOLED, RACED_ROWS, RADIAL, SUMS, RidgeForm, plan_ridge, require_dual
 from .ridge.inputs import checked_weights
 from .ridge.landmarks import LandmarkRidge
-from .ridge.passes import Share, here
+from .ridge.passes import Share, blocks_alike, here
 from .ridge.sums import RowSums, sums_of, total
 from .row_blocks import RowBlocks, RowSource, bit_rows, combine_rows, few_columns, speckle_rows
 from .training_kernel import TrainingKernel
@@ -94,7 +94,8 @@ def fit_readout(
         One of `PROJECTIONS`, or with `pooled` of `POOLED`: ``pooled`` is linear in the pooled features, ``rbf`` a
         radial kernel of them, ``layers`` one of those of several layers, ``bits+rbf`` and ``exact+rbf`` the sum of
         ``rbf`` with the kernel of ``none`` or ``exact``, each over the mean eigenvalue of its centred Gram. ``auto``
-        selects among `auto_kernels` by leave-one-out, on at most `ridge.form.COMPARED_ROWS` of the rows. A kernel whose
+        selects among `auto_kernels` by leave-one-out, on at most `ridge.form.COMPARED_ROWS` of the rows, of which a
+        kernel that is worse by more than two standard errors on `ridge.form.RACED_ROWS` sees only these. A kernel whose
         n x n system does not fit the budget is solved on landmarks, some of the rows; see `ridge.landmarks` and, for
         how many, `ridge.form`. A callable returns a projection for (m, k, seed); if that has a ``camera``, no exposure
         is fitted.
@@ -164,15 +165,13 @@ def fit_readout(
         return _fit_kernel(projection, data, form, ridge, seed, timer)
     kinds = auto_kernels(pooled is not None, len(layers) > 1)
     if form.name == "dual" and form.compared == len(bits):
-        kernels = _Kernels(bits, m, pooled, weights, size, data.standardizations)
-        return kernels.fitted(*_best(kernels, kinds, ridge, timer), timer)
-    rows = sampled_rows(bits, form.compared, seed)
-    means, shares = (None if each is None else each[rows] for each in (pooled, weights))
-    sampled = _Data(bits[rows], m, classes, means, shares, size, tuple(layers))
-    kernels = _Kernels(sampled.bits, m, means, shares, size, sampled.standardizations)
-    kind, path = _best(kernels, kinds, ridge.only(rows), timer)
-    readout, solved = _fit_kernel(kind, data, data.plan(kind), replace(ridge, start=path.best), seed, timer)
-    return readout, replace(solved, loo_accuracy_of=path.loo_accuracy_of)
+        kernels = data.kernels
+        paths = {kind: kernels.path(kind, ridge, timer) for kind in kinds}
+        kind = _best(paths)
+        return kernels.fitted(kind, replace(paths[kind], loo_accuracy_of=_accuracies(paths)), timer)
+    kind, paths = _compared(data, kinds, form.compared, ridge, seed, timer)
+    readout, solved = _fit_kernel(kind, data, data.plan(kind), replace(ridge, start=paths[kind].best), seed, timer)
+    return readout, replace(solved, loo_accuracy_of=_accuracies(paths))
 
 
 def auto_kernels(pooled: bool, layers: bool) -> tuple[str, ...]:
@@ -241,6 +240,14 @@ class _Ridge:
         """+1 and -1, made once the budget has been checked."""
         return _signs(self.labels, self.classes)
 
+    def correct(self, path: RidgePath) -> Array:
+        """Return how much of each row leave-one-out has right, of 0 to 1, as float64 of shape (n,)."""
+        scores = path.loo_scores
+        assert scores is not None
+        if self.multilabel:
+            return ((scores > 0) == (self.labels > 0)).mean(axis=1)
+        return (scores.argmax(axis=1) == self.labels).astype("float64")
+
     def dual(self, gram: Gram) -> RidgePath:
         targets = self.targets.astype("float64")
         return dual_path(gram, targets, self.alphas, self.weights, self.search, self.multilabel, self.start)
@@ -287,6 +294,16 @@ class _Data:
     budget: int
     layers: tuple[int, ...] = ()
 
+    def only(self, rows: Array) -> "_Data":
+        """Return that of some rows."""
+        pooled, weights = (None if each is None else each[rows] for each in (self.pooled, self.weights))
+        return replace(self, bits=self.bits[rows], pooled=pooled, weights=weights)
+
+    @property
+    def kernels(self) -> "_Kernels":
+        """The kernels of the rows."""
+        return _Kernels(self.bits, self.m, self.pooled, self.weights, self.budget, self.standardizations)
+
     def plan(self, projection: str | Projector, n_components: int | None = None) -> RidgeForm:
         """Return the form of the ridge of a projection."""
         channels = None if self.pooled is None else self.layers[-1] if self.layers else self.pooled.shape[1]
@@ -321,7 +338,7 @@ class _ChannelRows:
     standardize: Standardization
 
     def __call__(self, pooled: ChannelMeans) -> Iterator[tuple[slice, Features]]:
-        for which in blocks(len(pooled), LANDMARK_BLOCK):
+        for which in blocks_alike(len(pooled)):
             yield which, self.standardize(pooled[which]).astype("float64")
 
 
@@ -420,11 +437,44 @@ class _Kernels:
         return _pooled_readout(standardize, product(channels.astype("float64").T, coefficients), intercept)
 
 
-def _best(kernels: _Kernels, kinds: Sequence[str], ridge: _Ridge, timer: Timer) -> tuple[str, RidgePath]:
-    """Return the kernel of the highest leave-one-out accuracy, the first of equals, and its path."""
-    paths = {kind: kernels.path(kind, ridge, timer) for kind in kinds}
-    best = max(paths, key=lambda kind: paths[kind].loo_accuracy)
-    return best, replace(paths[best], loo_accuracy_of={kind: path.loo_accuracy for kind, path in paths.items()})
+def _best(paths: Mapping[str, RidgePath]) -> str:
+    """Return the kernel of the highest leave-one-out accuracy, the first of equals."""
+    return max(paths, key=lambda kind: paths[kind].loo_accuracy)
+
+
+def _accuracies(paths: Mapping[str, RidgePath]) -> dict[str, float]:
+    return {kind: path.loo_accuracy for kind, path in paths.items()}
+
+
+def _compared(
+    data: _Data, kinds: Sequence[str], count: int, ridge: _Ridge, seed: int, timer: Timer
+) -> tuple[str, dict[str, RidgePath]]:
+    """Solve kernels on some of the rows, where they are many first on fewer; return the best kernel, and all paths."""
+    paths: dict[str, RidgePath] = {}
+    left, found = list(kinds), paths
+    for size in (RACED_ROWS, count) if count >= 2 * RACED_ROWS else (count,):
+        rows = sampled_rows(data.bits, size, seed)
+        kernels, own = data.only(rows).kernels, ridge.only(rows)
+        found = {kind: kernels.path(kind, own, timer) for kind in left}
+        paths |= found
+        if len(left := _rivals(found, own)) == 1:
+            break
+    return _best(found), paths
+
+
+def _rivals(paths: Mapping[str, RidgePath], ridge: _Ridge) -> list[str]:
+    """Return the best kernel and those whose leave-one-out accuracy is less by up to two standard errors."""
+    right = {kind: ridge.correct(path) for kind, path in paths.items()}
+    xp, best = namespace(right[_best(paths)]), right[_best(paths)]
+    weights = xp.ones(len(best)) if ridge.weights is None else ridge.weights
+    shares = weights / weights.sum()
+
+    def is_close(kind: str) -> bool:
+        less = best - right[kind]
+        mean = shares @ less
+        return float(mean) <= 2 * float(xp.sqrt(xp.square(shares * (less - mean)).sum()))
+
+    return [kind for kind in paths if is_close(kind)]
 
 
 def sampled_rows(bits: Bits, count: int, seed: int) -> Array:
@@ -437,7 +487,7 @@ def _fit_kernel(
 ) -> tuple[Readout, RidgePath]:
     """Solve the ridge of a kernel in its form."""
     if form.name == "dual":
-        kernels = _Kernels(data.bits, data.m, data.pooled, data.weights, data.budget, data.standardizations)
+        kernels = data.kernels
         return kernels.fitted(kind, kernels.path(kind, ridge, timer), timer)
     if form.name == "landmarks":
         return _fit_landmarks(kind, data, sampled_rows(data.bits, form.order, seed), ridge, timer)
@@ -475,7 +525,7 @@ class _KernelRows:
 
     def __call__(self, bits: Bits | None, pooled: ChannelMeans | None) -> Iterator[tuple[slice, Features]]:
         (n,) = {len(each) for each in (bits, pooled) if each is not None}
-        for which in blocks(n, LANDMARK_BLOCK):
+        for which in blocks_alike(n):
             yield which, self.kernel.rows(*(None if each is None else each[which] for each in (bits, pooled)))
 
 

@@ -5,7 +5,8 @@ landmarks or the projection, and the solution. The results of segments are put t
 that a model does not depend on which worker computed what, or when.
 
 OpenBLAS rounds products of odd shapes by its number of threads. With multiples of 64, as numbers of landmarks are
-(`ridge.form.WHOLE`), 1, 2, 4, 8 and 16 threads gave the same bits, and 3 did not: workers use a power of two.
+(`ridge.form.WHOLE`) and of rows (`ridge.passes.blocks_alike`), 1, 2, 4, 8 and 16 threads gave the same bits, and 3 did
+not: workers use a power of two.
 """
 
 import hashlib

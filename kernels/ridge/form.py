@@ -28,6 +28,8 @@ KERNELS = ("none", "exact", *POOLED)
 """Projections whose ridge is that of a kernel; all others but ``auto`` make speckle."""
 COMPARED_ROWS = 4096
 """Rows at most on which ``auto`` compares kernels: five solves of all rows would take five times as long as one."""
+RACED_ROWS = 2048
+"""Of twice as many rows or more, those on which kernels are compared first; one that is clearly worse is then left."""
 MOST_LANDMARKS, LEAST_LANDMARKS = 4096, 32
 """Landmarks at most, and what is refused as too few."""
 WHOLE = 64

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..array_types import RowWeights, Targets
+from ..blas import blas_threads
 from ..memory import blocks
 from ..row_blocks import RowBlocks, RowSource
+from .form import LANDMARK_BLOCK, WHOLE
 
 SEGMENT = 1 << 14
 """Rows whose results are computed alone, from zero, so that sums do not depend on where that is, at most."""
@@ -28,3 +30,16 @@ def here(work: Work, rows: RowSource, targets: Targets, weights: RowWeights) -> 
     """Compute each segment in this process; see `Share`."""
     for which in blocks(len(targets), segment(len(targets))):
         yield work(rows[which], targets[which], weights[which])
+
+
+def blocks_alike(n: int) -> Iterator[slice]:
+    """Yield blocks of n rows of which 1, 2, 4, 8 or 16 threads give the same bits.
+
+    OpenBLAS's kernels for AVX2 round products of odd numbers of rows by the number of threads: what is left over of
+    whole blocks is for one thread, until the next block is asked for.
+    """
+    left_over = n % WHOLE
+    yield from blocks(n - left_over, LANDMARK_BLOCK)
+    if left_over:
+        with blas_threads(1):
+            yield slice(n - left_over, n)

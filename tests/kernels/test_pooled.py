@@ -9,8 +9,9 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler
 
 from aurevoir.errors import UsageError
+from aurevoir.kernels import fitting
 from aurevoir.kernels.bits import pack_signs, unpack
-from aurevoir.kernels.fitting import AUTO, AUTO_POOLED, fit_readout
+from aurevoir.kernels.fitting import AUTO, AUTO_POOLED, fit_readout, sampled_rows
 from aurevoir.kernels.memory import format_bytes
 from aurevoir.kernels.pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
 from aurevoir.kernels.ridge import dual_path, form, one_vs_rest
@@ -44,6 +45,15 @@ def test_channels_are_standardized_as_by_scikit_learn():
     found = standardization(pooled, np.ones(N))(pooled)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, StandardScaler().fit_transform(pooled.astype("float64")), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 256, 600])
+def test_the_radial_kernel_of_rows_with_themselves_is_symmetric(n):
+    rows = np.random.default_rng(0).normal(size=(n, CHANNELS)).astype("float32")
+    kernel = radial_kernel(rows, rows, 0.02)
+    np.testing.assert_array_equal(kernel, kernel.T)
+    np.testing.assert_allclose(kernel, rbf_kernel(rows.astype("float64"), gamma=0.02), rtol=1e-12)
+    np.testing.assert_allclose(kernel, radial_kernel(rows, rows.copy(), 0.02), rtol=1e-12)
 
 
 def test_weights_are_repetitions():
@@ -166,6 +176,30 @@ def test_of_many_rows_kernels_are_compared_on_some(monkeypatch):
     assert path.loo_accuracy == own.loo_accuracy
     assert path.loo_accuracy_of[readout.kind] != own.loo_accuracy
     np.testing.assert_array_equal(readout.scores(bits, pooled=pooled), alone.scores(bits, pooled=pooled))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_kernel_that_is_clearly_worse_on_few_rows_is_not_compared_on_more(monkeypatch, weighted):
+    bits, pooled, labels = images(n=400, of_places=0.35, of_means=0.0)
+    options = {"weights": np.random.default_rng(3).uniform(0.5, 2, size=400) if weighted else None}
+    monkeypatch.setattr(form, "COMPARED_ROWS", 300)
+    monkeypatch.setattr(fitting, "RACED_ROWS", 150)
+    readout, path = fit_readout(bits, M, labels, 3, "auto", pooled=pooled, **options)
+
+    def alone(kind, count):
+        rows = sampled_rows(bits, count, 0)
+        own = {name: None if each is None else each[rows] for name, each in options.items()}
+        return fit_readout(bits[rows], M, labels[rows], 3, kind, pooled=pooled[rows], **own)[1].loo_accuracy
+
+    assert path.loo_accuracy_of["rbf"] == alone("rbf", 150) < path.loo_accuracy_of["none"] - 0.1
+    seen_more = [kind for kind in (*AUTO, *AUTO_POOLED) if path.loo_accuracy_of[kind] == alone(kind, 300)]
+    assert readout.kind in seen_more
+    assert {"pooled", "rbf"}.isdisjoint(seen_more)
+    # All see more where none is clearly worse.
+    some = np.random.default_rng(0).integers(0, 3, size=400)
+    path = fit_readout(bits, M, some, 3, "auto", pooled=pooled, **options)[1]
+    labels = some
+    assert len([kind for kind in (*AUTO, *AUTO_POOLED) if path.loo_accuracy_of[kind] == alone(kind, 300)]) >= 3
 
 
 def test_without_pooled_features_auto_has_the_kernels_of_bits():

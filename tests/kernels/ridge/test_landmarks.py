@@ -169,6 +169,19 @@ def test_a_readout_beyond_the_dual_is_that_of_sampled_rows(kind):
     np.testing.assert_allclose(readout.scores(new[0], pooled=new[1]), scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["none", "rbf", "bits+rbf"])
+def test_one_thread_and_two_give_the_same_bits_whatever_the_number_of_rows(kind):
+    bits, pooled, labels, weights = images(1301)
+    paths = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            options = {"weights": weights, "pooled": pooled, "budget": "3MiB"}
+            paths.append(fit_readout(bits, M, labels, CLASSES, kind, **options)[1])
+    assert len(paths[0].coefficients) % form.WHOLE == 0
+    np.testing.assert_array_equal(paths[0].coefficients, paths[1].coefficients)
+    np.testing.assert_array_equal(paths[0].loo_scores, paths[1].loo_scores)
+
+
 def test_pooled_features_of_many_rows_are_solved_in_the_primal(monkeypatch):
     monkeypatch.setattr(form, "COMPARED_ROWS", 200)
     bits, pooled, labels, weights = images(300)

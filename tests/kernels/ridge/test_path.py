@@ -522,6 +522,18 @@ def test_many_rows_are_searched_and_few_are_not():
     assert np.isfinite(dual(X[:2000], targets[:2000], alphas).loo_errors).all()
 
 
+@pytest.mark.parametrize("start", [0, 7, 14])
+def test_a_climb_from_a_given_alpha_reaches_the_best_and_scores_what_lies_between(start):
+    X, _, targets = problem(0, 60, 10)
+    every, climbed = dual(X, targets, search="all"), dual(X, targets, search="halving", start=start)
+    scored = np.flatnonzero(np.isfinite(climbed.loo_accuracies))
+    np.testing.assert_array_equal(scored, np.arange(scored[0], scored[-1] + 1))
+    assert start in scored
+    np.testing.assert_allclose(climbed.loo_accuracies[scored], every.loo_accuracies[scored])
+    # Given where nothing is halved, it has no effect.
+    assert dual(X, targets, start=start).best == every.best
+
+
 def test_halving_passes_over_singular_alphas_and_scores_all_where_every_one_is():
     X, _, targets = problem(8, 40, 5)
     path = dual(X, targets, [0.0, 0.0, 0.0, 1.0], search="halving")
