@@ -206,7 +206,11 @@ def describe(result: Json) -> str:
 def markdown(result: Json) -> list[str]:
     """Return the contestants that ran as a table."""
     rows = [_text(row) for row in sound(result["rows"])]
-    return [f"{_caption(result)}:", "", *markdown_table(["contestant", *_HEADER], rows)]
+    return [
+        f"{_caption(result)}; {result['machine']['processor']}:",
+        "",
+        *markdown_table(["contestant", *_HEADER], rows),
+    ]
 
 
 def plot(result: Json, path: Path) -> None:

@@ -117,6 +117,7 @@ RESULTS = [
     "engines-without-amx", "families", "gpu-h200", "gpu-h200-fused", "patches", "post-size", "projection",
     "projections-accuracy", "reliability", "ridge", "rivals-caltech10", "rivals-eurosat1000", "rivals-hymenoptera",
     "rivals-zoo", "scale", "startup", "table1-caltech10", "table1-generated", "threads", "time-to-model",
+    "time-to-model-avx2",
 ]  # fmt: skip
 
 
