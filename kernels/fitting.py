@@ -245,8 +245,10 @@ class _Ridge:
         scores = path.loo_scores
         assert scores is not None
         if self.multilabel:
-            return ((scores > 0) == (self.labels > 0)).mean(axis=1)
-        return (scores.argmax(axis=1) == self.labels).astype("float64")
+            right: Array = ((scores > 0) == (self.labels > 0)).mean(axis=1)
+        else:
+            right = (scores.argmax(axis=1) == self.labels).astype("float64")
+        return right
 
     def dual(self, gram: Gram) -> RidgePath:
         targets = self.targets.astype("float64")
