@@ -170,8 +170,10 @@ def fit_readout(
         kind = _best(paths)
         return kernels.fitted(kind, replace(paths[kind], loo_accuracy_of=_accuracies(paths)), timer)
     kind, paths = _compared(data, kinds, form.compared, ridge, seed, timer)
-    readout, solved = _fit_kernel(kind, data, data.plan(kind), replace(ridge, start=paths[kind].best), seed, timer)
-    return readout, replace(solved, loo_accuracy_of=_accuracies(paths))
+    ridge, scores = replace(ridge, start=paths[kind].best), _accuracies(paths)
+    del paths
+    readout, solved = _fit_kernel(kind, data, data.plan(kind), ridge, seed, timer)
+    return readout, replace(solved, loo_accuracy_of=scores)
 
 
 def auto_kernels(pooled: bool, layers: bool) -> tuple[str, ...]:
@@ -389,6 +391,8 @@ class _Kernels:
             counts, norms = self._overlap(timer), popcount(self._bits)
             with timer("project"):
                 return exact_kernel(counts, norms, norms, out=counts)
+        # Where kernels were left out, none may have used those of the kernel before.
+        self._counts = None
         with timer("gram"):
             standardize, channels = self._channels(kind)
             if kind in RADIAL:
@@ -457,7 +461,8 @@ def _compared(
     for size in (RACED_ROWS, count) if count >= 2 * RACED_ROWS else (count,):
         rows = sampled_rows(data.bits, size, seed)
         kernels, own = data.only(rows).kernels, ridge.only(rows)
-        found = {kind: kernels.path(kind, own, timer) for kind in left}
+        starts = {kind: paths[kind].best if kind in paths else None for kind in left}
+        found = {kind: kernels.path(kind, replace(own, start=starts[kind]), timer) for kind in left}
         paths |= found
         if len(left := _rivals(found, own)) == 1:
             break

@@ -202,6 +202,7 @@ def _ridge_seconds(form: RidgeForm, n: int, kernel: str, job: Job, rates: Rates)
     if not form.compared:
         return whole
     channels = _channels(job, rates)
+    # At most: kernels that are clearly worse on fewer rows are left there.
     kinds, rows = auto_kernels(channels is not None, rates.layers), form.compared
     each = []
     for kind in kinds:

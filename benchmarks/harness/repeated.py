@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ def repeated(parts: Sequence[LabelledPaths], count: int, scratch: Path, crops: b
     scratch : Path
         Where the folder is made, until the end of the block.
     crops : bool
-        Whether no two images are the same: a file that was taken before is cropped at random, mirrored half of the
+        Whether images are not the same twice: a file that was taken before is cropped at random, mirrored half of the
         time, and written as JPEG. Equal images make the kernel of a ridge singular, which photographs do not.
 
     Raises
@@ -60,8 +60,10 @@ def _place(part: LabelledPaths, folder: Path, crops: bool, index: int, taken: tu
     source, target = part.paths[row], folder / str(part.labels[row]) / f"{index:07d}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if again and crops:
-        _crop(source, target.with_suffix(".jpg"), index)
-        return
+        # What cannot be read is passed on as it is, for each contestant to deal with.
+        with suppress(OSError):
+            _crop(source, target.with_suffix(".jpg"), index)
+            return
     target = target.with_suffix(source.suffix)
     try:
         os.link(source.resolve(), target)

@@ -76,7 +76,7 @@ def dual_path(
     Raises
     ------
     UsageError
-        If an alpha or a weight is invalid, or `search` is unknown.
+        If an alpha, a weight or `start` is invalid, or `search` is unknown.
     DataError
         If the Gram is not finite, or the system is singular at every alpha.
 
@@ -89,6 +89,8 @@ def dual_path(
         raise UsageError(f"search {search!r} is not known; choose one of {', '.join(SEARCHES)}")
     system = _Dual(gram, targets, weights)
     alphas = checked_alphas(alphas, system.scale)
+    if start is not None and not 0 <= start < len(alphas):
+        raise UsageError(f"start {start} is no index of {len(alphas)} alphas; give 0 to {len(alphas) - 1}")
     halving = search == "halving" or (search == "auto" and len(gram) >= HALVED_ROWS)
     if halving and len(alphas) > _CLIMBED:
         first = _halving_start(gram, targets, alphas, weights, multilabel) if start is None else start
@@ -155,7 +157,7 @@ class _Dual:
             part *= self.roots[rows] * self.roots[:, 0]
             part += (self.shift * self.constant[rows, None]) * self.constant
             self.matrix[rows] = part
-        self._too_small = 0.0
+        self._too_small = -1.0
         self.original, self.target_means = targets, product(self.weights, targets) / total
         self.targets = (targets - self.target_means) * self.roots
 

@@ -1,5 +1,6 @@
 """Passes over many rows in segments, whose results are added up in order, wherever they are computed."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ SEGMENT = 1 << 14
 """Rows whose results are computed alone, from zero, so that sums do not depend on where that is, at most."""
 _SEGMENTS, _WHOLE = 8, 512
 """Segments that many rows have at least, so that workers can share them, and what their lengths are multiples of."""
-
+# The number of BLAS's threads is the process': who restores it must be who set it last.
+_ALONE = threading.RLock()
 
 Work = Callable[[RowBlocks, Targets, RowWeights], Any]
 """What a pass computes of a segment; it is pickled where segments are shared out."""
@@ -41,5 +43,5 @@ def blocks_alike(n: int) -> Iterator[slice]:
     left_over = n % WHOLE
     yield from blocks(n - left_over, LANDMARK_BLOCK)
     if left_over:
-        with blas_threads(1):
+        with _ALONE, blas_threads(1):
             yield slice(n - left_over, n)

@@ -178,28 +178,53 @@ def test_of_many_rows_kernels_are_compared_on_some(monkeypatch):
     np.testing.assert_array_equal(readout.scores(bits, pooled=pooled), alone.scores(bits, pooled=pooled))
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_kernel_that_is_clearly_worse_on_few_rows_is_not_compared_on_more(monkeypatch, weighted):
+def test_a_kernel_that_is_clearly_worse_on_few_rows_is_not_compared_on_more(monkeypatch, weighted, multilabel):
     bits, pooled, labels = images(n=400, of_places=0.35, of_means=0.0)
-    options = {"weights": np.random.default_rng(3).uniform(0.5, 2, size=400) if weighted else None}
+    labels = np.eye(3, dtype="int64")[labels] if multilabel else labels
+    weights = np.random.default_rng(3).uniform(0.5, 2, size=400) if weighted else None
     monkeypatch.setattr(form, "COMPARED_ROWS", 300)
     monkeypatch.setattr(fitting, "RACED_ROWS", 150)
-    readout, path = fit_readout(bits, M, labels, 3, "auto", pooled=pooled, **options)
 
-    def alone(kind, count):
+    def seen_more(labels):
+        """What each kernel scored, which was best, and those that were compared on all of the larger sample."""
+        readout, path = fit_readout(bits, M, labels, 3, "auto", weights=weights, pooled=pooled)
+        scores = {count: {kind: alone(kind, labels, count) for kind in path.loo_accuracy_of} for count in (150, 300)}
+        more = [kind for kind, score in path.loo_accuracy_of.items() if score != scores[150][kind]]
+        assert all(path.loo_accuracy_of[kind] == scores[300][kind] for kind in more)
+        return path.loo_accuracy_of, readout.kind, more
+
+    def alone(kind, labels, count):
         rows = sampled_rows(bits, count, 0)
-        own = {name: None if each is None else each[rows] for name, each in options.items()}
-        return fit_readout(bits[rows], M, labels[rows], 3, kind, pooled=pooled[rows], **own)[1].loo_accuracy
+        own = None if weights is None else weights[rows]
+        return fit_readout(bits[rows], M, labels[rows], 3, kind, weights=own, pooled=pooled[rows])[1].loo_accuracy
 
-    assert path.loo_accuracy_of["rbf"] == alone("rbf", 150) < path.loo_accuracy_of["none"] - 0.1
-    seen_more = [kind for kind in (*AUTO, *AUTO_POOLED) if path.loo_accuracy_of[kind] == alone(kind, 300)]
-    assert readout.kind in seen_more
-    assert {"pooled", "rbf"}.isdisjoint(seen_more)
-    # All see more where none is clearly worse.
-    some = np.random.default_rng(0).integers(0, 3, size=400)
-    path = fit_readout(bits, M, some, 3, "auto", pooled=pooled, **options)[1]
-    labels = some
-    assert len([kind for kind in (*AUTO, *AUTO_POOLED) if path.loo_accuracy_of[kind] == alone(kind, 300)]) >= 3
+    scores, best, more = seen_more(labels)
+    assert scores["rbf"] < scores["none"] - 0.1
+    assert best in more
+    assert set(more) <= {"none", "exact", "bits+rbf"}
+    noise = np.random.default_rng(0).permutation(labels)
+    assert len(seen_more(noise)[2]) >= 4
+
+
+def test_what_was_compared_on_some_rows_says_where_to_begin_on_all(monkeypatch):
+    bits, pooled, labels = images(n=400, of_places=0.35, of_means=0.0)
+    monkeypatch.setattr(form, "COMPARED_ROWS", 300)
+    monkeypatch.setattr(fitting, "RACED_ROWS", 150)
+    solved, solve = [], fitting.dual_path
+
+    def spied(gram, targets, alphas, weights, search, multilabel, start):
+        path = solve(gram, targets, alphas, weights, search, multilabel, start)
+        solved.append((len(gram), start, path.best))
+        return path
+
+    monkeypatch.setattr(fitting, "dual_path", spied)
+    fit_readout(bits, M, labels, 3, "auto", pooled=pooled, search="halving")
+    few, more, (whole,) = ([each for each in solved if each[0] == rows] for rows in (150, 300, 400))
+    assert [start for _, start, _ in few] == [None] * 5
+    assert {start for _, start, _ in more} <= {best for _, _, best in few}
+    assert whole[1] in {best for _, _, best in more}
 
 
 def test_without_pooled_features_auto_has_the_kernels_of_bits():

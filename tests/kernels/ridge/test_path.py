@@ -534,6 +534,39 @@ def test_a_climb_from_a_given_alpha_reaches_the_best_and_scores_what_lies_betwee
     assert dual(X, targets, start=start).best == every.best
 
 
+def test_a_climb_tries_float32_no_more_below_an_alpha_at_which_it_failed(monkeypatch):
+    X, _, targets = large_problem(n=600, k=2400)
+    alphas, made = np.logspace(1, 4, 8), []
+
+    class Noted(CholeskySolver):
+        """Loses digits in float32."""
+
+        def __init__(self, matrix, alpha, dtype="float64"):
+            super().__init__(matrix, alpha, dtype)
+            made.append((dtype, len(matrix), int(np.flatnonzero(alphas == alpha)[0])))
+            if dtype == "float32":
+                self._inverse *= np.float32(1.01)
+
+    expected = dual(X, targets, alphas, search="halving", start=5)
+    monkeypatch.setattr("aurevoir.kernels.ridge.dual.CholeskySolver", Noted)
+    path = dual(X, targets, alphas, search="halving", start=5)
+    scored = {index for _, _, index in made}
+    assert len(scored) >= 3
+    tried = [index for dtype, _, index in made if dtype == "float32"]
+    # It begins at 5; larger alphas are tried, smaller ones are not.
+    assert sorted(tried) == sorted(index for index in scored if index >= 5)
+    assert [index for dtype, _, index in made if dtype == "float64"] == list(dict.fromkeys(i for _, _, i in made))
+    assert path.best == expected.best
+    np.testing.assert_allclose(path.coefficients, expected.coefficients, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("start", [-1, 15, 99])
+def test_a_start_that_is_no_index_is_refused(start):
+    X, _, targets = problem(0, 60, 10)
+    with pytest.raises(UsageError, match=f"start {start} is no index of 15 alphas; give 0 to 14"):
+        dual(X, targets, start=start)
+
+
 def test_halving_passes_over_singular_alphas_and_scores_all_where_every_one_is():
     X, _, targets = problem(8, 40, 5)
     path = dual(X, targets, [0.0, 0.0, 0.0, 1.0], search="halving")
