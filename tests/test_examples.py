@@ -26,16 +26,13 @@ def example(root):
     return run
 
 
-@pytest.fixture
-def photographs(data):
-    """The arguments of an example that name a folder of photographs and a pretrained backbone."""
-    return [data("hymenoptera/train"), "--backbone", data("backbones/mobilenetv2.onnx")]
-
-
 @pytest.fixture(params=["drawn", "photographs"])
 def source(request):
-    """The arguments of an example: none, or those of photographs."""
-    return [] if request.param == "drawn" else request.getfixturevalue("photographs")
+    """The arguments of an example: none, or a folder of photographs and a pretrained backbone."""
+    if request.param == "drawn":
+        return []
+    data = request.getfixturevalue("data")
+    return [data("hymenoptera/train"), "--backbone", data("backbones/mobilenetv2.onnx")]
 
 
 def _number(pattern, line):
@@ -52,8 +49,8 @@ def test_a_folder_becomes_a_classifier(example, source):
     assert all(re.fullmatch(r"[\w-]+/\w+\.jpe?g: [\w-]+", line) for line in predicted)
 
 
-def test_lower_precision_is_smaller_and_keeps_most_signs(example, photographs):
-    found = dict(line.split(": ", 1) for line in example("precisions", *photographs))
+def test_lower_precision_is_smaller_and_keeps_most_signs(example, source):
+    found = dict(line.split(": ", 1) for line in example("precisions", *source))
     assert list(found) == ["fp32", "bf16", "int8"]
     fp32, int8 = (_number(r"([\d.]+) MB", found[name]) for name in ("fp32", "int8"))
     assert int8 < fp32 / 2

@@ -26,10 +26,9 @@ def _fit(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def caltech(data, resnet):
-    """Sign bits of half of caltech10 by the same backbone in fp32 and int8, each image once."""
+    """Sign bits of all of caltech10 by the same backbone in fp32 and int8, each image once."""
     exported = export_backbone(open_backbone(resnet))
     labelled = class_folders(data("caltech10"))
-    labelled = labelled.take(range(0, len(labelled.paths), 2))
     table = calibrate(exported, sample_images(data("calibration500"), exported.size, 64))
     engines = {"fp32": assemble(exported, "fp32"), "int8": assemble(exported, "int8", table=table)}
     images = ImageArray(collect(ImageFiles(labelled.paths, exported.size))[1])
@@ -53,10 +52,9 @@ def accuracy(caltech):
     return fitted
 
 
-@pytest.mark.parametrize(("projection", "least"), [("auto", 0.93), ("none", 0.93), ("exact", 0.91), ("hadamard", 0.9)])
+@pytest.mark.parametrize(("projection", "least"), [("auto", 0.95), ("none", 0.95), ("exact", 0.95), ("hadamard", 0.92)])
 def test_ten_animals_are_told_apart(accuracy, projection, least):
-    seeds = range(1 if projection == "hadamard" else 5)
-    assert np.mean([accuracy("fp32", seed, projection) for seed in seeds]) >= least
+    assert accuracy("fp32", 0, projection) >= least
 
 
 def test_int8_is_as_accurate_as_fp32(accuracy):
@@ -64,9 +62,10 @@ def test_int8_is_as_accurate_as_fp32(accuracy):
     assert abs(np.mean(accuracies["int8"]) - np.mean(accuracies["fp32"])) <= 0.01
 
 
-def test_ants_and_bees(capsys, data, resnet):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_ants_and_bees(capsys, data, resnet, precision):
     folder = data("hymenoptera")
-    result = _fit(capsys, folder / "train", "--test", folder / "val", "--backbone", resnet, "--precision", "int8")
+    result = _fit(capsys, folder / "train", "--test", folder / "val", "--backbone", resnet, "--precision", precision)
     assert result["accuracy"] >= 0.83
     assert (result["train_images"], result["test_images"], result["skipped"]) == (244, 153, {})
 

@@ -12,8 +12,8 @@ from .form import LANDMARK_BLOCK, WHOLE
 
 SEGMENT = 1 << 14
 """Rows whose results are computed alone, from zero, so that sums do not depend on where that is, at most."""
-_SEGMENTS, _WHOLE = 8, 512
-"""Segments that many rows have at least, so that workers can share them, and what their lengths are multiples of."""
+_SEGMENTS = 8
+"""Segments that many rows have at least, so that workers can share them."""
 # The number of BLAS's threads is the process': who restores it must be who set it last.
 _ALONE = threading.RLock()
 
@@ -25,7 +25,7 @@ Share = Callable[[Work, RowSource, Targets, RowWeights], Iterator[Any]]
 
 def segment(n: int) -> int:
     """Return the rows of a segment of n rows; of up to `SEGMENT` there is only one."""
-    return SEGMENT if n <= SEGMENT else min(SEGMENT, _WHOLE * -(-n // (_SEGMENTS * _WHOLE)))
+    return SEGMENT if n <= SEGMENT else min(SEGMENT, LANDMARK_BLOCK * -(-n // (_SEGMENTS * LANDMARK_BLOCK)))
 
 
 def here(work: Work, rows: RowSource, targets: Targets, weights: RowWeights) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from aurevoir.engine.calibrate import calibrate, reach_sign_agreement, read_tabl
 from aurevoir.engine.float_graph import export_backbone
 from aurevoir.engine.sample import hold_out, sample_images
 from aurevoir.errors import AurevoirError, UsageError
+from aurevoir.kernels.backends.numba.features import has_int8_dot_product
 from aurevoir.kernels.bits import agreement
 
 
@@ -101,7 +102,10 @@ def test_signed_levels_of_a_real_network_keep_nearly_the_signs_of_unsigned_ones(
     changes = use_more_levels(exported.graph, table.thresholds, table.peaks)[1]
     assert (len(table.peaks), len(changes)) == (17, 35)
     # As they are, signed levels keep 0.91.
-    assert signed > 0.925 and unsigned - 0.02 < shifted + 0.01 < signed < unsigned + 0.01
+    assert (
+        signed > (0.93 if has_int8_dot_product() else 0.925)
+        and unsigned - 0.02 < shifted + 0.01 < signed < unsigned + 0.01
+    )
     assert measured["features"].sign_agreement == pytest.approx(signed, abs=2e-3)
     assert min(measured[name].sqnr for name in changes) > 15
     assert min(measured[name].sign_agreement for name in changes) > 0.8

@@ -45,10 +45,9 @@ def exported(request, tiny_onnx, pixels, data):
     return exported, calibrate(exported, images, placement="shared-concat")
 
 
-@pytest.mark.parametrize(
-    ("precision", "target"), [*(("int8", target) for target in TARGETS), ("fp16", "sm89"), ("fp32", "sm120")]
-)
-def test_int8_builds_for_every_target_and_the_others_for_one(exported, precision, target):
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_precision_builds_for_every_target(exported, precision, target):
     exported, table = exported
     engine = assemble(exported, precision, table=table if precision == "int8" else None, target=target)
     engine.build_plan()
