@@ -7,12 +7,6 @@ from ..errors import AurevoirError
 _USED_IN: dict[str, int] = {}
 
 
-def is_forked(library: str) -> bool:
-    """Return whether this process was forked from one that had used a library, and note that this one uses it."""
-    own = os.getpid()
-    return _USED_IN.setdefault(library, own) != own
-
-
 def check_process(library: str) -> None:
     """Note that this process uses a library.
 
@@ -21,7 +15,8 @@ def check_process(library: str) -> None:
     AurevoirError
         If this process was forked from one that had used it.
     """
-    if is_forked(library):
+    own = os.getpid()
+    if _USED_IN.setdefault(library, own) != own:
         raise AurevoirError(
             f"this process was forked from one that had used {library}, whose threads do not survive that; start "
             'processes with multiprocessing.get_context("spawn"), or use engines and models only in the children'

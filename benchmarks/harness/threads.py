@@ -8,23 +8,23 @@ from ...errors import UsageError
 
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
-    """Limit BLAS, Numba and torch to some threads; None leaves each its own choice. Yields Numba's number."""
-    import numba
+    """Limit BLAS, compiled kernels and torch to some threads; None leaves each its own choice. Yields the kernels'."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-    before = numba.get_num_threads()
+    from ...kernels.backends.numba.threads import limit_threads, most_threads, thread_count
+
     if count is None:
-        yield before
+        yield thread_count()
         return
-    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined, unused-ignore]
+    before, most = thread_count(), most_threads()
     if not 1 <= count <= most:
         raise UsageError(f"{count} threads are not possible; give 1 to {most}")
-    numba.set_num_threads(count)
+    limit_threads(count)
     try:
         with threadpool_limits(count), _torch_threads(count):
             yield count
     finally:
-        numba.set_num_threads(before)
+        limit_threads(before)
 
 
 @contextmanager

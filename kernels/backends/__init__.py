@@ -32,9 +32,9 @@ BACKENDS = ("reference", "numba", "triton")
 
 def limit_threads(count: int) -> None:
     """Let compiled kernels that this thread calls on the CPU use at most so many threads."""
-    from numba import get_num_threads, set_num_threads
+    from .numba.threads import limit_threads as limit
 
-    set_num_threads(min(count, get_num_threads()))
+    limit(count)
 
 
 class Backend(Protocol):

@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 
-import numba
 import numpy as np
 import pytest
 from cluster_flaws import FlawedPass
@@ -11,6 +10,7 @@ from aurevoir import Cluster
 from aurevoir.cluster.pool import Resources
 from aurevoir.errors import AurevoirError
 from aurevoir.kernels.backends import limit_threads
+from aurevoir.kernels.backends.numba import threads
 from aurevoir.kernels.camera import NoisyCamera
 from aurevoir.kernels.fitting import fit_readout
 from aurevoir.kernels.projection import Hadamard, Projection
@@ -141,10 +141,10 @@ def test_results_that_wait_fit_half_of_the_budget(machines_there, size, expected
 
 
 def test_threads_of_compiled_kernels_are_limited():
-    before = numba.get_num_threads()
     limit_threads(1)
-    assert numba.get_num_threads() == 1
-    numba.set_num_threads(before)
+    assert threads.thread_count() == 1
+    threads.limit_threads(None)
+    assert threads.thread_count() == threads.most_threads()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aurevoir import build_engine
+from aurevoir.engine import narrow_weights
 from aurevoir.engine.assemble import assemble
 from aurevoir.engine.build import EngineBuilder
 from aurevoir.engine.narrow_weights import cost_of_narrow_weights
@@ -26,6 +27,21 @@ def test_both_ranges_are_computed_in_exact_arithmetic(exported, table, pixels, r
         # Where nothing saturates the runtime's own kernels agree.
         own = np.mean((engine(pixels) > 0) == (reference > 0))
         assert own == pytest.approx(whole, abs=0.01)
+
+
+def test_as_many_images_as_are_needed_are_computed(exported, table, pixels, reference, monkeypatch):
+    engine, computed = assemble(exported, "int8", "onnxruntime", table), []
+
+    def features(_exported, _engine, _levels, images):
+        computed.append(images)
+        return np.zeros((len(images), reference.shape[1]))
+
+    monkeypatch.setattr(narrow_weights, "_features", features)
+    monkeypatch.setattr(narrow_weights, "SIGNS", 9 * reference.shape[1])
+    cost_of_narrow_weights(engine, exported, pixels, reference)
+    for images in computed:
+        assert len(images) == min(9, len(pixels))
+        assert (images[-1] == pixels[-1]).all()
 
 
 def test_a_build_says_what_few_levels_cost(tiny_onnx, pixels, without_vnni):

@@ -3,15 +3,12 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
 from typing import Any, TypeVar
 
 from numba import njit
 from numba.core import caching
-from numba.np.ufunc.parallel import threading_layer
 
 from ....kept import environment
-from ...forked import check_process, is_forked
 from .ahead import is_compiling, kernels_folder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -22,7 +19,6 @@ _FunctionCache: Any = caching.FunctionCache
 _FunctionCacheImpl: Any = _FunctionCache._impl_class
 # Before 0.62 the name of this class had an underscore.
 _UserWideCacheLocator: Any = getattr(caching, "UserWideCacheLocator", None) or caching._UserWideCacheLocator  # type: ignore[attr-defined]
-_threading_layer: Any = threading_layer
 _PAUSE = 0.02
 
 
@@ -95,17 +91,6 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
         dispatcher: Any = njit(nogil=True, **options)(function)
         with suppress(RuntimeError):
             dispatcher._cache = _Cache(function)
-        if not options.get("parallel"):
-            return dispatcher  # type: ignore[no-any-return]
-
-        @wraps(function)
-        def run(*arguments: Any) -> Any:
-            # OpenMP, where it is the layer, ends a child that was forked from a process that had started its threads.
-            if is_forked("Numba") and _threading_layer() == "omp":
-                check_process("Numba")
-            return dispatcher(*arguments)
-
-        run.dispatcher = dispatcher  # type: ignore[attr-defined]
-        return run  # type: ignore[return-value]
+        return dispatcher  # type: ignore[no-any-return]
 
     return decorate

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.extending import intrinsic
 
 from ....errors import UsageError
@@ -17,6 +17,7 @@ from ...philox import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD
 from .compiled import compiled
 from .emit import I8, I16, I32, I64, constant, load, loop, offset, store, zeros
 from .outputs import outputs
+from .threads import in_parts
 
 # 16 outputs with real and imaginary parts: 32 sums of 16 bits.
 _OUTPUTS = 16
@@ -131,10 +132,10 @@ def _draw(block: int, first: int, key: tuple[np.uint32, np.uint32], levels: np.n
             columns[column, lane] = levels[(words[column // 4, lane] >> shift) & np.uint32(0xFF)]
 
 
-@compiled(parallel=True)
+@compiled()
 def _draw_signs(start: int, key: tuple[np.uint32, np.uint32], words: np.ndarray) -> None:
     rows, parts, blocks, _ = words.shape
-    for row in prange(rows):
+    for row in range(rows):
         for part in range(parts):
             for block in range(blocks):
                 drawn = _philox(np.uint32(block), np.uint32(start + row), np.uint32(part), np.uint32(1), key)
@@ -142,8 +143,10 @@ def _draw_signs(start: int, key: tuple[np.uint32, np.uint32], words: np.ndarray)
                 out[0], out[1], out[2], out[3] = drawn
 
 
-@compiled(parallel=True)
+@compiled()
 def _dense(
+    first: int,
+    stop: int,
     codes: np.ndarray,
     key: tuple[np.uint32, np.uint32],
     levels: np.ndarray,
@@ -153,7 +156,7 @@ def _dense(
 ) -> None:
     count, rows = codes.shape
     k = max(intensities.shape[1], speckle.shape[1])
-    for group in prange(-(-k // _OUTPUTS)):
+    for group in range(first, stop):
         columns = np.empty((_COLUMNS, _LANES), np.int8)
         tables = np.empty((2, 256, _LANES), np.int16)
         sums, totals = np.zeros((rows, _LANES), np.int16), np.zeros((rows, _LANES), np.int32)
@@ -190,14 +193,15 @@ def dense(bits: np.ndarray, k: int, seed: int, levels: np.ndarray, gain: float |
         # Two tables are used at a time, so the number of bytes is padded with zeros to an even number.
         codes = np.zeros((bits.shape[1] + bits.shape[1] % 2, len(block)), dtype="uint8")
         codes[: bits.shape[1]] = block.T
-        _dense(codes, _key(seed), levels, np.float32(gain or 0), intensities[rows], speckle[rows])
+        given = (codes, _key(seed), levels, np.float32(gain or 0), intensities[rows], speckle[rows])
+        in_parts(lambda first, stop, given=given: _dense(first, stop, *given), -(-k // _OUTPUTS))  # type: ignore[misc]
     return intensities if gain is None else speckle
 
 
 def sign_rows(which: slice, m: int, seed: int, xp: Any = np) -> np.ndarray:
     """Draw rows of R as `random_matrix.sign_rows` does."""
     words = np.empty((which.stop - which.start, 2, -(-m // 128), 4), dtype="<u4")
-    _draw_signs(which.start, _key(seed), words)
+    in_parts(lambda start, stop: _draw_signs(which.start + start, _key(seed), words[start:stop]), len(words))
     return words.view("uint8").reshape(len(words), 2, -1)[:, :, : packed_length(m)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.extending import intrinsic
 
 from ....errors import UsageError
@@ -13,6 +13,7 @@ from ...random_matrix import hadamard_length
 from .compiled import compiled
 from .emit import F32, I1, I16, constant, load, loop, offset, store
 from .outputs import outputs
+from .threads import in_parts
 
 _LANES = 16
 _CHAINS, _STEPS = 2, 3
@@ -132,7 +133,7 @@ def _transform(values: int, signs: int, vectors: int) -> None:
         _by_two(values, stride, vectors)
 
 
-@compiled(parallel=True)
+@compiled()
 def _hadamard(
     bits: np.ndarray,
     signs: np.ndarray,
@@ -143,7 +144,7 @@ def _hadamard(
 ) -> None:
     pairs, chains, steps, length = signs.shape[0], signs.shape[1], signs.shape[2], 8 * signs.shape[3]
     k, vectors = max(intensities.shape[1], speckle.shape[1]), length // _LANES
-    for row in prange(len(bits)):
+    for row in range(len(bits)):
         values, light = np.zeros(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         for pair in range(pairs):
             light[:] = 0
@@ -189,5 +190,11 @@ def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = N
     whole = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, bits.shape[1] % 2))))
     # Three transforms, each 1 / sqrt(p), squared: a power of two, so scaling is exact.
     scale = np.float32(float(8 * signs.shape[3]) ** -_STEPS)
-    _hadamard(whole, np.ascontiguousarray(signs), scale, np.float32(gain or 0), intensities, speckle)
+    chains, camera = np.ascontiguousarray(signs), np.float32(gain or 0)
+
+    def part(start: int, stop: int) -> None:
+        rows = slice(start, stop)
+        _hadamard(whole[rows], chains, scale, camera, intensities[rows], speckle[rows])
+
+    in_parts(part, len(bits))
     return intensities if gain is None else speckle

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.extending import intrinsic
 
 from ....errors import UsageError
 from .compiled import compiled
 from .emit import I8, I32, I64, constant, load, loop, offset, splat, store, when, zeros
 from .features import numba_features
+from .threads import in_parts
 
 _FEATURES = numba_features()
 _BYTES = 64 if _FEATURES.get("avx512f") else 32
@@ -118,10 +119,10 @@ def _shared_counts(
     return _TILE_SIGNATURE, generate
 
 
-@compiled(parallel=True)
+@compiled()
 def _add_products(bits: bool, left: np.ndarray, right: np.ndarray, tiles: np.ndarray, products: np.ndarray) -> None:
     (n, k), others = left.shape, len(right)
-    for tile in prange(len(tiles)):
+    for tile in range(len(tiles)):
         top, side = tiles[tile, 0] * _TILE, tiles[tile, 1] * _TILE
         sums, end = np.empty((_SIDE, _SIDE), np.int32), k - k % _BYTES
         for start in range(0, end, _CHUNK):
@@ -157,7 +158,7 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
     tiles = np.ascontiguousarray(np.argwhere(pairs))
     products = np.zeros((len(left), len(others)), dtype="int64")
     first, second = (np.ascontiguousarray(side if k >= _BYTES else _padded(side)) for side in (left, others))
-    _add_products(bits, first, second, tiles, products)
+    in_parts(lambda start, stop: _add_products(bits, first, second, tiles[start:stop], products), len(tiles))
     if right is None:
         for top, side in tiles * _TILE:
             part = products[top : top + _TILE, side : side + _TILE]

@@ -1,0 +1,89 @@
+"""Threads that share the work of compiled kernels, which hold no GIL.
+
+Numba's own parallel loops take three to five times as long to compile, and their threads do not survive a fork.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+from numba.core import config
+
+from ....limits import processors
+
+Found = TypeVar("Found")
+
+# Of each thread, so that one that is held up does not hold up the others.
+_PARTS = 4
+
+
+class _Limit(threading.local):
+    count: int | None = None
+
+
+_LIMIT = _Limit()
+
+
+@cache
+def most_threads() -> int:
+    """Return how many threads kernels may use: as many as there are `processors`, at most ``NUMBA_NUM_THREADS``."""
+    settings: Any = config
+    return min(int(settings.NUMBA_NUM_THREADS), processors())
+
+
+def thread_count() -> int:
+    """Return how many threads kernels use that this thread calls."""
+    return min(_LIMIT.count or most_threads(), most_threads())
+
+
+def limit_threads(count: int | None) -> None:
+    """Let kernels that this thread calls use at most so many threads; None takes the limit away."""
+    _LIMIT.count = count
+
+
+def in_parts(work: Callable[[int, int], Found], count: int, least: int = 1, most: int | None = None) -> list[Found]:
+    """Call a function for parts of ``range(count)``, in this thread and others.
+
+    Parameters
+    ----------
+    work : callable
+        Called with the first index of a part and the one after its last; it has to release the GIL.
+    count : int
+    least, most : int
+        Length of a part, where `count` allows it.
+
+    Returns
+    -------
+    list
+        What the function returned, in the order of the parts.
+    """
+    threads = thread_count()
+    wanted = min(_PARTS * threads if threads > 1 else 1, count // least)
+    parts = max(1, wanted, 0 if most is None else -(-count // most))
+    edges = [count * part // parts for part in range(parts + 1)]
+    left, found = iter(range(parts)), dict[int, Found]()
+
+    def take() -> None:
+        for part in left:
+            found[part] = work(edges[part], edges[part + 1])
+
+    others = [_pool().submit(take) for _ in range(min(threads, parts) - 1)]
+    take()
+    for each in others:
+        # One that has not begun would find nothing left.
+        if not each.cancel():
+            each.result()
+    return [found[part] for part in range(parts)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(most_threads(), thread_name_prefix="kernel")
+
+
+if hasattr(os, "register_at_fork"):
+    # The threads of a pool do not survive a fork.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
