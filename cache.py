@@ -27,7 +27,7 @@ from pathlib import Path
 from .errors import AurevoirError, AurevoirWarning, SaveError, UsageError
 from .files import read_file
 from .kept import sealed, unsealed
-from .saving import write_atomically
+from .saving import remove_leftovers, write_atomically
 from .sizes import parse_size
 
 FOLDER, SIZE = "AUREVOIR_CACHE", "AUREVOIR_CACHE_SIZE"
@@ -208,7 +208,12 @@ def contents(folder: Path) -> list[Entry]:
 
 
 def clear(folder: Path) -> list[Entry]:
-    """Delete every file of a cache, and the folders that are then empty; return what was deleted.
+    """Delete every file of a cache, what killed writers left, and the folders that are then empty.
+
+    Returns
+    -------
+    list of Entry
+        The files that were deleted.
 
     Raises
     ------
@@ -222,6 +227,7 @@ def clear(folder: Path) -> list[Entry]:
         except OSError as error:
             raise SaveError(f"{each.path} cannot be deleted: {(error.strerror or str(error)).lower()}") from error
     for place in (*_folders(folder / KERNELS), *(folder / name for name in (KERNELS, *KINDS))):
+        remove_leftovers(place)
         with suppress(OSError):
             place.rmdir()
     return found

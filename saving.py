@@ -623,6 +623,12 @@ def _is_linked(journal: _Descriptor, staging: _Descriptor) -> bool:
     return found.st_ino == os.fstat(journal.number).st_ino
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed saves left in a folder, if that is there."""
+    with suppress(OSError), _Descriptor(folder, _FOLDER) as above:
+        _remove_leftovers(above)
+
+
 def _remove_leftovers(above: _Descriptor, target: str | None = None) -> None:
     """Delete what killed saves left in a folder; with a target only what they left of it."""
     with suppress(OSError):

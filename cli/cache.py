@@ -69,6 +69,7 @@ def _warm() -> None:
 
 def describe(result: dict[str, Any]) -> str:
     """Lay the kinds out as a table."""
+    from ..cache import KINDS
     from ..kernels.memory import format_bytes
     from .text import name
 
@@ -76,7 +77,9 @@ def describe(result: dict[str, Any]) -> str:
     if result["action"] == "clear":
         files = sum(each["files"] for each in result["kinds"])
         return f"{place}: deleted {files:,d} files, {format_bytes(result['bytes'])}"
-    lines = [f"{place}: {format_bytes(result['bytes'])}, of at most {format_bytes(result['limit'])}"]
+    bounded = sum(each["bytes"] for each in result["kinds"] if each["kind"] in KINDS)
+    others = f", and {format_bytes(rest)} without a limit" if (rest := result["bytes"] - bounded) else ""
+    lines = [f"{place}: {format_bytes(bounded)}, of at most {format_bytes(result['limit'])}{others}"]
     if result["why_not"]:
         lines.append(f"not in use: {name(result['why_not'])}")
     for each in result["kinds"]:

@@ -86,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine-rate", type=above_zero, metavar="R", help="images/s of an engine, of one GPU if --gpus is given"
     )
     group.add_argument("--measure", action="store_true", help="measure the rates, even if the cache has them")
+    group.add_argument(
+        "--no-cache", action="store_true", help="take no graph, engine or rates from the cache, and keep none there"
+    )
     group.add_argument("--out", metavar="F.json", help="write the rates into this file")
 
 

@@ -41,7 +41,7 @@ def cost_of_narrow_weights(
     made, table = engine.manifest, engine.table
     if not installed("onnxruntime") or table is None or made.activation_dtype is None or made.placement is None:
         return None
-    count = min(len(pixels), max(IMAGES, SIGNS // reference.shape[1]))
+    count = min(len(pixels), max(IMAGES, -(-SIGNS // reference.shape[1])))
     which = np.linspace(0, len(pixels) - 1, count).astype(int)
     whole, narrow = (
         sign_agreement(_features(exported, engine, levels, pixels[which]), reference[which])

@@ -162,10 +162,18 @@ def test_a_killed_writer_leaves_nothing_that_counts(own):
         "from aurevoir.cache import Cache\n"
         f"Cache(Path({str(own.folder)!r})).put('engine', {ONE!r}, bytes(1000))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+
+    def write_and_be_killed():
+        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+        assert done.returncode == -signal.SIGKILL
+
+    write_and_be_killed()
     assert own.get("engine", ONE) is None
     assert own.entries() == []
+    assert list((own.folder / "engine").iterdir()) != []
+    assert clear(own.folder) == []
+    assert not (own.folder / "engine").exists()
+    write_and_be_killed()
     own.put("engine", TWO, b"two")
     assert [path.name for path in (own.folder / "engine").iterdir()] == [TWO]
 

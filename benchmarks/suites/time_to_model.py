@@ -186,9 +186,11 @@ _HEADER = ["seconds", "times a later run's", "test accuracy", "peak memory, MB"]
 def _caption(result: Json) -> str:
     how = "cropped at random" if "cropped" in result else "repeated"
     again = ", ".join(f"{count:,d}" for count in result["cropped" if "cropped" in result else "repeated"])
+    counts = sorted({len(row["all_seconds"]) for row in sound(result["rows"])}) or [result["repeats"]]
+    processes = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return (
         f"{result['network']}, weights {result['weights']}; {result['data']}, {result['files']:,d} files of "
-        f"{result['classes']} classes, a fifth of them to test on; median of {result['repeats']} processes"
+        f"{result['classes']} classes, a fifth of them to test on; medians, of {processes} processes a row"
         + (f"; files are {how} to make {again} images" if again else "")
     )
 

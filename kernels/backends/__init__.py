@@ -32,9 +32,9 @@ BACKENDS = ("reference", "numba", "triton")
 
 def limit_threads(count: int) -> None:
     """Let compiled kernels that this thread calls on the CPU use at most so many threads."""
-    from .numba.threads import limit_threads as limit
+    from .numba import threads
 
-    limit(count)
+    threads.limit_threads(min(count, threads.thread_count()))
 
 
 class Backend(Protocol):

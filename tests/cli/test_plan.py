@@ -32,6 +32,8 @@ def rates_file(root):
 def test_rates_are_measured_once_and_written(call, cache, engine_file, class_folder, tmp_path):
     out = tmp_path / "rates.json"
     arguments = ("plan", "--engine", engine_file, "--data", class_folder, "--json")
+    assert call(*arguments, "--no-cache")[0] == 0
+    assert not (cache / "rates").exists()
     code, printed, err = call(*arguments, "--out", out)
     assert code == 0, err
     first = json.loads(printed)

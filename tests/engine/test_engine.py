@@ -72,6 +72,22 @@ def test_torch_engines_read_cuda_arrays_in_place(exported, pixels):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_triton_engines_read_host_and_cuda_arrays_alike(exported, pixels, table, reference, precision, cache):
+    import torch
+
+    many = np.concatenate([pixels] * 30)
+    # The second takes its tiles from the cache.
+    for _ in range(2):
+        engine = assemble(exported, precision, "triton", table if precision == "int8" else None)
+        assert engine.device == "cuda"
+        for count in (len(pixels), 1, 300, 300, 3):
+            bits = engine.bits(many[:count])
+            np.testing.assert_array_equal(bits, engine.bits(torch.from_numpy(many[:count]).cuda()).cpu())
+        assert np.mean((engine(pixels) > 0) == (reference > 0)) > 0.9
+
+
+@pytest.mark.gpu
 def test_more_threads_than_torch_has_streams_share_an_engine(exported, pixels):
     engine = assemble(exported, "fp32", "torch")
     images = [np.roll(pixels, shift, axis=0) for shift in range(40)]

@@ -33,15 +33,14 @@ def test_as_many_images_as_are_needed_are_computed(exported, table, pixels, refe
     engine, computed = assemble(exported, "int8", "onnxruntime", table), []
 
     def features(_exported, _engine, _levels, images):
-        computed.append(images)
-        return np.zeros((len(images), reference.shape[1]))
+        computed.append(len(images))
+        rows = [next(row for row, each in enumerate(pixels) if (each == image).all()) for image in images]
+        return reference[rows]
 
     monkeypatch.setattr(narrow_weights, "_features", features)
-    monkeypatch.setattr(narrow_weights, "SIGNS", 9 * reference.shape[1])
-    cost_of_narrow_weights(engine, exported, pixels, reference)
-    for images in computed:
-        assert len(images) == min(9, len(pixels))
-        assert (images[-1] == pixels[-1]).all()
+    monkeypatch.setattr(narrow_weights, "SIGNS", 9 * reference.shape[1] - 1)
+    assert cost_of_narrow_weights(engine, exported, pixels, reference) == (1.0, 1.0)
+    assert computed == [9, 9]
 
 
 def test_a_build_says_what_few_levels_cost(tiny_onnx, pixels, without_vnni):

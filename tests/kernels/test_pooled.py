@@ -9,9 +9,10 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler
 
 from aurevoir.errors import UsageError
-from aurevoir.kernels import fitting
 from aurevoir.kernels.bits import pack_signs, unpack
-from aurevoir.kernels.fitting import AUTO, AUTO_POOLED, fit_readout, sampled_rows
+from aurevoir.kernels.fit import comparison, problem
+from aurevoir.kernels.fit.comparison import sampled_rows
+from aurevoir.kernels.fitting import AUTO, AUTO_POOLED, fit_readout
 from aurevoir.kernels.memory import format_bytes
 from aurevoir.kernels.pooled import Standardization, mean_eigenvalue, radial_kernel, standardization
 from aurevoir.kernels.ridge import dual_path, form, one_vs_rest
@@ -185,7 +186,7 @@ def test_a_kernel_that_is_clearly_worse_on_few_rows_is_not_compared_on_more(monk
     labels = np.eye(3, dtype="int64")[labels] if multilabel else labels
     weights = np.random.default_rng(3).uniform(0.5, 2, size=400) if weighted else None
     monkeypatch.setattr(form, "COMPARED_ROWS", 300)
-    monkeypatch.setattr(fitting, "RACED_ROWS", 150)
+    monkeypatch.setattr(comparison, "RACED_ROWS", 150)
 
     def seen_more(labels):
         """What each kernel scored, which was best, and those that were compared on all of the larger sample."""
@@ -211,15 +212,15 @@ def test_a_kernel_that_is_clearly_worse_on_few_rows_is_not_compared_on_more(monk
 def test_what_was_compared_on_some_rows_says_where_to_begin_on_all(monkeypatch):
     bits, pooled, labels = images(n=400, of_places=0.35, of_means=0.0)
     monkeypatch.setattr(form, "COMPARED_ROWS", 300)
-    monkeypatch.setattr(fitting, "RACED_ROWS", 150)
-    solved, solve = [], fitting.dual_path
+    monkeypatch.setattr(comparison, "RACED_ROWS", 150)
+    solved, solve = [], problem.dual_path
 
     def spied(gram, targets, alphas, weights, search, multilabel, start):
         path = solve(gram, targets, alphas, weights, search, multilabel, start)
         solved.append((len(gram), start, path.best))
         return path
 
-    monkeypatch.setattr(fitting, "dual_path", spied)
+    monkeypatch.setattr(problem, "dual_path", spied)
     fit_readout(bits, M, labels, 3, "auto", pooled=pooled, search="halving")
     few, more, (whole,) = ([each for each in solved if each[0] == rows] for rows in (150, 300, 400))
     assert [start for _, start, _ in few] == [None] * 5

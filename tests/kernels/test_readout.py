@@ -26,6 +26,7 @@ from aurevoir.kernels.readout import (
     rows_of_call,
 )
 from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.ridge.form import POOLED
 from aurevoir.kernels.row_blocks import signed
 
 M = 201
@@ -391,6 +392,28 @@ def test_a_gpu_fits_as_the_cpu_does(projection, k):
     else:
         np.testing.assert_allclose(scores, readout.scores(bits), atol=1e-6)
     np.testing.assert_allclose(on_host(other.scores(on_gpu[0])), scores, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [*POOLED, "auto"])
+@pytest.mark.parametrize(("n", "budget"), [(200, None), (2100, "40MiB"), (4200, "2GiB")])
+def test_a_gpu_fits_channel_means_as_the_cpu_does(kind, n, budget):
+    """By the dual, on landmarks, and where ``auto`` compares kernels on fewer rows first."""
+    bits, labels = separable(7, n, 160, 4)
+    random = np.random.default_rng(0)
+    pooled = random.normal(labels[:, None], 2, (n, 12)).astype("float32")
+    arrays, fits = (bits, labels, pooled, random.uniform(0.5, 2, n)), []
+    for device in ("cpu", "cuda"):
+        own = [on_device(each, device) for each in arrays]
+        options = {"pooled": own[2], "weights": own[3], "layers": (5, 7), "budget": budget}
+        fits.append(fit_readout(own[0], 160, own[1], 4, kind, **options))
+    (readout, path), (other, other_path) = fits
+    assert other.kind == readout.kind
+    assert other_path.alpha == pytest.approx(path.alpha)
+    expected = readout.scores(bits, pooled=pooled)
+    np.testing.assert_allclose(readout_on(other, "cpu").scores(bits, pooled=pooled), expected, atol=1e-5)
+    found = other.scores(on_device(bits, "cuda"), pooled=on_device(pooled, "cuda"))
+    np.testing.assert_allclose(on_host(found), expected, atol=1e-5)
 
 
 def test_the_paths_of_several_kernels_are_those_of_a_fit_with_each():

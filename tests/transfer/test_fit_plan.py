@@ -9,7 +9,7 @@ import pytest
 import aurevoir
 from aurevoir.errors import AurevoirError, BudgetError, DataError, UsageError
 from aurevoir.images.sources import class_folders
-from aurevoir.kernels import fitting
+from aurevoir.kernels.fit import problem
 from aurevoir.kernels.ridge.form import KERNELS
 from aurevoir.transfer.fit_plan import STAGES, Job, plan_fit
 from aurevoir.transfer.rates import OF_IMAGES, OF_PROJECTIONS, RATES, Rates, measure_rates, read_rates
@@ -59,8 +59,8 @@ def forms(monkeypatch):
         found.append(plan_ridge(*arguments, **options))
         return found[-1]
 
-    plan_ridge = fitting.plan_ridge
-    monkeypatch.setattr(fitting, "plan_ridge", watched)
+    plan_ridge = problem.plan_ridge
+    monkeypatch.setattr(problem, "plan_ridge", watched)
     return found
 
 

@@ -197,7 +197,6 @@ def _worlds(plan: Plan) -> list[World]:
         World("Numba threads nonsense", {"NUMBA_NUM_THREADS": "many"}),
         World("Numba threads 0", {"NUMBA_NUM_THREADS": "0"}),
         World("Numba threads too many", {"NUMBA_NUM_THREADS": "100000"}),
-        World("Numba layer nonsense", {"NUMBA_THREADING_LAYER": "none such"}),
         World("OpenMP threads nonsense", {"OMP_NUM_THREADS": "many", "OPENBLAS_NUM_THREADS": "-3"}),
         World("time zone nonsense", {"TZ": "No/Such"}),
         World("terminal of width 0", {"COLUMNS": "0", "TERM": "", "LINES": "0"}),

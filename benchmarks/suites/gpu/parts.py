@@ -217,10 +217,10 @@ PARTS: dict[str, tuple[Callable[[argparse.Namespace], Rows], int]] = {
     "network": (measure_network, 60),
     "fused": (measure_fused, 240),
     "tuned": (measure_tuned, 110),
-    "engine": (measure_engine, 80),
-    "table1": (measure_table1, 90),
+    "engine": (measure_engine, 150),
+    "table1": (measure_table1, 200),
     "projection": (measure_projection, 30),
-    "post": (measure_post, 90),
+    "post": (measure_post, 200),
     "ridge": (measure_ridge, 80),
     "tests": (check_kernels, 130),
 }

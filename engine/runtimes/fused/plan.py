@@ -664,6 +664,9 @@ class _Planner:
             raise _Refused
         if view.stored.channels % 8:
             raise _Refused
+        # Means of earlier layers as well are what torch makes.
+        if "pooled" in self.outputs and self._shape("pooled")[1:] != [view.stored.channels]:
+            raise _Refused
         if view.chain.scale is not None:
             view = View(self._as_stored(view, node.input[0]))
         self.steps.append(Tail(view))

@@ -46,6 +46,7 @@ class _Cache(_FunctionCache):  # type: ignore[misc, unused-ignore]
     """Numba's cache, without which functions are compiled anew: a fault of the disk is no fault of the caller."""
 
     _impl_class = _Impl
+    lost = False
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # Numba looks at a function's own file alone, and not at the modules whose code is compiled into it.
@@ -68,8 +69,15 @@ class _Cache(_FunctionCache):  # type: ignore[misc, unused-ignore]
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with suppress(OSError):
+        try:
             super().save_overload(sig, data)
+        except OSError:
+            _Cache.lost = True
+
+
+def is_all_kept() -> bool:
+    """Return whether all that this process has compiled is in the cache."""
+    return not _Cache.lost
 
 
 def compiled(**options: Any) -> Callable[[Function], Function]:

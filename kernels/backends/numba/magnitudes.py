@@ -52,7 +52,9 @@ def _count_magnitudes(
             fourth[index[place + 3]] += np.uint32(1)
         for place in range(size & ~3, size):
             first[index[place]] += np.uint32(1)
-    return counts, largest
+    for place in range(bins):
+        first[place] += second[place] + third[place] + fourth[place]
+    return first[:bins], largest
 
 
 def largest_magnitude(values: np.ndarray) -> float:
@@ -77,8 +79,11 @@ def count_magnitudes(values: np.ndarray, top: float, bins: int) -> tuple[np.ndar
     def counted(start: int, stop: int) -> tuple[np.ndarray, np.uint32]:
         return _count_magnitudes(flat[start:stop], bits[start:stop], top_bits, gain, bins)
 
-    counts, largest = zip(*in_parts(counted, flat.size, _LEAST, _MOST), strict=True)
-    return np.sum(counts, axis=(0, 1), dtype="int64")[:bins], _value(max(largest))
+    total, largest = np.zeros(bins, "int64"), np.uint32(0)
+    for counts, found in in_parts(counted, flat.size, _LEAST, _MOST):
+        total += counts
+        largest = max(largest, found)
+    return total, _value(largest)
 
 
 def _value(bits: np.uint32) -> float:

@@ -6,8 +6,9 @@ Numba's own parallel loops take three to five times as long to compile, and thei
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from numba.core import config
@@ -36,7 +37,7 @@ def most_threads() -> int:
 
 def thread_count() -> int:
     """Return how many threads kernels use that this thread calls."""
-    return min(_LIMIT.count or most_threads(), most_threads())
+    return most_threads() if _LIMIT.count is None else max(1, min(_LIMIT.count, most_threads()))
 
 
 def limit_threads(count: int | None) -> None:
@@ -64,19 +65,33 @@ def in_parts(work: Callable[[int, int], Found], count: int, least: int = 1, most
     wanted = min(_PARTS * threads if threads > 1 else 1, count // least)
     parts = max(1, wanted, 0 if most is None else -(-count // most))
     edges = [count * part // parts for part in range(parts + 1)]
-    left, found = iter(range(parts)), dict[int, Found]()
+    # At its end an iterator of a list holds nothing, nor does what is cancelled and stays in the pool's queue.
+    left = iter([(part, partial(work, edges[part], edges[part + 1])) for part in range(parts)])
+    found: dict[int, Found] = {}
 
     def take() -> None:
-        for part in left:
-            found[part] = work(edges[part], edges[part + 1])
+        try:
+            for part, call in left:
+                found[part] = call()
+        except BaseException:
+            # Nobody begins another part.
+            for _ in left:
+                pass
+            raise
 
-    others = [_pool().submit(take) for _ in range(min(threads, parts) - 1)]
-    take()
-    for each in others:
-        # One that has not begun would find nothing left.
-        if not each.cancel():
-            each.result()
-    return [found[part] for part in range(parts)]
+    others: list[Future[None]] = []
+    # Where no thread can be started, as when the interpreter ends, this one does all.
+    with suppress(RuntimeError):
+        for _ in range(min(threads, parts) - 1):
+            others.append(_pool().submit(take))
+    try:
+        take()
+    finally:
+        begun = [each for each in others if not each.cancel()]
+        wait(begun)
+    for each in begun:
+        each.result()
+    return [found.pop(part) for part in range(parts)]
 
 
 @cache

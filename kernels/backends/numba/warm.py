@@ -11,9 +11,12 @@ from .ahead import Kernel, mark_compiled
 
 def warm(kernels: Sequence[str] = get_args(Kernel)) -> None:
     """Compile the kernels of some modules, those that are not in Numba's cache, and keep them there."""
+    from .compiled import is_all_kept
+
     for name in kernels:
         _CALLS[name]()
-        mark_compiled(name)
+        if is_all_kept():
+            mark_compiled(name)
 
 
 def _magnitudes() -> None:

@@ -387,6 +387,25 @@ def test_float16_and_what_torch_computes_between(dense):
     assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
 
 
+@interpreted
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_means_of_earlier_layers_are_those_of_onnxruntime(precision):
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), dtype="uint8")
+    network = NetworkSpec(backbone=Layers().eval(), cut="last", size=20, pool_layers=True)
+    builder = EngineBuilder(network, CalibrationSpec(data=pixels))
+    spec = EngineSpec(precision=precision, runtime="onnxruntime", activation_dtype="int8")
+    draft = builder.draft(spec)
+    assert len(draft.manifest.pooled_layers) > 1
+    model = onnx.load_from_string(draft.graph)
+    fused = FusedNetwork(model)
+    found = dict(zip(fused.outputs, fused(torch.from_numpy(pixels)), strict=True))
+    expected = run_onnxruntime(model, pixels)
+    assert found["pooled"].shape == (8, sum(draft.manifest.pooled_layers))
+    np.testing.assert_allclose(found["pooled"].numpy(), expected["pooled"], rtol=0.05, atol=0.02)
+    assert agreement(found["bits"].numpy(), expected["bits"], expected["features"].shape[1]) > 0.99
+
+
 def of_images(kernel, height=12, limits=(), scale=1 / 64, pooled=False, **attributes):
     """Return a network of one convolution of images of height x 13, of 32 filters."""
     random = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Kernels compiled ahead: all that a fit needs, once, waited for, and never in the way."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,7 @@ import pytest
 from aurevoir import cache as caching
 from aurevoir.cli.main import main
 from aurevoir.images.procedural import write_class_folders
-from aurevoir.kernels.backends.numba import ahead
-from aurevoir.kernels.backends.numba.warm import _CALLS
+from aurevoir.kernels.backends.numba import ahead, compiled, warm
 
 FIT = """
 import sys, numpy as np
@@ -104,6 +104,26 @@ def test_only_what_is_missing_is_compiled_by_one_process_at_a_time(started, monk
     assert len(started) == 2
 
 
+def _twice(value):
+    return 2 * value
+
+
+def test_kernels_that_could_not_be_kept_are_not_marked(monkeypatch, cache):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(compiled._Cache, "lost", False)
+    monkeypatch.setitem(warm._CALLS, "products", lambda: compiled.compiled()(_twice)(2))
+    warm.warm(["products"])
+    assert ahead.is_compiled("products")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled._FunctionCache, "save_overload", full)
+    monkeypatch.setitem(warm._CALLS, "dense", lambda: compiled.compiled()(_twice)(2.5))
+    warm.warm(["dense"])
+    assert not ahead.is_compiled("dense")
+
+
 def test_a_child_that_compiles_ends_with_its_parent(tmp_path):
     script = (
         "import sys, time\nfrom aurevoir.kernels.backends.numba import ahead\n"
@@ -125,5 +145,5 @@ def test_a_child_that_compiles_ends_with_its_parent(tmp_path):
 
 def test_every_kernel_can_be_compiled_by_its_name(capsys):
     assert main(["cache", "warm"]) == 0
-    assert set(_CALLS) == {"magnitudes", "products", "hadamard", "dense"}
+    assert set(warm._CALLS) == {"magnitudes", "products", "hadamard", "dense"}
     assert capsys.readouterr().err == ""

@@ -1,24 +1,27 @@
 """Threads that share the work of compiled kernels: every part once, in order, within a limit."""
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from aurevoir.kernels.backends.numba import threads
-from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes
+from aurevoir.kernels.backends.numba.magnitudes import count_magnitudes, largest_magnitude
 from aurevoir.kernels.backends.numba.products import shared_ones
 from aurevoir.kernels.backends.numba.threads import in_parts, limit_threads, thread_count
 
 
 @pytest.fixture
 def four_threads(monkeypatch):
+    pool = threads._pool
     monkeypatch.setattr(threads, "most_threads", lambda: 4)
-    threads._pool.cache_clear()
+    pool.cache_clear()
     yield
-    threads._pool.cache_clear()
+    pool.cache_clear()
 
 
 @pytest.fixture
@@ -51,14 +54,42 @@ def test_one_thread_is_the_one_that_calls(four_threads, one_thread):
         assert pool.submit(thread_count).result() == 4
 
 
-def test_an_error_of_any_part_is_raised(four_threads):
+@pytest.mark.parametrize("fails_here", [True, False])
+def test_an_error_of_any_thread_is_raised_and_ends_the_work(fails_here, four_threads):
+    here, begun, failed = threading.current_thread(), [], threading.Event()
+
     def work(start, stop):
-        time.sleep(0.01)
-        if start >= 8:
+        begun.append(start)
+        if (threading.current_thread() is here) is fails_here:
+            failed.set()
             raise ValueError(f"part at {start}")
+        assert failed.wait(60)
+        time.sleep(0.05)
 
     with pytest.raises(ValueError, match="part at"):
-        in_parts(work, 16)
+        in_parts(work, 1600)
+    assert len(begun) < 16
+
+
+def test_where_no_thread_can_be_started_this_one_does_all(four_threads, monkeypatch):
+    pool = ThreadPoolExecutor()
+    pool.shutdown()
+    monkeypatch.setattr(threads, "_pool", lambda: pool)
+    assert in_parts(lambda start, stop: threading.current_thread(), 16) == [threading.current_thread()] * 16
+
+
+def test_what_is_not_begun_holds_nothing(four_threads):
+    class Arrays:
+        pass
+
+    stop, arrays = threading.Event(), Arrays()
+    held, busy = weakref.ref(arrays), [threads._pool().submit(stop.wait) for _ in range(4)]
+    in_parts(lambda start, stop, arrays=arrays: arrays, 16)
+    del arrays
+    gc.collect()
+    assert held() is None
+    stop.set()
+    assert all(each.result() for each in busy)
 
 
 def test_kernels_that_threads_call_at_a_time_are_right(four_threads):
@@ -70,4 +101,5 @@ def test_kernels_that_threads_call_at_a_time_are_right(four_threads):
         products = [pool.submit(shared_ones, bits) for _ in range(20)]
     expected = np.histogram(np.abs(values), 64, (0, 8))[0]
     assert all((each.result()[0] == expected).all() for each in counted)
+    assert {each.result()[1] for each in counted} == {largest_magnitude(values)} == {np.abs(values).max()}
     assert all((each.result() == shared).all() for each in products)
