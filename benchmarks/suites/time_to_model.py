@@ -190,8 +190,8 @@ def _caption(result: Json) -> str:
     processes = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return (
         f"{result['network']}, weights {result['weights']}; {result['data']}, {result['files']:,d} files of "
-        f"{result['classes']} classes, a fifth of them to test on; medians, of {processes} processes a row"
-        + (f"; files are {how} to make {again} images" if again else "")
+        f"{result['classes']} classes, a fifth of them to test on; seconds are medians of a row's processes, "
+        f"{processes}" + (f"; files are {how} to make {again} images" if again else "")
     )
 
 

@@ -12,6 +12,7 @@ from aurevoir.kernels.arrays import on_device, on_host
 from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera
 from aurevoir.kernels.exact_kernel import exact_kernel
+from aurevoir.kernels.fit import comparison
 from aurevoir.kernels.fitting import fit_readout, kernel_paths
 from aurevoir.kernels.gram import gram, overlap
 from aurevoir.kernels.projection import Dense, DenseSigns, Hadamard
@@ -25,7 +26,7 @@ from aurevoir.kernels.readout import (
     readout_on,
     rows_of_call,
 )
-from aurevoir.kernels.ridge import dual_path, one_vs_rest
+from aurevoir.kernels.ridge import dual_path, form, one_vs_rest
 from aurevoir.kernels.ridge.form import POOLED
 from aurevoir.kernels.row_blocks import signed
 
@@ -396,9 +397,12 @@ def test_a_gpu_fits_as_the_cpu_does(projection, k):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", [*POOLED, "auto"])
-@pytest.mark.parametrize(("n", "budget"), [(200, None), (2100, "40MiB"), (4200, "2GiB")])
-def test_a_gpu_fits_channel_means_as_the_cpu_does(kind, n, budget):
-    """By the dual, on landmarks, and where ``auto`` compares kernels on fewer rows first."""
+@pytest.mark.parametrize(("n", "budget", "compared"), [(200, None, 400), (900, None, 400), (900, "6MiB", 128)])
+def test_a_gpu_fits_channel_means_as_the_cpu_does(kind, n, budget, compared, monkeypatch):
+    """By the dual, where ``auto`` compares kernels on fewer rows first, and on landmarks."""
+    monkeypatch.setattr(form, "MOST_LANDMARKS", 64)
+    monkeypatch.setattr(form, "COMPARED_ROWS", compared)
+    monkeypatch.setattr(comparison, "RACED_ROWS", 150)
     bits, labels = separable(7, n, 160, 4)
     random = np.random.default_rng(0)
     pooled = random.normal(labels[:, None], 2, (n, 12)).astype("float32")

@@ -117,7 +117,7 @@ def _line(row: Json) -> str:
 
 def markdown(result: Json) -> list[str]:
     """Return a table of the sizes."""
-    head = ["rows", "form", "seconds", "own memory, MiB", "pages of the file, MiB", "test accuracy"]
+    head = ["rows", "form", "seconds", "own memory, MiB", "pages of the file, MiB", "test accuracy", "from refits"]
     cells = [
         [
             f"{row['n']:,d}",
@@ -126,10 +126,11 @@ def markdown(result: Json) -> list[str]:
             f"{max(row['peak_mib'].values(), default=np.nan):,.0f}",
             f"{max(row['file_mib'].values(), default=np.nan):,.0f}",
             f"{row['test_accuracy']:.3f}",
+            f"{row['largest_difference']:.1e}" if row["checked_rows"] else "",
         ]
         for row in sound(result["rows"])
     ]
-    return markdown_table(head, cells)
+    return [f"{result['machine']['processor']}:", "", *markdown_table(head, cells)]
 
 
 def plot(result: Json, path: Path) -> None:

@@ -116,8 +116,8 @@ RESULTS = [
     "depth", "engines-cpu", "engines-efficientnet_lite0", "engines-mobilenetv2", "engines-resnet50v2_stage3",
     "engines-without-amx", "families", "gpu-h200", "gpu-h200-fused", "patches", "post-size", "projection",
     "projections-accuracy", "reliability", "ridge", "rivals-caltech10", "rivals-eurosat1000", "rivals-hymenoptera",
-    "rivals-zoo", "scale", "startup", "table1-caltech10", "table1-generated", "threads", "time-to-model",
-    "time-to-model-avx2",
+    "rivals-zoo", "scale", "scale-avx2", "startup", "table1-caltech10", "table1-generated", "threads", "time-to-model",
+    "time-to-model-avx2", "time-to-model-densenet169-avx2",
 ]  # fmt: skip
 
 
