@@ -35,7 +35,8 @@ KINDS = ("compiled", "engine", "graph", "rates", "table", "tiles")
 KERNELS, CHECKED = "numba", "checked-engines"
 DEFAULT_SIZE = 2 << 30
 _KEY = re.compile("[0-9a-f]{32}")
-_KERNEL = re.compile(r".+\.nb[ic]|[a-z]+-[0-9a-f]{32}\.ready")
+_KERNEL = re.compile(r".+\.nb[ic](\.tmp\.[0-9a-f]+)?|[a-z]+-[0-9a-f]{32}\.ready")
+"""Machine code, also what a killed process was writing, and marks of what is compiled."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OFF: ContextVar[bool] = ContextVar("cache_off", default=False)
 
@@ -170,9 +171,10 @@ class Cache:
             self._make_room(len(entry))
             write_atomically(path, entry)
         except OSError as error:
-            self._failed = True
-            cause = error.__cause__ if isinstance(error, SaveError) else error
-            if getattr(cause, "errno", None) in _FULL:
+            cause = getattr(error.__cause__ if isinstance(error, SaveError) else error, "errno", None)
+            # Gone is a folder that another process clears.
+            self._failed = cause != errno.ENOENT
+            if cause in _FULL:
                 warnings.warn(f"{error}; nothing more is kept in the cache", AurevoirWarning, stacklevel=2)
 
     def say(self, what: str) -> None:
@@ -220,6 +222,10 @@ def clear(folder: Path) -> list[Entry]:
     SaveError
         If one cannot be deleted.
     """
+    places = [place for name in (KERNELS, *KINDS) for place in (folder / name, *_folders(folder / name))]
+    for place in places:
+        if place.is_dir() and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            raise SaveError(f"{place} may not be read or written, and nothing was deleted; allow it (chmod u+rwx)")
     found = contents(folder)
     for each in found:
         try:

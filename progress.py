@@ -17,6 +17,7 @@ class _Lines(tqdm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._began = self._shown = time.time()
+        self._said = -1
         super().__init__(*args, mininterval=_INTERVAL, maxinterval=_INTERVAL, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
@@ -25,14 +26,14 @@ class _Lines(tqdm):
             self._print()
 
     def close(self) -> None:
-        """Print the last line if the work was slow."""
-        if not getattr(self, "disable", True) and time.time() - self._began >= SLOW:
+        """Print the last line if the work was slow, and that has not been said."""
+        if not getattr(self, "disable", True) and time.time() - self._began >= SLOW and self._said != self.n:
             self._print()
         self.leave, self.delay = False, float("inf")
         super().close()
 
     def _print(self) -> None:
-        self._shown = time.time()
+        self._shown, self._said = time.time(), self.n
         elapsed = max(self._shown - self._began, 1e-9)
         total = "" if self.total is None else f"/{self.total}"
         rate = f"{self.n / elapsed:.1f} {self.unit}/s"

@@ -7,7 +7,7 @@ from typing import Any
 
 _NAMES = {
     "engine": "engines",
-    "compiled": "engines as OpenVINO compiled them",
+    "compiled": "compiled engines",
     "graph": "exported graphs",
     "table": "calibration tables",
     "tiles": "sizes of tiles",
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """List what is there, or what was deleted."""
     from ..cache import cache_folder, clear, contents, fault, size_limit
 
-    folder, started = cache_folder(), time.time()
+    folder, started, limit = cache_folder(), time.time(), size_limit()
     if args.action == "warm":
         _warm()
     found = [] if folder is None else (clear if args.action == "clear" else contents)(folder)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             kinds.append({"kind": kind, "files": len(own), "bytes": sizes, "used_seconds_ago": [min(used), max(used)]})
     return {
         "folder": None if folder is None else str(folder),
-        "limit": size_limit(),
+        "limit": limit,
         "why_not": fault(),
         "action": args.action,
         "bytes": sum(each.size for each in found),

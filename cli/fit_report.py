@@ -93,7 +93,8 @@ def _of_classes(outcomes: Outcomes, trained_on: Outcomes, tested: bool) -> Itera
             "suspicious",
             "Suspicious training images",
             "Trained on all others, the classifier would label each of these otherwise (leave-one-out), the most "
-            "suspicious first: look here first for wrong labels.",
+            "suspicious first: look here first for wrong labels. aurevoir review asks three kernels, and lists some "
+            "others.",
             _suspected,
         )
     yield _calibration(outcomes, tested)

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Refit the model on the changed images, and write it."""
     from ..errors import UsageError
     from ..images.labelled import labelled_images
+    from ..images.sources import warn
     from ..transfer.classifier import load
     from ..transfer.model import check_target
 
@@ -77,6 +78,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     save(result, args.out, lambda: classifier.save(args.out), key="out")
     note_training(args.out)
+    if removed or labels:
+        warn(
+            "where leave-one-out has suggested what to remove or relabel, as in a review, its accuracy is too high "
+            "now; test on other images: aurevoir evaluate"
+        )
     return result
 
 

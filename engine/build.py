@@ -742,13 +742,13 @@ def _require_agreement(engine: Engine, target: float | None) -> None:
 
 def _say_cost(engine: Engine, exported: Exported, held_out: np.ndarray, reference: np.ndarray) -> None:
     """Warn of what fewer levels of weights cost on this processor."""
-    what = f"weights have {NARROW_LEVELS} levels, whose products cannot saturate without VNNI"
+    what = f"weights have {NARROW_LEVELS} levels, as products of more would saturate on this processor, without VNNI"
     with suppress(AurevoirError):
         if (found := cost_of_narrow_weights(engine, exported, held_out, reference)) is not None:
             whole, narrow = found
             what += (
-                f"; in exact arithmetic {narrow:.1%} of the signs are those of fp32, and with {LEVELS} levels, where "
-                f"there is VNNI, {whole:.1%}"
+                f"; in exact arithmetic {narrow:.1%} of the signs are those of fp32, and with {LEVELS} levels, as "
+                f"where there is VNNI, {whole:.1%}"
             )
     warnings.warn(what, AurevoirWarning, stacklevel=2)
 

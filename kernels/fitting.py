@@ -12,7 +12,7 @@ from .array_types import Array, Bits, ChannelMeans, Features, Labels, LabelSets
 from .arrays import namespace
 from .camera import Camera
 from .fit.comparison import accuracies, best_kernel, compared_kernels, sampled_rows
-from .fit.problem import FitData, RidgeProblem, Timer
+from .fit.problem import FitData, RidgeProblem, Timer, check_rows
 from .fit.speckle import fit_speckle
 from .fit.square import SquareKernels, pooled_readout
 from .memory import Budget, memory_budget
@@ -99,7 +99,8 @@ def fit_readout(
     Raises
     ------
     UsageError
-        If the projection is unknown or lacks pooled features, `n_components` is not positive or the seed is negative.
+        If the projection is unknown or lacks pooled features, `n_components` is not positive, the seed is negative, or
+        the arrays do not belong together.
     BudgetError
         If the ridge's system does not fit the budget.
     """
@@ -119,6 +120,7 @@ def fit_readout(
             "projection 'layers' needs the channel means of several layers; give those, with the number of channels "
             "of each, or choose 'rbf'"
         )
+    check_rows(bits, m, labels, classes, pooled, weights, layers)
     size = memory_budget(budget, bits)
     data = FitData(bits, m, classes, pooled, weights, size, tuple(layers))
     form = data.plan(projection, n_components)

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from aurevoir.cache import Cache, cache_folder, clear, contents, fault, size_limit, user_cache, without_cache
-from aurevoir.errors import AurevoirWarning, UsageError
+from aurevoir.errors import AurevoirWarning, SaveError, UsageError
 from aurevoir.kept import key_of
 
 ONE, TWO, THREE = (key_of(number) for number in range(3))
@@ -176,6 +176,36 @@ def test_a_killed_writer_leaves_nothing_that_counts(own):
     write_and_be_killed()
     own.put("engine", TWO, b"two")
     assert [path.name for path in (own.folder / "engine").iterdir()] == [TWO]
+
+
+def test_what_numba_was_writing_when_it_was_killed_is_cleared(own):
+    place = own.folder / "numba" / "products_1"
+    place.mkdir(parents=True)
+    for name in ("f-1.py311.1.nbc", "f-1.py311.1.nbc.tmp.72d3125f1c504d0d", "f-1.py311.nbi.tmp.0123abcd"):
+        (place / name).write_bytes(b"1")
+    (place / "notes.txt").write_text("mine")
+    assert len(clear(own.folder)) == 3
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+
+
+def test_a_writer_whose_folder_is_cleared_goes_on_with_the_next_entry(own, monkeypatch):
+    monkeypatch.setattr("aurevoir.saving._require_space", lambda *_: clear(own.folder))
+    own.put("engine", ONE, b"one")
+    assert own.get("engine", ONE) is None
+    monkeypatch.undo()
+    own.put("engine", TWO, b"two")
+    assert own.get("engine", TWO) == b"two"
+
+
+def test_a_folder_that_may_not_be_read_is_said_before_anything_is_deleted(own, monkeypatch):
+    own.put("engine", ONE, b"one")
+    own.put("table", TWO, b"two")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path).endswith("table") is False and access(path, mode))
+    with pytest.raises(SaveError, match=r"table may not be read or written, and nothing was deleted; allow it \(chmod"):
+        clear(own.folder)
+    monkeypatch.undo()
+    assert own.get("engine", ONE) == b"one"
 
 
 def test_the_package_s_own_code_is_part_of_every_key(tmp_path, monkeypatch):

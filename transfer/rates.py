@@ -181,7 +181,7 @@ def measure_rates(
     """
     made, found = engine.manifest, {}
     measures = {**_of_images(engine, files), **_of_ridge(made.features, made.pooled, projection)}
-    with progress_bar(measures.items(), desc="measuring", show=progress) as bar:
+    with progress_bar(measures.items(), desc="measuring", unit="rate", show=progress) as bar:
         for name, measure in bar:
             found[name] = measure()
     # An engine without channel means has no kernel of them.

@@ -1,6 +1,6 @@
 """What a ridge is fitted to: rows of bits and channel means, labels, and options."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...errors import UsageError
 from ..array_types import (
     Array,
     Bits,
@@ -21,6 +22,7 @@ from ..array_types import (
     Targets,
 )
 from ..arrays import namespace
+from ..bits import check_bits
 from ..pooled import Standardization, Standardizations
 from ..readout import Projector
 from ..ridge import RidgePath, dual_path, primal_path
@@ -135,6 +137,34 @@ class FitData:
         """The standardized channels in blocks of rows, float64."""
         assert self.pooled is not None and self.standardizations is not None
         return RowSource(_ChannelRows(self.standardizations.of("pooled")), (self.pooled,))
+
+
+def check_rows(
+    bits: Bits,
+    m: int,
+    labels: Labels | LabelSets,
+    classes: int,
+    pooled: ChannelMeans | None,
+    weights: Array | None,
+    layers: Sequence[int],
+) -> None:
+    """Raise UsageError where rows, labels, channel means and weights do not belong together."""
+    check_bits(bits, m)
+    for name, given in (("labels", labels), ("rows of pooled features", pooled), ("weights", weights)):
+        if given is not None and len(given) != len(bits):
+            raise UsageError(f"{len(given)} {name} for {len(bits)} rows of bits; give one a row")
+    if labels.ndim == 2:
+        if labels.shape[1] != classes:
+            raise UsageError(f"labels of shape {labels.shape} for {classes} classes; give a column a class")
+    elif labels.dtype.kind not in "iu":
+        raise UsageError(f"labels of dtype {labels.dtype}; give integers from 0 to {classes - 1}")
+    elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise UsageError(f"labels from {found} for {classes} classes; give integers from 0 to {classes - 1}")
+    if pooled is not None and (pooled.ndim != 2 or (layers and (min(layers) < 1 or sum(layers) != pooled.shape[1]))):
+        raise UsageError(
+            f"pooled features of shape {pooled.shape} are not rows of {' + '.join(map(str, layers)) or 'the'} channels"
+        )
 
 
 def _signs(labels: Labels | LabelSets, classes: int) -> Targets:

@@ -74,6 +74,7 @@ def test_a_model_is_reviewed_and_refitted_without_embedding_again(call, made, tm
     monkeypatch.setattr("aurevoir.images.decode.decode", None)
     code, refitted, err = call("refit", folder / "model", "--remove", table, "--out", tmp_path / "less", "--json")
     assert code == 0, err
+    assert "where leave-one-out has suggested what to remove" in err
     removed = len({row["path"] for row in rows})
     assert (refitted["removed"], refitted["images"], refitted["absent"]) == (removed, 81 - removed, [])
     less = load(tmp_path / "less")

@@ -64,3 +64,33 @@ def test_a_child_works_or_says_why_not(parent, child, said, tiny_onnx, tmp_path)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert said in done.stdout, done.stderr
+
+
+WHILE_LOADING = """
+import os, threading, time
+import numpy as np
+from aurevoir.kernels.backends.numba import compiled, products
+
+lock, held = compiled.global_compiler_lock, threading.Event()
+
+def compile_for_a_while():
+    with lock:
+        held.set()
+        time.sleep(0.5)
+
+threading.Thread(target=compile_for_a_while).start()
+held.wait()
+if os.fork() == 0:
+    products.shared_ones(np.zeros((300, 25), "uint8"))
+    print("done", flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_that_is_forked_while_a_thread_compiles_compiles_too():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", WHILE_LOADING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.stdout == "done\n", done.stderr

@@ -1,3 +1,4 @@
+import inspect
 import tracemalloc
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from aurevoir.kernels.bits import pack_signs, popcount, unpack
 from aurevoir.kernels.camera import Camera
 from aurevoir.kernels.exact_kernel import exact_kernel
 from aurevoir.kernels.fit import comparison
+from aurevoir.kernels.fit.problem import check_rows
 from aurevoir.kernels.fitting import fit_readout, kernel_paths
 from aurevoir.kernels.gram import gram, overlap
 from aurevoir.kernels.projection import Dense, DenseSigns, Hadamard
@@ -418,6 +420,36 @@ def test_a_gpu_fits_channel_means_as_the_cpu_does(kind, n, budget, compared, mon
     np.testing.assert_allclose(readout_on(other, "cpu").scores(bits, pooled=pooled), expected, atol=1e-5)
     found = other.scores(on_device(bits, "cuda"), pooled=on_device(pooled, "cuda"))
     np.testing.assert_allclose(on_host(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"m": 210}, "does not hold the packed bits of 210 features"),
+        ({"labels": np.arange(119) % 3}, "119 labels for 120 rows of bits; give one a row"),
+        ({"labels": np.arange(120) % 3 - 1}, "labels from -1 to 1 for 3 classes; give integers from 0 to 2"),
+        ({"labels": np.arange(120) % 4}, "labels from 0 to 3 for 3 classes"),
+        ({"labels": np.arange(120.0) % 3}, "labels of dtype float64; give integers"),
+        ({"labels": np.zeros((120, 2), int)}, r"labels of shape \(120, 2\) for 3 classes; give a column a class"),
+        ({"pooled": np.zeros((119, 7), "float32")}, "119 rows of pooled features for 120 rows of bits"),
+        ({"pooled": np.zeros(120, "float32")}, r"pooled features of shape \(120,\) are not rows of the channels"),
+        ({"pooled": np.zeros((120, 7), "float32"), "layers": (3, 5)}, "are not rows of 3 . 5 channels"),
+        ({"pooled": np.zeros((120, 7), "float32"), "layers": (-1, 8)}, "are not rows of -1 . 8 channels"),
+        ({"weights": np.ones(119)}, "119 weights for 120 rows of bits"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(changed, said):
+    bits, labels = separable()
+    given = {"bits": bits, "m": M, "labels": labels, "classes": 3, "pooled": None, "weights": None, "layers": ()}
+    with pytest.raises(UsageError, match=said):
+        # Without the checks of types that tests have, which say it otherwise.
+        inspect.unwrap(check_rows)(**given | changed)
+    inspect.unwrap(check_rows)(**given)
+
+
+def test_a_fit_checks_its_rows():
+    with pytest.raises(UsageError, match="labels from -1 to 1 for 3 classes"):
+        fit_readout(separable()[0], M, np.arange(120) % 3 - 1, 3)
 
 
 def test_the_paths_of_several_kernels_are_those_of_a_fit_with_each():

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Result:
     _check_disk(max(args.sizes), args.features)
     rows = [
         _in_a_process(n, args.features, args.projection, budget)
-        for n in progress_bar(sorted(args.sizes), desc="rows of the ridge")
+        for n in progress_bar(sorted(args.sizes), desc="rows of the ridge", unit="size")
     ]
     settings = {"features": args.features, "classes": CLASSES, "memory_budget": budget}
     return Result("scale", rows, settings, _exponents([row.to_json() for row in rows]))

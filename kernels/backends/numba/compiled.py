@@ -1,5 +1,6 @@
 """Compile functions, with a cache on disk that may be missing, full or damaged."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 from numba import njit
 from numba.core import caching
+from numba.core.compiler_lock import global_compiler_lock
 
 from ....kept import environment
 from .ahead import is_compiling, kernels_folder
@@ -20,6 +22,11 @@ _FunctionCacheImpl: Any = _FunctionCache._impl_class
 # Before 0.62 the name of this class had an underscore.
 _UserWideCacheLocator: Any = getattr(caching, "UserWideCacheLocator", None) or caching._UserWideCacheLocator  # type: ignore[attr-defined]
 _PAUSE = 0.02
+
+if hasattr(os, "register_at_fork"):
+    # A child that was forked while a thread compiled would wait for that thread, which it does not have.
+    _LOCK: Any = global_compiler_lock
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 class _Locator(_UserWideCacheLocator):  # type: ignore[misc, unused-ignore]

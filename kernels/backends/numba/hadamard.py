@@ -17,6 +17,8 @@ from .threads import in_parts
 
 _LANES = 16
 _CHAINS, _STEPS = 2, 3
+# Transformed values of a part, a fraction of a second.
+_PART = 1 << 26
 _FLOATS = ir.VectorType(F32, _LANES)
 
 
@@ -196,5 +198,5 @@ def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = N
         rows = slice(start, stop)
         _hadamard(whole[rows], chains, scale, camera, intensities[rows], speckle[rows])
 
-    in_parts(part, len(bits))
+    in_parts(part, len(bits), most=max(1, _PART // (8 * signs.size)))
     return intensities if gain is None else speckle

@@ -21,6 +21,8 @@ _DOT_PRODUCT = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) o
 _SIDE = 4
 # Chunks of two tiles of rows fit in the inner caches, and the sums of a chunk in 32 bits.
 _TILE, _CHUNK = 64, 2048
+# Products of bytes of a part, a fraction of a second.
+_PART = 1 << 31
 
 
 def has_dot_product() -> bool:
@@ -158,7 +160,8 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
     tiles = np.ascontiguousarray(np.argwhere(pairs))
     products = np.zeros((len(left), len(others)), dtype="int64")
     first, second = (np.ascontiguousarray(side if k >= _BYTES else _padded(side)) for side in (left, others))
-    in_parts(lambda start, stop: _add_products(bits, first, second, tiles[start:stop], products), len(tiles))
+    most = max(1, _PART // (_TILE * _TILE * k))
+    in_parts(lambda start, stop: _add_products(bits, first, second, tiles[start:stop], products), len(tiles), most=most)
     if right is None:
         for top, side in tiles * _TILE:
             part = products[top : top + _TILE, side : side + _TILE]

@@ -6,9 +6,10 @@ Numba's own parallel loops take three to five times as long to compile, and thei
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from numba.core import config
@@ -17,7 +18,7 @@ from ....limits import processors
 
 Found = TypeVar("Found")
 
-# Of each thread, so that one that is held up does not hold up the others.
+# Of each thread, so that one that is held up does not hold up the others, and an interrupt comes in between.
 _PARTS = 4
 
 
@@ -62,36 +63,44 @@ def in_parts(work: Callable[[int, int], Found], count: int, least: int = 1, most
         What the function returned, in the order of the parts.
     """
     threads = thread_count()
-    wanted = min(_PARTS * threads if threads > 1 else 1, count // least)
-    parts = max(1, wanted, 0 if most is None else -(-count // most))
+    parts = max(1, min(_PARTS * threads, count // least), 0 if most is None else -(-count // most))
     edges = [count * part // parts for part in range(parts + 1)]
-    # At its end an iterator of a list holds nothing, nor does what is cancelled and stays in the pool's queue.
+    # At its end an iterator of a list holds nothing, nor does what the pool begins after that.
     left = iter([(part, partial(work, edges[part], edges[part + 1])) for part in range(parts)])
-    found: dict[int, Found] = {}
+    ended: SimpleQueue[tuple[int, int, Found | None, BaseException | None]] = SimpleQueue()
 
     def take() -> None:
-        try:
-            for part, call in left:
-                found[part] = call()
-        except BaseException:
-            # Nobody begins another part.
-            for _ in left:
-                pass
-            raise
+        for part, call in left:
+            try:
+                ended.put((1, part, call(), None))
+            except BaseException as error:
+                # Nobody begins another part.
+                ended.put((1 + sum(1 for _ in left), part, None, error))
 
-    others: list[Future[None]] = []
     # Where no thread can be started, as when the interpreter ends, this one does all.
     with suppress(RuntimeError):
         for _ in range(min(threads, parts) - 1):
-            others.append(_pool().submit(take))
-    try:
-        take()
-    finally:
-        begun = [each for each in others if not each.cancel()]
-        wait(begun)
-    for each in begun:
-        each.result()
-    return [found.pop(part) for part in range(parts)]
+            _pool().submit(take)
+    take()
+    return _collected(ended, parts)
+
+
+def _collected(ended: "SimpleQueue[tuple[int, int, Any, BaseException | None]]", parts: int) -> list[Any]:
+    """Return what all parts came to in their order, or raise the first error, when none is at work any more."""
+    found: dict[int, Any] = {}
+    failed: list[BaseException] = []
+    while parts:
+        count, part, value, error = ended.get()
+        parts -= count
+        found[part] = value
+        failed += [] if error is None else [error]
+    if failed:
+        try:
+            raise failed[0]
+        finally:
+            # A traceback that holds its own error would keep all arrays.
+            del failed, error
+    return [found[part] for part in sorted(found)]
 
 
 @cache

@@ -1,6 +1,7 @@
 """Threads that share the work of compiled kernels: every part once, in order, within a limit."""
 
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -49,7 +50,7 @@ def test_several_threads_work_at_a_time(four_threads):
 
 def test_one_thread_is_the_one_that_calls(four_threads, one_thread):
     assert thread_count() == 1
-    assert in_parts(lambda start, stop: threading.current_thread(), 100) == [threading.current_thread()]
+    assert set(in_parts(lambda start, stop: threading.current_thread(), 100)) == {threading.current_thread()}
     with ThreadPoolExecutor() as pool:
         assert pool.submit(thread_count).result() == 4
 
@@ -76,6 +77,63 @@ def test_where_no_thread_can_be_started_this_one_does_all(four_threads, monkeypa
     pool.shutdown()
     monkeypatch.setattr(threads, "_pool", lambda: pool)
     assert in_parts(lambda start, stop: threading.current_thread(), 16) == [threading.current_thread()] * 16
+
+
+def test_what_a_thread_that_did_not_start_leaves_is_waited_for_where_another_call_begins_it(four_threads, monkeypatch):
+    start, failed = threading.Thread.start, []
+
+    def not_the_first(self):
+        if self.name.startswith("kernel") and not failed:
+            failed.append(self)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", not_the_first)
+    with ThreadPoolExecutor(2, thread_name_prefix="caller") as callers:
+        first = callers.submit(in_parts, lambda start, stop: time.sleep(0.02) or start, 16)
+        time.sleep(0.1)
+        second = callers.submit(in_parts, lambda start, stop: time.sleep(0.02) or start, 16)
+        assert first.result() == second.result() == list(range(16))
+    assert failed
+
+
+def test_an_error_of_another_thread_keeps_nothing(four_threads):
+    class Arrays:
+        pass
+
+    here, arrays, failed = threading.current_thread(), Arrays(), threading.Event()
+    held = weakref.ref(arrays)
+
+    def work(start, stop, arrays=arrays):
+        if threading.current_thread() is not here:
+            failed.set()
+            raise MemoryError
+        assert failed.wait(60)
+
+    gc.disable()
+    try:
+        with pytest.raises(MemoryError):
+            in_parts(work, 16)
+        del work, arrays
+        # What threads do last may take a moment.
+        limit = time.monotonic() + 10
+        while held() is not None and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_an_interrupt_comes_between_the_parts_of_one_thread(four_threads, one_thread):
+    begun = []
+
+    def work(start, stop):
+        begun.append(start)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(work, 100)
+    assert begun == [0]
 
 
 def test_what_is_not_begun_holds_nothing(four_threads):
