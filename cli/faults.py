@@ -123,6 +123,8 @@ def unfit_process() -> str | None:
         wrong = not 1 <= int(value) <= _MOST_THREADS if value.isdecimal() else value and name.startswith("NUMBA")
         if wrong:
             return f"{name}={value} is not between 1 and {_MOST_THREADS:,d} threads; set it to the number of processors"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0"):
+        return "NUMBA_DISABLE_JIT leaves kernels uncompiled, which cannot run so; unset it"
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= addresses < _ADDRESSES:
         return (

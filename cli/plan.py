@@ -273,7 +273,7 @@ def _settings(result: dict[str, Any]) -> str:
     test = "a fifth of the images tests, then all are fitted" if result["tested"] else "no test"
     return (
         f"{workers}{result['classes']:,d} classes, projection {result['projection']}{counted}, memory budget "
-        f"{format_bytes(result['memory_budget'])}, {test}"
+        f"{format_bytes(result['memory_budget'])}, {test}; without building the engine"
     )
 
 
