@@ -116,7 +116,7 @@ def test_a_benchmark_that_no_mark_names_gets_a_table_of_all_its_rows(fill, resul
 def test_the_summary_follows_the_files(fill, results):
     text = fill(MARKS.format("summary"), results, Path("/"))
     lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert all(re.match(r"- \*\*\[[\w' ]+\]\([\w.]*(#[\w-]+)?\)", line) for line in lines)
     changed = {path.stem: copy.deepcopy(result) for path, result in results.items()}
     ours = next(row for row in changed["engines-cpu"]["rows"] if row["name"] == "openvino int8")

@@ -93,7 +93,7 @@ def _exponents(rows: Sequence[Json]) -> Cells:
 
 def describe(result: Json) -> str:
     """Lay the rows out as lines."""
-    lines = [_line(row) for row in result["rows"]]
+    lines = [f"{result['features']:,d} features, {result['classes']} classes", *map(_line, result["rows"])]
     for form, own in result["exponents"].items():
         shown = ", ".join(f"{name} {value:.2f}" for name, value in own.items() if value is not None)
         lines.append(f"exponents over rows, {form}: {shown}")

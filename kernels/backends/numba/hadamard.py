@@ -198,5 +198,5 @@ def hadamard(bits: np.ndarray, signs: np.ndarray, k: int, gain: float | None = N
         rows = slice(start, stop)
         _hadamard(whole[rows], chains, scale, camera, intensities[rows], speckle[rows])
 
-    in_parts(part, len(bits), most=max(1, _PART // (8 * signs.size)))
+    in_parts(part, len(bits), most=max(1, _PART // max(1, 8 * signs.size)))
     return intensities if gain is None else speckle

@@ -160,7 +160,7 @@ def _summed(bits: bool, left: np.ndarray, right: np.ndarray | None, shift: np.nd
     tiles = np.ascontiguousarray(np.argwhere(pairs))
     products = np.zeros((len(left), len(others)), dtype="int64")
     first, second = (np.ascontiguousarray(side if k >= _BYTES else _padded(side)) for side in (left, others))
-    most = max(1, _PART // (_TILE * _TILE * k))
+    most = max(1, _PART // (_TILE * _TILE * max(1, k)))
     in_parts(lambda start, stop: _add_products(bits, first, second, tiles[start:stop], products), len(tiles), most=most)
     if right is None:
         for top, side in tiles * _TILE:

@@ -181,3 +181,7 @@ def test_magnitudes_of_other_numbers_are_those_of_their_float32_and_complex_ones
     with pytest.raises(UsageError, match="complex64 have no float32 magnitudes"):
         real(np.ones(2, dtype="complex64"))
     assert real(np.array([-128], dtype="int8")).dtype == np.float32
+
+
+def test_rows_of_no_bytes_share_nothing():
+    np.testing.assert_array_equal(shared_ones(np.zeros((3, 0), dtype="uint8")), np.zeros((3, 3)))
