@@ -124,7 +124,7 @@ def unfit_process() -> str | None:
         if wrong:
             return f"{name}={value} is not between 1 and {_MOST_THREADS:,d} threads; set it to the number of processors"
     if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0"):
-        return "NUMBA_DISABLE_JIT leaves kernels uncompiled, which cannot run so; unset it"
+        return "NUMBA_DISABLE_JIT leaves kernels uncompiled, and they run compiled only; unset it"
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= addresses < _ADDRESSES:
         return (

@@ -78,7 +78,7 @@ def test_limits_that_would_end_the_process_are_named(monkeypatch):
     assert "NUMBA_NUM_THREADS=many is not between 1 and 1,024 threads" in faults.unfit_process()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    assert "NUMBA_DISABLE_JIT leaves kernels uncompiled, which cannot run so; unset it" in faults.unfit_process()
+    assert "NUMBA_DISABLE_JIT leaves kernels uncompiled, and they run compiled only; unset it" in faults.unfit_process()
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
     assert "the limit of virtual memory, 300 MiB, is too low to load the runtimes" in faults.unfit_process()

@@ -1,6 +1,6 @@
 """Threads that share the work of compiled kernels, which hold no GIL.
 
-Numba's own parallel loops take three to five times as long to compile, and their threads do not survive a fork.
+Numba's own parallel loops take up to five times as long to compile, and their threads do not survive a fork.
 """
 
 import os
